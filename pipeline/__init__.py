@@ -1,0 +1,1 @@
+"""Classifier-guided CLIP distillation: unlabelled photos and class names in, a multi-label classifier out."""
