@@ -1,0 +1,259 @@
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import ExifTags, Image, ImageDraw, ImageFilter, ImageOps
+from torch.nn.functional import interpolate
+
+from pipeline.errors import PipelineError
+from pipeline.images import UnreadableImage, image_size, load_image, load_squashed, squash, verify_image
+
+
+def photo(width: int = 64, height: int = 48) -> Image.Image:
+    """Four quadrants: red, green / blue, white."""
+    image = Image.new("RGB", (width, height))
+    draw = ImageDraw.Draw(image)
+    for index, colour in enumerate(["red", "lime", "blue", "white"]):
+        x, y = (index % 2) * width // 2, (index // 2) * height // 2
+        draw.rectangle((x, y, x + width // 2, y + height // 2), fill=colour)
+    return image
+
+
+def noise(width: int, height: int, blur: float = 2) -> Image.Image:
+    values = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values).filter(ImageFilter.GaussianBlur(blur))
+
+
+def quadrants(image: torch.Tensor) -> list[list[int]]:
+    _, height, width = image.shape
+    points = [(height // 4, width // 4), (height // 4, 3 * width // 4), (3 * height // 4, width // 4)]
+    return [image[:, y, x].tolist() for y, x in points]
+
+
+RED, LIME, BLUE = [255, 0, 0], [0, 255, 0], [0, 0, 255]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.WebP", "a.bmp", "a.gif", "a.TIFF", "a.PNG"])
+def test_lossless_formats_in_any_case(tmp_path: Path, name: str):
+    options = {"lossless": True} if name.endswith("WebP") else {}
+    photo().save(tmp_path / name, **options)
+    image = load_image(tmp_path / name)
+    assert image.dtype == torch.uint8
+    assert image.shape == (3, 48, 64)
+    assert quadrants(image) == [RED, LIME, BLUE]
+    assert image_size(tmp_path / name) == verify_image(tmp_path / name) == (48, 64)
+
+
+def test_extension_need_not_tell_the_format(tmp_path: Path):
+    photo().save(tmp_path / "really_png.jpg", "PNG")
+    assert quadrants(load_image(tmp_path / "really_png.jpg")) == [RED, LIME, BLUE]
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "YCbCr", "LA", "RGBA"])
+def test_every_mode_becomes_rgb(tmp_path: Path, mode: str):
+    image = photo().convert(mode)
+    path = tmp_path / ("a.tif" if mode in ("CMYK", "YCbCr") else "a.png")
+    image.save(path)
+    assert torch.equal(load_image(path), torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1))
+
+
+def test_cmyk_jpeg_keeps_its_colours(tmp_path: Path):
+    photo().convert("CMYK").save(tmp_path / "a.jpg", quality=95)
+    red, lime, blue = np.array(quadrants(load_image(tmp_path / "a.jpg")))
+    assert np.abs(red - RED).max() < 12
+    assert np.abs(lime - LIME).max() < 12
+    assert np.abs(blue - BLUE).max() < 12
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_sixteen_bit_grey_keeps_its_high_byte(tmp_path: Path, name: str):
+    levels = np.array([[0, 255, 256, 32768, 65535]], dtype=np.uint16)
+    Image.fromarray(levels).save(tmp_path / name)
+    assert load_image(tmp_path / name)[0].tolist() == [[0, 0, 1, 128, 255]]
+    assert load_image(tmp_path / name)[2].tolist() == [[0, 0, 1, 128, 255]]
+
+
+def test_transparency_lies_over_white(tmp_path: Path):
+    image = Image.new("RGBA", (3, 1), (0, 0, 0, 255))
+    image.putpixel((1, 0), (0, 0, 0, 0))
+    image.putpixel((2, 0), (200, 0, 0, 128))
+    image.save(tmp_path / "a.png")
+    opaque, hidden, half = load_image(tmp_path / "a.png")[:, 0].T.tolist()
+    assert (opaque, hidden) == ([0, 0, 0], [255, 255, 255])
+    assert half == pytest.approx([227, 127, 127], abs=1)
+
+
+def test_transparent_palette_entry_lies_over_white(tmp_path: Path):
+    image = Image.new("P", (2, 1), 0)
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / "a.gif", transparency=0)
+    assert load_image(tmp_path / "a.gif")[:, 0].T.tolist() == [[255, 255, 255], [40, 50, 60]]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path: Path, suffix: str, orientation: int):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = tmp_path / f"a.{suffix}"
+    photo().save(path, exif=exif)
+    with Image.open(path) as stored:
+        upright = ImageOps.exif_transpose(stored).convert("RGB")
+    expected = torch.from_numpy(np.array(upright)).permute(2, 0, 1)
+    assert expected.shape[1:] == ((64, 48) if orientation >= 5 else (48, 64))
+    assert torch.equal(load_image(path), expected)
+    assert torch.equal(load_image(path, min_size=expected.shape[1:]), expected)
+    assert image_size(path) == verify_image(path) == expected.shape[1:]
+
+
+def test_broken_exif_counts_as_none(tmp_path: Path):
+    photo().save(tmp_path / "a.jpg", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xffrubbish")
+    assert image_size(tmp_path / "a.jpg") == (48, 64)
+    assert load_image(tmp_path / "a.jpg").shape == (3, 48, 64)
+
+
+def test_reduced_decoding_stays_above_what_is_needed(tmp_path: Path):
+    noise(800, 600).save(tmp_path / "a.jpg")
+    assert load_image(tmp_path / "a.jpg", min_size=(75, 100)).shape == (3, 75, 100)
+    assert load_image(tmp_path / "a.jpg", min_size=(76, 100)).shape == (3, 150, 200)
+    assert load_image(tmp_path / "a.jpg", min_size=(100, 500)).shape == (3, 600, 800)
+    assert load_image(tmp_path / "a.jpg", min_size=(9000, 9000)).shape == (3, 600, 800)
+    assert image_size(tmp_path / "a.jpg") == (600, 800)
+
+
+def test_reduced_decoding_of_a_sideways_photo(tmp_path: Path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    noise(800, 400).save(tmp_path / "a.jpg", exif=exif)
+    assert image_size(tmp_path / "a.jpg") == (800, 400)
+    assert load_image(tmp_path / "a.jpg", min_size=(400, 100)).shape == (3, 400, 200)
+
+
+def test_squash_agrees_with_pillow():
+    source = noise(300, 200)
+    tensor = torch.from_numpy(np.array(source)).permute(2, 0, 1)
+    for height, width in [(100, 100), (448, 448), (64, 320)]:
+        ours = squash(tensor, (height, width))
+        pillow = torch.from_numpy(np.array(source.resize((width, height), Image.Resampling.BICUBIC)))
+        assert ours.dtype == torch.uint8
+        assert (ours.int() - pillow.permute(2, 0, 1).int()).abs().max() <= 2
+
+
+def test_squash_of_a_crop_equals_squash_of_its_copy():
+    tensor = torch.from_numpy(np.array(noise(300, 200))).permute(2, 0, 1)
+    crop = tensor[:, 20:150, 31:222]
+    assert torch.equal(squash(crop, (96, 64)), squash(crop.contiguous(), (96, 64)))
+
+
+def test_squashing_from_a_reduced_jpeg_shows_little(tmp_path: Path):
+    noise(1200, 900).save(tmp_path / "a.jpg", quality=95)
+    assert load_image(tmp_path / "a.jpg", (224, 224)).shape == (3, 225, 300)
+    fast = load_squashed(tmp_path / "a.jpg", (112, 112)).float()
+    exact = interpolate(
+        load_image(tmp_path / "a.jpg")[None].float(), (112, 112), mode="bicubic", antialias=True
+    )
+    assert (fast - exact[0]).abs().mean() < 1.0
+
+
+def png_header(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(("side", "megapixels"), [(10_001, "100 megapixels"), (60_000, "pixels")])
+def test_bomb_is_refused_before_decoding(tmp_path: Path, side: int, megapixels: str):
+    (tmp_path / "bomb.png").write_bytes(png_header(side, side))
+    for read in (image_size, verify_image, load_image):
+        with pytest.raises(UnreadableImage, match=rf"bomb\.png.*{megapixels}.*limit"):
+            read(tmp_path / "bomb.png")
+
+
+def encoded(name: str) -> bytes:
+    buffer = io.BytesIO()
+    noise(96, 64, blur=1).save(buffer, name)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
+def test_truncated_file(tmp_path: Path, name: str):
+    content = encoded(name)
+    path = tmp_path / "cut.jpg"
+    path.write_bytes(content[: len(content) * 2 // 3])
+    for read in (verify_image, load_image):
+        with pytest.raises(UnreadableImage, match=r"cut\.jpg cannot be read as an image: "):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"<html>404 Not Found</html>", "it is none of JPEG"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is none of JPEG"),
+    ],
+)
+def test_file_that_is_no_image(tmp_path: Path, content: bytes, reason: str):
+    (tmp_path / "a.jpg").write_bytes(content)
+    for read in (image_size, verify_image, load_image):
+        with pytest.raises(UnreadableImage, match=rf"a\.jpg.*{reason}"):
+            read(tmp_path / "a.jpg")
+
+
+def test_missing_file_folder_and_overlong_name(tmp_path: Path):
+    with pytest.raises(UnreadableImage, match="No such file"):
+        load_image(tmp_path / "absent.jpg")
+    with pytest.raises(UnreadableImage, match="directory"):
+        load_image(tmp_path)
+    with pytest.raises(UnreadableImage, match="name too long"):
+        load_image(tmp_path / ("x" * 300 + ".jpg"))
+
+
+def test_floating_point_pixels_are_refused_by_name(tmp_path: Path):
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "a.tif")
+    for read in (verify_image, load_image):
+        with pytest.raises(UnreadableImage, match="floating-point"):
+            read(tmp_path / "a.tif")
+
+
+def test_names_of_any_script_and_length(tmp_path: Path):
+    for name in ("猫 на крыше ü.png", "x" * 240 + ".png"):
+        photo().save(tmp_path / name)
+        assert verify_image(tmp_path / name) == (48, 64)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
+def test_damaged_bytes_decode_or_raise_our_error(tmp_path: Path, name: str):
+    content = np.frombuffer(encoded(name), dtype=np.uint8)
+    rng = np.random.default_rng(0)
+    path = tmp_path / "a"
+    refused = 0
+    for _ in range(80):
+        damaged = content.copy()
+        damaged[rng.integers(0, min(len(content), 600), 6)] = rng.integers(0, 256, 6)
+        path.write_bytes(damaged.tobytes())
+        try:
+            assert load_image(path).dtype == torch.uint8
+        except PipelineError:
+            refused += 1
+    assert refused > 0
+
+
+def test_verify_and_load_agree_on_real_photos(shared_data: Path):
+    for path in sorted((shared_data / "coco" / "images").glob("*.jpg"))[:20]:
+        size = verify_image(path)
+        assert load_image(path).shape[1:] == size
+        assert load_squashed(path, (64, 96)).shape == (3, 64, 96)
