@@ -1,9 +1,12 @@
 """The protocol that stages call, and the table from spec to implementation."""
 
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from pipeline.errors import PipelineError
 
 
 @runtime_checkable
@@ -16,18 +19,39 @@ class Teacher(Protocol):
     """Hash of the weights and of whatever else decides the embeddings."""
     logit_scale: float
     """s of softmax(s * f . t), DESIGN section 1."""
+    logit_bias: float
+    """b of sigmoid(s * f . t + b) for sigmoid models (SigLIP), 0 for the others; softmax ignores it."""
     input_size: int
     """Native side in pixels; other sizes work too."""
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """Embed uint8 RGB Tensor[B, 3, H, W] as float32 Tensor[B, D] with unit rows, on the teacher's device."""
+        """Embed uint8 RGB Tensor[B, 3, H, W] as float32 Tensor[B, D] with unit rows, on its device."""
         ...
 
     def encode_texts(self, texts: list[str]) -> Tensor:
-        """Embed C texts as float32 Tensor[C, D] with unit rows, on the teacher's device."""
+        """Embed C texts as float32 Tensor[C, D] with unit rows, on its device."""
         ...
 
 
-def load_teacher(spec: str, device: str | torch.device = "cpu") -> Teacher:
-    """Load the teacher that a spec names (DESIGN section 4)."""
-    raise NotImplementedError(spec)
+def load_teacher(
+    spec: str,
+    device: str | torch.device = "cpu",
+    precision: str = "float32",
+    cache_dir: Path | None = None,
+) -> Teacher:
+    """Load the teacher that a spec names (DESIGN section 4).
+
+    Args:
+        spec: "conse".
+        device: where it runs.
+        precision: "float32", or on CUDA "bfloat16" or "float16"; `conse` is always float32.
+        cache_dir: where downloaded weights lie; by default `$CCD_CACHE`, else ~/.cache/ccd.
+
+    Raises:
+        PipelineError: if no teacher has this spec.
+    """
+    if spec == "conse":
+        from pipeline.teachers.conse import Conse
+
+        return Conse(device)
+    raise PipelineError(f"There is no teacher {spec!r}. Use conse.")

