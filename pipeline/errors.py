@@ -6,3 +6,8 @@ class PipelineError(Exception):
 
     Modules raise it; only `pipeline.cli` turns it into one line on stderr and exit code 1.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """First line of an error's text, or its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
