@@ -1,0 +1,117 @@
+import pytest
+import torch
+
+from pipeline.cam import (
+    cam_boxes,
+    corner_boxes,
+    expand_boxes,
+    extent_boxes,
+    normalise,
+    peak_boxes,
+    quantile_threshold,
+    rescale_boxes,
+)
+
+
+def naive_extent(plane):
+    cells = [(r, c) for r in range(plane.shape[0]) for c in range(plane.shape[1]) if plane[r, c]]
+    if not cells:
+        return [0, 0, 0, 0]
+    rows, columns = [r for r, _ in cells], [c for _, c in cells]
+    return [min(columns), min(rows), max(columns) + 1, max(rows) + 1]
+
+
+def naive_corners(plane):
+    cells = [(r, c) for r in range(plane.shape[0]) for c in range(plane.shape[1]) if plane[r, c]]
+    if not cells:
+        return [0, 0, 0, 0]
+    (r1, c1), (r2, c2) = cells[0], cells[-1]
+    return [min(c1, c2), r1, max(c1, c2) + 1, r2 + 1]
+
+
+def random_masks(count=50, density=0.1):
+    return torch.rand(count, 6, 9, generator=torch.Generator().manual_seed(0)) < density
+
+
+def test_threshold_selects_the_wanted_number():
+    scores = torch.rand(40, 20, generator=torch.Generator().manual_seed(0))
+    tau = quantile_threshold(scores, 5)
+    assert (scores >= tau).sum() == 200
+
+
+def test_threshold_of_all_classes_and_of_nearly_none():
+    scores = torch.tensor([[0.1, 0.2], [0.3, 0.4]])
+    assert quantile_threshold(scores, 2) == pytest.approx(0.1)
+    assert quantile_threshold(scores, 0.01) == pytest.approx(0.4)
+
+
+def test_extent_equals_a_naive_loop():
+    masks = random_masks()
+    assert extent_boxes(masks).tolist() == [naive_extent(m) for m in masks]
+
+
+def test_corners_equal_a_naive_loop_and_differ_from_the_extent():
+    masks = random_masks()
+    found = corner_boxes(masks)
+    assert found.tolist() == [naive_corners(m) for m in masks]
+    assert not torch.equal(found, extent_boxes(masks))
+
+
+def test_peaks_come_largest_first():
+    mask = torch.zeros(1, 6, 8, dtype=torch.bool)
+    mask[0, 0, 0] = True
+    mask[0, 3:5, 2:6] = True
+    mask[0, 0:2, 7] = True
+    boxes, owner = peak_boxes(mask, limit=2)
+    assert boxes.tolist() == [[2, 3, 6, 5], [7, 0, 8, 2]]
+    assert owner.tolist() == [0, 0]
+
+
+def test_normalise_spans_zero_to_one_and_flattens_a_flat_map():
+    cams = torch.tensor([[[2.0, 4.0], [3.0, 2.0]], [[5.0, 5.0], [5.0, 5.0]]])
+    assert normalise(cams).tolist() == [[[0.0, 1.0], [0.5, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]
+
+
+def test_expansion_is_clipped_at_the_border():
+    found = expand_boxes(torch.tensor([[0.0, 10.0, 20.0, 40.0]]), (50, 80), margin=0.125)
+    assert found.tolist() == [[0.0, 3.75, 30.0, 46.25]]
+
+
+def test_rescaling_undoes_the_squash():
+    boxes = torch.tensor([[16.0, 32.0, 64.0, 64.0]])
+    found = rescale_boxes(boxes, (64, 64), torch.tensor([[100, 200]]))
+    assert found.tolist() == [[50.0, 50.0, 200.0, 100.0]]
+
+
+@pytest.mark.parametrize("rule", ["extent", "corners", "peaks"])
+def test_box_lies_around_the_peak(rule):
+    cams = torch.zeros(1, 8, 8)
+    cams[0, 2, 5] = 1.0
+    boxes, owner = cam_boxes(cams, (64, 64), rule=rule)
+    assert owner.tolist() == [0]
+    x1, y1, x2, y2 = boxes[0].tolist()
+    # the centre of cell (2, 5) is pixel (20, 44); the margin is 8 pixels
+    assert x1 <= 36 and x2 >= 52 and y1 <= 12 and y2 >= 28
+    assert x2 - x1 < 26 and y2 - y1 < 26
+
+
+def test_a_peak_in_the_corner_is_clipped_to_the_view():
+    cams = torch.zeros(1, 4, 4)
+    cams[0, 3, 3] = 1.0
+    boxes, _ = cam_boxes(cams, (64, 64))
+    assert boxes[0, 2:].tolist() == [64.0, 64.0]
+    assert (boxes[0, :2] < 64).all()
+
+
+def test_flat_maps_have_no_box_and_the_others_keep_their_owner():
+    cams = torch.zeros(3, 4, 4)
+    cams[1, 1, 1] = 2.0
+    boxes, owner = cam_boxes(cams, (32, 32))
+    assert owner.tolist() == [1]
+    assert boxes.shape == (1, 4)
+
+
+def test_no_selected_class_gives_no_box():
+    boxes, owner = cam_boxes(torch.zeros(0, 4, 4), (32, 32))
+    assert boxes.shape == (0, 4)
+    assert owner.shape == (0,)
