@@ -1,0 +1,51 @@
+"""Images through a classifier in batches, without gradients."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.artifacts import Checkpoint
+from pipeline.classifier import Classifier, build_classifier
+from pipeline.images import load_squashed
+from pipeline.loader import Prefetch, chunks
+from pipeline.progress import bar
+
+
+def load_batch(paths: Sequence[Path | str], size: int) -> Tensor:
+    """Images squashed to a square: uint8 Tensor[B, 3, size, size]."""
+    return torch.stack([load_squashed(Path(path), (size, size)) for path in paths])
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Float Tensor[B, 3, H, W] in [0, 1], channels last, of uint8 images."""
+    return (images.float() / 255).contiguous(memory_format=torch.channels_last)
+
+
+def image_batches(paths: Sequence[Path | str], size: int, batch_size: int) -> Iterator[tuple[range, Tensor]]:
+    """Rows and their images, uint8 Tensor[B, 3, size, size], in order."""
+    ranges = chunks(len(paths), batch_size)
+    yield from zip(ranges, Prefetch(lambda rows: load_batch([paths[i] for i in rows], size), ranges), strict=True)
+
+
+@torch.inference_mode()
+def predict_scores(
+    model: Classifier, paths: Sequence[Path | str], size: int, batch_size: int = 16, title: str = "predict"
+) -> Tensor:
+    """Scores sigmoid(z) of images, float32 Tensor[N, C] on the CPU; the model is used in eval mode on its device."""
+    model.eval()
+    device = next(model.parameters()).device
+    scores = []
+    with bar(title, len(paths)) as progress:
+        for rows, images in image_batches(paths, size, batch_size):
+            scores.append(model(to_float(images.to(device))).sigmoid().float().cpu())
+            progress.advance(len(rows))
+    return torch.cat(scores) if scores else torch.zeros(0, model.head.out_channels)
+
+
+def load_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> Classifier:
+    """The classifier of a checkpoint, with the weights to predict with, in eval mode."""
+    model = build_classifier(**checkpoint.architecture, pretrained=False)
+    model.load_state_dict(checkpoint.weights)
+    return model.to(device, memory_format=torch.channels_last).eval()
