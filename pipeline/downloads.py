@@ -66,8 +66,7 @@ def download(url: str, path: Path, sha256: str | None = None) -> Path:
     if sha256 and (found := sha256_of(partial)) != sha256:
         partial.unlink()
         raise PipelineError(
-            f"{url} sent a file with SHA-256 {found}, expected {sha256}. "
-            f"Run again, or put the right file at {path}."
+            f"{url} sent a file with SHA-256 {found}, expected {sha256}. Run again, or put the right file at {path}."
         )
     partial.replace(path)
     return path

@@ -196,9 +196,7 @@ def bootstrap_difference(
     test images.
     """
     truth = apply_difficult(truth, difficult)
-    means, other_means = (
-        _resampled_map(each, truth, empty_class, resamples, seed) for each in (scores, other_scores)
-    )
+    means, other_means = (_resampled_map(each, truth, empty_class, resamples, seed) for each in (scores, other_scores))
     return _percentile_interval(other_means - means, confidence)
 
 
@@ -214,9 +212,7 @@ def _check(scores: np.ndarray, truth: np.ndarray, class_names: list[str]) -> Non
             "The training that made them diverged; lower its learning rate."
         )
     if not np.isin(truth, (-1, 0, 1)).all():
-        raise PipelineError(
-            f"ground truth holds {np.unique(truth)[:5].tolist()}, expected 1, 0 and -1 alone."
-        )
+        raise PipelineError(f"ground truth holds {np.unique(truth)[:5].tolist()}, expected 1, 0 and -1 alone.")
 
 
 def _relative_ranks(scores: np.ndarray) -> np.ndarray:
@@ -305,9 +301,7 @@ def _resampled_map(
         columns = zip(scores.T, truth.T, strict=True)
         precisions = np.stack([_weighted_average_precision(s, t, counts) for s, t in columns])  # [C, R]
         present = ~np.isnan(precisions)
-        classes = (
-            present.sum(axis=0) if empty_class == "skip" else np.full(len(precisions.T), len(precisions))
-        )
+        classes = present.sum(axis=0) if empty_class == "skip" else np.full(len(precisions.T), len(precisions))
         total = np.nan_to_num(precisions).sum(axis=0)
         means.append(np.divide(total, classes, out=np.full(len(total), np.nan), where=classes > 0))
     return np.concatenate(means)
@@ -340,9 +334,7 @@ def _weighted_average_precision(scores: np.ndarray, truth: np.ndarray, counts: n
 
 def _percentile_interval(values: np.ndarray, confidence: float) -> tuple[float, float]:
     if not 0 < confidence < 1:
-        raise PipelineError(
-            f"the confidence of an interval is {confidence}, expected a number between 0 and 1."
-        )
+        raise PipelineError(f"the confidence of an interval is {confidence}, expected a number between 0 and 1.")
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(values, [tail, 1 - tail])
     return float(low), float(high)

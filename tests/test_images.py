@@ -154,9 +154,7 @@ def test_squashing_from_a_reduced_jpeg_shows_little(tmp_path: Path):
     noise(1200, 900).save(tmp_path / "a.jpg", quality=95)
     assert load_image(tmp_path / "a.jpg", (224, 224)).shape == (3, 225, 300)
     fast = load_squashed(tmp_path / "a.jpg", (112, 112)).float()
-    exact = interpolate(
-        load_image(tmp_path / "a.jpg")[None].float(), (112, 112), mode="bicubic", antialias=True
-    )
+    exact = interpolate(load_image(tmp_path / "a.jpg")[None].float(), (112, 112), mode="bicubic", antialias=True)
     assert (fast - exact[0]).abs().mean() < 1.0
 
 
@@ -166,10 +164,7 @@ def png_header(width: int, height: int) -> bytes:
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"\0" * 100))
-        + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
     )
 
 

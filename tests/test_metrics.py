@@ -77,9 +77,7 @@ def test_agrees_with_scikit_learn():
     scores, truth, names = random_case()
     figures = multilabel_metrics(scores, truth, names)
     decisions = (scores >= 0.5).astype(int)
-    assert figures["mAP"] == pytest.approx(
-        sk.average_precision_score(truth, scores, average="macro"), abs=1e-6
-    )
+    assert figures["mAP"] == pytest.approx(sk.average_precision_score(truth, scores, average="macro"), abs=1e-6)
     assert list(figures["AP"].values()) == pytest.approx(
         sk.average_precision_score(truth, scores, average=None), abs=1e-6
     )
@@ -211,10 +209,7 @@ def test_paired_difference_is_tighter_than_two_intervals():
     better = scores + 0.03 * (truth == 1)
     low, high = bootstrap_difference(scores, better, truth, resamples=200)
     assert 0 < low < high
-    assert (
-        bootstrap_interval(scores, truth, resamples=200)[1]
-        > bootstrap_interval(better, truth, resamples=200)[0]
-    )
+    assert bootstrap_interval(scores, truth, resamples=200)[1] > bootstrap_interval(better, truth, resamples=200)[0]
     assert bootstrap_difference(scores, scores, truth, resamples=50) == (0.0, 0.0)
 
 

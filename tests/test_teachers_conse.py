@@ -76,8 +76,7 @@ def test_zero_shot_on_real_photos(conse):
     ids = (VOC / "ImageSets/Main/val.txt").read_text().split()[:60]
     images = [Image.open(VOC / f"JPEGImages/{i}.jpg").convert("RGB").resize((320, 320)) for i in ids]
     objects = [
-        {name.text for name in ElementTree.parse(VOC / f"Annotations/{i}.xml").findall("object/name")}
-        for i in ids
+        {name.text for name in ElementTree.parse(VOC / f"Annotations/{i}.xml").findall("object/name")} for i in ids
     ]
     image = conse.encode_images(torch.stack([pil_to_tensor(image) for image in images]))
     text = conse.encode_texts([f"a photo of the {WORDS.get(name, name)}" for name in VOC_NAMES])

@@ -1,1 +1,40 @@
-"""One module a stage: a pure function and a thin `run` that reads, calls and writes."""
+"""One module a stage: a pure function and a thin `run` that reads, calls and writes.
+
+`STAGES` lists them in pipeline order; every `run` takes the run folder and the stage's options.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline.config import Config
+from pipeline.stages import boxes, crop_scores, embed, evaluate, fuse, initial_labels, prepare, train, warmup
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage as the command line and `all` see it."""
+
+    name: str
+    """Name of the command, of the make target and of the table in the settings."""
+    config: type[Config]
+    run: Callable[..., None]
+    """Called with run folder, config and `force`."""
+    summary: str
+    """One sentence, the command's help."""
+    uses_device: bool = True
+    """Whether `run` takes `device`."""
+
+
+STAGES = (
+    Stage("prepare", prepare.PrepareConfig, prepare.run, prepare.__doc__, uses_device=False),
+    Stage("embed", embed.EmbedConfig, embed.run, embed.__doc__),
+    Stage(
+        "init-labels", initial_labels.InitialLabelsConfig, initial_labels.run, initial_labels.__doc__, uses_device=False
+    ),
+    Stage("warmup", warmup.WarmupConfig, warmup.run, warmup.__doc__),
+    Stage("boxes", boxes.BoxesConfig, boxes.run, boxes.__doc__),
+    Stage("score-crops", crop_scores.CropScoresConfig, crop_scores.run, crop_scores.__doc__),
+    Stage("fuse", fuse.FuseConfig, fuse.run, fuse.__doc__, uses_device=False),
+    Stage("train", train.TrainConfig, train.run, train.__doc__),
+    Stage("evaluate", evaluate.EvaluateConfig, evaluate.run, evaluate.__doc__),
+)

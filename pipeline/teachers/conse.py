@@ -84,9 +84,7 @@ class Conse:
 
     @torch.inference_mode()
     def _embed(self, texts: list[str]) -> Tensor:
-        return self._sentences.encode(
-            texts, normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=False
-        )
+        return self._sentences.encode(texts, normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=False)
 
 
 def imagenet_prompts() -> list[str]:
@@ -95,6 +93,4 @@ def imagenet_prompts() -> list[str]:
     Names alone confuse a ram with a truck: 70.4 mAP instead of 76.6 on the photos of `Conse`.
     """
     info = ImageNetInfo()
-    return [
-        f"a photo of the {info.index_to_description(i, detailed=True)}" for i in range(info.num_classes())
-    ]
+    return [f"a photo of the {info.index_to_description(i, detailed=True)}" for i in range(info.num_classes())]

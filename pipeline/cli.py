@@ -1,0 +1,200 @@
+"""The command line: one command a stage, `all`, and what looks at a run. Parses, calls, and reports our errors."""
+
+import inspect as python_inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from pipeline import settings
+from pipeline.config import Config
+from pipeline.errors import PipelineError
+from pipeline.memory import keep_freed_memory
+from pipeline.progress import console, say
+from pipeline.stages import STAGES, Stage
+from pipeline.stages import inspect as inspect_stage
+
+ARTIFACTS = Path("artifacts")
+STAGE_NAMES = [stage.name for stage in STAGES]
+
+app = typer.Typer(
+    help="Photos and class names in, a multi-label classifier out: classifier-guided CLIP distillation, stage by stage.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+RunOption = Annotated[
+    str, typer.Option("--run", envvar="CCD_RUN", help="Run: a name under artifacts/, or a folder's path.")
+]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps, or auto: CUDA where there is one.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Build even what is up to date.")]
+PresetOption = Annotated[str, typer.Option(help=f"{', '.join(settings.shipped('presets'))}, or a .toml file.")]
+RecipeOption = Annotated[
+    str, typer.Option(help=f"{', '.join(settings.shipped('recipes'))}, or a .toml file; empty: the defaults.")
+]
+SetOption = Annotated[
+    list[str], typer.Option("--set", metavar="STAGE.OPTION=VALUE", help="Any option of any stage; may be repeated.")
+]
+
+
+def run_folder(run: str) -> Path:
+    """The folder of a run that is given by name or by path."""
+    path = Path(run)
+    return path if len(path.parts) > 1 or path.is_dir() else ARTIFACTS / run
+
+
+def pick_device(name: str) -> str:
+    """The torch device that a name stands for."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise PipelineError(
+            f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try --device cpu."
+        ) from None
+    return name
+
+
+def run_stage(
+    stage: Stage, folder: Path, config: Config, device: str, force: bool, words: Mapping[str, list[str]]
+) -> None:
+    """Run one stage on a run folder; `words` are the display names of the classes."""
+    arguments: dict[str, Any] = {"force": force}
+    if stage.uses_device:
+        arguments["device"] = device
+    if stage.name == "prepare":
+        arguments["display_names"] = words
+    stage.run(folder, config, **arguments)
+
+
+def option_parameters(kind: type[Config]) -> list[python_inspect.Parameter]:
+    """An optional command-line parameter for every option of a stage; None means that it was not given."""
+    parameters = []
+    for item in fields(kind):
+        meta = item.metadata
+        default = item.default if item.default is not MISSING else item.default_factory()
+        bounds = {key: meta[key] for key in ("min", "max") if meta[key] is not None and item.type in (int, float)}
+        choice = typer.Option(help=meta["help"] + f" [default: {default!r}]", show_default=False, **bounds)
+        annotation = Annotated[item.type | None, choice]
+        parameters.append(
+            python_inspect.Parameter(
+                item.name, python_inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+            )
+        )
+    return parameters
+
+
+def with_options(kind: type[Config]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command that ends in `**given` the options of a stage in its place."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = python_inspect.signature(command)
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        command.__signature__ = signature.replace(parameters=[*own, *option_parameters(kind)])
+        return command
+
+    return decorate
+
+
+def add_stage(stage: Stage) -> None:
+    """Register the command of a stage."""
+
+    @with_options(stage.config)
+    def command(
+        *, run: RunOption = "demo", device: DeviceOption = "auto", force: ForceOption = False, **given: Any
+    ) -> None:
+        folder = run_folder(run)
+        own = settings.read_run(folder, STAGE_NAMES)
+        given = {name: value for name, value in given.items() if value is not None}
+        run_stage(stage, folder, own.config(stage.name, stage.config, given), pick_device(device), force, own.classes)
+
+    app.command(stage.name, help=stage.summary)(command)
+
+
+@app.command("all")
+@with_options(STAGES[0].config)
+def run_all(
+    *,
+    run: Annotated[
+        str, typer.Option("--run", envvar="CCD_RUN", help="Run; by default the preset's or the photo folder's name.")
+    ] = "",
+    preset: PresetOption = "",
+    recipe: RecipeOption = "",
+    assignments: SetOption = [],  # noqa: B006 - typer copies it
+    device: DeviceOption = "auto",
+    force: ForceOption = False,
+    **given: Any,
+) -> None:
+    """Run every stage, from photos and class names to a trained classifier and its figures."""
+    given = {name: value for name, value in given.items() if value is not None}
+    preset = preset or ("folder" if given.get("images") else "")
+    folder = run_folder(run or default_run(preset, given))
+    own = compose(folder, preset, recipe, given, assignments)
+    settings.write_run(folder, own)
+    device = pick_device(device)
+    for stage in STAGES:
+        if stage.name == "evaluate" and not (folder / "ground_truth.h5").exists():
+            say(
+                f"{folder} has no ground truth, so nothing is measured. Look at the labels: `ccd inspect {folder}/final_labels.h5`."
+            )
+            continue
+        run_stage(stage, folder, own.config(stage.name, stage.config, {}), device, force, own.classes)
+
+
+def default_run(preset: str, given: Mapping[str, Any]) -> str:
+    """Name of a run that was given none."""
+    if given.get("images"):
+        return Path(given["images"]).resolve().name
+    return Path(preset or "demo").name.removesuffix(".toml")
+
+
+def compose(
+    folder: Path, preset: str, recipe: str, given: Mapping[str, Any], assignments: list[str]
+) -> settings.Settings:
+    """Settings of a run: the preset (or what the run has already), the recipe, and the command line on top."""
+    own = settings.load("presets", preset, STAGE_NAMES) if preset else settings.read_run(folder, STAGE_NAMES)
+    if recipe:
+        own = own.merged(settings.load("recipes", recipe, STAGE_NAMES))
+    tables: dict[str, dict[str, Any]] = {"prepare": dict(given)}
+    for text in assignments:
+        stage, option, value = settings.parse_assignment(text)
+        if stage not in STAGE_NAMES:
+            raise PipelineError(f"--set {text!r} names no stage; the stages are {', '.join(STAGE_NAMES)}.")
+        tables.setdefault(stage, {})[option] = value
+    own = own.merged(settings.Settings(tables, where=str(folder / settings.FILE)))
+    for stage in STAGES:  # refuse a wrong option now and not an hour into the run
+        own.config(stage.name, stage.config, {})
+    return own
+
+
+for _stage in STAGES:
+    add_stage(_stage)
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Any artifact of a run, or a run folder.")],
+    image: Annotated[str, typer.Option(help="Image id: also show that image's scores, boxes and labels.")] = "",
+) -> None:
+    """Show what an artifact holds: its origin, shapes and classes, and, if asked, one image."""
+    inspect_stage.run(path, image)
+
+
+def main() -> None:
+    """Entry point: turns what a user can mend into one line and exit code 1."""
+    keep_freed_memory()
+    try:
+        app()
+    except PipelineError as error:
+        console.print(f"error: {error}", style="red", soft_wrap=True, markup=False)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""Warm-up classifier to boxes around what it takes for each class."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.artifacts import (
+    Boxes,
+    GroundTruth,
+    Manifest,
+    begin,
+    check_same_images,
+    read,
+    read_checkpoint,
+    read_manifest,
+    write,
+)
+from pipeline.cam import cam_boxes, expand_boxes, quantile_threshold, rescale_boxes
+from pipeline.classifier import Classifier
+from pipeline.config import Config, option
+from pipeline.inference import image_batches, load_classifier, predict_scores, to_float
+from pipeline.progress import bar, say
+from pipeline.views import grid_boxes, random_boxes
+
+GROUND_TRUTH_VIEWS = ("gt", "around-gt")
+
+
+@dataclass(frozen=True)
+class BoxesConfig(Config):
+    """Where to look closer (CCD, section 3.1)."""
+
+    view: Literal["cam", "grid", "random", "gt", "around-gt"] = option(
+        "cam", "cam (paper), grid (tiles, as CDUL), random (sizes of cam), gt and around-gt (studies; use ground truth)"
+    )
+    image_size: int = option(
+        320, "side of the squashed view that the CAMs are made from, pixels (paper: 640)", min=32, max=2048
+    )
+    classes_per_image: float = option(
+        5.0, "mean number of classes selected an image (paper, VOC: 5)", min=0.01, max=1000.0
+    )
+    tau: float = option(0.0, "fixed threshold on the score instead; 0: from classes_per_image", min=0.0, max=1.0)
+    rule: Literal["extent", "corners", "peaks"] = option(
+        "extent", "extent of the strongest pixels, the authors' corners, or a box a connected region"
+    )
+    threshold: float = option(0.95, "share of the normalised CAM's maximum (paper: 0.95)", min=0.01, max=0.999)
+    margin: float = option(0.125, "widening of each edge, share of the side (paper: 0.125)", min=0.0, max=1.0)
+    peaks: int = option(3, "most boxes a class and image under the rule peaks", min=1, max=100)
+    tiles: int = option(3, "tiles a side under the view grid", min=1, max=16)
+    batch_size: int = option(16, "images a classifier call", min=1, max=4096, identity=False)
+    seed: int = option(0, "seed of the view random", min=0)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Boxes of some images: M of them."""
+
+    image_index: Tensor
+    """int64 Tensor[M], ascending."""
+    class_index: Tensor
+    """int64 Tensor[M], -1 where the view knows no class."""
+    box: Tensor
+    """float32 Tensor[M, 4], xyxy in pixels of the original image."""
+    cam_peak: Tensor
+    """float32 Tensor[M], NaN without CAM."""
+
+    @classmethod
+    def joined(cls, parts: list["Found"]) -> "Found":
+        """All parts, in order."""
+        empty = cls(
+            torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), torch.zeros(0)
+        )
+        names = ("image_index", "class_index", "box", "cam_peak")
+        return cls(*(torch.cat([getattr(part, name) for part in [empty, *parts]]) for name in names))
+
+
+def select_threshold(scores: Tensor, config: BoxesConfig) -> float:
+    """Tau on the scores Tensor[N, C], fixed or from the wanted number of classes an image."""
+    return config.tau or quantile_threshold(scores, min(config.classes_per_image, scores.shape[1]))
+
+
+@torch.inference_mode()
+def find_boxes(
+    model: Classifier, images: Tensor, rows: Tensor, sizes: Tensor, tau: float, config: BoxesConfig
+) -> Found:
+    """Boxes of one batch.
+
+    Args:
+        model: gives the CAMs, in eval mode.
+        images: uint8 Tensor[B, 3, S, S], squashed.
+        rows: int64 Tensor[B], what `image_index` calls them.
+        sizes: Tensor[B, 2], (H, W) of the originals.
+        tau: a class is selected where its score is at least this.
+        config: options.
+    """
+    cams = model.cams(to_float(images)).float()
+    selected = (model.pool(cams).sigmoid() >= tau).nonzero().cpu()  # [P, 2], image and class
+    maps = cams[selected[:, 0].to(cams.device), selected[:, 1].to(cams.device)].cpu()  # [P, h, w]
+    side = images.shape[-1]
+    boxes, owner = cam_boxes(
+        maps, (side, side), threshold=config.threshold, margin=config.margin, rule=config.rule, peak_limit=config.peaks
+    )
+    local = selected[owner, 0]
+    return Found(
+        rows[local],
+        selected[owner, 1],
+        rescale_boxes(boxes, (side, side), sizes[local]),
+        maps[owner].amax(dim=(1, 2)) if len(owner) else torch.zeros(0),
+    )
+
+
+def cam_view(model: Classifier, train: Manifest, config: BoxesConfig) -> tuple[Found, float]:
+    """Boxes of all images and the threshold that selected their classes.
+
+    Two passes, as the threshold needs every score and all CAMs at once would not fit in memory.
+    """
+    paths, size = train.paths, config.image_size
+    device = next(model.parameters()).device
+    tau = select_threshold(predict_scores(model, paths, size, config.batch_size, "boxes: tau"), config)
+    sizes = torch.from_numpy(train.sizes)
+    found = []
+    with bar("boxes", len(paths)) as progress:
+        for rows, images in image_batches(paths, size, config.batch_size):
+            index = torch.arange(rows.start, rows.stop)
+            found.append(find_boxes(model, images.to(device), index, sizes[index], tau, config))
+            progress.advance(len(rows))
+    return Found.joined(found), tau
+
+
+def classless(image: int, boxes: Tensor) -> Found:
+    """Boxes Tensor[M, 4] of one image that stand for no class."""
+    count = len(boxes)
+    return Found(torch.full((count,), image), torch.full((count,), -1), boxes, torch.full((count,), math.nan))
+
+
+def grid_view(train: Manifest, config: BoxesConfig) -> Found:
+    """The tiles of every image."""
+    return Found.joined([classless(i, grid_boxes(tuple(size), config.tiles)) for i, size in enumerate(train.sizes)])
+
+
+def random_view(found: Found, train: Manifest, config: BoxesConfig) -> Found:
+    """As many boxes of the same sizes as were found, at random places."""
+    generator = torch.Generator().manual_seed(config.seed)
+    return Found.joined(
+        [
+            classless(i, random_boxes(found.box[found.image_index == i], tuple(size), generator))
+            for i, size in enumerate(train.sizes)
+        ]
+    )
+
+
+def annotated_view(truth: GroundTruth, train: Manifest, config: BoxesConfig) -> Found:
+    """The annotated boxes, or those widened as the CAM boxes are; for studies alone."""
+    row_of = {image_id: row for row, image_id in enumerate(train.image_ids)}
+    parts = []
+    for k in range(len(truth.object_box)):
+        row = row_of.get(truth.image_ids[truth.object_image_index[k]])
+        if row is None:
+            continue
+        box = torch.from_numpy(truth.object_box[k : k + 1])
+        if config.view == "around-gt":
+            box = expand_boxes(box, tuple(train.sizes[row]), config.margin)
+        parts.append(
+            Found(torch.tensor([row]), torch.tensor([int(truth.object_class_index[k])]), box, torch.tensor([math.nan]))
+        )
+    return Found.joined(sorted(parts, key=lambda part: int(part.image_index)))
+
+
+def run(folder: Path, config: BoxesConfig, *, device: str = "cpu", force: bool = False) -> None:
+    """Write `boxes.h5` from the manifest and `warmup.pt` (and, for the study views, `ground_truth.h5`)."""
+    path = folder / "boxes.h5"
+    uses_truth = config.view in GROUND_TRUTH_VIEWS
+    sources = ["manifest.csv", "warmup.pt", *(["ground_truth.h5"] if uses_truth else [])]
+    provenance = begin(folder, path.name, config, sources, force=force, uses_ground_truth=uses_truth)
+    if provenance is None:
+        return
+    train = read_manifest(folder).split("train")
+    checkpoint = read_checkpoint(folder / "warmup.pt")
+    check_same_images(train, checkpoint, folder / "manifest.csv", folder / "warmup.pt")
+    tau = math.nan
+    if uses_truth:
+        found = annotated_view(read(folder / "ground_truth.h5"), train, config)
+    elif config.view == "grid":
+        found = grid_view(train, config)
+    else:
+        found, tau = cam_view(load_classifier(checkpoint, device), train, config)
+        if config.view == "random":
+            found = random_view(found, train, config)
+    write(
+        path,
+        Boxes(
+            provenance=provenance,
+            image_ids=train.image_ids,
+            class_names=train.class_names,
+            image_index=found.image_index.numpy(),
+            class_index=found.class_index.numpy(),
+            box=found.box.numpy(),
+            cam_peak=found.cam_peak.numpy(),
+            tau=tau,
+        ),
+    )
+    boxed = len(np.unique(found.image_index.numpy()))
+    say(f"{path}: {len(found.box)} boxes in {boxed} of {len(train.image_ids)} images, tau {tau:.3f}.")

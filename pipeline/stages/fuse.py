@@ -1,0 +1,52 @@
+"""Initial labels and the scores of crops to final labels."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pipeline.artifacts import CropScores, Embeddings, Labels, begin, check_same_images, read, write
+from pipeline.config import Config, option
+from pipeline.labels import clamp_labels, debias, fuse_scores
+from pipeline.progress import say
+
+
+@dataclass(frozen=True)
+class FuseConfig(Config):
+    """How much the whole image counts against its crops."""
+
+    ratio: float = option(0.5, "weight of the initial labels (paper: 0.2 in the VOC12 script)", min=0.0, max=1.0)
+
+
+def run(folder: Path, config: FuseConfig, *, force: bool = False) -> None:
+    """Write `final_labels.h5` from `initial_labels.h5`, `crop_scores.h5` and the bias in `embeddings.h5`."""
+    path = folder / "final_labels.h5"
+    sources = ["embeddings.h5", "initial_labels.h5", "crop_scores.h5"]
+    provenance = begin(folder, path.name, config, sources, force=force)
+    if provenance is None:
+        return
+    embeddings: Embeddings = read(folder / "embeddings.h5")
+    initial: Labels = read(folder / "initial_labels.h5")
+    crops: CropScores = read(folder / "crop_scores.h5")
+    check_same_images(initial, crops, folder / "initial_labels.h5", folder / "crop_scores.h5")
+    made = initial.provenance.config
+    bias = torch.from_numpy(embeddings.bias) if made["debias"] else None
+    local = debias(torch.from_numpy(crops.local), bias, made["label_floor"])
+    has_crops = torch.from_numpy(crops.crop_counts > 0)
+    labels, scores = (
+        fuse_scores(torch.from_numpy(values), local, has_crops, config.ratio)
+        for values in (initial.labels, initial.scores)
+    )
+    write(
+        path,
+        Labels(
+            provenance=provenance,
+            image_ids=initial.image_ids,
+            class_names=initial.class_names,
+            labels=clamp_labels(labels).numpy(),
+            scores=scores.numpy(),
+            confident=initial.confident,
+        ),
+    )
+    changed = (clamp_labels(labels) - torch.from_numpy(initial.labels)).abs().mean().item()
+    say(f"{path}: {len(labels)} images, labels changed by {changed:.3f} on average.")
