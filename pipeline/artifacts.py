@@ -492,7 +492,7 @@ def read_manifest(folder: Path) -> Manifest:
             images=images,
             skipped=side["skipped"],
         )
-    if list(images.columns) != MANIFEST_COLUMNS or provenance.inputs["images"] != digest_images(images):
+    if list(images.columns) != MANIFEST_COLUMNS or provenance.config["images"] != digest_images(images):
         raise PipelineError(f"{csv_path} was changed after it was made. Rebuild it with {remedy(csv_path)}.")
     images["path"] = [str((folder / p).resolve()) for p in images["path"]]
     return manifest

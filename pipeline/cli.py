@@ -80,7 +80,7 @@ def option_parameters(kind: type[Config]) -> list[python_inspect.Parameter]:
         meta = item.metadata
         default = item.default if item.default is not MISSING else item.default_factory()
         bounds = {key: meta[key] for key in ("min", "max") if meta[key] is not None and item.type in (int, float)}
-        choice = typer.Option(help=meta["help"] + f" [default: {default!r}]", show_default=False, **bounds)
+        choice = typer.Option(help=meta["help"] + f" (default: {default!r})", show_default=False, **bounds)
         annotation = Annotated[item.type | None, choice]
         parameters.append(
             python_inspect.Parameter(

@@ -121,7 +121,7 @@ def run(
     names = {name: list(display_names.get(name, [name])) for name in dataset.class_names}
     content = {"images": digest_images(images), "classes": hashlib.sha256(repr(names).encode()).hexdigest()[:16]}
     # what was found decides, not where: the same photos elsewhere are the same manifest
-    provenance = Provenance(Manifest.SCHEMA, Manifest.VERSION, {"dataset": dataset.name}, content)
+    provenance = Provenance(Manifest.SCHEMA, Manifest.VERSION, {"dataset": dataset.name, **content}, {})
     manifest = Manifest(
         provenance=provenance,
         class_names=dataset.class_names,
