@@ -1,4 +1,4 @@
-"""Archives to folders, safely; and the benchmarks that can be fetched as archives."""
+"""Archives to folders, safely."""
 
 import shutil
 import stat
