@@ -182,6 +182,7 @@ def encoded(name: str) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
 def test_truncated_file(tmp_path: Path, name: str):
     content = encoded(name)

@@ -1,0 +1,62 @@
+"""What every adapter refuses: lists that are missing or no text, images listed twice, ids without a file."""
+
+from collections import Counter
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from pipeline.errors import PipelineError
+
+
+def read_lines(path: Path) -> list[str]:
+    """Stripped lines of a UTF-8 text file without the empty ones.
+
+    Raises:
+        PipelineError: the file is missing or no UTF-8 text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise PipelineError(f"{path} cannot be read: {error.strerror}. Complete the dataset.") from error
+    except UnicodeDecodeError as error:
+        raise PipelineError(f"{path} is no UTF-8 text ({error.reason}). Save it as UTF-8.") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def check_unique(image_ids: Sequence[str], source: Path) -> None:
+    """Raise PipelineError if an image is listed twice, in one split or in two."""
+    image_id, count = Counter(image_ids).most_common(1)[0] if image_ids else ("", 0)
+    if count > 1:
+        raise PipelineError(f"{source} lists image {image_id} {count} times, expected once. Remove the others.")
+
+
+def check_files(image_ids: Sequence[str], paths: Sequence[Path], source: Path) -> None:
+    """Raise PipelineError if the list is empty or an image has no file; a broken one is left to decoding."""
+    if not paths:
+        raise PipelineError(f"{source} lists no image, expected at least one.")
+    missing = [index for index, path in enumerate(paths) if not _is_file(path)]
+    if missing:
+        raise PipelineError(
+            f"{source} lists image {image_ids[missing[0]]}, but there is no file {paths[missing[0]]} "
+            f"({len(missing)} of {len(paths)} are missing). Complete the images or shorten the list."
+        )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long or with a null byte, a folder that may not be read
+        return False
+
+
+def class_index(name: str, class_names: Sequence[str], source: Path) -> int:
+    """Column of a class name.
+
+    Raises:
+        PipelineError: it is none of them; names `source`, and the class that may be meant.
+    """
+    if name in class_names:
+        return class_names.index(name)
+    guess = get_close_matches(name, class_names, n=1)
+    hint = f"Did you mean {guess[0]!r}?" if guess else "Correct it or add it to the class names."
+    raise PipelineError(f"{source} names class {name!r}, which is none of the {len(class_names)} classes. {hint}")

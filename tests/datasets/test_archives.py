@@ -1,0 +1,107 @@
+import io
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.datasets.archives import extract
+from pipeline.errors import PipelineError
+
+FILES = {"VOC/a.txt": b"one", "VOC/deep/b.txt": b"two" * 1000}
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes = b"x", kind: bytes = tarfile.REGTYPE, link: str = "") -> None:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size = kind, link, len(content) if kind == tarfile.REGTYPE else 0
+    tar.addfile(info, io.BytesIO(content) if kind == tarfile.REGTYPE else None)
+
+
+def write_tar(path: Path, mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as tar:
+        add(tar, "VOC", kind=tarfile.DIRTYPE)
+        for name, content in FILES.items():
+            add(tar, name, content)
+    return path
+
+
+def write_zip(path: Path) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as zipped:
+        zipped.mkdir("VOC")
+        for name, content in FILES.items():
+            zipped.writestr(name, content)
+    return path
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    "archive",
+    [lambda p: write_tar(p / "a.tar"), lambda p: write_tar(p / "a.tgz", "w:gz"), lambda p: write_zip(p / "a.zip")],
+)
+def test_files_of_tar_and_zip(tmp_path: Path, archive: Callable[[Path], Path]):
+    extract(archive(tmp_path), tmp_path / "out")
+    assert content(tmp_path / "out") == FILES
+
+
+def test_interrupted_extraction_continues(tmp_path: Path):
+    archive = write_tar(tmp_path / "a.tar")
+    extract(archive, tmp_path / "out")
+    whole, cut = tmp_path / "out/VOC/a.txt", tmp_path / "out/VOC/deep/b.txt"
+    written = whole.stat().st_mtime_ns
+    cut.write_bytes(b"tw")
+    extract(archive, tmp_path / "out")
+    assert content(tmp_path / "out") == FILES
+    assert whole.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("name", ["../evil.txt", "VOC/../../evil.txt", "/tmp/evil.txt", "."])
+def test_member_outside_of_the_target(tmp_path: Path, name: str):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add(tar, name)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as zipped:
+        zipped.writestr(name, b"x")
+    for archive in ("a.tar", "a.zip"):
+        with pytest.raises(PipelineError, match="outside of the folder"):
+            extract(tmp_path / archive, tmp_path / "out")
+    assert not list(tmp_path.rglob("evil.txt"))
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+def test_links_and_devices(tmp_path: Path, kind: bytes):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add(tar, "VOC/a", kind=kind, link="/etc/passwd")
+    with pytest.raises(PipelineError, match=r"a\.tar holds 'VOC/a', which is a link or a device"):
+        extract(tmp_path / "a.tar", tmp_path / "out")
+
+
+def test_link_in_a_zip(tmp_path: Path):
+    info = zipfile.ZipInfo("a")
+    info.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as zipped:
+        zipped.writestr(info, "/etc/passwd")
+    with pytest.raises(PipelineError, match="holds 'a', which is a link"):
+        extract(tmp_path / "a.zip", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tgz", "a.zip"])
+def test_cut_archive_leaves_no_partial_file_under_a_valid_name(tmp_path: Path, name: str):
+    archive = (
+        write_zip(tmp_path / name)
+        if name == "a.zip"
+        else write_tar(tmp_path / name, "w:gz" if name == "a.tgz" else "w")
+    )
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: 2500 if name == "a.tar" else len(whole) // 2])
+    with pytest.raises(PipelineError, match="is no whole tar or zip archive"):
+        extract(archive, tmp_path / "out")
+    found = content(tmp_path / "out")
+    assert all(FILES.get(path) == data for path, data in found.items() if not path.endswith(".partial"))
+
+
+def test_missing_archive(tmp_path: Path):
+    with pytest.raises(PipelineError, match="No such file"):
+        extract(tmp_path / "a.tar", tmp_path / "out")

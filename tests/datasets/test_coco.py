@@ -1,0 +1,103 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.datasets import coco
+from pipeline.errors import PipelineError
+
+CATEGORIES = [{"id": 90, "name": "toothbrush"}, {"id": 1, "name": "person"}, {"id": 13, "name": "stop sign"}]
+
+
+def instances(first: int, boxes: list[list[dict[str, Any]]]) -> dict[str, Any]:
+    """One image a list of boxes, numbered from `first`."""
+    images = [{"id": first + i, "file_name": f"{first + i:06}.jpg"} for i in range(len(boxes))]
+    annotations = [{"image_id": first + i, "segmentation": [[0.5]], **a} for i, each in enumerate(boxes) for a in each]
+    return {"images": images, "annotations": annotations, "categories": CATEGORIES}
+
+
+def box(category: int, x: float, y: float, w: float, h: float, iscrowd: int = 0) -> dict[str, Any]:
+    return {"category_id": category, "bbox": [x, y, w, h], "iscrowd": iscrowd}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    parts = {
+        "train2014": instances(7, [[box(13, 1, 2, 3, 4), box(90, 0, 0, 5, 5, 1)], []]),
+        "val2014": instances(20, [[box(1, 2, 2, 0, 3)]]),
+    }
+    (tmp_path / "annotations").mkdir()
+    for split, content in parts.items():
+        (tmp_path / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+        (tmp_path / split).mkdir()
+        for image in content["images"]:
+            Image.new("RGB", (8, 8)).save(tmp_path / split / image["file_name"])
+    return tmp_path
+
+
+def test_labels_and_boxes(root: Path):
+    dataset = coco.load(root)
+    assert dataset.class_names == ["person", "stop sign", "toothbrush"]
+    assert dataset.image_ids == ["000007", "000020"]
+    assert dataset.splits == ["train", "test"]
+    assert dataset.labels.tolist() == [[0, 1, 1], [1, 0, 0]]
+    assert dataset.labels.dtype == np.int8
+    # The person's box has no width: it labels the image, but is no box.
+    assert dataset.objects.box.tolist() == [[1, 2, 4, 6], [0, 0, 5, 5]]
+    assert dataset.objects.image_index.tolist() == [0, 0]
+    assert dataset.objects.class_index.tolist() == [1, 2]
+    assert dataset.objects.difficult.tolist() == [False, True]
+
+
+def test_unannotated_images_are_kept_when_asked_for(root: Path):
+    dataset = coco.load(root, keep_unannotated=True)
+    assert dataset.image_ids == ["000007", "000008", "000020"]
+    assert dataset.labels.sum(axis=1).tolist() == [2, 0, 1]
+
+
+def test_boxes_of_the_second_split_follow_the_first(root: Path):
+    dataset = coco.load(root, train_split="val2014", test_split="train2014")
+    assert dataset.image_ids == ["000020", "000007"]
+    assert dataset.objects.image_index.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda c: c["annotations"][0].update(category_id=2), "category_id 2, which it does not define"),
+        (lambda c: c["annotations"][0].update(image_id=99), "image_id 99, which it does not define"),
+        (lambda c: c["images"].append(c["images"][0]), r"lists image 000007\.jpg 2 times"),
+        (lambda c: c["images"][1].update(id=7), "gives 2 images 1 different ids"),
+        (lambda c: c.pop("categories"), "no file of COCO instances.*categories"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2]), "no file of COCO instances.*bbox"),
+        (lambda c: c["images"][0].update(file_name="9.jpg"), r"lists image 9, but there is no file .*9\.jpg"),
+        (lambda c: c["categories"].append({"id": 2, "name": "bicycle"}), "other categories than"),
+    ],
+)
+def test_broken_annotations(root: Path, damage: Callable[[dict[str, Any]], object], message: str):
+    path = root / "annotations" / "instances_train2014.json"
+    content = json.loads(path.read_text())
+    damage(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(PipelineError, match=message):
+        coco.load(root)
+
+
+def test_missing_files(root: Path):
+    with pytest.raises(PipelineError, match=r"instances_test2014\.json cannot be read: No such file"):
+        coco.load(root, test_split="test2014")
+    (root / "annotations" / "instances_val2014.json").write_text('{"images": [')
+    with pytest.raises(PipelineError, match=r"instances_val2014\.json is no file of COCO instances"):
+        coco.load(root)
+
+
+def test_real_photos(shared_data: Path):
+    dataset = coco.load(shared_data / "coco", train_split="sample", test_split=None)
+    assert len(dataset.image_ids) == 94
+    assert len(dataset.class_names) == 80
+    assert dataset.class_names[:2] == ["person", "bicycle"]
+    assert (dataset.labels.sum(), len(dataset.objects.box), dataset.objects.difficult.sum()) == (336, 835, 9)

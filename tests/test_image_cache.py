@@ -1,0 +1,73 @@
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.errors import PipelineError
+from pipeline.image_cache import ImageCache, cache_bytes
+from pipeline.images import UnreadableImage, load_squashed
+
+SIZE = (24, 32)
+
+
+def write(path: Path, seed: int) -> Path:
+    pixels = np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_second_load_reads_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path, cache = write(tmp_path / "a.png", 0), ImageCache(tmp_path / "cache")
+    expected = load_squashed(path, SIZE)
+    assert torch.equal(cache.load_squashed(path, SIZE), expected)
+    monkeypatch.setattr("pipeline.image_cache.load_squashed", lambda *_: pytest.fail("decoded again"))
+    again = cache.load_squashed(path, SIZE)
+    assert torch.equal(again, expected)
+    assert again.dtype == torch.uint8
+
+
+def test_another_size_and_a_changed_image_are_loaded_anew(tmp_path: Path):
+    path, cache = write(tmp_path / "a.png", 0), ImageCache(tmp_path / "cache")
+    cache.load_squashed(path, SIZE)
+    assert cache.load_squashed(path, (8, 8)).shape == (3, 8, 8)
+    write(path, 1)
+    os.utime(path, ns=(1, 1))
+    assert torch.equal(cache.load_squashed(path, SIZE), load_squashed(path, SIZE))
+
+
+def test_cut_file_in_the_cache_is_replaced(tmp_path: Path):
+    path, cache = write(tmp_path / "a.png", 0), ImageCache(tmp_path / "cache")
+    cache.load_squashed(path, SIZE)
+    (kept,) = (tmp_path / "cache").rglob("*.rgb")
+    kept.write_bytes(kept.read_bytes()[:100])
+    assert torch.equal(cache.load_squashed(path, SIZE), load_squashed(path, SIZE))
+    assert kept.stat().st_size == cache_bytes(1, SIZE)
+
+
+def test_size_on_disk_is_told_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    paths = [write(tmp_path / f"{i}.png", i) for i in range(3)]
+    cache = ImageCache(tmp_path / "cache" / "deep")
+    assert cache.check_room(paths, SIZE) == cache_bytes(3, SIZE) == 3 * 3 * 24 * 32
+    cache.load_squashed(paths[0], SIZE)
+    assert cache.check_room(paths, SIZE) == cache_bytes(2, SIZE)
+    for path in paths:
+        cache.load_squashed(path, SIZE)
+    kept = [p.stat().st_size for p in (tmp_path / "cache").rglob("*") if p.is_file()]
+    assert sum(kept) == cache_bytes(3, SIZE)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10))
+    with pytest.raises(PipelineError, match=r"has 0\.0 GB free, expected .* GB for 3 images at 99x99"):
+        cache.check_room(paths, (99, 99))
+
+
+def test_missing_and_broken_images_raise_as_without_the_cache(tmp_path: Path):
+    cache = ImageCache(tmp_path / "cache")
+    with pytest.raises(UnreadableImage, match="No such file"):
+        cache.load_squashed(tmp_path / "absent.png", SIZE)
+    (tmp_path / "empty.png").write_bytes(b"")
+    with pytest.raises(UnreadableImage, match="the file is empty"):
+        cache.load_squashed(tmp_path / "empty.png", SIZE)
+    assert not (tmp_path / "cache").exists()

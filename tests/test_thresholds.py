@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from pipeline.thresholds import best_f1_threshold, class_prior, out_of_fold_thresholds, prior_thresholds
+
+
+def test_prior_is_the_share_of_labels_from_a_half_on():
+    labels = np.array([[0.5, 0.05], [0.9, 0.05], [0.1, 0.6], [0.49, 0.05]])
+    assert class_prior(labels).tolist() == [0.5, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("share", "threshold", "positives"), [(0, 0.95, 0), (0.25, 0.7, 1), (0.5, 0.4, 2), (1, 0.05, 4)]
+)
+def test_prior_threshold_lies_between_the_scores(share: float, threshold: float, positives: int):
+    scores = np.array([[0.3], [0.9], [0.1], [0.5]])
+    found = prior_thresholds(scores, np.array([share]))
+    assert found == pytest.approx([threshold])
+    assert (scores >= found).sum() == positives
+
+
+def test_prior_thresholds_by_class():
+    scores = np.random.default_rng(0).random((200, 3))
+    prior = np.array([0.1, 0.5, 0.905])
+    assert (scores >= prior_thresholds(scores, prior)).mean(axis=0).tolist() == [0.1, 0.5, 0.905]
+
+
+def test_best_threshold_of_a_hand_computed_case():
+    # Taking in 1, 2, 3, 4 scores: F1 = 2/3, 1/2, 4/5, 2/3.
+    scores, truth = np.array([0.8, 0.6, 0.4, 0.2]), np.array([1, 0, 1, 0], dtype=np.int8)
+    assert best_f1_threshold(scores, truth) == pytest.approx(0.3)
+    assert best_f1_threshold(scores, np.ones(4, dtype=np.int8)) == pytest.approx(0.1)
+    assert np.isnan(best_f1_threshold(scores, np.zeros(4, dtype=np.int8)))
+    assert np.isnan(best_f1_threshold(scores, np.full(4, -1, dtype=np.int8)))
+
+
+def test_best_threshold_beats_every_other_also_with_ties():
+    rng = np.random.default_rng(1)
+    for _ in range(8):
+        scores = rng.integers(0, 6, 30) / 6
+        truth = rng.integers(-1, 2, 30).astype(np.int8)
+        known = truth >= 0
+        best = f1_score(truth[known], scores[known] >= best_f1_threshold(scores, truth))
+        others = [f1_score(truth[known], scores[known] >= t) for t in np.linspace(0, 1, 25)]
+        assert best == pytest.approx(max(others))
+
+
+def test_out_of_fold_thresholds_find_the_border():
+    rng = np.random.default_rng(0)
+    scores = rng.random((400, 3))
+    truth = (scores > [0.2, 0.7, 2.0]).astype(np.int8)
+    thresholds, f1 = out_of_fold_thresholds(scores, truth)
+    assert thresholds[:2] == pytest.approx([0.2, 0.7], abs=0.01)
+    assert f1[:2].min() > 0.99
+    assert (thresholds[2], f1[2]) == (0.5, 0.0)  # no positive
+    assert out_of_fold_thresholds(scores, truth)[0].tolist() == thresholds.tolist()
+
+
+def test_out_of_fold_f1_does_not_flatter_chance():
+    rng = np.random.default_rng(0)
+    scores, truth = rng.random((60, 40)), (rng.random((60, 40)) < 0.15).astype(np.int8)
+    thresholds, f1 = out_of_fold_thresholds(scores, truth)
+    fitted = [best_f1_threshold(scores[:, c], truth[:, c]) for c in range(40)]
+    in_sample = [f1_score(truth[:, c], scores[:, c] >= fitted[c]) for c in range(40)]
+    chance = 2 * 0.15 / 1.15  # F1 of saying yes always
+    assert abs(f1.mean() - chance) < 0.03
+    assert np.mean(in_sample) > chance + 0.05
+    assert out_of_fold_thresholds(scores, truth, seed=1)[0].tolist() != thresholds.tolist()
+
+
+def test_class_with_one_positive_has_a_threshold():
+    scores = np.linspace(0, 1, 10)[:, None]
+    truth = (scores > 0.95).astype(np.int8)
+    thresholds, _ = out_of_fold_thresholds(scores, truth, folds=5)
+    assert thresholds[0] == pytest.approx((1 + 8 / 9) / 2, abs=0.06)
