@@ -52,7 +52,7 @@ class Conse:
 
     @torch.inference_mode()
     def _encode_images(self, images: Tensor) -> Tensor:
-        pixels = normalise_pixels(images, lite0.MEAN, lite0.STD, self.device, torch.float32)
+        pixels = normalise_pixels(images, lite0.MEAN, lite0.STD, self.device)
         probabilities = self._classifier(pixels).softmax(1)  # [B, 1000]
         classes = F.normalize(self._imagenet - self._centre, dim=1)  # [1000, D]
         return F.normalize(probabilities @ classes, dim=1)

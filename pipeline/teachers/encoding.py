@@ -1,16 +1,31 @@
-"""What the encoders of all teachers share: uint8 pixels to normalised input, batches to chunks."""
+"""What the image encoders of all teachers share: precision, uint8 pixels to input, batches to pieces."""
 
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.errors import PipelineError
 
 CPU_CHUNK = 16
 """Images per forward on a CPU: enough to fill its cores, few enough to keep the activations small."""
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype that a precision names; always float32 on a CPU, which is slow or unable in half precision.
+
+    Raises:
+        PipelineError: if there is no such precision.
+    """
+    if precision not in PRECISIONS:
+        raise PipelineError(f"Precision {precision!r} does not exist. Use one of {', '.join(PRECISIONS)}.")
+    return PRECISIONS[precision] if device.type != "cpu" else torch.float32
 
 
 def normalise_pixels(
-    images: Tensor, mean: Sequence[float], std: Sequence[float], device: torch.device, dtype: torch.dtype
+    images: Tensor, mean: Sequence[float], std: Sequence[float], device: torch.device
 ) -> Tensor:
     """Pixels as a network wants them.
 
@@ -19,15 +34,30 @@ def normalise_pixels(
         mean: per channel, of pixels in [0, 1].
         std: per channel, of pixels in [0, 1].
         device: where the result lies; the bytes travel there before they become four times as many.
-        dtype: of the result.
 
     Returns:
-        Tensor[B, 3, H, W], channels-last, (pixel / 255 - mean) / std.
+        float32 Tensor[B, 3, H, W], channels-last, (pixel / 255 - mean) / std.
     """
     offset = torch.tensor(mean, device=device).view(3, 1, 1)
     spread = torch.tensor(std, device=device).view(3, 1, 1)
     pixels = images.to(device).contiguous(memory_format=torch.channels_last).float()
-    return pixels.div_(255).sub_(offset).div_(spread).to(dtype)
+    return pixels.div_(255).sub_(offset).div_(spread)
+
+
+def snap_to_stride(pixels: Tensor, stride: int) -> Tensor:
+    """Resize so that both sides become the nearest multiple of `stride`, at least one stride.
+
+    Without it a strided network drops up to `stride - 1` pixels at the right and the bottom. Padding would
+    show it a border that no photo has; this moves a side by half a stride at most, and leaves few shapes.
+
+    Args:
+        pixels: float Tensor[B, 3, H, W].
+        stride: pixels per cell of the network's last grid.
+    """
+    size = [max(1, round(side / stride)) * stride for side in pixels.shape[-2:]]
+    if list(pixels.shape[-2:]) == size:
+        return pixels
+    return F.interpolate(pixels, size, mode="bilinear", antialias=True)
 
 
 def encode_in_chunks(encode: Callable[[Tensor], Tensor], images: Tensor, device: torch.device) -> Tensor:
@@ -44,3 +74,36 @@ def encode_in_chunks(encode: Callable[[Tensor], Tensor], images: Tensor, device:
     if device.type != "cpu":
         return encode(images)
     return torch.cat([encode(piece) for piece in images.split(CPU_CHUNK)])
+
+
+def find_batch_size(encode: Callable[[Tensor], Tensor], image_size: tuple[int, int], device: str) -> int:
+    """Images per call of `encode` that fit the device, for `--batch-size auto`.
+
+    Args:
+        encode: a teacher's `encode_images`.
+        image_size: (H, W) of the largest view.
+        device: where the teacher runs.
+
+    Returns:
+        On CUDA the largest power of two up to 512 that does not run out of memory; past that a batch gains no
+        speed. Elsewhere `CPU_CHUNK`: a teacher cuts larger batches into pieces of it anyway.
+
+    Raises:
+        PipelineError: if not even one image fits.
+    """
+    if torch.device(device).type != "cuda":
+        return CPU_CHUNK
+    fitting = 0
+    for size in (2**k for k in range(10)):
+        try:
+            encode(torch.zeros(size, 3, *image_size, dtype=torch.uint8))
+        except torch.cuda.OutOfMemoryError:
+            break
+        fitting = size
+    torch.cuda.empty_cache()
+    if not fitting:
+        raise PipelineError(
+            f"One {image_size[0]}x{image_size[1]} view does not fit the memory of {device}. "
+            "Choose a smaller size or teacher, or run on cpu."
+        )
+    return fitting

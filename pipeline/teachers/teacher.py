@@ -42,16 +42,30 @@ def load_teacher(
     """Load the teacher that a spec names (DESIGN section 4).
 
     Args:
-        spec: "conse".
+        spec: "conse", "openai:NAME", "openai:PATH", "open_clip:MODEL/PRETRAINED" or
+            "open_clip:local-dir:PATH".
         device: where it runs.
-        precision: "float32", or on CUDA "bfloat16" or "float16"; `conse` is always float32.
+        precision: "float32", "bfloat16" or "float16"; on a CPU, and for `conse`, always float32.
         cache_dir: where downloaded weights lie; by default `$CCD_CACHE`, else ~/.cache/ccd.
 
     Raises:
-        PipelineError: if no teacher has this spec.
+        PipelineError: if no teacher has this spec, or its weights are missing or corrupt.
     """
+    # Imported where they are needed: each brings a package that takes seconds to import or is optional.
+    kind, _, model = spec.partition(":")
     if spec == "conse":
         from pipeline.teachers.conse import Conse
 
         return Conse(device)
-    raise PipelineError(f"There is no teacher {spec!r}. Use conse.")
+    if kind == "openai" and model:
+        from pipeline.teachers.openai_clip import load_openai
+
+        return load_openai(model, device, precision, cache_dir)
+    if kind == "open_clip" and model:
+        from pipeline.teachers.open_clip import load_open_clip
+
+        return load_open_clip(model, device, precision, cache_dir)
+    raise PipelineError(
+        f"There is no teacher {spec!r}. Use conse, openai:NAME, openai:PATH, open_clip:MODEL/PRETRAINED "
+        "or open_clip:local-dir:PATH."
+    )

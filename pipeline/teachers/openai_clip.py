@@ -1,0 +1,167 @@
+"""`openai:` teachers: OpenAI's CLIP models by name, or a weights file, at any input size."""
+
+import hashlib
+import warnings
+import zipfile
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.downloads import cache_folder, download, sha256_of
+from pipeline.errors import PipelineError
+from pipeline.teachers.encoding import compute_dtype, encode_in_chunks, normalise_pixels, snap_to_stride
+from pipeline.teachers.names import near_names
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # the package imports pkg_resources, which announces its own end
+    import clip
+    from clip.clip import _MODELS as URLS
+    from clip.model import CLIP, build_model
+
+from pipeline.teachers.towers import any_size_tower
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+TEXTS_PER_CALL = 256
+
+
+class OpenaiClip:
+    """A CLIP model of OpenAI's architecture.
+
+    Views with a side that is no multiple of the tower's stride (32 for ResNets, the patch for ViTs) are
+    resized to the nearest one.
+
+    Args:
+        model: float32, on the CPU; taken over and changed.
+        name: the spec it was loaded from.
+        weights_sha256: of its weights file.
+        device: where it runs.
+        precision: see `load_teacher`.
+    """
+
+    logit_bias = 0.0
+
+    def __init__(
+        self, model: CLIP, name: str, weights_sha256: str, device: str | torch.device, precision: str
+    ) -> None:
+        self.name = name
+        self.device = torch.device(device)
+        self.dtype = compute_dtype(precision, self.device)
+        self.fingerprint = hashlib.sha256(f"{weights_sha256} {self.dtype}".encode()).hexdigest()
+        self.logit_scale = model.logit_scale.exp().item()
+        self.input_size = model.visual.input_resolution
+        self._tower, self._stride = any_size_tower(model.visual)
+        self._tower.to(self.device, self.dtype, memory_format=torch.channels_last)
+        self._model = model.to(self.device, self.dtype)
+        for module in model.modules():
+            if isinstance(module, nn.LayerNorm):  # the package's computes in float32 at any precision
+                module.float()
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Embed uint8 RGB Tensor[B, 3, H, W] of any H and W as float32 Tensor[B, D] with unit rows."""
+        return encode_in_chunks(self._encode_images, images, self.device)
+
+    @torch.inference_mode()
+    def _encode_images(self, images: Tensor) -> Tensor:
+        pixels = snap_to_stride(normalise_pixels(images, MEAN, STD, self.device), self._stride)
+        return F.normalize(self._tower(pixels.to(self.dtype)).float(), dim=1)
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: list[str]) -> Tensor:
+        """Embed C texts as float32 Tensor[C, D] with unit rows.
+
+        Raises:
+            PipelineError: if a text has more tokens than the model takes.
+        """
+        try:
+            tokens = clip.tokenize(texts, self._model.context_length)
+        except RuntimeError as error:
+            raise PipelineError(f"{error}. Shorten it.") from error
+        parts = tokens.to(self.device).split(TEXTS_PER_CALL)
+        return F.normalize(torch.cat([self._model.encode_text(part).float() for part in parts]), dim=1)
+
+
+def load_openai(model: str, device: str | torch.device, precision: str, cache_dir: Path | None) -> OpenaiClip:
+    """Load `openai:<model>`.
+
+    Args:
+        model: one of `clip.available_models()`, or the path of a JIT archive or a state dict.
+        device: where it runs.
+        precision: see `load_teacher`.
+        cache_dir: see `load_teacher`.
+
+    Raises:
+        PipelineError: if there is no such model or file, it cannot be downloaded, or the file is corrupt.
+    """
+    path = Path(model).expanduser()
+    if model in URLS:
+        sha256 = URLS[model].split("/")[-2]
+        path = download(URLS[model], cache_folder(cache_dir) / "openai" / URLS[model].split("/")[-1], sha256)
+    elif path.is_file():
+        sha256 = sha256_of(path)
+    elif path.suffix in (".pt", ".pth"):
+        raise PipelineError(
+            f"There is no weights file {path}. Give the path of a JIT archive or a state dict."
+        )
+    else:
+        raise PipelineError(
+            f"OpenAI has no CLIP {model!r}. Near names: {near_names(model, URLS)}. "
+            "Or give the path of a .pt file."
+        )
+    return OpenaiClip(build_clip(read_weights(path), path), f"openai:{model}", sha256, device, precision)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict of a JIT archive or of a `torch.save`d state dict, on the CPU.
+
+    Raises:
+        PipelineError: if the file is neither, or damaged (torch itself does not look at the checksums).
+    """
+    if not zipfile.is_zipfile(path):
+        raise PipelineError(
+            f"{path} is cut short or no file of torch. Expected a JIT archive or a state dict."
+        )
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise PipelineError(
+                f"{path} is corrupt: {damaged} in it has the wrong checksum. Get the file anew."
+            )
+        is_jit = any(name.endswith("/constants.pkl") for name in archive.namelist())
+    try:
+        if is_jit:
+            with warnings.catch_warnings(
+                action="ignore", category=FutureWarning
+            ):  # OpenAI's files stay TorchScript
+                return torch.jit.load(path, map_location="cpu").state_dict()
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise PipelineError(
+            f"{path} cannot be read ({reason}). Expected a JIT archive or a state dict."
+        ) from error
+
+
+def build_clip(weights: dict[str, Tensor], path: Path) -> CLIP:
+    """The package's model with these weights in float32, in eval mode.
+
+    Args:
+        weights: a CLIP state dict; the package removes the entries of JIT archives that are no weights.
+        path: named in errors.
+
+    Raises:
+        PipelineError: if these are no weights of a CLIP, or not all finite.
+    """
+    try:
+        model = build_model(weights).float()
+        model.load_state_dict(weights)  # again: the package's halves rounded those of a float32 file
+    except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+        raise PipelineError(
+            f"{path} holds no state dict of an OpenAI CLIP ({type(error).__name__} on building it). "
+            "Models of another architecture load with open_clip:."
+        ) from error
+    if damaged := [name for name, weight in model.state_dict().items() if not weight.isfinite().all()]:
+        raise PipelineError(f"{path} is corrupt: {damaged[0]} is not finite. Get the file anew.")
+    return model

@@ -1,0 +1,121 @@
+"""OpenAI's image towers at any input size: the package's modules with interpolated positional embeddings."""
+
+from functools import lru_cache
+
+import torch
+from clip.model import AttentionPool2d, ModifiedResNet, VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+REMEMBERED_GRIDS = 32
+"""Grids whose positions are kept: crops come sorted by shape, so that few are in use at a time."""
+
+
+def any_size_tower(visual: ModifiedResNet | VisionTransformer) -> tuple[nn.Module, int]:
+    """An image tower that takes any multiple of its stride, square or not, and its stride in pixels.
+
+    The weights are shared with `visual`, or for a ResNet taken over from it. At the native size the result is
+    that of `visual` up to rounding.
+    """
+    if isinstance(visual, VisionTransformer):
+        return AnySizeViT(visual), visual.conv1.stride[0]
+    fold_batch_norms(visual)
+    visual.attnpool = AnySizeAttentionPool(visual.attnpool)
+    return visual, 32
+
+
+class GridPositions(nn.Module):
+    """Positional embeddings of one global token and of a grid of any size, interpolated from a square one.
+
+    Bicubic without antialiasing: on a coarser grid a cell's position is a point, not an average of positions,
+    which would have a smaller norm than any position in training.
+
+    Args:
+        embedding: Tensor[1 + G * G, E], the global token's first, the grid's row by row.
+    """
+
+    def __init__(self, embedding: Tensor) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(embedding)
+        self.for_grid = lru_cache(REMEMBERED_GRIDS)(self._for_grid)
+
+    def forward(self, height: int, width: int) -> Tensor:
+        """Tensor[1 + height * width, E]; the original for the original grid."""
+        return self.for_grid(height, width)
+
+    def _for_grid(self, height: int, width: int) -> Tensor:
+        token, cells = self.embedding[:1], self.embedding[1:]
+        side = round(len(cells) ** 0.5)
+        if (height, width) == (side, side):
+            return self.embedding
+        grid = cells.float().T.reshape(1, -1, side, side)
+        grid = F.interpolate(grid, (height, width), mode="bicubic", align_corners=False)
+        return torch.cat([token, grid[0].flatten(1).T.to(token.dtype)])
+
+
+class AnySizeAttentionPool(nn.Module):
+    """The ResNets' pool for any grid: the mean cell alone asks, all cells answer.
+
+    Args:
+        pool: the package's pool, whose weights are shared.
+    """
+
+    def __init__(self, pool: AttentionPool2d) -> None:
+        super().__init__()
+        self.positions = GridPositions(pool.positional_embedding)
+        self.q_proj, self.k_proj, self.v_proj, self.c_proj = (
+            pool.q_proj,
+            pool.k_proj,
+            pool.v_proj,
+            pool.c_proj,
+        )
+        self.num_heads = pool.num_heads
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Tensor[B, E, h, w] to Tensor[B, D]."""
+        cells = features.flatten(2).transpose(1, 2)  # [B, hw, E]
+        tokens = torch.cat([cells.mean(1, keepdim=True), cells], 1)  # [B, 1 + hw, E]
+        tokens = tokens + self.positions(*features.shape[-2:])
+        query, key, value = (
+            projected.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, heads, tokens, E / heads]
+            for projected in (self.q_proj(tokens[:, :1]), self.k_proj(tokens), self.v_proj(tokens))
+        )
+        answer = F.scaled_dot_product_attention(query, key, value)  # [B, heads, 1, E / heads]
+        return self.c_proj(answer.flatten(1))
+
+
+class AnySizeViT(nn.Module):
+    """The package's VisionTransformer for any grid of patches.
+
+    Args:
+        visual: the package's tower, whose modules are shared.
+    """
+
+    def __init__(self, visual: VisionTransformer) -> None:
+        super().__init__()
+        self.visual = visual
+        self.positions = GridPositions(visual.positional_embedding)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Tensor[B, 3, H, W], H and W multiples of the patch, to Tensor[B, D]."""
+        visual = self.visual
+        patches = visual.conv1(pixels)  # [B, E, h, w]
+        token = visual.class_embedding.expand(len(pixels), 1, -1)
+        tokens = torch.cat([token, patches.flatten(2).transpose(1, 2)], 1)  # [B, 1 + hw, E]
+        tokens = visual.ln_pre(tokens + self.positions(*patches.shape[-2:]))
+        tokens = visual.transformer(tokens.transpose(0, 1))  # the package's blocks take [tokens, B, E]
+        return visual.ln_post(tokens[0]) @ visual.proj
+
+
+def fold_batch_norms(visual: ModifiedResNet) -> None:
+    """Merge each BatchNorm in eval mode into the convolution before it: a pass over the activations less."""
+    for block in list(visual.modules()):
+        for i in (1, 2, 3):
+            if hasattr(block, f"bn{i}"):
+                fused = fuse_conv_bn_eval(getattr(block, f"conv{i}"), getattr(block, f"bn{i}"))
+                setattr(block, f"conv{i}", fused)
+                setattr(block, f"bn{i}", nn.Identity())
+        if getattr(block, "downsample", None) is not None:  # AvgPool2d, Conv2d, BatchNorm2d
+            block.downsample[1] = fuse_conv_bn_eval(block.downsample[1], block.downsample[2])
+            block.downsample[2] = nn.Identity()
