@@ -6,8 +6,9 @@ donkeys among horses would be wrong labels. Drawings, false colours and ragged o
 A third of each class appears in test scenes alone, so that a classifier is measured on objects it never saw.
 
 Object sizes were chosen so that the embedded teacher finds the large object and often misses the small ones:
-its zero-shot mAP leaves room for what local crops add. Scenes are collages, not photographs; use them to see
-the pipeline work, not to compare methods.
+at 320 px its zero-shot mAP is 60 on the test scenes, and 68 when the best of 2x2 tiles is averaged in. Scenes
+are collages, not photographs, and a class has one to five test cut-outs: use them to see the pipeline work,
+not to compare methods.
 """
 
 import hashlib
@@ -57,11 +58,11 @@ class DemoConfig:
     seed: int = 0
     """Any integer >= 0; scene n of a split depends on it and n alone, not on the number of scenes."""
     train_scenes: int = 400
-    """Scenes of the train split, >= 1."""
+    """Scenes of the train split, 1 to 100000."""
     test_scenes: int = 200
-    """Scenes of the test split, >= 1."""
+    """Scenes of the test split, 0 to 100000."""
     size: int = 288
-    """Side of the square scenes in pixels, >= 64."""
+    """Side of the square scenes in pixels, 64 to 2048."""
     min_visible: float = 0.4
     """Least share of each object's pixels that others and the border leave uncovered, in [0, 0.8]."""
     jpeg_quality: int = 90
@@ -70,8 +71,8 @@ class DemoConfig:
     def __post_init__(self) -> None:
         allowed = {
             "seed": (0, 2**63 - 1),
-            "train_scenes": (1, 9999),
-            "test_scenes": (1, 9999),
+            "train_scenes": (1, 100_000),
+            "test_scenes": (0, 100_000),
             "size": (64, 2048),
             "min_visible": (0, 0.8),
             "jpeg_quality": (1, 95),
