@@ -81,9 +81,7 @@ def test_the_fingerprint_follows_the_weights(tmp_path):
 
 
 def test_folders_that_do_not_load(tmp_path):
-    with pytest.raises(
-        PipelineError, match=r"could not be loaded .*not found.* Expected open_clip_config\.json"
-    ):
+    with pytest.raises(PipelineError, match=r"could not be loaded .*not found.* Expected open_clip_config\.json"):
         load_teacher(f"open_clip:local-dir:{tmp_path / 'missing'}")
     save_model(tmp_path)
     weights = tmp_path / "open_clip_model.safetensors"

@@ -69,9 +69,7 @@ def test_texts_equal_the_package(model_and_path):
     texts = [f"a photo of the {i}" for i in range(300)]
     with torch.no_grad():
         expected = F.normalize(model.encode_text(clip.tokenize(texts)), dim=1)
-    torch.testing.assert_close(
-        load_teacher(f"openai:{path}").encode_texts(texts), expected, atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(load_teacher(f"openai:{path}").encode_texts(texts), expected, atol=1e-5, rtol=0)
 
 
 def bicubic(table, height, width):
@@ -143,9 +141,7 @@ def test_positions_are_computed_once_per_size():
     assert grid(3, 3) is grid.embedding
 
 
-@pytest.mark.parametrize(
-    ("shape", "snapped"), [((427, 640), (416, 640)), ((20, 33), (32, 32)), ((64, 96), (64, 96))]
-)
+@pytest.mark.parametrize(("shape", "snapped"), [((427, 640), (416, 640)), ((20, 33), (32, 32)), ((64, 96), (64, 96))])
 def test_odd_sizes_become_the_nearest_multiple(shape, snapped):
     ramp = torch.linspace(0, 1, shape[1]).expand(1, 3, *shape)
     resized = snap_to_stride(ramp, 32)
@@ -156,9 +152,7 @@ def test_odd_sizes_become_the_nearest_multiple(shape, snapped):
 def test_crops_of_any_shape_are_encoded(model_and_path):
     teacher = load_teacher(f"openai:{model_and_path[1]}")
     for shape in ((427, 640), (17, 90), (1, 1)):
-        torch.testing.assert_close(
-            teacher.encode_images(random_images(1, 3, *shape)).norm(dim=1), torch.ones(1)
-        )
+        torch.testing.assert_close(teacher.encode_images(random_images(1, 3, *shape)).norm(dim=1), torch.ones(1))
 
 
 def test_protocol_scale_and_fingerprint(model_and_path, tmp_path):
@@ -174,9 +168,7 @@ def test_protocol_scale_and_fingerprint(model_and_path, tmp_path):
     assert teacher.fingerprint != load_teacher(f"openai:{tmp_path / 'other.pt'}").fingerprint
 
 
-@pytest.mark.filterwarnings(
-    "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning"
-)
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_jit_archives_load(model_and_path, tmp_path):
     model, path = model_and_path
     size = model.visual.input_resolution

@@ -80,9 +80,7 @@ class DemoConfig:
         for name, (low, high) in allowed.items():
             value = getattr(self, name)
             if not low <= value <= high:
-                raise PipelineError(
-                    f"{name} of the demo dataset is {value}; choose one from {low} to {high}."
-                )
+                raise PipelineError(f"{name} of the demo dataset is {value}; choose one from {low} to {high}.")
 
 
 @dataclass(frozen=True)
@@ -145,9 +143,7 @@ def load(root: Path) -> Dataset:
     root = root.absolute()
     record = _read_annotations(root / ANNOTATIONS)
     names, images = record["class_names"], record["images"]
-    found = [
-        (row, names.index(o["class"]), o["box"]) for row, image in enumerate(images) for o in image["objects"]
-    ]
+    found = [(row, names.index(o["class"]), o["box"]) for row, image in enumerate(images) for o in image["objects"]]
     image_index, class_index, boxes = zip(*found, strict=True)
     labels = np.zeros((len(images), len(names)), np.int8)
     labels[image_index, class_index] = 1
@@ -233,14 +229,8 @@ def draw_background(size: int, rng: np.random.Generator) -> tuple[np.ndarray, fl
 
     sky = _blend(zenith, far_sky, (y / horizon).clip(0, 1))
     shading = _smooth_noise((half, half), [(7, 4, 0.05), (28, 12, 0.03)], rng)
-    ground = _blend(far_ground, near_ground, ((y - horizon) / (1 - horizon)).clip(0, 1)) * (
-        1 + shading[..., None]
-    )
-    hills = (
-        np.float32(0.4)
-        * (far_sky + far_ground)
-        * (1 + _smooth_noise((half, half), [(9, 9, 0.08)], rng)[..., None])
-    )
+    ground = _blend(far_ground, near_ground, ((y - horizon) / (1 - horizon)).clip(0, 1)) * (1 + shading[..., None])
+    hills = np.float32(0.4) * (far_sky + far_ground) * (1 + _smooth_noise((half, half), [(9, 9, 0.08)], rng)[..., None])
     scene = _blend(_blend(sky, hills, _soft_step(y - skyline)), ground, _soft_step(y - horizon))
 
     light = 1 + _smooth_noise((half, half), [(3, 3, 0.08)], rng)
@@ -370,9 +360,7 @@ def _read_annotations(path: Path) -> dict:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise PipelineError(
-            f"{path} is missing; expected the file that goes with the demo scenes. {remedy}"
-        ) from None
+        raise PipelineError(f"{path} is missing; expected the file that goes with the demo scenes. {remedy}") from None
     except ValueError:
         raise PipelineError(f"{path} is not JSON; expected the record of the demo scenes. {remedy}") from None
     if not isinstance(record, dict) or {key: record.get(key) for key in SCHEMA} != SCHEMA:

@@ -24,9 +24,7 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     return PRECISIONS[precision] if device.type != "cpu" else torch.float32
 
 
-def normalise_pixels(
-    images: Tensor, mean: Sequence[float], std: Sequence[float], device: torch.device
-) -> Tensor:
+def normalise_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float], device: torch.device) -> Tensor:
     """Pixels as a network wants them.
 
     Args:

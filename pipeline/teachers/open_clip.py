@@ -72,9 +72,7 @@ class OpenClip:
     def _encode_images(self, images: Tensor) -> Tensor:
         interpolation = InterpolationMode(self._preprocessing["interpolation"])
         images = resize(images.to(self.device), self._size, interpolation, antialias=True)
-        pixels = normalise_pixels(
-            images, self._preprocessing["mean"], self._preprocessing["std"], self.device
-        )
+        pixels = normalise_pixels(images, self._preprocessing["mean"], self._preprocessing["std"], self.device)
         return F.normalize(self._model.encode_image(pixels.to(self.dtype)).float(), dim=1)
 
     @torch.inference_mode()
@@ -84,9 +82,7 @@ class OpenClip:
         return F.normalize(torch.cat([self._model.encode_text(part).float() for part in parts]), dim=1)
 
 
-def load_open_clip(
-    model: str, device: str | torch.device, precision: str, cache_dir: Path | None
-) -> OpenClip:
+def load_open_clip(model: str, device: str | torch.device, precision: str, cache_dir: Path | None) -> OpenClip:
     """Load `open_clip:<model>`.
 
     Args:
@@ -115,9 +111,7 @@ def load_open_clip(
         tokenizer = open_clip.get_tokenizer(name, cache_dir=cache)
     except (KeyError, OSError, RuntimeError, SafetensorError, UnpicklingError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        raise PipelineError(
-            f"open_clip:{model} could not be loaded ({reason}). {remedy(name, pretrained)}"
-        ) from error
+        raise PipelineError(f"open_clip:{model} could not be loaded ({reason}). {remedy(name, pretrained)}") from error
     return OpenClip(clip, tokenizer, f"open_clip:{model}", device, dtype)
 
 

@@ -44,9 +44,7 @@ class OpenaiClip:
 
     logit_bias = 0.0
 
-    def __init__(
-        self, model: CLIP, name: str, weights_sha256: str, device: str | torch.device, precision: str
-    ) -> None:
+    def __init__(self, model: CLIP, name: str, weights_sha256: str, device: str | torch.device, precision: str) -> None:
         self.name = name
         self.device = torch.device(device)
         self.dtype = compute_dtype(precision, self.device)
@@ -103,13 +101,10 @@ def load_openai(model: str, device: str | torch.device, precision: str, cache_di
     elif path.is_file():
         sha256 = sha256_of(path)
     elif path.suffix in (".pt", ".pth"):
-        raise PipelineError(
-            f"There is no weights file {path}. Give the path of a JIT archive or a state dict."
-        )
+        raise PipelineError(f"There is no weights file {path}. Give the path of a JIT archive or a state dict.")
     else:
         raise PipelineError(
-            f"OpenAI has no CLIP {model!r}. Near names: {near_names(model, URLS)}. "
-            "Or give the path of a .pt file."
+            f"OpenAI has no CLIP {model!r}. Near names: {near_names(model, URLS)}. Or give the path of a .pt file."
         )
     return OpenaiClip(build_clip(read_weights(path), path), f"openai:{model}", sha256, device, precision)
 
@@ -121,27 +116,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         PipelineError: if the file is neither, or damaged (torch itself does not look at the checksums).
     """
     if not zipfile.is_zipfile(path):
-        raise PipelineError(
-            f"{path} is cut short or no file of torch. Expected a JIT archive or a state dict."
-        )
+        raise PipelineError(f"{path} is cut short or no file of torch. Expected a JIT archive or a state dict.")
     with zipfile.ZipFile(path) as archive:
         if damaged := archive.testzip():
-            raise PipelineError(
-                f"{path} is corrupt: {damaged} in it has the wrong checksum. Get the file anew."
-            )
+            raise PipelineError(f"{path} is corrupt: {damaged} in it has the wrong checksum. Get the file anew.")
         is_jit = any(name.endswith("/constants.pkl") for name in archive.namelist())
     try:
         if is_jit:
-            with warnings.catch_warnings(
-                action="ignore", category=FutureWarning
-            ):  # OpenAI's files stay TorchScript
+            with warnings.catch_warnings(action="ignore", category=FutureWarning):  # OpenAI's files stay TorchScript
                 return torch.jit.load(path, map_location="cpu").state_dict()
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, UnpicklingError) as error:
         reason = str(error).partition("\n")[0]
-        raise PipelineError(
-            f"{path} cannot be read ({reason}). Expected a JIT archive or a state dict."
-        ) from error
+        raise PipelineError(f"{path} cannot be read ({reason}). Expected a JIT archive or a state dict.") from error
 
 
 def build_clip(weights: dict[str, Tensor], path: Path) -> CLIP:
