@@ -15,7 +15,7 @@ from pipeline.labels import ENTROPY_LIMIT, class_bias, class_probabilities, conf
 from pipeline.loader import chunks
 from pipeline.progress import bar, say
 from pipeline.teachers import Teacher, load_teacher
-from pipeline.teachers.prompts import check_class_names, class_embeddings, templates
+from pipeline.teachers.prompts import class_embeddings, display_names, find_templates
 
 PIECE = 256
 """Images between two savings of unfinished work."""
@@ -29,7 +29,7 @@ class EmbedConfig(Config):
     image_size: int = option(
         0, "side of the squashed global view, pixels; 0: the teacher's own (paper: 640)", min=0, max=2048
     )
-    templates: str = option("paper", "prompt templates: paper, openai-imagenet-80, or one's own with {}, joined by |")
+    templates: str = option("paper", "prompt templates: paper, openai-imagenet-80, or a sentence with {} for the class")
     synonyms: Literal["mean", "max"] = option("mean", "how the names of one class are combined")
     logit_scale: float = option(0.0, "s of softmax(s f.t); 0: the teacher's own (CLIP: 100)", min=0.0, max=1000.0)
     entropy_limit: float = option(
@@ -69,16 +69,15 @@ def run(folder: Path, config: EmbedConfig, *, device: str = "cpu", force: bool =
     if provenance is None:
         return
     manifest: Manifest = read_manifest(folder)
-    check_class_names(manifest.class_names)
     teacher = load_teacher(config.teacher, device)
     partial = Partial(path, provenance, fresh=force)
-    names = [manifest.display_names[name] for name in manifest.class_names]
-    text, text_class = class_embeddings(teacher, names, templates(config.templates), config.synonyms)
+    names = display_names(manifest.class_names, manifest.display_names)
+    text, text_class = class_embeddings(teacher, names, find_templates(config.templates), config.synonyms)
     size = config.image_size or teacher.input_size
     image = encode(teacher, manifest.paths, size, config.batch_size, partial)
     scale = config.logit_scale or teacher.logit_scale
     probabilities = class_probabilities(image, text, scale, text_class)
-    is_train = torch.from_numpy((manifest.images["split"] == "train").to_numpy())
+    is_train = torch.tensor(manifest.images["split"].to_numpy() == "train")
     bias, counts = bias_of(probabilities, is_train, config)
     write(
         path,

@@ -20,7 +20,7 @@ from pipeline.artifacts import (
     write_manifest,
 )
 from pipeline.config import Config, option
-from pipeline.datasets import Dataset, demo, folder, voc
+from pipeline.datasets import Dataset, coco, demo, folder, nuswide, voc
 from pipeline.errors import PipelineError
 from pipeline.images import UnreadableImage, verify_image
 from pipeline.loader import Prefetch
@@ -31,53 +31,69 @@ from pipeline.progress import bar, say
 class PrepareConfig(Config):
     """Which dataset, and where it lies."""
 
-    kind: Literal["demo", "voc", "folder"] = option("demo", "adapter that reads the dataset")
-    root: str = option("", "folder of the dataset; for the demo, where the scenes are written (default: the run's)")
-    year: int = option(2012, "VOC year", min=2007, max=2012)
-    train_split: str = option("train", "VOC split to train on")
-    test_split: str = option("val", "VOC split to evaluate on; its labels are used by `evaluate` alone")
-    images: str = option("", "folder of photos of any depth (kind folder)")
-    test_images: str = option("", "second folder of photos, kept for evaluation (kind folder)")
-    classes: str = option("", "class names, joined by commas, or a text file with one a line (kind folder)")
-    labels: str = option("", "CSV with columns image and labels (joined by ';') for evaluation (kind folder)")
-    train_scenes: int = option(400, "scenes of the demo's train split", min=1, max=100_000)
-    test_scenes: int = option(200, "scenes of the demo's test split", min=0, max=100_000)
-    seed: int = option(0, "seed of the demo scenes", min=0)
+    kind: Literal["demo", "voc", "coco", "nuswide", "folder"] = option("demo", "adapter that reads the dataset")
+    root: str = option("", "folder of the dataset; of the demo, where its scenes are written (default: in the run)")
+    year: int = option(2012, "VOC: year", min=2005, max=2012)
+    train_split: str = option("", "VOC, COCO: split to train on, without its labels (default: the literature's)")
+    test_split: str = option("", "VOC, COCO: split that `evaluate` measures on (default: the literature's)")
+    keep_unannotated: bool = option(False, "COCO: keep images without any annotation")
+    train_list: str = option("", "NUS-WIDE: list of a re-crawl to train on")
+    test_list: str = option("", "NUS-WIDE: list of a re-crawl to evaluate on")
+    images: str = option(
+        "", "folder of photos, CSV, Parquet or WebDataset tars; NUS-WIDE: folder that paths start from"
+    )
+    test_images: str = option("", "folder: the same, for evaluation alone")
+    classes: str = option("", "folder: class names joined by commas, or a text file with one a line")
+    labels: str = option("", "folder: CSV or Parquet with columns image and labels (joined by ;) for evaluation")
+    train_scenes: int = option(400, "demo: scenes of the train split", min=1, max=100_000)
+    test_scenes: int = option(200, "demo: scenes of the test split", min=0, max=100_000)
+    seed: int = option(0, "demo: seed of the scenes", min=0)
 
 
 def load_dataset(config: PrepareConfig, run_folder: Path) -> Dataset:
-    """The dataset that the options name."""
-    if config.kind == "demo":
-        root = Path(config.root) if config.root else run_folder / "scenes"
-        settings = demo.DemoConfig(seed=config.seed, train_scenes=config.train_scenes, test_scenes=config.test_scenes)
-        demo.compose(root, settings)
-        return demo.load(root)
-    if config.kind == "voc":
-        return voc.load(need(config.root, "root"), config.year, config.train_split, config.test_split)
-    return folder.load(
-        need(config.images, "images"),
-        read_class_names(config.classes),
-        test_images=Path(config.test_images) if config.test_images else None,
-        labels=Path(config.labels) if config.labels else None,
-    )
+    """The dataset that the options name; nothing is decoded yet.
+
+    Raises:
+        PipelineError: an option that the adapter needs is missing, or the dataset is not as the adapter expects.
+    """
+    match config.kind:
+        case "demo":
+            root = Path(config.root) if config.root else run_folder / "scenes"
+            demo.compose(root, demo.DemoConfig(config.seed, config.train_scenes, config.test_scenes))
+            return demo.load(root)
+        case "voc":
+            return voc.load(need(config, "root"), config.year, config.train_split or None, config.test_split or None)
+        case "coco":
+            splits = config.train_split or "train2014", config.test_split or "val2014"
+            return coco.load(need(config, "root"), *splits, config.keep_unannotated)
+        case "nuswide":
+            return nuswide.load(need(config, "root"), *map(given, (config.images, config.train_list, config.test_list)))
+        case "folder":
+            names = read_class_names(config)
+            return folder.load(need(config, "images"), names, given(config.test_images), given(config.labels))
 
 
-def need(value: str, name: str) -> Path:
-    """The value as a path; raises if it is empty."""
+def given(value: str) -> Path | None:
+    """A path option, None where it is empty."""
+    return Path(value) if value else None
+
+
+def need(config: PrepareConfig, name: str) -> Path:
+    """A path option that the adapter cannot do without."""
+    value = getattr(config, name)
     if not value:
-        raise PipelineError(f"the dataset needs --{name.replace('_', '-')}; see `ccd prepare --help`.")
+        raise PipelineError(
+            f"a dataset of kind {config.kind} needs --{name}; give it to `ccd all` or `ccd prepare`, or in run.toml."
+        )
     return Path(value)
 
 
-def read_class_names(text: str) -> list[str]:
+def read_class_names(config: PrepareConfig) -> list[str]:
     """Class names from "dog,cat,car" or from a text file with one a line."""
-    if Path(text).suffix == ".txt":
-        if not Path(text).exists():
-            raise PipelineError(f"{text} is missing; --classes takes names joined by commas or a file with one a line.")
-        lines = Path(text).read_text().splitlines()
-    else:
-        lines = text.split(",")
-    return [line.strip() for line in lines if line.strip()]
+    need(config, "classes")
+    if config.classes.endswith(".txt"):
+        return folder.read_class_names(Path(config.classes))
+    return [name.strip() for name in config.classes.split(",") if name.strip()]
 
 
 def verify(path: Path) -> tuple[tuple[int, int], str] | str:
