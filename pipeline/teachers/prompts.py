@@ -1,0 +1,153 @@
+"""Class names to prompts, prompts to text embeddings, embeddings to one logit a class."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.errors import PipelineError
+from pipeline.teachers.names import near_names
+from pipeline.teachers.teacher import Teacher
+
+PAPER_TEMPLATES = ("a photo of the {}",)
+"""The paper's one prompt."""
+
+_PICTURES = (
+    *(
+        "art",
+        "graffiti",
+        "itap",
+        "a photo",
+        "a bad photo",
+        "a good photo",
+        "a low resolution photo",
+        "a cropped photo",
+    ),
+    *("a bright photo", "a dark photo", "a close-up photo", "a black and white photo", "a pixelated photo"),
+    *("a jpeg corrupted photo", "a blurry photo", "a doodle", "a drawing", "a painting", "a rendering"),
+    *("a rendition", "a sculpture", "a sketch", "a tattoo"),
+)
+_LOOKS = ("clean", "cool", "dirty", "hard to see", "large", "nice", "small", "weird")
+_MATERIALS = ("cartoon", "embroidered", "origami", "plastic", "plushie", "toy")
+OPENAI_IMAGENET_TEMPLATES = (
+    *(f"{picture} of {article} {{}}." for picture in _PICTURES for article in ("a", "the")),
+    *(f"a photo of {article} {look} {{}}." for look in _LOOKS for article in ("a", "the")),
+    *(f"{article} {material} {{}}." for material in _MATERIALS for article in ("a", "the")),
+    *("a {} in a video game.", "the {} in a video game.", "itap of my {}."),
+    *("a photo of many {}.", "a photo of one {}.", "a photo of my {}."),
+)
+"""The 80 of OpenAI's ImageNet experiments, in another order: only their mean is used."""
+
+TEMPLATES = {"paper": PAPER_TEMPLATES, "openai-imagenet-80": OPENAI_IMAGENET_TEMPLATES}
+
+
+def find_templates(name: str) -> tuple[str, ...]:
+    """Prompt templates by the name of a list, or the one template that `name` itself is if it contains "{}".
+
+    Raises:
+        PipelineError: if it is neither.
+    """
+    if name in TEMPLATES:
+        return TEMPLATES[name]
+    if "{}" in name:
+        return (name,)
+    raise PipelineError(
+        f"There are no templates {name!r}. Use one of {near_names(name, TEMPLATES)}, or a sentence with {{}} "
+        "in the place of the class name."
+    )
+
+
+def check_class_names(names: Sequence[str]) -> None:
+    """Refuse class names among which a softmax cannot choose.
+
+    Raises:
+        PipelineError: if there are fewer than two, one is empty, or two differ in case or spaces alone.
+    """
+    if len(names) < 2:
+        raise PipelineError(
+            f"Found {len(names)} class names, expected at least 2: the teacher's softmax compares classes. "
+            "Add the other things that the photos show."
+        )
+    found: dict[str, str] = {}
+    for name in names:
+        key = " ".join(name.split()).lower()
+        if not key:
+            raise PipelineError(f"Class name {len(found) + 1} of {len(names)} is empty. Remove or fill it.")
+        if key in found:
+            raise PipelineError(
+                f"Class names {found[key]!r} and {name!r} are the same to the teacher. Remove or rename one."
+            )
+        found[key] = name
+
+
+def display_names(class_names: Sequence[str], table: Mapping[str, list[str]]) -> list[list[str]]:
+    """The words by which prompts call each class: C lists of one or more synonyms.
+
+    Args:
+        class_names: C names as the dataset writes them.
+        table: a preset's `[classes]`; a class that it lacks is called by its name, underscores as spaces.
+
+    Raises:
+        PipelineError: if a class has no synonym, or two classes share one.
+    """
+    names = [table.get(name, [name.replace("_", " ")]) for name in class_names]
+    for name, synonyms in zip(class_names, names, strict=True):
+        if not synonyms:
+            raise PipelineError(f"Class {name!r} has an empty list of display names. Give one at least.")
+    check_class_names([synonym for synonyms in names for synonym in synonyms])
+    return names
+
+
+def class_embeddings(
+    teacher: Teacher,
+    names: Sequence[Sequence[str]],
+    templates: Sequence[str] = PAPER_TEMPLATES,
+    synonyms: str = "mean",
+) -> tuple[Tensor, Tensor]:
+    """Text embeddings of classes, each row the normalised mean over the templates.
+
+    Args:
+        teacher: encodes the prompts.
+        names: C lists of synonyms, see `display_names`.
+        templates: sentences with {} in the place of the name.
+        synonyms: "mean": one row a class, the normalised mean over its synonyms; "max": one row a synonym, of
+            which `class_logits` takes the best.
+
+    Returns:
+        float32 Tensor[S, D] with unit rows, and int64 Tensor[S], the class of each row, ascending; for "mean"
+        S = C.
+
+    Raises:
+        PipelineError: if `synonyms` is neither.
+    """
+    if synonyms not in ("mean", "max"):
+        raise PipelineError(f"Synonyms cannot be joined by {synonyms!r}. Use mean or max.")
+    flat = [synonym for group in names for synonym in group]
+    prompts = [template.replace("{}", synonym) for synonym in flat for template in templates]
+    rows = teacher.encode_texts(prompts).unflatten(0, (len(flat), len(templates)))  # [synonyms, templates, D]
+    rows = F.normalize(rows.mean(1), dim=1)
+    if synonyms == "mean":
+        groups = rows.split([len(group) for group in names])
+        rows = F.normalize(torch.stack([group.mean(0) for group in groups]), dim=1)
+        return rows, torch.arange(len(names), device=rows.device)
+    class_index = [c for c, group in enumerate(names) for _ in group]
+    return rows, torch.tensor(class_index, device=rows.device)
+
+
+def class_logits(image: Tensor, text: Tensor, class_index: Tensor, scale: float) -> Tensor:
+    """Logit of each class, scale * cosine; for a class with several texts that of the nearest.
+
+    Args:
+        image: Tensor[B, D], unit rows.
+        text: Tensor[S, D], unit rows.
+        class_index: int64 Tensor[S], of 0 to C - 1, each at least once.
+        scale: the teacher's `logit_scale`.
+
+    Returns:
+        Tensor[B, C], ready for a softmax.
+    """
+    logits = scale * image @ text.T  # [B, S]
+    classes = int(class_index.max()) + 1
+    best = logits.new_full((len(logits), classes), -torch.inf)
+    return best.scatter_reduce(1, class_index.expand_as(logits), logits, "amax")

@@ -1,0 +1,144 @@
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import average_precision_score
+
+from pipeline.errors import PipelineError
+from pipeline.teachers.precomputed import align, read_precomputed
+
+REAL = Path(__file__).resolve().parents[2] / "shared/data/clip_rn50x64_voc12_train.h5"
+PROBABILITIES = np.array([[0.9, 0.1], [0.3, 0.7], [0.5, 0.5]], np.float32)
+
+
+def write(path, attrs=None, **datasets):
+    with h5py.File(path, "w") as file:
+        file.attrs.update(attrs or {})
+        for name, values in datasets.items():
+            file[name] = np.array(values, "S") if isinstance(values, list) else values
+    return path
+
+
+def scores(path, **changes):
+    datasets = {
+        "image_ids": ["a", "b", "c"],
+        "classes": ["cat", "dog"],
+        "probabilities": PROBABILITIES,
+    } | changes
+    return write(path, **{name: values for name, values in datasets.items() if values is not None})
+
+
+def test_probabilities_and_their_order(tmp_path):
+    found = align(read_precomputed(scores(tmp_path / "p.h5")), ["c", "a"], ["dog", "cat"])
+    assert (found.image_ids, found.class_names) == (["c", "a"], ["dog", "cat"])
+    torch.testing.assert_close(found.probabilities, torch.tensor([[0.5, 0.5], [0.1, 0.9]]))
+
+
+def test_embeddings_become_unit_rows(tmp_path):
+    path = write(
+        tmp_path / "e.h5",
+        {"logit_scale": 100.0, "teacher": "somebody's CLIP"},
+        image_ids=["a", "b"],
+        image=np.array([[3, 4], [0, 2]], np.float16),
+        classes=["cat", "dog"],
+        text=np.array([[1, 0], [0, 5]], np.float32),
+    )
+    found = read_precomputed(path)
+    assert (found.logit_scale, found.teacher, found.probabilities) == (100, "somebody's CLIP", None)
+    torch.testing.assert_close(found.image, torch.tensor([[0.6, 0.8], [0.0, 1.0]]))
+    torch.testing.assert_close(
+        align(found, ["b"], ["dog", "cat"]).text, torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"image_ids": None}, "holds classes, probabilities, expected image_ids, and"),
+        ({"classes": None}, "has no classes"),
+        ({"image_ids": []}, "has no image_ids"),
+        ({"image_ids": np.arange(3)}, "image_ids of int64, expected strings"),
+        ({"image_ids": ["a", "b", "a"]}, "image_ids 'a' more than once"),
+        ({"classes": ["cat", "cat"]}, "classes 'cat' more than once"),
+        ({"probabilities": PROBABILITIES.T}, r"shape \(2, 3\), expected \(3, 2\)"),
+        ({"probabilities": PROBABILITIES * 2}, "row sums from 2 to 2, expected a softmax"),
+        ({"probabilities": PROBABILITIES * np.nan}, "expected a softmax"),
+        ({"probabilities": PROBABILITIES * [[3, -17]]}, "probabilities from -11.9"),
+        ({"probabilities": None, "image": np.zeros((2, 4))}, r"image of shape \(2, 4\), expected 3 rows"),
+        ({"probabilities": None, "image": np.zeros((3, 4))}, "rows that are zero"),
+    ],
+)
+def test_files_of_another_form_are_refused(tmp_path, changes, match):
+    with pytest.raises(PipelineError, match=match):
+        read_precomputed(scores(tmp_path / "p.h5", **changes))
+
+
+def test_files_that_are_none_are_refused(tmp_path):
+    with pytest.raises(PipelineError, match="is missing"):
+        read_precomputed(tmp_path / "p.h5")
+    (tmp_path / "p.h5").write_text("cat,dog")
+    with pytest.raises(PipelineError, match="no HDF5 file"):
+        read_precomputed(tmp_path / "p.h5")
+    whole = scores(tmp_path / "whole.h5").read_bytes()
+    (tmp_path / "cut.h5").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(PipelineError, match=r"cut\.h5 is damaged"):
+        read_precomputed(tmp_path / "cut.h5")
+
+
+@pytest.mark.parametrize(
+    ("images", "classes", "match"),
+    [
+        (["a", "x"], ["cat", "dog"], "lack 1 of 2 image names, the first 'x'; theirs begin with 'a'"),
+        (["a"], ["cat", "horse"], "lack 1 of 2 class names, the first 'horse'"),
+        (["a"], ["cat"], "1 classes more than the dataset, the first 'dog'"),
+    ],
+)
+def test_scores_of_another_dataset_are_refused(tmp_path, images, classes, match):
+    found = read_precomputed(scores(tmp_path / "p.h5"))
+    with pytest.raises(PipelineError, match=match):
+        align(found, images, classes)
+
+
+def clip_retrieval_folder(folder):
+    """Twelve images in parts 0 to 11, whose names sort differently as numbers and as text."""
+    pytest.importorskip("pyarrow")
+    for kind in ("img_emb", "metadata"):
+        (folder / kind).mkdir()
+    for i in range(12):
+        np.save(folder / f"img_emb/img_emb_{i}.npy", np.array([[i + 1, 0], [0, i + 1]], np.float16))
+        paths = [f"photos/{i}_x.jpg", f"photos/{i}_y.jpg"]
+        pd.DataFrame({"image_path": paths, "width": 9}).to_parquet(folder / f"metadata/metadata_{i}.parquet")
+    return folder
+
+
+def test_clip_retrieval_folders_are_joined_by_part(tmp_path):
+    found = align(read_precomputed(clip_retrieval_folder(tmp_path)), ["10_y", "2_x"], ["cat", "dog"])
+    assert found.class_names is None and found.text is None
+    torch.testing.assert_close(found.image, torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+
+
+def test_incomplete_clip_retrieval_folders_are_refused(tmp_path):
+    with pytest.raises(PipelineError, match="no img_emb/img_emb"):
+        read_precomputed(tmp_path)
+    clip_retrieval_folder(tmp_path)
+    (tmp_path / "img_emb/img_emb_5.npy").write_bytes(b"")
+    with pytest.raises(PipelineError, match=r"img_emb_5\.npy or its metadata is damaged"):
+        read_precomputed(tmp_path)
+    (tmp_path / "metadata/metadata_3.parquet").unlink()
+    with pytest.raises(PipelineError, match=r"metadata_3\.parquet is missing"):
+        read_precomputed(tmp_path)
+
+
+@pytest.mark.skipif(not REAL.is_file(), reason="needs the RN50x64 scores in shared/data")
+def test_real_scores_of_the_papers_teacher():
+    found = read_precomputed(REAL)
+    with h5py.File(REAL) as file:
+        labels = file["ground_truth"][()]
+    assert found.probabilities.shape == (5717, 20) and found.logit_scale == 100
+    precision = [average_precision_score(labels[:, c] == 1, found.probabilities[:, c]) for c in range(20)]
+    assert 100 * sum(precision) / 20 == pytest.approx(85.34, abs=0.005)
+    entropy = torch.special.entr(found.probabilities).sum(1)
+    assert 100 * (entropy > 2).float().mean() == pytest.approx(2.45, abs=0.005)

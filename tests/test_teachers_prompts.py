@@ -1,0 +1,96 @@
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+
+import pipeline
+from pipeline.errors import PipelineError
+from pipeline.teachers.prompts import (
+    OPENAI_IMAGENET_TEMPLATES,
+    check_class_names,
+    class_embeddings,
+    class_logits,
+    display_names,
+    find_templates,
+)
+
+VECTORS = {"a cat": (1, 0), "the cat": (0, 1), "a dog": (-1, 0), "the dog": (-1, 0), "a hound": (0, -1)}
+VECTORS["the hound"] = (0, -1)
+
+
+class FakeTeacher:
+    def encode_texts(self, texts):
+        return torch.tensor([VECTORS[text] for text in texts], dtype=torch.float32)
+
+
+def embed(synonyms):
+    return class_embeddings(FakeTeacher(), [["cat"], ["dog", "hound"]], ("a {}", "the {}"), synonyms)
+
+
+def test_mean_over_templates_then_over_synonyms():
+    text, class_index = embed("mean")
+    torch.testing.assert_close(text, torch.tensor([[1.0, 1.0], [-1.0, -1.0]]) / 2**0.5)
+    assert class_index.tolist() == [0, 1]
+
+
+def test_max_over_synonyms():
+    text, class_index = embed("max")
+    torch.testing.assert_close(text[1:], torch.tensor([[-1.0, 0.0], [0.0, -1.0]]))
+    assert class_index.tolist() == [0, 1, 1]
+    images = torch.tensor([[0.0, -1.0], [-0.6, -0.8], [0.6, 0.8]])
+    expected = torch.tensor([[-10 / 2**0.5, 10.0], [-14 / 2**0.5, 8.0], [14 / 2**0.5, -6.0]])
+    torch.testing.assert_close(class_logits(images, text, class_index, 10), expected)
+
+
+def test_unknown_way_to_join_synonyms():
+    with pytest.raises(PipelineError, match="joined by 'sum'"):
+        embed("sum")
+
+
+def test_templates_by_name():
+    assert find_templates("paper") == ("a photo of the {}",)
+    assert find_templates("a sketch of a {}") == ("a sketch of a {}",)
+    with pytest.raises(PipelineError, match="Use one of openai-imagenet-80"):
+        find_templates("imagenet-80")
+
+
+def test_the_imagenet_templates_are_openais():
+    metadata = pytest.importorskip("open_clip.zero_shot_metadata")
+    theirs = [template("{}") for template in metadata.OPENAI_IMAGENET_TEMPLATES]
+    assert sorted(find_templates("openai-imagenet-80")) == sorted(theirs)
+    assert len(OPENAI_IMAGENET_TEMPLATES) == 80
+
+
+@pytest.mark.parametrize(
+    ("names", "match"),
+    [
+        ([], "Found 0 class names, expected at least 2"),
+        (["cat"], "Found 1 class names"),
+        (["cat", " "], "Class name 2 of 2 is empty"),
+        (["cat", "dog", "Cat "], "'cat' and 'Cat ' are the same"),
+    ],
+)
+def test_class_names_among_which_nothing_can_be_chosen(names, match):
+    with pytest.raises(PipelineError, match=match):
+        check_class_names(names)
+
+
+def test_display_names_come_from_the_table_or_from_the_name():
+    assert display_names(["tvmonitor", "fire_truck"], {"tvmonitor": ["tv monitor", "screen"]}) == [
+        ["tv monitor", "screen"],
+        ["fire truck"],
+    ]
+    with pytest.raises(PipelineError, match="'cat' has an empty list"):
+        display_names(["cat", "dog"], {"cat": []})
+    with pytest.raises(PipelineError, match="'couch' and 'couch' are the same"):
+        display_names(["sofa", "settee"], {"sofa": ["couch"], "settee": ["couch"]})
+
+
+@pytest.mark.parametrize(("preset", "count"), [("voc07", 20), ("voc12", 20), ("coco14", 80), ("nuswide", 81)])
+def test_presets_name_every_class(preset, count):
+    path = Path(pipeline.__file__).parent / f"presets/{preset}.toml"
+    table = tomllib.loads(path.read_text())["classes"]
+    assert len(display_names(list(table), table)) == count
+    if preset.startswith("voc"):
+        assert (table["tvmonitor"], table["pottedplant"]) == (["tv monitor"], ["potted plant"])
