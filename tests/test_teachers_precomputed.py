@@ -49,9 +49,7 @@ def test_embeddings_become_unit_rows(tmp_path):
     found = read_precomputed(path)
     assert (found.logit_scale, found.teacher, found.probabilities) == (100, "somebody's CLIP", None)
     torch.testing.assert_close(found.image, torch.tensor([[0.6, 0.8], [0.0, 1.0]]))
-    torch.testing.assert_close(
-        align(found, ["b"], ["dog", "cat"]).text, torch.tensor([[0.0, 1.0], [1.0, 0.0]])
-    )
+    torch.testing.assert_close(align(found, ["b"], ["dog", "cat"]).text, torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
 
 
 @pytest.mark.parametrize(

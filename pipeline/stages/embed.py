@@ -15,6 +15,7 @@ from pipeline.labels import ENTROPY_LIMIT, class_bias, class_probabilities, conf
 from pipeline.loader import chunks
 from pipeline.progress import bar, say
 from pipeline.teachers import Teacher, load_teacher
+from pipeline.teachers.precomputed import align, read_precomputed
 from pipeline.teachers.prompts import class_embeddings, display_names, find_templates
 
 PIECE = 256
@@ -36,7 +37,26 @@ class EmbedConfig(Config):
         ENTROPY_LIMIT, "images above this share of log C do not count for the bias", min=0.0, max=1.0
     )
     bias_shrinkage: float = option(0.0, "pseudo-counts that pull each class's bias to the mean (paper: 0)", min=0.0)
+    precomputed: str = option("", "HDF5 file or clip-retrieval folder of scores or embeddings to start from")
     batch_size: int = option(16, "images a teacher call", min=1, max=4096, identity=False)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a teacher, or a file in its place, says of N images."""
+
+    probabilities: Tensor
+    """float32 Tensor[N, C]."""
+    image: Tensor | None
+    """float32 Tensor[N, D], unit rows; None where only probabilities were given."""
+    text: Tensor | None
+    """float32 Tensor[S, D], unit rows; None likewise."""
+    text_class: Tensor | None
+    """int64 Tensor[S], class of each text; None likewise."""
+    logit_scale: float
+    image_size: int
+    """Side of the squashed global view; 0 where precomputed scores were given."""
+    fingerprint: str
 
 
 def encode(teacher: Teacher, paths: list[str], size: int, batch_size: int, partial: Partial) -> Tensor:
@@ -55,6 +75,37 @@ def encode(teacher: Teacher, paths: list[str], size: int, batch_size: int, parti
     return torch.cat([torch.from_numpy(partial.load_arrays(i)["image"]) for i in range(len(pieces))])
 
 
+def ask_teacher(manifest: Manifest, config: EmbedConfig, device: str, partial: Partial) -> Encoded:
+    """Embed the images of the manifest and its classes."""
+    names = display_names(manifest.class_names, manifest.display_names)
+    teacher = load_teacher(config.teacher, device)
+    text, text_class = class_embeddings(teacher, names, find_templates(config.templates), config.synonyms)
+    size = config.image_size or teacher.input_size
+    image = encode(teacher, manifest.paths, size, config.batch_size, partial)
+    scale = config.logit_scale or teacher.logit_scale
+    text, text_class = text.float().cpu(), text_class.cpu()
+    probabilities = class_probabilities(image, text, scale, text_class)
+    return Encoded(probabilities, image, text, text_class, scale, size, teacher.fingerprint)
+
+
+def take_precomputed(manifest: Manifest, config: EmbedConfig, device: str) -> Encoded:
+    """Scores that someone else computed; classes without a text embedding are embedded by the teacher."""
+    found = align(read_precomputed(Path(config.precomputed)), manifest.image_ids, manifest.class_names)
+    if found.probabilities is not None:
+        scale = found.logit_scale or 0.0
+        return Encoded(found.probabilities, None, None, None, scale, 0, found.fingerprint)
+    text, text_class, scale = found.text, torch.arange(len(manifest.class_names)), found.logit_scale
+    if text is None or scale is None:
+        teacher = load_teacher(config.teacher, device)
+        scale = scale or teacher.logit_scale
+    if text is None:
+        names = display_names(manifest.class_names, manifest.display_names)
+        text, text_class = class_embeddings(teacher, names, find_templates(config.templates), config.synonyms)
+    scale = config.logit_scale or scale
+    probabilities = class_probabilities(found.image, text, scale, text_class)
+    return Encoded(probabilities, found.image, text, text_class, scale, 0, found.fingerprint)
+
+
 def bias_of(probabilities: Tensor, is_train: Tensor, config: EmbedConfig) -> tuple[Tensor, Tensor]:
     """Bias and counts of the train images, Tensor[C] each."""
     train = probabilities[is_train]
@@ -69,16 +120,13 @@ def run(folder: Path, config: EmbedConfig, *, device: str = "cpu", force: bool =
     if provenance is None:
         return
     manifest: Manifest = read_manifest(folder)
-    teacher = load_teacher(config.teacher, device)
     partial = Partial(path, provenance, fresh=force)
-    names = display_names(manifest.class_names, manifest.display_names)
-    text, text_class = class_embeddings(teacher, names, find_templates(config.templates), config.synonyms)
-    size = config.image_size or teacher.input_size
-    image = encode(teacher, manifest.paths, size, config.batch_size, partial)
-    scale = config.logit_scale or teacher.logit_scale
-    probabilities = class_probabilities(image, text, scale, text_class)
+    if config.precomputed:
+        encoded = take_precomputed(manifest, config, device)
+    else:
+        encoded = ask_teacher(manifest, config, device, partial)
     is_train = torch.tensor(manifest.images["split"].to_numpy() == "train")
-    bias, counts = bias_of(probabilities, is_train, config)
+    bias, counts = bias_of(encoded.probabilities, is_train, config)
     write(
         path,
         Embeddings(
@@ -86,20 +134,25 @@ def run(folder: Path, config: EmbedConfig, *, device: str = "cpu", force: bool =
             image_ids=manifest.image_ids,
             class_names=manifest.class_names,
             is_train=is_train.numpy(),
-            image=image.numpy(),
-            text=text.numpy(),
-            text_class_index=text_class.numpy(),
-            probabilities=probabilities.numpy(),
-            entropy=entropy(probabilities).numpy(),
+            image=to_numpy(encoded.image),
+            text=to_numpy(encoded.text),
+            text_class_index=to_numpy(encoded.text_class),
+            probabilities=to_numpy(encoded.probabilities),
+            entropy=entropy(encoded.probabilities).numpy(),
             bias=bias.numpy(),
             bias_counts=counts.numpy(),
-            logit_scale=scale,
-            image_size=size,
-            teacher_fingerprint=teacher.fingerprint,
+            logit_scale=encoded.logit_scale,
+            image_size=encoded.image_size,
+            teacher_fingerprint=encoded.fingerprint,
         ),
     )
     partial.remove()
     report(path, manifest.class_names, bias.numpy(), counts.numpy())
+
+
+def to_numpy(values: Tensor | None) -> np.ndarray | None:
+    """The values as an array, None where there are none."""
+    return None if values is None else values.cpu().numpy()
 
 
 def report(path: Path, class_names: list[str], bias: np.ndarray, counts: np.ndarray) -> None:

@@ -134,27 +134,21 @@ def _read_hdf5(path: Path) -> Precomputed:
 def _read_clip_retrieval(folder: Path) -> Precomputed:
     parts = sorted((folder / "img_emb").glob("img_emb_*.npy"))
     if not parts:
-        raise PipelineError(
-            f"{folder} has no img_emb/img_emb_*.npy. Give the output folder of clip-retrieval."
-        )
+        raise PipelineError(f"{folder} has no img_emb/img_emb_*.npy. Give the output folder of clip-retrieval.")
     digest = hashlib.sha256()
     names, rows = [], []
     for part in parts:
         number = part.stem.removeprefix("img_emb_")
         metadata = folder / "metadata" / f"metadata_{number}.parquet"
         if not metadata.is_file():
-            raise PipelineError(
-                f"{metadata} is missing, expected beside {part.name}. Run clip-retrieval again."
-            )
+            raise PipelineError(f"{metadata} is missing, expected beside {part.name}. Run clip-retrieval again.")
         try:
             paths = pd.read_parquet(metadata, columns=["image_path"])["image_path"]
             embeddings = np.load(part, allow_pickle=False)
         except ImportError as error:
             raise PipelineError("Reading .parquet needs pyarrow: `pip install .[clip-retrieval]`.") from error
         except (EOFError, OSError, ValueError) as error:
-            raise PipelineError(
-                f"{part} or its metadata is damaged ({error}). Run clip-retrieval again."
-            ) from error
+            raise PipelineError(f"{part} or its metadata is damaged ({error}). Run clip-retrieval again.") from error
         names += [Path(name).stem for name in paths]
         rows.append(_unit_rows(part, "the array", embeddings, len(paths)))
         digest.update((sha256_of(part) + sha256_of(metadata)).encode())
@@ -172,9 +166,7 @@ def _read_clip_retrieval(folder: Path) -> Precomputed:
 
 def _names(path: Path, dataset: h5py.Dataset) -> list[str]:
     if h5py.check_string_dtype(dataset.dtype) is None:
-        raise PipelineError(
-            f"{path} has {dataset.name} of {dataset.dtype}, expected strings. Write them as such."
-        )
+        raise PipelineError(f"{path} has {dataset.name} of {dataset.dtype}, expected strings. Write them as such.")
     return _checked_names(path, dataset.name.removeprefix("/"), dataset.asstr()[()])
 
 
@@ -207,13 +199,9 @@ def _probabilities(path: Path, values: np.ndarray, shape: tuple[int, int]) -> Te
 def _unit_rows(path: Path, kind: str, values: np.ndarray, count: int) -> Tensor:
     """float32 [count, D] with unit rows, whatever the scale of the file's."""
     if values.ndim != 2 or len(values) != count:
-        raise PipelineError(
-            f"{path} has {kind} of shape {values.shape}, expected {count} rows of embeddings."
-        )
+        raise PipelineError(f"{path} has {kind} of shape {values.shape}, expected {count} rows of embeddings.")
     rows = torch.from_numpy(values.astype(np.float32))
     norms = rows.norm(dim=1)
     if not (norms.isfinite().all() and norms.min() > 0):
-        raise PipelineError(
-            f"{path} has {kind} with rows that are zero or not finite. Compute these images again."
-        )
+        raise PipelineError(f"{path} has {kind} with rows that are zero or not finite. Compute these images again.")
     return F.normalize(rows, dim=1)
