@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from pickle import UnpicklingError  # torch's word for what `weights_only` refuses; nothing is unpickled here
 from typing import Any, ClassVar
 
 import h5py
@@ -305,7 +306,8 @@ MAKERS = {
 
 def remedy(path: Path, force: bool = False) -> str:
     """The command that makes a file, for an error message."""
-    command = MAKERS[path.name][0] if path.name in MAKERS else "all"
+    name = "manifest.csv" if path.stem == "manifest" else path.name
+    command = MAKERS[name][0] if name in MAKERS else "all"
     return f"`ccd {command} --run {path.parent}{' --force' if force else ''}`"
 
 
@@ -546,7 +548,11 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 def load_pt(path: Path) -> dict[str, Any]:
     """Content of a `.pt` file: tensors and plain values only, nothing that could run code."""
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except UnpicklingError:
+        # torch's own text explains how to load it unsafely
+        raise ValueError("it holds more than tensors and plain values") from None
 
 
 def save_pt(path: Path, content: dict[str, Any]) -> None:

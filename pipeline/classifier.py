@@ -18,6 +18,9 @@ from pipeline.lite0 import load_lite0
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+HEADS = ("fc.", "classifier.", "head.")
+"""Prefixes of the classification layer that is cut off; a weights file may have it or not."""
+
 BACKBONES = ("lite0", "resnet50", "resnet101", "timm:NAME")
 
 
@@ -153,11 +156,11 @@ def load_weights(model: nn.Module, path: str) -> None:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except (OSError, RuntimeError, EOFError, ValueError, AttributeError, UnpicklingError) as error:
         raise PipelineError(f"{path} does not hold weights of this backbone ({first_line(error)}).") from error
-    lost = [key for key in missing if not key.startswith(("fc.", "classifier."))]
-    if lost or unexpected:
+    lost, unknown = ([key for key in keys if not key.startswith(HEADS)] for keys in (missing, unexpected))
+    if lost or unknown:
         raise PipelineError(
             f"{path} does not fit the backbone: {len(lost)} weights missing (first: {next(iter(lost), 'none')}), "
-            f"{len(unexpected)} unknown (first: {next(iter(unexpected), 'none')})."
+            f"{len(unknown)} unknown (first: {next(iter(unknown), 'none')})."
         )
 
 

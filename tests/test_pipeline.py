@@ -1,0 +1,283 @@
+"""All stages on tiny scenes with a fake teacher: the chain, its errors, its reproducibility."""
+
+import hashlib
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch.nn import functional as F
+from typer.testing import CliRunner
+
+from pipeline import cli
+from pipeline.artifacts import MAKERS, read, read_manifest
+from pipeline.errors import PipelineError
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
+STAGES = ["prepare", "embed", "init-labels", "warmup", "boxes", "score-crops", "fuse", "train", "evaluate"]
+BINARY = [name for name in MAKERS if name.endswith((".h5", ".pt"))]
+
+
+class ColourTeacher:
+    """Sees the mean colour of an image; knows the three class names."""
+
+    name = "colour"
+    fingerprint = "colour-1"
+    logit_scale = 20.0
+    logit_bias = 0.0
+    input_size = 32
+
+    def encode_images(self, images):
+        return F.normalize(images.float().mean(dim=(2, 3)), dim=1)
+
+    def encode_texts(self, texts):
+        return F.normalize(torch.tensor([COLOURS[text.split()[-1]] for text in texts]).float(), dim=1)
+
+
+def invoke(*arguments):
+    """Exit code and output of a command, as `ccd` would give them."""
+    result = CliRunner().invoke(cli.app, [str(a) for a in arguments])
+    if isinstance(result.exception, PipelineError):
+        return 1, str(result.exception)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """Twelve photos, each with a square of one colour on grey and, on every third, a second one; labelled."""
+    root = tmp_path_factory.mktemp("photos")
+    generator = np.random.default_rng(0)
+    names = list(COLOURS)
+    lines = ["image,labels"]
+    for split, count in (("train", 8), ("test", 4)):
+        (root / split / "deep").mkdir(parents=True)
+        for n in range(count):
+            pixels = generator.integers(90, 130, (48, 64, 3)).astype(np.uint8)
+            present = [names[n % 3]] + ([names[(n + 1) % 3]] if n % 3 == 0 else [])
+            pixels[8:40, 4:30] = COLOURS[present[0]]
+            if len(present) > 1:
+                pixels[20:36, 40:56] = COLOURS[present[1]]
+            path = root / split / ("deep" if n % 2 else "") / f"{n}.png"
+            Image.fromarray(pixels).save(path)
+            image_id = path.relative_to(root / split).as_posix()
+            lines.append(f"{'test/' if split == 'test' else ''}{image_id},{';'.join(present)}")
+    (root / "labels.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory):
+    """Weights of a tiny backbone."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_resnet", pretrained=False).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def colour_teacher(monkeypatch):
+    """Every stage that loads a teacher gets the colour teacher."""
+    for stage in ("embed", "crop_scores"):
+        monkeypatch.setattr(f"pipeline.stages.{stage}.load_teacher", lambda spec, device="cpu": ColourTeacher())
+
+
+def options(photos, backbone, folder):
+    return [
+        *("all", "--run", folder, "--images", photos / "train", "--test-images", photos / "test"),
+        *("--classes", ",".join(COLOURS), "--labels", photos / "labels.csv", "--device", "cpu"),
+        *("--set", "warmup.backbone=timm:test_resnet", "--set", f"warmup.weights={backbone}"),
+        *("--set", "warmup.image_size=64", "--set", "train.image_size=64", "--set", "boxes.image_size=64"),
+        *("--set", "train.epochs=3", "--set", "train.ema=0.9", "--set", "warmup.ema=0.9"),
+        *("--set", "boxes.classes_per_image=2", "--set", "warmup.batch_size=4", "--set", "train.batch_size=4"),
+        *("--set", "evaluate.resamples=20"),
+    ]
+
+
+@pytest.fixture(scope="session")
+def finished(photos, backbone, tmp_path_factory):
+    """A run of all stages; not to be changed."""
+    folder = tmp_path_factory.mktemp("run") / "colours"
+    with pytest.MonkeyPatch.context() as patch:
+        for stage in ("embed", "crop_scores"):
+            patch.setattr(f"pipeline.stages.{stage}.load_teacher", lambda spec, device="cpu": ColourTeacher())
+        code, output = invoke(*options(photos, backbone, folder))
+    assert code == 0, output
+    return folder
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of the finished run that a test may damage."""
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def digests(folder):
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in BINARY}
+
+
+def test_every_artifact_is_there_and_nothing_else(finished):
+    expected = {*MAKERS, "manifest.json", "run.toml", "warmup.csv", "train.csv", "predictions.csv"}
+    assert {path.name for path in finished.iterdir()} == expected
+
+
+def test_teacher_and_labels_see_the_colours(finished):
+    embeddings, final = read(finished / "embeddings.h5"), read(finished / "final_labels.h5")
+    truth = read(finished / "ground_truth.h5")
+    assert embeddings.is_train.sum() == 8 and len(final.image_ids) == 8
+    rows = [truth.image_ids.index(i) for i in final.image_ids]
+    first = truth.labels[rows].argmax(1)
+    single = truth.labels[rows].sum(1) == 1
+    assert (final.scores.argmax(1) == first)[single].all()
+
+
+def test_bias_is_estimated_on_train_images_alone(finished):
+    embeddings = read(finished / "embeddings.h5")
+    assert embeddings.bias_counts.sum() <= embeddings.is_train.sum()
+    train = embeddings.probabilities[embeddings.is_train]
+    for c in range(3):
+        on_top = train[train.argmax(1) == c, c]
+        if embeddings.bias_counts[c] == len(on_top) > 0:
+            assert embeddings.bias[c] == pytest.approx(on_top.mean(), abs=1e-5)
+
+
+def test_boxes_lie_in_the_original_photos(finished):
+    boxes = read(finished / "boxes.h5")
+    assert len(boxes.box) > 0
+    assert (boxes.box[:, :2] >= 0).all()
+    assert (boxes.box[:, 2] <= 64).all() and (boxes.box[:, 3] <= 48).all()
+    assert (boxes.box[:, 2:] > boxes.box[:, :2]).all()
+    assert (np.diff(boxes.image_index) >= 0).all()
+
+
+def test_a_second_run_elsewhere_has_the_same_bytes(finished, photos, backbone, tmp_path, colour_teacher):
+    code, output = invoke(*options(photos, backbone, tmp_path / "again"))
+    assert code == 0, output
+    assert digests(finished) == digests(tmp_path / "again")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_is_up_to_date_and_force_gives_the_same(stage, run, colour_teacher):
+    before = digests(run)
+    code, output = invoke(stage, "--run", run, "--device", "cpu") if stage != "prepare" else invoke(stage, "--run", run)
+    assert code == 0
+    assert "up to date" in output or stage == "evaluate"
+    code, output = invoke(stage, "--run", run, "--device", "cpu", "--force")
+    assert code == 0, output
+    assert digests(run) == before
+
+
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_a_missing_input_names_the_command(stage, run, colour_teacher):
+    missing = {"embed": "manifest.json", "init-labels": "embeddings.h5", "warmup": "initial_labels.h5"}
+    missing |= {"boxes": "warmup.pt", "score-crops": "boxes.h5", "fuse": "crop_scores.h5", "train": "final_labels.h5"}
+    name = missing.get(stage, "classifier.pt")
+    (run / name).unlink()
+    before = digests_of_present(run)
+    code, output = invoke(stage, "--run", run)
+    assert code == 1
+    maker = MAKERS[name.replace(".json", ".csv")][0]
+    assert f"{name.replace('.json', '')}" in output and "missing" in output and f"`ccd {maker}" in output
+    assert digests_of_present(run) == before
+
+
+def digests_of_present(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+
+
+def test_changing_an_option_makes_later_stages_stale(run, colour_teacher):
+    code, _ = invoke("init-labels", "--run", run, "--label-floor", 1)
+    assert code == 0
+    code, output = invoke("train", "--run", run)
+    assert code == 1
+    assert "warmup.pt is stale: initial_labels.h5 has changed" in output and "`ccd warmup" in output
+
+
+def test_a_truncated_input_is_one_line_and_nothing_is_damaged(run, colour_teacher):
+    path = run / "embeddings.h5"
+    path.write_bytes(path.read_bytes()[:1000])
+    before = digests_of_present(run)
+    code, output = invoke("init-labels", "--run", run)
+    assert code == 1 and "embeddings.h5 is damaged" in output and "\n" not in output
+    assert digests_of_present(run) == before
+
+
+def test_an_unreadable_image_is_skipped_and_listed(photos, backbone, tmp_path, colour_teacher):
+    folder = tmp_path / "photos"
+    shutil.copytree(photos / "train", folder)
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not much of a photo")
+    code, output = invoke("all", "--run", tmp_path / "run", "--images", folder, "--classes", "red,blue", "--set",
+                          "warmup.backbone=timm:test_resnet", "--set", f"warmup.weights={backbone}", "--device", "cpu",
+                          "--set", "warmup.epochs=1", "--set", "train.epochs=1")  # fmt: skip
+    assert code == 0, output
+    manifest = read_manifest(tmp_path / "run")
+    assert len(manifest.image_ids) == 8 and list(manifest.skipped) == ["broken.jpg"]
+    assert "1 images cannot be read" in output and "broken.jpg" in output
+    assert "no ground truth" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--classes", "red"], "class"),
+        (["--classes", "red,red"], "red"),
+        (["--classes", ""], "--classes"),
+        (["--classes", "missing.txt"], "missing.txt"),
+    ],
+)
+def test_bad_class_lists_are_refused(photos, tmp_path, arguments, message):
+    code, output = invoke("all", "--run", tmp_path / "run", "--images", photos / "train", *arguments)
+    assert code == 1 and message in output
+
+
+def test_a_folder_without_images_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    code, output = invoke("all", "--run", tmp_path / "run", "--images", tmp_path / "empty", "--classes", "a,b")
+    assert code == 1 and "holds no image" in output
+
+
+def test_another_teacher_for_the_crops_is_refused(run, monkeypatch):
+    class Other(ColourTeacher):
+        fingerprint = "colour-2"
+
+    monkeypatch.setattr("pipeline.stages.crop_scores.load_teacher", lambda spec, device="cpu": Other())
+    code, output = invoke("score-crops", "--run", run, "--force")
+    assert code == 1 and "other weights" in output and "ccd embed" in output
+
+
+def test_two_files_about_different_images_are_refused(run, colour_teacher):
+    with h5py.File(run / "crop_scores.h5", "r+") as file:
+        ids = file["image_ids"][()]
+        ids[0] = b"elsewhere.png"
+        file["image_ids"][()] = ids
+    code, output = invoke("fuse", "--run", run, "--force")
+    assert code == 1 and "about different images" in output
+
+
+def test_study_views_are_stamped_as_using_ground_truth(run, colour_teacher):
+    for arguments in (["boxes", "--view", "gt"], ["score-crops"], ["fuse"], ["train", "--epochs", "1"]):
+        code, output = invoke(*arguments, "--run", run)
+        assert code == 0, output
+    for name in ("boxes.h5", "crop_scores.h5", "final_labels.h5"):
+        assert read(run / name).provenance.uses_ground_truth
+    assert not read(run / "initial_labels.h5").provenance.uses_ground_truth
+
+
+@pytest.mark.parametrize("name", [n for n in MAKERS if n != "metrics.json"])
+def test_inspect_prints_every_artifact(finished, name):
+    code, output = invoke("inspect", finished / name)
+    assert code == 0
+    for word in ("fingerprint", "blue"):
+        assert word in output
+
+
+def test_inspect_shows_one_image(finished):
+    code, output = invoke("inspect", finished, "--image", "0.png")
+    assert code == 0 and "crops" in output and "boxes" in output
+    code, output = invoke("inspect", finished / "boxes.h5", "--image", "00.png")
+    assert code == 1 and "no image '00.png'" in output and "0.png" in output
