@@ -2,7 +2,13 @@ import pytest
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.teachers.encoding import compute_dtype, encode_in_chunks, find_batch_size, normalise_pixels
+from pipeline.teachers.encoding import (
+    batches_by_shape,
+    compute_dtype,
+    encode_in_chunks,
+    find_batch_size,
+    normalise_pixels,
+)
 from pipeline.teachers.names import near_names
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -32,6 +38,12 @@ def test_chunks_bound_the_batch_on_a_cpu_only():
     assert torch.equal(encode_in_chunks(encode, images, CPU), images.flatten(1))
     encode_in_chunks(encode, images, CUDA)
     assert sizes == [16, 16, 3, 35]
+
+
+def test_batches_hold_views_of_one_shape():
+    shapes = [(32, 64), (64, 32), (32, 64), (96, 96), (32, 64)]
+    assert batches_by_shape(shapes, 2) == [[3], [1], [0, 2], [4]]
+    assert batches_by_shape([], 2) == []
 
 
 def out_of_memory_above(limit):

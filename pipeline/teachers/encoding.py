@@ -1,6 +1,7 @@
 """What the image encoders of all teachers share: precision, uint8 pixels to input, batches to pieces."""
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -42,8 +43,13 @@ def normalise_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float]
     return pixels.div_(255).sub_(offset).div_(spread)
 
 
+def snapped_size(height: int, width: int, stride: int) -> tuple[int, int]:
+    """(H, W) with both sides the nearest multiple of `stride`, at least one stride."""
+    return max(1, round(height / stride)) * stride, max(1, round(width / stride)) * stride
+
+
 def snap_to_stride(pixels: Tensor, stride: int) -> Tensor:
-    """Resize so that both sides become the nearest multiple of `stride`, at least one stride.
+    """Resize to `snapped_size`.
 
     Without it a strided network drops up to `stride - 1` pixels at the right and the bottom. Padding would
     show it a border that no photo has; this moves a side by half a stride at most, and leaves few shapes.
@@ -52,8 +58,8 @@ def snap_to_stride(pixels: Tensor, stride: int) -> Tensor:
         pixels: float Tensor[B, 3, H, W].
         stride: pixels per cell of the network's last grid.
     """
-    size = [max(1, round(side / stride)) * stride for side in pixels.shape[-2:]]
-    if list(pixels.shape[-2:]) == size:
+    size = snapped_size(*pixels.shape[-2:], stride)
+    if tuple(pixels.shape[-2:]) == size:
         return pixels
     return F.interpolate(pixels, size, mode="bilinear", antialias=True)
 
@@ -72,6 +78,20 @@ def encode_in_chunks(encode: Callable[[Tensor], Tensor], images: Tensor, device:
     if device.type != "cpu":
         return encode(images)
     return torch.cat([encode(piece) for piece in images.split(CPU_CHUNK)])
+
+
+def batches_by_shape(shapes: Sequence[tuple[int, int]], batch_size: int) -> list[list[int]]:
+    """Indices of views that can share a batch: of one shape, at most `batch_size`, large shapes first.
+
+    Crops have as many shapes as there are boxes; once cropped to `snapped_size` they have few.
+
+    Args:
+        shapes: (H, W) of each view.
+        batch_size: views of a batch, 1 or more.
+    """
+    order = sorted(range(len(shapes)), key=lambda i: (shapes[i][0] * shapes[i][1], shapes[i]), reverse=True)
+    groups = [list(group) for _, group in groupby(order, key=lambda i: shapes[i])]
+    return [group[i : i + batch_size] for group in groups for i in range(0, len(group), batch_size)]
 
 
 def find_batch_size(encode: Callable[[Tensor], Tensor], image_size: tuple[int, int], device: str) -> int:

@@ -37,7 +37,7 @@ class GridPositions(nn.Module):
 
     def __init__(self, embedding: Tensor) -> None:
         super().__init__()
-        self.embedding = nn.Parameter(embedding)
+        self.register_buffer("embedding", embedding.detach())
         self.for_grid = lru_cache(REMEMBERED_GRIDS)(self._for_grid)
 
     def forward(self, height: int, width: int) -> Tensor:
@@ -56,6 +56,10 @@ class GridPositions(nn.Module):
 
 class AnySizeAttentionPool(nn.Module):
     """The ResNets' pool for any grid: the mean cell alone asks, all cells answer.
+
+    One query a head makes keys and values of the cells needless: q . (K x) is (K^T q) . x, and the weighted
+    mean of V x is V times the weighted mean of x. The bias of the keys shifts all scores of a head alike,
+    which the softmax ignores.
 
     Args:
         pool: the package's pool, whose weights are shared.
@@ -77,11 +81,18 @@ class AnySizeAttentionPool(nn.Module):
         cells = features.flatten(2).transpose(1, 2)  # [B, hw, E]
         tokens = torch.cat([cells.mean(1, keepdim=True), cells], 1)  # [B, 1 + hw, E]
         tokens = tokens + self.positions(*features.shape[-2:])
-        query, key, value = (
-            projected.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, heads, tokens, E / heads]
-            for projected in (self.q_proj(tokens[:, :1]), self.k_proj(tokens), self.v_proj(tokens))
+        query, key_weight, value_weight, value_bias = (
+            flat.unflatten(dim, (self.num_heads, -1))  # E into heads of size E / heads
+            for flat, dim in (
+                (self.q_proj(tokens[:, 0]), 1),
+                (self.k_proj.weight, 0),
+                (self.v_proj.weight, 0),
+                (self.v_proj.bias, 0),
+            )
         )
-        answer = F.scaled_dot_product_attention(query, key, value)  # [B, heads, 1, E / heads]
+        question = torch.einsum("bhd,hde->bhe", query, key_weight) * query.shape[-1] ** -0.5
+        attention = (question @ tokens.transpose(1, 2)).softmax(-1)  # [B, heads, 1 + hw]
+        answer = torch.einsum("bhe,hde->bhd", attention @ tokens, value_weight) + value_bias
         return self.c_proj(answer.flatten(1))
 
 
