@@ -91,9 +91,7 @@ def main() -> None:
     """Measure both ways in turn and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument(
-        "--precision", default="float32", help="float32, bfloat16 or float16; float32 on a cpu"
-    )
+    parser.add_argument("--precision", default="float32", help="float32, bfloat16 or float16; float32 on a cpu")
     parser.add_argument("--images", type=int, default=16, help="views of each kind")
     parser.add_argument("--repeats", type=int, default=3, help="the median of so many runs counts")
     args = parser.parse_args()
@@ -108,9 +106,7 @@ def main() -> None:
     matrix = torch.randn(side, side, device=args.device, dtype=teacher.dtype)
 
     headings = ("package, batch 1", f"ours, batch {batch_size}", "ratio", "of the peak matmul rate")
-    table = Table(
-        "views", *headings, title=f"RN50-shaped CLIP on {args.device}, {teacher.dtype}, views per second"
-    )
+    table = Table("views", *headings, title=f"RN50-shaped CLIP on {args.device}, {teacher.dtype}, views per second")
     kinds = {
         f"global {SIZE}x{SIZE}": list(
             torch.randint(256, (args.images, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)

@@ -12,22 +12,26 @@ ENTROPY_LIMIT = 0.668
 """Share of log C; 2.0 nats at the paper's C = 20, and its counterpart at any other C."""
 
 
-def class_probabilities(images: Tensor, texts: Tensor, logit_scale: float, text_class: Tensor) -> Tensor:
-    """Softmax over the classes of the scaled cosine similarity.
+def class_logits(images: Tensor, texts: Tensor, logit_scale: float, text_class: Tensor) -> Tensor:
+    """Scaled cosine similarity of each image with each class.
 
     Args:
         images: Tensor[N, D], unit rows.
         texts: Tensor[S, D], unit rows, at least one a class.
         logit_scale: s, positive (CLIP: 100).
-        text_class: int64 Tensor[S], the class of each text; a class with several is scored by the best of them.
+        text_class: int64 Tensor[S], the class of each text; a class with several is scored by the nearest of them.
 
     Returns:
-        Tensor[N, C], rows sum to 1.
+        Tensor[N, C].
     """
     logits = logit_scale * images @ texts.T  # [N, S]
     best = logits.new_full((len(images), int(text_class.max()) + 1), -torch.inf)
-    best = best.scatter_reduce(1, text_class.expand_as(logits), logits, reduce="amax")
-    return best.softmax(dim=1)
+    return best.scatter_reduce(1, text_class.expand_as(logits), logits, reduce="amax")
+
+
+def class_probabilities(images: Tensor, texts: Tensor, logit_scale: float, text_class: Tensor) -> Tensor:
+    """Softmax over the classes of `class_logits`: Tensor[N, C], rows sum to 1."""
+    return class_logits(images, texts, logit_scale, text_class).softmax(dim=1)
 
 
 def entropy(probabilities: Tensor) -> Tensor:

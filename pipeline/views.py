@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.images import squash
+from pipeline.teachers.encoding import snapped_size
 
 
 def grid_boxes(size: tuple[int, int], tiles: int) -> Tensor:
@@ -52,9 +53,7 @@ def view_size(box: Tensor, long_side: int, multiple: int = 32) -> tuple[int, int
     """
     width, height = (box[2:] - box[:2]).tolist()
     scale = long_side / max(width, height)
-    sides = (round(side * scale / multiple) * multiple for side in (height, width))
-    height, width = (min(max(side, multiple), long_side) for side in sides)
-    return height, width
+    return snapped_size(height * scale, width * scale, multiple)
 
 
 def cut(image: Tensor, box: Tensor, size: tuple[int, int]) -> Tensor:

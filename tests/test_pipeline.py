@@ -83,7 +83,9 @@ def backbone(tmp_path_factory):
 def colour_teacher(monkeypatch):
     """Every stage that loads a teacher gets the colour teacher."""
     for stage in ("embed", "crop_scores"):
-        monkeypatch.setattr(f"pipeline.stages.{stage}.load_teacher", lambda spec, device="cpu": ColourTeacher())
+        monkeypatch.setattr(
+            f"pipeline.stages.{stage}.load_teacher", lambda spec, device="cpu", precision="float32": ColourTeacher()
+        )
 
 
 def options(photos, backbone, folder):
@@ -104,7 +106,9 @@ def finished(photos, backbone, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "colours"
     with pytest.MonkeyPatch.context() as patch:
         for stage in ("embed", "crop_scores"):
-            patch.setattr(f"pipeline.stages.{stage}.load_teacher", lambda spec, device="cpu": ColourTeacher())
+            patch.setattr(
+                f"pipeline.stages.{stage}.load_teacher", lambda spec, device="cpu", precision="float32": ColourTeacher()
+            )
         code, output = invoke(*options(photos, backbone, folder))
     assert code == 0, output
     return folder
@@ -245,7 +249,9 @@ def test_another_teacher_for_the_crops_is_refused(run, monkeypatch):
     class Other(ColourTeacher):
         fingerprint = "colour-2"
 
-    monkeypatch.setattr("pipeline.stages.crop_scores.load_teacher", lambda spec, device="cpu": Other())
+    monkeypatch.setattr(
+        "pipeline.stages.crop_scores.load_teacher", lambda spec, device="cpu", precision="float32": Other()
+    )
     code, output = invoke("score-crops", "--run", run, "--force")
     assert code == 1 and "other weights" in output and "ccd embed" in output
 

@@ -6,11 +6,11 @@ import torch
 
 import pipeline
 from pipeline.errors import PipelineError
+from pipeline.labels import class_logits
 from pipeline.teachers.prompts import (
     OPENAI_IMAGENET_TEMPLATES,
     check_class_names,
     class_embeddings,
-    class_logits,
     display_names,
     find_templates,
 )
@@ -40,7 +40,7 @@ def test_max_over_synonyms():
     assert class_index.tolist() == [0, 1, 1]
     images = torch.tensor([[0.0, -1.0], [-0.6, -0.8], [0.6, 0.8]])
     expected = torch.tensor([[-10 / 2**0.5, 10.0], [-14 / 2**0.5, 8.0], [14 / 2**0.5, -6.0]])
-    torch.testing.assert_close(class_logits(images, text, class_index, 10), expected)
+    torch.testing.assert_close(class_logits(images, text, 10, class_index), expected)
 
 
 def test_unknown_way_to_join_synonyms():

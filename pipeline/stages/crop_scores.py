@@ -1,6 +1,5 @@
 """Boxes to what the teacher says of each crop, cut from the original photo."""
 
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,6 +26,7 @@ from pipeline.labels import class_probabilities, local_scores
 from pipeline.loader import Prefetch, chunks
 from pipeline.progress import bar, say
 from pipeline.teachers import Teacher, load_teacher
+from pipeline.teachers.encoding import batches_by_shape, find_batch_size
 from pipeline.views import cut, square_boxes, view_size
 
 PIECE = 64
@@ -42,7 +42,7 @@ class CropScoresConfig(Config):
     )
     shape: Literal["keep", "square"] = option("keep", "keep the box's aspect, or grow it to a square where it fits")
     combine: Literal["max", "mean"] = option("max", "over the crops of an image, class by class (paper: max)")
-    batch_size: int = option(16, "crops a teacher call", min=1, max=4096, identity=False)
+    batch_size: int = option(0, "crops a teacher call; 0: what fits", min=0, max=4096, identity=False)
 
 
 def crops_of(path: str, boxes: Tensor, long_side: int) -> list[Tensor]:
@@ -52,18 +52,11 @@ def crops_of(path: str, boxes: Tensor, long_side: int) -> list[Tensor]:
 
 
 def encode_crops(teacher: Teacher, crops: list[Tensor], batch_size: int) -> Tensor:
-    """Embeddings float32 Tensor[M, D]; crops of one shape go through the teacher together."""
-    by_shape: dict[torch.Size, list[int]] = defaultdict(list)
-    for index, crop in enumerate(crops):
-        by_shape[crop.shape].append(index)
-    rows: list[Tensor | None] = [None] * len(crops)
-    for indices in by_shape.values():
-        for batch in chunks(len(indices), batch_size):
-            chosen = [indices[i] for i in batch]
-            embedded = teacher.encode_images(torch.stack([crops[i] for i in chosen])).float().cpu()
-            for index, row in zip(chosen, embedded, strict=True):
-                rows[index] = row
-    return torch.stack(rows)
+    """Embeddings float32 Tensor[M, D] of at least one crop; crops of one shape go through the teacher together."""
+    batches = batches_by_shape([tuple(crop.shape[1:]) for crop in crops], batch_size)
+    rows = [teacher.encode_images(torch.stack([crops[i] for i in batch])).float().cpu() for batch in batches]
+    order = torch.tensor([i for batch in batches for i in batch])
+    return torch.cat(rows)[order.argsort()]
 
 
 def score_crops(
@@ -74,6 +67,7 @@ def score_crops(
     boxes: Tensor,
     config: CropScoresConfig,
     partial: Partial,
+    device: str,
 ) -> Tensor:
     """Probabilities of every crop; pieces of the work are kept in `partial` and taken from there.
 
@@ -85,12 +79,14 @@ def score_crops(
         boxes: Tensor[M, 4], xyxy in pixels of the photo.
         config: options.
         partial: folder of unfinished work.
+        device: where the teacher runs.
 
     Returns:
         float32 Tensor[M, C].
     """
     text, text_class = torch.from_numpy(embeddings.text), torch.from_numpy(embeddings.text_class_index)
     long_side = config.view_size or embeddings.image_size
+    batch_size = config.batch_size or find_batch_size(teacher.encode_images, (long_side, long_side), device)
     pieces = chunks(len(paths), PIECE)
     bounds = [torch.searchsorted(owner, torch.tensor([p.start, p.stop])).tolist() for p in pieces]
     done = sum(stop - start for i, (start, stop) in enumerate(bounds) if partial.has_arrays(i))
@@ -103,7 +99,7 @@ def score_crops(
             crops = [crop for photo in loaded for crop in photo]
             probabilities = torch.zeros(0, len(embeddings.class_names))
             if crops:
-                image = encode_crops(teacher, crops, config.batch_size)
+                image = encode_crops(teacher, crops, batch_size)
                 probabilities = class_probabilities(image, text, embeddings.logit_scale, text_class)
             partial.save_arrays(index, {"probabilities": probabilities.numpy()})
             progress.advance(stop - start)
@@ -117,7 +113,7 @@ def same_teacher(embeddings: Embeddings, path: Path, device: str) -> Teacher:
         raise PipelineError(
             f"{path} holds precomputed probabilities, so no teacher can score crops; train on global labels."
         )
-    teacher = load_teacher(spec, device)
+    teacher = load_teacher(spec, device, embeddings.provenance.config["precision"])
     if teacher.fingerprint != embeddings.teacher_fingerprint:
         raise PipelineError(
             f"{spec} has other weights than those behind {path}. Rebuild it with {remedy(path, force=True)}."
@@ -141,7 +137,7 @@ def run(folder: Path, config: CropScoresConfig, *, device: str = "cpu", force: b
     crop_boxes = torch.from_numpy(boxes.box)
     if config.shape == "square":
         crop_boxes = square_boxes(crop_boxes, torch.from_numpy(train.sizes)[owner])
-    probabilities = score_crops(teacher, embeddings, train.paths, owner, crop_boxes, config, partial)
+    probabilities = score_crops(teacher, embeddings, train.paths, owner, crop_boxes, config, partial, device)
     local, counts = local_scores(probabilities, owner, len(train.paths), config.combine)
     write(
         path,

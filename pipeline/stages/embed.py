@@ -15,6 +15,7 @@ from pipeline.labels import ENTROPY_LIMIT, class_bias, class_probabilities, conf
 from pipeline.loader import chunks
 from pipeline.progress import bar, say
 from pipeline.teachers import Teacher, load_teacher
+from pipeline.teachers.encoding import find_batch_size
 from pipeline.teachers.precomputed import align, read_precomputed
 from pipeline.teachers.prompts import class_embeddings, display_names, find_templates
 
@@ -37,8 +38,11 @@ class EmbedConfig(Config):
         ENTROPY_LIMIT, "images above this share of log C do not count for the bias", min=0.0, max=1.0
     )
     bias_shrinkage: float = option(0.0, "pseudo-counts that pull each class's bias to the mean (paper: 0)", min=0.0)
+    precision: Literal["float32", "bfloat16", "float16"] = option(
+        "float32", "of the teacher on CUDA; a CPU uses float32"
+    )
     precomputed: str = option("", "HDF5 file or clip-retrieval folder of scores or embeddings to start from")
-    batch_size: int = option(16, "images a teacher call", min=1, max=4096, identity=False)
+    batch_size: int = option(0, "images a teacher call; 0: what fits", min=0, max=4096, identity=False)
 
 
 @dataclass(frozen=True)
@@ -78,10 +82,11 @@ def encode(teacher: Teacher, paths: list[str], size: int, batch_size: int, parti
 def ask_teacher(manifest: Manifest, config: EmbedConfig, device: str, partial: Partial) -> Encoded:
     """Embed the images of the manifest and its classes."""
     names = display_names(manifest.class_names, manifest.display_names)
-    teacher = load_teacher(config.teacher, device)
+    teacher = load_teacher(config.teacher, device, config.precision)
     text, text_class = class_embeddings(teacher, names, find_templates(config.templates), config.synonyms)
     size = config.image_size or teacher.input_size
-    image = encode(teacher, manifest.paths, size, config.batch_size, partial)
+    batch_size = config.batch_size or find_batch_size(teacher.encode_images, (size, size), device)
+    image = encode(teacher, manifest.paths, size, batch_size, partial)
     scale = config.logit_scale or teacher.logit_scale
     text, text_class = text.float().cpu(), text_class.cpu()
     probabilities = class_probabilities(image, text, scale, text_class)
@@ -96,7 +101,7 @@ def take_precomputed(manifest: Manifest, config: EmbedConfig, device: str) -> En
         return Encoded(found.probabilities, None, None, None, scale, 0, found.fingerprint)
     text, text_class, scale = found.text, torch.arange(len(manifest.class_names)), found.logit_scale
     if text is None or scale is None:
-        teacher = load_teacher(config.teacher, device)
+        teacher = load_teacher(config.teacher, device, config.precision)
         scale = scale or teacher.logit_scale
     if text is None:
         names = display_names(manifest.class_names, manifest.display_names)

@@ -43,7 +43,7 @@ def normalise_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float]
     return pixels.div_(255).sub_(offset).div_(spread)
 
 
-def snapped_size(height: int, width: int, stride: int) -> tuple[int, int]:
+def snapped_size(height: float, width: float, stride: int) -> tuple[int, int]:
     """(H, W) with both sides the nearest multiple of `stride`, at least one stride."""
     return max(1, round(height / stride)) * stride, max(1, round(width / stride)) * stride
 

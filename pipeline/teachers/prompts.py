@@ -112,7 +112,7 @@ def class_embeddings(
         names: C lists of synonyms, see `display_names`.
         templates: sentences with {} in the place of the name.
         synonyms: "mean": one row a class, the normalised mean over its synonyms; "max": one row a synonym, of
-            which `class_logits` takes the best.
+            which `pipeline.labels.class_probabilities` takes the best.
 
     Returns:
         float32 Tensor[S, D] with unit rows, and int64 Tensor[S], the class of each row, ascending; for "mean"
@@ -133,21 +133,3 @@ def class_embeddings(
         return rows, torch.arange(len(names), device=rows.device)
     class_index = [c for c, group in enumerate(names) for _ in group]
     return rows, torch.tensor(class_index, device=rows.device)
-
-
-def class_logits(image: Tensor, text: Tensor, class_index: Tensor, scale: float) -> Tensor:
-    """Logit of each class, scale * cosine; for a class with several texts that of the nearest.
-
-    Args:
-        image: Tensor[B, D], unit rows.
-        text: Tensor[S, D], unit rows.
-        class_index: int64 Tensor[S], of 0 to C - 1, each at least once.
-        scale: the teacher's `logit_scale`.
-
-    Returns:
-        Tensor[B, C], ready for a softmax.
-    """
-    logits = scale * image @ text.T  # [B, S]
-    classes = int(class_index.max()) + 1
-    best = logits.new_full((len(logits), classes), -torch.inf)
-    return best.scatter_reduce(1, class_index.expand_as(logits), logits, "amax")
