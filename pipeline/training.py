@@ -35,7 +35,8 @@ NOTE_EVERY = 10
 class TrainingConfig(Config):
     """What warm-up and final training have in common."""
 
-    image_size: int = option(224, "side of the squashed input, pixels (paper: 448)", min=32, max=2048)
+    image_size: int = option(224, "side of the squashed input in training, pixels (paper: 448)", min=32, max=2048)
+    predict_size: int = option(0, "side in prediction, pixels; 0: as in training", min=0, max=2048)
     batch_size: int = option(16, "images a step", min=1, max=4096)
     epochs: int = option(2, "passes over the train images", min=1, max=1000)
     backbone_lr: float = option(1e-5, "Adam's learning rate of the backbone", min=0.0, max=1.0)
@@ -47,6 +48,11 @@ class TrainingConfig(Config):
     frozen_stages: int = option(0, "first stages of the backbone that are not trained", min=0, max=100)
     frozen_norms: bool = option(False, "keep the batch norms' ImageNet statistics")
     seed: int = option(0, "seed of head, order, flips and jitter", min=0)
+
+    @property
+    def test_size(self) -> int:
+        """Side of the squashed input that the classifier predicts from."""
+        return self.predict_size or self.image_size
 
 
 @dataclass(frozen=True)
