@@ -35,7 +35,7 @@ class Backbone:
     std: tuple[float, float, float]
 
 
-class Classifier(nn.Module):
+class CamNet(nn.Module):
     """Multi-label classifier that can say where it looks (CCD, section 3; BoostLU from BridgeGap, CVPR 2023)."""
 
     def __init__(self, backbone: Backbone, class_count: int, boost: float = 3.0) -> None:
@@ -80,8 +80,8 @@ class Classifier(nn.Module):
 
 def build_classifier(
     backbone: str, class_count: int, boost: float = 3.0, weights: str = "", pretrained: bool = True
-) -> Classifier:
-    """Classifier with a fresh head.
+) -> CamNet:
+    """A classifier with a fresh head.
 
     Args:
         backbone: "lite0", "resnet50", "resnet101" or "timm:NAME".
@@ -93,7 +93,7 @@ def build_classifier(
     Raises:
         PipelineError: unknown backbone, or weights that are missing or do not fit.
     """
-    return Classifier(build_backbone(backbone, weights, pretrained), class_count, boost)
+    return CamNet(build_backbone(backbone, weights, pretrained), class_count, boost)
 
 
 def build_backbone(name: str, weights: str = "", pretrained: bool = True) -> Backbone:
@@ -164,7 +164,7 @@ def load_weights(model: nn.Module, path: str) -> None:
         )
 
 
-def parameter_groups(model: Classifier, backbone_lr: float, head_lr: float) -> list[dict[str, Any]]:
+def parameter_groups(model: CamNet, backbone_lr: float, head_lr: float) -> list[dict[str, Any]]:
     """Two optimizer groups, backbone and head, of what is not frozen; the backbone's may be empty."""
     return [
         {"params": trainable(model.stages.parameters()), "lr": backbone_lr},

@@ -92,8 +92,19 @@ def load_image(path: Path, min_size: tuple[int, int] | None = None) -> Tensor:
         UnreadableImage: the file is missing, truncated, no image, or above MAX_PIXELS.
     """
     with _opened(path) as image:
-        pixels = np.array(_decode(image, min_size))  # [H, W, 3]
-        return torch.from_numpy(pixels).permute(2, 0, 1)
+        return _to_tensor(_decode(image, min_size))
+
+
+def from_pillow(image: Image.Image) -> Tensor:
+    """What `load_image` returns for the file of an image that Pillow has opened, or for one made in memory.
+
+    Raises:
+        UnreadableImage: its file is broken, or its pixels cannot become RGB.
+    """
+    try:
+        return _to_tensor(_decode(image, None))
+    except _DECODE_ERRORS as error:
+        raise UnreadableImage(f"a {image.mode} image cannot be read: {error}. Replace it or take it out.") from error
 
 
 def squash(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -146,6 +157,11 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error).rstrip(".") or type(error).__name__
+
+
+def _to_tensor(rgb: Image.Image) -> Tensor:
+    """uint8 Tensor[3, H, W], a channels-last view of a copy of the pixels."""
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
 
 
 def _displayed_size(image: Image.Image) -> tuple[int, int]:

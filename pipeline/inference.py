@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.artifacts import Checkpoint
-from pipeline.classifier import Classifier, build_classifier
+from pipeline.classifier import CamNet, build_classifier
 from pipeline.images import load_squashed
 from pipeline.loader import Prefetch, chunks
 from pipeline.progress import bar
@@ -31,7 +31,7 @@ def image_batches(paths: Sequence[Path | str], size: int, batch_size: int) -> It
 
 @torch.inference_mode()
 def predict_scores(
-    model: Classifier, paths: Sequence[Path | str], size: int, batch_size: int = 16, title: str = "predict"
+    model: CamNet, paths: Sequence[Path | str], size: int, batch_size: int = 16, title: str = "predict"
 ) -> Tensor:
     """Scores sigmoid(z) of images, float32 Tensor[N, C] on the CPU; the model is used in eval mode on its device."""
     model.eval()
@@ -44,7 +44,7 @@ def predict_scores(
     return torch.cat(scores) if scores else torch.zeros(0, model.head.out_channels)
 
 
-def load_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> Classifier:
+def load_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> CamNet:
     """The classifier of a checkpoint, with the weights to predict with, in eval mode."""
     model = build_classifier(**checkpoint.architecture, pretrained=False)
     model.load_state_dict(checkpoint.weights)

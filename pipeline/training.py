@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from pipeline.artifacts import Partial, load_pt, save_pt
 from pipeline.augment import color_jitter, random_flip
-from pipeline.classifier import Classifier, parameter_groups
+from pipeline.classifier import CamNet, parameter_groups
 from pipeline.config import Config, option
 from pipeline.errors import PipelineError
 from pipeline.inference import load_batch, to_float
@@ -79,7 +79,7 @@ class TrainingSet:
 class TrainingState:
     """Everything that changes while training; kept after every epoch."""
 
-    model: Classifier
+    model: CamNet
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None
     """Running average of weights and statistics, or None."""
@@ -87,7 +87,7 @@ class TrainingState:
     """Optimizer steps since the warm-up began; with the seed it decides every random draw of an epoch."""
 
     @property
-    def predictor(self) -> Classifier:
+    def predictor(self) -> CamNet:
         """The model to predict with, in eval mode: the average where there is one."""
         return (self.model if self.average is None else self.average.module).eval()
 
@@ -118,7 +118,7 @@ class TrainingState:
         self.steps = content["steps"]
 
 
-def start_training(model: Classifier, config: TrainingConfig, device: torch.device) -> TrainingState:
+def start_training(model: CamNet, config: TrainingConfig, device: torch.device) -> TrainingState:
     """State before the first step, with the model moved to `device`."""
     # channels-last convolutions are the faster ones, on CUDA as on CPUs
     model.to(device, memory_format=torch.channels_last)
@@ -129,7 +129,7 @@ def start_training(model: Classifier, config: TrainingConfig, device: torch.devi
     return TrainingState(model, optimizer, average_of(model, config.ema) if config.ema else None)
 
 
-def average_of(model: Classifier, decay: float) -> AveragedModel:
+def average_of(model: CamNet, decay: float) -> AveragedModel:
     """Exponential running average of a model, its batch statistics included.
 
     The decay rises from 0.1 to `decay`, so that the average does not cling to the untrained weights.
@@ -149,7 +149,7 @@ def fit(
     partial: Partial,
     *,
     consistency: Consistency | None = None,
-    after_epoch: Callable[[Classifier], Tensor] | None = None,
+    after_epoch: Callable[[CamNet], Tensor] | None = None,
     title: str = "train",
 ) -> pd.DataFrame:
     """Train for `config.epochs`, keeping every finished epoch in `partial` and continuing from what is there.
@@ -256,7 +256,7 @@ def agreement(scores: Tensor, labels: Tensor) -> float:
 
 
 def losses_of(
-    model: Classifier,
+    model: CamNet,
     images: Tensor,
     data: TrainingSet,
     rows: Tensor,

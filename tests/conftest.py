@@ -4,6 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+
+from pipeline.artifacts import Checkpoint, Provenance, write_checkpoint
+from pipeline.classifier import build_classifier
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +18,27 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared data in {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_classifier(tmp_path_factory) -> Path:
+    """An untrained classifier of cat, dog and cow at 32 px; not to be changed."""
+    path = tmp_path_factory.mktemp("classifier") / "classifier.pt"
+    architecture = {"backbone": "timm:test_resnet", "class_count": 3, "boost": 3.0}
+    torch.manual_seed(0)
+    net = build_classifier(**architecture, pretrained=False)
+    torch.nn.init.normal_(net.head.weight, std=2.0)  # scores that differ from image to image
+    write_checkpoint(
+        path,
+        Checkpoint(
+            provenance=Provenance(Checkpoint.SCHEMA, Checkpoint.VERSION, {"seed": 0}, {}),
+            image_ids=["0.png"],
+            class_names=["cat", "dog", "cow"],
+            architecture=architecture,
+            image_size=32,
+            weights=net.state_dict(),
+            training={"steps": 0},
+            thresholds=[0.5, 0.4, 0.6],
+        ),
+    )
+    return path

@@ -21,7 +21,7 @@ from pipeline.artifacts import (
     write,
 )
 from pipeline.cam import cam_boxes, expand_boxes, quantile_threshold, rescale_boxes
-from pipeline.classifier import Classifier
+from pipeline.classifier import CamNet
 from pipeline.config import Config, option
 from pipeline.inference import image_batches, load_classifier, predict_scores, to_float
 from pipeline.progress import bar, say
@@ -84,9 +84,7 @@ def select_threshold(scores: Tensor, config: BoxesConfig) -> float:
 
 
 @torch.inference_mode()
-def find_boxes(
-    model: Classifier, images: Tensor, rows: Tensor, sizes: Tensor, tau: float, config: BoxesConfig
-) -> Found:
+def find_boxes(model: CamNet, images: Tensor, rows: Tensor, sizes: Tensor, tau: float, config: BoxesConfig) -> Found:
     """Boxes of one batch.
 
     Args:
@@ -113,7 +111,7 @@ def find_boxes(
     )
 
 
-def cam_view(model: Classifier, train: Manifest, config: BoxesConfig) -> tuple[Found, float]:
+def cam_view(model: CamNet, train: Manifest, config: BoxesConfig) -> tuple[Found, float]:
     """Boxes of all images and the threshold that selected their classes.
 
     Two passes, as the threshold needs every score and all CAMs at once would not fit in memory.

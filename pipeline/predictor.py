@@ -1,0 +1,137 @@
+"""A classifier file and photos to labels: the Python API.
+
+from pipeline import Classifier
+classifier = Classifier.load("artifacts/demo/classifier.pt")
+for prediction in classifier.predict(["street.jpg", pillow_image, array]):
+    prediction.labels  # ["car", "person"]
+    prediction.scores  # {"car": 0.91, "cat": 0.02, "person": 0.77}
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipeline.artifacts import Checkpoint, read_checkpoint
+from pipeline.errors import PipelineError
+from pipeline.images import from_pillow, load_squashed, squash
+from pipeline.inference import load_classifier, to_float
+from pipeline.loader import Prefetch, chunks
+from pipeline.predictions import present_classes
+
+Photo = str | Path | Image.Image | np.ndarray
+"""A file, a Pillow image, or uint8 pixels [H, W, 3] in RGB or [H, W] in grey."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a classifier says of one image."""
+
+    labels: list[str]
+    """Classes whose score reaches their threshold."""
+    scores: dict[str, float]
+    """Every class name to its score in [0, 1]."""
+
+
+class Classifier:
+    """A trained classifier, ready to use; it needs neither the teacher nor the run that it came from.
+
+    Args:
+        checkpoint: content of a classifier file.
+        device: torch device to run on.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: str | torch.device = "cpu") -> None:
+        self.class_names = checkpoint.class_names
+        """C names, in the order of the scores."""
+        self.thresholds = np.array(checkpoint.thresholds)
+        """float64 [C]; a score from here on says that the class is there."""
+        self.image_size = checkpoint.image_size
+        """Side in pixels of the square to which photos are squashed."""
+        self.net = load_classifier(checkpoint, device)
+        """The torch module: float Tensor[B, 3, H, W] in [0, 1] to logits Tensor[B, C]."""
+        self.device = torch.device(device)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Self:
+        """The classifier of a file such as `classifier.pt`.
+
+        Raises:
+            PipelineError: the file is missing, damaged or none of ours.
+        """
+        return cls(read_checkpoint(Path(path)), device)
+
+    def predict(self, images: Photo | Iterable[Photo], batch_size: int = 16) -> list[Prediction]:
+        """Labels and scores of photos; see `scores`.
+
+        Returns:
+            A prediction a photo, in order; a list of one for a single photo.
+        """
+        scores = self.scores(images, batch_size)
+        labels = present_classes(scores, self.thresholds, self.class_names)
+        return [
+            Prediction(present, dict(zip(self.class_names, row, strict=True)))
+            for present, row in zip(labels, scores.tolist(), strict=True)
+        ]
+
+    def scores(self, images: Photo | Iterable[Photo], batch_size: int = 16) -> np.ndarray:
+        """Scores of photos.
+
+        Args:
+            images: one photo or several of any kind: paths, Pillow images, uint8 arrays [H, W, 3] (RGB) or [H, W].
+            batch_size: photos that go through the network together.
+
+        Returns:
+            float32 [N, C] in [0, 1].
+
+        Raises:
+            UnreadableImage: a photo cannot be decoded.
+            PipelineError: an object is no photo.
+        """
+        photos = [images] if is_photo(images) else list(images)
+        load = partial(square_photo, size=self.image_size)
+        batches = [photos[rows.start : rows.stop] for rows in chunks(len(photos), batch_size)]
+        loaded = Prefetch(lambda batch: torch.stack([load(photo) for photo in batch]), batches)
+        scores = [self.score_batch(squares) for squares in loaded]
+        return np.concatenate([np.zeros((0, len(self.class_names)), np.float32), *scores])
+
+    @torch.inference_mode()
+    def score_batch(self, squares: Tensor) -> np.ndarray:
+        """Scores float32 [B, C] of photos that are squashed already, uint8 Tensor[B, 3, S, S]; see `square_photo`."""
+        return self.net(to_float(squares.to(self.device))).sigmoid().float().cpu().numpy()
+
+
+def is_photo(value: object) -> bool:
+    """Whether a value is one photo, and not a sequence of them."""
+    if isinstance(value, np.ndarray):
+        return value.ndim <= 3  # [N, H, W, 3] alone is a sequence: [3, H, W] must not pass for three grey photos
+    return isinstance(value, str | Path | Image.Image)
+
+
+def square_photo(photo: Photo, size: int) -> Tensor:
+    """A photo squashed to what the classifier takes: uint8 Tensor[3, size, size].
+
+    Raises:
+        UnreadableImage: it cannot be decoded.
+        PipelineError: it is no photo.
+    """
+    if isinstance(photo, str | Path):
+        return load_squashed(Path(photo), (size, size))
+    if isinstance(photo, Image.Image):
+        return squash(from_pillow(photo), (size, size))
+    if isinstance(photo, np.ndarray) and photo.dtype == np.uint8 and photo.size:
+        if photo.ndim == 2:
+            photo = np.repeat(photo[:, :, None], 3, axis=2)
+        if photo.ndim == 3 and photo.shape[2] == 3:
+            # a copy: torch warns of arrays that may not be written to, as those of Pillow
+            return squash(torch.from_numpy(np.array(photo, order="C")).permute(2, 0, 1), (size, size))
+    found = f"{photo.dtype} array {photo.shape}" if isinstance(photo, np.ndarray) else type(photo).__name__
+    raise PipelineError(
+        f"found {found} as a photo, expected a path, a Pillow image or uint8 pixels (H, W, 3) or (H, W)."
+    )

@@ -1,0 +1,100 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline import Classifier
+from pipeline.errors import PipelineError
+from pipeline.images import UnreadableImage, load_squashed
+from pipeline.predictor import square_photo
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Three PNG photos."""
+    folder = tmp_path_factory.mktemp("photos")
+    generator = np.random.default_rng(0)
+    for n in range(3):
+        Image.fromarray(generator.integers(0, 256, (40 + n, 56, 3)).astype(np.uint8)).save(folder / f"{n}.png")
+    return sorted(folder.iterdir())
+
+
+def test_a_path_an_open_image_and_an_array_are_one_photo(tiny_classifier, photos):
+    classifier = Classifier.load(tiny_classifier)
+    with Image.open(photos[0]) as opened:
+        pixels = np.asarray(opened)  # read-only
+        scores = classifier.scores([photos[0], str(photos[0]), opened, pixels])
+    assert scores.shape == (4, 3) and scores.dtype == np.float32
+    assert (scores == scores[0]).all()
+
+
+def test_scores_are_those_of_the_network_on_the_squashed_photo(tiny_classifier, photos):
+    classifier = Classifier.load(tiny_classifier)
+    squares = torch.stack([load_squashed(Path(p), (SIZE, SIZE)) for p in photos]).float() / 255
+    with torch.inference_mode():
+        expected = classifier.net(squares).sigmoid().numpy()
+    np.testing.assert_allclose(classifier.scores(photos, batch_size=2), expected, atol=1e-6)
+
+
+def test_labels_are_the_classes_that_reach_their_threshold(tiny_classifier, photos):
+    classifier = Classifier.load(tiny_classifier)
+    scores = classifier.scores(photos)
+    classifier.thresholds = scores[1] + np.array([0, 1e-6, -1e-6])
+    predictions = classifier.predict(photos)
+    assert predictions[1].labels == ["cat", "cow"]
+    assert predictions[1].scores == dict(zip(["cat", "dog", "cow"], scores[1].tolist(), strict=True))
+    assert [p.scores["dog"] for p in predictions] == scores[:, 1].tolist()
+
+
+def test_a_single_photo_is_a_list_of_one_and_no_photo_is_none(tiny_classifier, photos):
+    classifier = Classifier.load(tiny_classifier)
+    pixels = np.zeros((2, 20, 30, 3), np.uint8)
+    assert [len(classifier.predict(x)) for x in (photos[0], str(photos[0]), pixels[0], pixels, [])] == [1, 1, 1, 2, 0]
+    assert classifier.scores([]).shape == (0, 3)
+
+
+def test_an_open_image_is_turned_and_flattened_as_its_file_is(tmp_path):
+    generator = np.random.default_rng(0)
+    rgba = Image.fromarray(generator.integers(0, 256, (20, 30, 4)).astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rgba.save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as opened:
+        assert torch.equal(square_photo(opened, SIZE), square_photo(tmp_path / "turned.png", SIZE))
+
+
+def test_grey_pixels_are_the_same_as_three_equal_channels():
+    grey = np.arange(20 * 30, dtype=np.uint8).reshape(20, 30)
+    assert torch.equal(square_photo(grey, SIZE), square_photo(np.stack([grey] * 3, axis=2), SIZE))
+
+
+@pytest.mark.parametrize(
+    ("photo", "found"),
+    [
+        (np.zeros((20, 30, 3)), r"float64 array \(20, 30, 3\)"),
+        (np.zeros((3, 20, 30), np.uint8), r"uint8 array \(3, 20, 30\)"),
+        (np.zeros((0, 30, 3), np.uint8), r"uint8 array \(0, 30, 3\)"),
+        ([7], "int"),
+    ],
+)
+def test_what_is_no_photo_is_refused(tiny_classifier, photo, found):
+    with pytest.raises(PipelineError, match=f"found {found} as a photo, expected a path"):
+        Classifier.load(tiny_classifier).predict(photo)
+
+
+def test_a_broken_file_is_refused_by_name(tiny_classifier, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"no photo")
+    with pytest.raises(UnreadableImage, match=r"broken\.jpg cannot be read as an image"):
+        Classifier.load(tiny_classifier).predict([tmp_path / "broken.jpg"])
+
+
+def test_a_file_that_is_no_classifier_is_refused(tmp_path):
+    with pytest.raises(PipelineError, match="missing"):
+        Classifier.load(tmp_path / "classifier.pt")
+    torch.save({"weights": {}}, tmp_path / "classifier.pt")
+    with pytest.raises(PipelineError, match="not an artifact of this tool"):
+        Classifier.load(tmp_path / "classifier.pt")
