@@ -43,6 +43,9 @@ class CamNet(nn.Module):
         self.stages = backbone.stages
         self.head = nn.Conv2d(backbone.channels, class_count, kernel_size=1)
         self.boost = boost
+        # what the head sees is (features - mean) / spread; identity until `standardise`
+        self.register_buffer("feature_mean", torch.zeros(backbone.channels, 1, 1))
+        self.register_buffer("feature_spread", torch.ones(backbone.channels, 1, 1))
         self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1), persistent=False)
 
@@ -55,7 +58,28 @@ class CamNet(nn.Module):
         Returns:
             Tensor[B, C, h, w].
         """
-        return self.head(self.stages((images - self.mean) / self.std))
+        features = self.stages((images - self.mean) / self.std)  # [B, D, h, w]
+        return self.head((features - self.feature_mean) / self.feature_spread)
+
+    def pooled_features(self, images: Tensor) -> Tensor:
+        """Features before the head, averaged over the map: Tensor[B, D] of float Tensor[B, 3, H, W] in [0, 1]."""
+        return self.stages((images - self.mean) / self.std).mean(dim=(2, 3))
+
+    def begin_head(self, features: Tensor, prior: Tensor) -> None:
+        """Start the head from what is known before training, instead of at random.
+
+        Features are standardised, so that one learning rate and one penalty suit all of them; the logits begin at
+        the prior of each class.
+
+        Args:
+            features: Tensor[N, D], pooled features of the training images.
+            prior: Tensor[C] in (0, 1), mean label of each class.
+        """
+        self.feature_mean.copy_(features.mean(dim=0).view(-1, 1, 1))
+        # the constant keeps features that hardly vary from being blown up
+        self.feature_spread.copy_((features.std(dim=0) + 0.1).view(-1, 1, 1))
+        nn.init.zeros_(self.head.weight)
+        self.head.bias.data.copy_(torch.logit(prior, eps=0.02))
 
     def pool(self, cams: Tensor) -> Tensor:
         """Logits Tensor[B, C] of maps Tensor[B, C, h, w]: positive activations times `boost`, then the mean."""
@@ -164,11 +188,19 @@ def load_weights(model: nn.Module, path: str) -> None:
         )
 
 
-def parameter_groups(model: CamNet, backbone_lr: float, head_lr: float) -> list[dict[str, Any]]:
-    """Two optimizer groups, backbone and head, of what is not frozen; the backbone's may be empty."""
+def parameter_groups(model: CamNet, backbone_lr: float, head_lr: float, head_l2: float) -> list[dict[str, Any]]:
+    """Three optimizer groups of what is not frozen: the backbone, which may be empty, the head's weights, its bias.
+
+    Args:
+        model: the classifier.
+        backbone_lr: learning rate of the backbone.
+        head_lr: learning rate of the head.
+        head_l2: factor of the head's weights that is added to their gradient: an L2 penalty of half this factor.
+    """
     return [
         {"params": trainable(model.stages.parameters()), "lr": backbone_lr},
-        {"params": trainable(model.head.parameters()), "lr": head_lr},
+        {"params": [model.head.weight], "lr": head_lr, "weight_decay": head_l2},
+        {"params": [model.head.bias], "lr": head_lr},
     ]
 
 
