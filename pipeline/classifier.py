@@ -43,9 +43,6 @@ class CamNet(nn.Module):
         self.stages = backbone.stages
         self.head = nn.Conv2d(backbone.channels, class_count, kernel_size=1)
         self.boost = boost
-        # what the head sees is (features - mean) / spread; identity until `standardise`
-        self.register_buffer("feature_mean", torch.zeros(backbone.channels, 1, 1))
-        self.register_buffer("feature_spread", torch.ones(backbone.channels, 1, 1))
         self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1), persistent=False)
 
@@ -58,26 +55,14 @@ class CamNet(nn.Module):
         Returns:
             Tensor[B, C, h, w].
         """
-        features = self.stages((images - self.mean) / self.std)  # [B, D, h, w]
-        return self.head((features - self.feature_mean) / self.feature_spread)
+        return self.head(self.stages((images - self.mean) / self.std))
 
-    def pooled_features(self, images: Tensor) -> Tensor:
-        """Features before the head, averaged over the map: Tensor[B, D] of float Tensor[B, 3, H, W] in [0, 1]."""
-        return self.stages((images - self.mean) / self.std).mean(dim=(2, 3))
-
-    def begin_head(self, features: Tensor, prior: Tensor) -> None:
-        """Start the head from what is known before training, instead of at random.
-
-        Features are standardised, so that one learning rate and one penalty suit all of them; the logits begin at
-        the prior of each class.
+    def begin_head(self, prior: Tensor) -> None:
+        """Start the head at the prior of each class instead of at random.
 
         Args:
-            features: Tensor[N, D], pooled features of the training images.
-            prior: Tensor[C] in (0, 1), mean label of each class.
+            prior: Tensor[C] in [0, 1], mean label of each class.
         """
-        self.feature_mean.copy_(features.mean(dim=0).view(-1, 1, 1))
-        # the constant keeps features that hardly vary from being blown up
-        self.feature_spread.copy_((features.std(dim=0) + 0.1).view(-1, 1, 1))
         nn.init.zeros_(self.head.weight)
         self.head.bias.data.copy_(torch.logit(prior, eps=0.02))
 
