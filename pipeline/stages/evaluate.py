@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 
 from pipeline.artifacts import (
     Checkpoint,
@@ -18,13 +17,13 @@ from pipeline.artifacts import (
     read,
     read_checkpoint,
     read_manifest,
-    write_csv,
     write_json,
 )
 from pipeline.config import Config, option
 from pipeline.errors import PipelineError
 from pipeline.inference import load_classifier, predict_scores
 from pipeline.metrics import average_precision, bootstrap_interval, label_metrics, multilabel_metrics
+from pipeline.predictions import prediction_frame, write_predictions
 from pipeline.tables import show_metrics
 
 
@@ -121,7 +120,9 @@ def run(folder: Path, config: EvaluateConfig, *, device: str = "cpu", force: boo
         }
         metrics["test"] = {n: measure(v, test_truth, test.class_names, config) for n, v in scores.items()}
         metrics["epochs"] = oracle_epoch(read(folder / "epoch_scores.h5"), test_truth)
-        write_predictions(folder / "predictions.csv", test.image_ids, scores["final classifier"], final)
+        predicted = scores["final classifier"]
+        frame = prediction_frame(test.image_ids, predicted, final.thresholds, final.class_names, key="image_id")
+        write_predictions(folder / "predictions.csv", frame)
     write_json(path, {"attributes": provenance.to_attributes(), **metrics})
     show_metrics(folder)
 
@@ -129,13 +130,3 @@ def run(folder: Path, config: EvaluateConfig, *, device: str = "cpu", force: boo
 def scores_of(checkpoint: Checkpoint, paths: list[str], device: str, title: str) -> np.ndarray:
     """Scores float32 [N, C] of a checkpoint on images."""
     return predict_scores(load_classifier(checkpoint, device), paths, checkpoint.image_size, title=title).numpy()
-
-
-def write_predictions(path: Path, image_ids: list[str], scores: np.ndarray, checkpoint: Checkpoint) -> None:
-    """Write a CSV with a row an image: image_id, the labels joined by ';', and a column of scores a class."""
-    present = scores >= np.array(checkpoint.thresholds)
-    names = np.array(checkpoint.class_names, dtype=object)
-    frame = pd.DataFrame(scores, columns=checkpoint.class_names)
-    frame.insert(0, "image_id", image_ids)
-    frame.insert(1, "labels", [";".join(names[row]) for row in present])
-    write_csv(path, frame)
