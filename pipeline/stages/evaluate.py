@@ -26,6 +26,9 @@ from pipeline.metrics import average_precision, bootstrap_interval, label_metric
 from pipeline.predictions import prediction_frame, write_predictions
 from pipeline.tables import show_metrics
 
+DECISION_FIGURES = ("CP", "CR", "CF1", "OP", "OR", "OF1", "sample_F1", "threshold")
+"""Figures of `multilabel_metrics` that depend on its threshold."""
+
 
 @dataclass(frozen=True)
 class EvaluateConfig(Config):
@@ -47,6 +50,16 @@ def measure(scores: np.ndarray, truth: np.ndarray, class_names: list[str], confi
         interval = bootstrap_interval(scores, truth, **conventions, resamples=config.resamples, seed=config.seed)
         figures["mAP_interval"] = list(interval)
     return figures
+
+
+def measure_decisions(
+    scores: np.ndarray, truth: np.ndarray, checkpoint: Checkpoint, config: EvaluateConfig
+) -> dict[str, Any]:
+    """Figures of the labels that a classifier gives by its own thresholds: those that depend on a threshold."""
+    conventions = {"difficult": config.difficult, "empty_class": config.empty_class}
+    thresholds = np.array(checkpoint.thresholds)
+    figures = multilabel_metrics(scores, truth, checkpoint.class_names, **conventions, threshold=thresholds)
+    return {key: figures[key] for key in DECISION_FIGURES}
 
 
 def measure_labels(labels: Labels, truth: np.ndarray, config: EvaluateConfig) -> dict[str, Any]:
@@ -121,6 +134,7 @@ def run(folder: Path, config: EvaluateConfig, *, device: str = "cpu", force: boo
         metrics["test"] = {n: measure(v, test_truth, test.class_names, config) for n, v in scores.items()}
         metrics["epochs"] = oracle_epoch(read(folder / "epoch_scores.h5"), test_truth)
         predicted = scores["final classifier"]
+        metrics["test"]["final classifier"]["own_thresholds"] = measure_decisions(predicted, test_truth, final, config)
         frame = prediction_frame(test.image_ids, predicted, final.thresholds, final.class_names, key="image_id")
         write_predictions(folder / "predictions.csv", frame)
     write_json(path, {"attributes": provenance.to_attributes(), **metrics})
