@@ -11,18 +11,20 @@ import torch
 import typer
 
 from pipeline import settings
+from pipeline.ablation import read_plan
+from pipeline.chain import STAGE_NAMES, check_settings, run_chain, run_plan, run_stage
 from pipeline.config import Config
 from pipeline.errors import PipelineError
 from pipeline.memory import keep_freed_memory
-from pipeline.progress import console, say
+from pipeline.progress import console, show
 from pipeline.stages import STAGES, Stage
 from pipeline.stages import calibrate as calibrate_stage
 from pipeline.stages import inspect as inspect_stage
 from pipeline.stages import predict as predict_stage
 from pipeline.stages.calibrate import CalibrateConfig
+from pipeline.tables import ablation_table
 
 ARTIFACTS = Path("artifacts")
-STAGE_NAMES = [stage.name for stage in STAGES]
 
 app = typer.Typer(
     help="Photos and class names in, a multi-label classifier out: classifier-guided CLIP distillation, stage by stage.",
@@ -70,18 +72,6 @@ def pick_device(name: str) -> str:
             f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try --device cpu."
         ) from None
     return name
-
-
-def run_stage(
-    stage: Stage, folder: Path, own: settings.Settings, device: str, force: bool, given: Mapping[str, Any] | None = None
-) -> None:
-    """Run one stage on a run folder, with the run's own settings and what was given for this time."""
-    arguments: dict[str, Any] = {"force": force}
-    if stage.uses_device:
-        arguments["device"] = device
-    if stage.name == "prepare":
-        arguments["display_names"] = own.classes
-    stage.run(folder, own.config(stage.name, stage.config, given or {}), **arguments)
 
 
 def option_parameters(kind: type[Config]) -> list[python_inspect.Parameter]:
@@ -158,12 +148,7 @@ def run_all(
 ) -> None:
     """Run every stage, from photos and class names to a trained classifier and its figures."""
     folder, own = begin_run(run, preset, recipe, given, assignments)
-    device = pick_device(device)
-    for stage in STAGES:
-        if stage.name == "evaluate" and not (folder / "ground_truth.h5").exists():
-            say(f"{folder} has no ground truth, so nothing is measured. See the labels: `ccd inspect {folder}`.")
-            continue
-        run_stage(stage, folder, own, device, force)
+    run_chain(folder, own, pick_device(device), force)
 
 
 def begin_run(
@@ -196,12 +181,9 @@ def compose(
     tables: dict[str, dict[str, Any]] = {"prepare": dict(given)}
     for text in assignments:
         stage, option, value = settings.parse_assignment(text)
-        if stage not in STAGE_NAMES:
-            raise PipelineError(f"--set {text!r} names no stage; the stages are {', '.join(STAGE_NAMES)}.")
         tables.setdefault(stage, {})[option] = value
     own = own.merged(settings.Settings(tables, where=str(folder / settings.FILE)))
-    for stage in STAGES:  # refuse a wrong option now and not an hour into the run
-        own.config(stage.name, stage.config, {})
+    check_settings(own)
     return own
 
 
@@ -216,6 +198,18 @@ def inspect(
 ) -> None:
     """Show what an artifact holds: its origin, shapes and classes, and, if asked, one image."""
     inspect_stage.run(path, image)
+
+
+@app.command()
+def ablation(
+    plan: Annotated[str, typer.Argument(help="Plan that ships with the package (paper), or a .toml file.")] = "paper",
+    run: RunOption = "demo",
+    device: DeviceOption = "auto",
+) -> None:
+    """Run a plan of settings on the images of a run and compare them: label and classifier mAP, with intervals."""
+    folder = run_folder(run)
+    own = settings.read_run(folder, STAGE_NAMES)
+    show(ablation_table(run_plan(folder, own, read_plan(plan), pick_device(device))))
 
 
 ClassifierArgument = Annotated[Path, typer.Argument(help="classifier.pt of a run, or the run folder.")]
