@@ -1,6 +1,5 @@
 """The classifier: a convolutional backbone whose 1x1-convolution head makes a CAM per class before pooling."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError  # what a weights-only load raises for anything else; nothing is unpickled here
@@ -55,7 +54,8 @@ class CamNet(nn.Module):
         Returns:
             Tensor[B, C, h, w].
         """
-        return self.head(self.stages((images - self.mean) / self.std))
+        # float32 even under autocast: means over the maps and losses on them need the digits
+        return self.head(self.stages((images - self.mean) / self.std)).float()
 
     def pool(self, cams: Tensor) -> Tensor:
         """Logits Tensor[B, C] of maps Tensor[B, C, h, w]: positive activations times `boost`, then the mean."""
@@ -165,13 +165,11 @@ def load_weights(model: nn.Module, path: str) -> None:
 
 
 def parameter_groups(model: CamNet, backbone_lr: float, head_lr: float) -> list[dict[str, Any]]:
-    """Two optimizer groups, backbone and head, of what is not frozen; the backbone's may be empty."""
+    """Two optimizer groups, backbone and head.
+
+    What is frozen is among them, unchanged for want of a gradient: so groups fit whatever was frozen before.
+    """
     return [
-        {"params": trainable(model.stages.parameters()), "lr": backbone_lr},
-        {"params": trainable(model.head.parameters()), "lr": head_lr},
+        {"params": list(model.stages.parameters()), "lr": backbone_lr},
+        {"params": list(model.head.parameters()), "lr": head_lr},
     ]
-
-
-def trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """Parameters that are not frozen."""
-    return [p for p in parameters if p.requires_grad]
