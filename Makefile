@@ -71,10 +71,10 @@ format: $(VENV)/installed ## mend style
 	$(BIN)/ruff format .
 
 bench-teacher: $(VENV)/installed ## views per second of the OpenAI teacher against batch-1 calls
-	$(BIN)/python benchmarks/teacher.py
+	$(BIN)/python tests/benchmarks/teacher.py
 
 bench-decode: $(VENV)/installed ## images per second of decoding against plain Pillow: IMAGES=DIR
-	$(BIN)/python benchmarks/decode.py $(IMAGES)
+	$(BIN)/python tests/benchmarks/decode.py $(IMAGES)
 
 clean: ## remove the artifacts of RUN
 	rm -rf $(A)

@@ -17,7 +17,10 @@ from pipeline.errors import PipelineError
 from pipeline.memory import keep_freed_memory
 from pipeline.progress import console, say
 from pipeline.stages import STAGES, Stage
+from pipeline.stages import calibrate as calibrate_stage
 from pipeline.stages import inspect as inspect_stage
+from pipeline.stages import predict as predict_stage
+from pipeline.stages.calibrate import CalibrateConfig
 
 ARTIFACTS = Path("artifacts")
 STAGE_NAMES = [stage.name for stage in STAGES]
@@ -223,6 +226,47 @@ def inspect(
 ) -> None:
     """Show what an artifact holds: its origin, shapes and classes, and, if asked, one image."""
     inspect_stage.run(path, image)
+
+
+ClassifierArgument = Annotated[Path, typer.Argument(help="classifier.pt of a run, or the run folder.")]
+BatchOption = Annotated[int, typer.Option(min=1, max=4096, help="Images that go through the network together.")]
+
+
+def classifier_file(path: Path) -> Path:
+    """The classifier of a run folder, or the file that was given."""
+    return path / "classifier.pt" if path.is_dir() else path
+
+
+@app.command()
+def predict(
+    classifier: ClassifierArgument,
+    images: Annotated[list[str], typer.Argument(help="Photos, folders (searched to any depth) and globs.")],
+    out: Annotated[
+        Path | None, typer.Option(help=".csv, .jsonl or .parquet file; by default CSV on standard output.")
+    ] = None,
+    batch_size: BatchOption = 16,
+    device: DeviceOption = "auto",
+) -> None:
+    """Say which classes are in photos, with a trained classifier alone: labels by its thresholds, and scores."""
+    predict_stage.run(classifier_file(classifier), images, out, batch_size=batch_size, device=pick_device(device))
+
+
+@app.command()
+@with_options(CalibrateConfig)
+def calibrate(
+    classifier: ClassifierArgument,
+    labelled: Annotated[Path, typer.Argument(help="CSV or Parquet with the columns image and labels (joined by ;).")],
+    *,
+    out: Annotated[Path | None, typer.Option(help="File to write; by default calibrated.pt beside the other.")] = None,
+    batch_size: BatchOption = 16,
+    device: DeviceOption = "auto",
+    **given: Any,
+) -> None:
+    """Write a classifier file whose thresholds are those of highest F1 on labelled photos."""
+    path = classifier_file(classifier)
+    config = CalibrateConfig(**{name: value for name, value in given.items() if value is not None})
+    out = out or path.with_name("calibrated.pt")
+    calibrate_stage.run(path, labelled, out, config, batch_size=batch_size, device=pick_device(device))
 
 
 INTERRUPTED = 130

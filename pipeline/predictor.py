@@ -7,7 +7,7 @@ for prediction in classifier.predict(["street.jpg", pillow_image, array]):
     prediction.scores  # {"car": 0.91, "cat": 0.02, "person": 0.77}
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,10 +20,11 @@ from torch import Tensor
 
 from pipeline.artifacts import Checkpoint, read_checkpoint
 from pipeline.errors import PipelineError
-from pipeline.images import from_pillow, load_squashed, squash
+from pipeline.images import UnreadableImage, from_pillow, load_squashed, squash
 from pipeline.inference import load_classifier, to_float
 from pipeline.loader import Prefetch, chunks
 from pipeline.predictions import present_classes
+from pipeline.progress import bar, say
 
 Photo = str | Path | Image.Image | np.ndarray
 """A file, a Pillow image, or uint8 pixels [H, W, 3] in RGB or [H, W] in grey."""
@@ -105,6 +106,53 @@ class Classifier:
     def score_batch(self, squares: Tensor) -> np.ndarray:
         """Scores float32 [B, C] of photos that are squashed already, uint8 Tensor[B, 3, S, S]; see `square_photo`."""
         return self.net(to_float(squares.to(self.device))).sigmoid().float().cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a classifier says of those files that can be read, K of N."""
+
+    rows: list[int]
+    """K ascending indices of the files."""
+    scores: np.ndarray
+    """float32 [K, C]."""
+
+
+def score_files(classifier: Classifier, paths: Sequence[Path], batch_size: int) -> Scored:
+    """Scores of the photos that can be read; says which cannot.
+
+    Raises:
+        PipelineError: none can.
+    """
+
+    def load(batch: range) -> list[Tensor | UnreadableImage]:
+        return [square_or_error(paths[row], classifier.image_size) for row in batch]
+
+    batches = chunks(len(paths), batch_size)
+    rows, scores, errors = [], [], []
+    with bar("predict", len(paths)) as progress:
+        for batch, loaded in zip(batches, Prefetch(load, batches), strict=True):
+            readable = {row: item for row, item in zip(batch, loaded, strict=True) if isinstance(item, Tensor)}
+            errors += [item for item in loaded if isinstance(item, UnreadableImage)]
+            if readable:
+                rows += readable
+                scores.append(classifier.score_batch(torch.stack(list(readable.values()))))
+            progress.advance(len(batch))
+    if errors:
+        say(f"{len(errors)} of {len(paths)} images cannot be read and are skipped:")
+        for error in errors:
+            say(f"  {error}")
+    if not rows:
+        raise PipelineError(f"none of the {len(paths)} images can be read; see the list above.")
+    return Scored(rows, np.concatenate(scores))
+
+
+def square_or_error(path: Path, size: int) -> Tensor | UnreadableImage:
+    """The photo squashed to uint8 Tensor[3, size, size], or why it cannot be read."""
+    try:
+        return square_photo(path, size)
+    except UnreadableImage as error:
+        return error
 
 
 def is_photo(value: object) -> bool:

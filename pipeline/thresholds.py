@@ -57,7 +57,7 @@ def out_of_fold_thresholds(
     thresholds = np.full(classes, DEFAULT_THRESHOLD)
     np.divide(np.nansum(by_fold, axis=0), found.sum(axis=0), out=thresholds, where=found.any(axis=0))
     decisions = scores >= np.where(found, by_fold, DEFAULT_THRESHOLD)[fold]
-    return thresholds, _f1(decisions, truth)
+    return thresholds, class_f1(decisions, truth)
 
 
 def best_f1_threshold(scores: np.ndarray, truth: np.ndarray) -> float:
@@ -83,8 +83,8 @@ def best_f1_threshold(scores: np.ndarray, truth: np.ndarray) -> float:
     return float((descending[best] + following[best]) / 2)
 
 
-def _f1(decisions: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """F1 of each class, float64 [C]; 0 where nothing is present or decided."""
+def class_f1(decisions: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """F1 of each class, float64 [C], of bool decisions [N, C]; 0 where nothing is present or decided."""
     hits = (decisions & (truth == 1)).sum(axis=0)
     total = (decisions & (truth != -1)).sum(axis=0) + (truth == 1).sum(axis=0)
     return np.divide(2 * hits, total, out=np.zeros(len(total)), where=total > 0)

@@ -1,6 +1,7 @@
 """All stages on tiny scenes with a fake teacher: the chain, its errors, its reproducibility."""
 
 import hashlib
+import json
 import shutil
 
 import h5py
@@ -12,7 +13,7 @@ from PIL import Image
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from pipeline import cli
+from pipeline import Classifier, cli
 from pipeline.artifacts import MAKERS, read, read_manifest
 from pipeline.errors import PipelineError
 
@@ -93,7 +94,18 @@ def options(photos, backbone, folder):
         *("all", "--run", folder, "--images", photos / "train", "--test-images", photos / "test"),
         *("--classes", ",".join(COLOURS), "--labels", photos / "labels.csv", "--device", "cpu"),
         *("--set", "warmup.backbone=timm:test_resnet", "--set", f"warmup.weights={backbone}"),
-        *("--set", "warmup.image_size=64", "--set", "train.image_size=64", "--set", "boxes.image_size=64"),
+        *(
+            "--set",
+            "warmup.image_size=64",
+            "--set",
+            "train.image_size=64",
+            "--set",
+            "warmup.predict_size=64",
+            "--set",
+            "train.predict_size=64",
+            "--set",
+            "boxes.image_size=64",
+        ),
         *("--set", "train.epochs=3", "--set", "train.ema=0.9", "--set", "warmup.ema=0.9"),
         *("--set", "boxes.classes_per_image=2", "--set", "warmup.batch_size=4", "--set", "train.batch_size=4"),
         *("--set", "evaluate.resamples=20"),
@@ -157,6 +169,29 @@ def test_boxes_lie_in_the_original_photos(finished):
     assert (boxes.box[:, 2] <= 64).all() and (boxes.box[:, 3] <= 48).all()
     assert (boxes.box[:, 2:] > boxes.box[:, :2]).all()
     assert (np.diff(boxes.image_index) >= 0).all()
+
+
+def test_thresholds_give_the_train_images_as_many_labels_as_their_final_labels_have(finished):
+    classifier = Classifier.load(finished / "classifier.pt")
+    scores = classifier.scores(read_manifest(finished).split("train").paths)
+    wanted = (read(finished / "final_labels.h5").labels >= 0.5).sum(0)
+    assert (scores >= classifier.thresholds).sum(0).tolist() == wanted.tolist()
+
+
+def test_evaluate_reports_the_labels_by_the_classifiers_own_thresholds(finished):
+    classifier = Classifier.load(finished / "classifier.pt")
+    figures = json.loads((finished / "metrics.json").read_text())["test"]["final classifier"]
+    assert figures["threshold"] == 0.5
+    own = figures["own_thresholds"]
+    assert own["threshold"] == pytest.approx(classifier.thresholds.tolist())
+    truth = read(finished / "ground_truth.h5")
+    test = read_manifest(finished).split("test")
+    present = truth.labels[[truth.image_ids.index(i) for i in test.image_ids]] == 1
+    decided = classifier.scores(test.paths) >= classifier.thresholds
+    hits = (present & decided).sum()
+    assert own["OP"] == pytest.approx(hits / max(decided.sum(), 1)) and own["OR"] == pytest.approx(hits / present.sum())
+    code, output = invoke("inspect", finished / "metrics.json")
+    assert code == 0 and "own" in output
 
 
 def test_a_second_run_elsewhere_has_the_same_bytes(finished, photos, backbone, tmp_path, colour_teacher):

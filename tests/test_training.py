@@ -36,6 +36,9 @@ from pipeline.training import (
 
 CPU = torch.device("cpu")
 EPOCHS = 12
+WHOLE = {"frozen_stages": 0, "frozen_norms": False, "schedule": "constant", "predict_size": 0, "precision": "float32"}
+"""Options that train every weight and keep the arithmetic plain."""
+SMALL = TrainingConfig(image_size=32, batch_size=4, epochs=3, **WHOLE)
 
 
 def small_model(norm=False):
@@ -82,7 +85,19 @@ def backbone(tmp_path_factory):
 def arguments(stage, folder, backbone):
     given = [stage, "--run", folder, "--device", "cpu", "--epochs", EPOCHS, "--image-size", 32, "--batch-size", 4]
     own = ["--backbone", "timm:test_resnet", "--weights", backbone] if stage == "warmup" else []
-    return [*given, "--ema", 0.9, "--backbone-lr", 1e-3, *own]
+    return [
+        *given,
+        "--frozen-stages",
+        0,
+        "--no-frozen-norms",
+        "--ema",
+        0.9,
+        "--backbone-lr",
+        1e-3,
+        "--predict-size",
+        0,
+        *own,
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -150,7 +165,7 @@ def test_an_interrupted_training_names_the_command_that_continues_it(unbroken, b
 
 
 def run_stages(folder, backbone, **options):
-    shared = {"image_size": 32, "batch_size": 4, "backbone_lr": 1e-3, **options}
+    shared = {"image_size": 32, "batch_size": 4, "backbone_lr": 1e-3, **WHOLE, **options}
     config = warmup.WarmupConfig(backbone="timm:test_resnet", weights=str(backbone), epochs=1, **shared)
     warmup.run(folder, config)
     train.run(folder, train.TrainConfig(epochs=2, **shared))
@@ -167,16 +182,28 @@ def test_the_seed_decides_the_bytes(backbone, tmp_path):
 @pytest.mark.parametrize("options", [{"frozen_stages": 1}, {"ema": 0.5}, {"frozen_norms": True}])
 def test_final_training_may_be_set_otherwise_than_the_warmup(options, backbone, tmp_path):
     folder = tiny.write_run(tmp_path / "run")
-    warmup.run(folder, warmup.WarmupConfig(backbone="timm:test_resnet", weights=str(backbone), image_size=32, epochs=1))
-    train.run(folder, train.TrainConfig(image_size=32, epochs=1, backbone_lr=1e-3, **options))
+    shared = {"image_size": 32, "epochs": 1, "backbone_lr": 1e-3, **WHOLE}
+    warmup.run(folder, warmup.WarmupConfig(backbone="timm:test_resnet", weights=str(backbone), **shared))
+    train.run(folder, train.TrainConfig(**{**shared, **options}))
     before, after = (read_checkpoint(folder / name).weights for name in ("warmup.pt", "classifier.pt"))
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert any(name.startswith("head.") for name in moved)
-    assert any(name.startswith("stages.") for name in moved) != ("frozen_stages" in options)
+    assert any(name.startswith("stages.") and name.endswith("weight") for name in moved) != ("frozen_stages" in options)
+
+
+def test_what_was_frozen_in_the_warmup_may_be_trained_after_it(backbone, tmp_path):
+    folder = tiny.write_run(tmp_path / "run")
+    shared = {"image_size": 32, "epochs": 1, "backbone_lr": 1e-3, **WHOLE}
+    config = warmup.WarmupConfig(backbone="timm:test_resnet", weights=str(backbone), **{**shared, "frozen_stages": 9})
+    warmup.run(folder, config)
+    train.run(folder, train.TrainConfig(**shared))
+    before, after = (read_checkpoint(folder / name).weights for name in ("warmup.pt", "classifier.pt"))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any(name.startswith("stages.") and name.endswith("weight") for name in moved)
 
 
 def test_a_loss_that_is_not_finite_keeps_the_epochs_before(data, tmp_path, monkeypatch):
-    config = TrainingConfig(image_size=32, batch_size=4, epochs=3)
+    config = SMALL
     expected, _ = fitted(data, tmp_path / "unbroken", config)
     original, steps = training.losses_of, []
 
@@ -196,7 +223,7 @@ def test_a_loss_that_is_not_finite_keeps_the_epochs_before(data, tmp_path, monke
 
 
 def test_a_full_disk_keeps_the_epochs_before(data, tmp_path, monkeypatch):
-    config = TrainingConfig(image_size=32, batch_size=4, epochs=3)
+    config = SMALL
     expected, _ = fitted(data, tmp_path / "unbroken", config)
     original, saved = torch.save, []
 
@@ -241,7 +268,7 @@ def test_the_average_grows_slow_only_with_time():
 
 
 def test_the_average_has_the_batch_statistics_too(data, tmp_path):
-    config = TrainingConfig(image_size=32, batch_size=4, epochs=1, ema=0.9)
+    config = SMALL.replace(epochs=1, ema=0.9)
     state, _ = fitted(data, tmp_path, config, small_model(norm=True))
     norm, averaged = state.model.stages[1], state.predictor.stages[1]
     assert isinstance(state.average, swa_utils.AveragedModel)
@@ -263,10 +290,12 @@ def test_the_average_has_the_batch_statistics_too(data, tmp_path):
     ],
 )
 def test_rates_along_a_stage(options, position, factor):
-    config = TrainingConfig(backbone_lr=1e-3, head_lr=1e-2, **options)
+    config = TrainingConfig(backbone_lr=1e-3, head_lr=1e-2, **{"schedule": "constant", **options})
     optimizer = start_training(small_model(), config, CPU).optimizer
     set_rates(optimizer, config, position)
-    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1e-3 * factor, 1e-2 * factor])
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(
+        [1e-3 * factor, 1e-2 * factor, 1e-2 * factor]
+    )
 
 
 def test_losses_by_hand():
@@ -300,7 +329,7 @@ def test_nothing_flows_back_through_the_target_of_consistency():
 def test_gradients_of_parts_add_up_to_those_of_the_whole(data, tmp_path, monkeypatch):
     # flips are drawn batch by batch; without any, both see the same views
     monkeypatch.setattr(training, "draw_flips", lambda count, generator: torch.zeros(count, dtype=torch.bool))
-    once = TrainingConfig(image_size=32, batch_size=5, epochs=2, head_lr=1e-2)
+    once = SMALL.replace(batch_size=5, epochs=2, head_lr=1e-2)
     whole, parts = (fitted(data, tmp_path / str(n), c)[0] for n, c in enumerate((once, once.replace(batch_size=1, accumulate=5))))  # fmt: skip
     assert whole.steps == parts.steps == 4
     assert (whole.model.head.weight - small_model().head.weight).abs().max() > 1e-2
@@ -328,7 +357,7 @@ def test_every_image_once_or_every_class_as_often():
 
 
 def test_balanced_training_reports_what_it_saw(data, tmp_path):
-    config = TrainingConfig(image_size=32, batch_size=4, epochs=2, sampling="balanced")
+    config = SMALL.replace(epochs=2, sampling="balanced")
     _, rows = fitted(data, tmp_path, config)
     assert rows["label_map"].between(0, 1).all() and (rows["loss"] > 0).all()
 
@@ -349,7 +378,7 @@ def test_precision_by_what_the_device_can(monkeypatch):
 
 
 def test_training_in_bfloat16_keeps_float32_weights_and_comes_close(data, tmp_path):
-    config = TrainingConfig(image_size=32, batch_size=4, epochs=1, precision="float32")
+    config = SMALL.replace(epochs=1)
     exact, exact_rows = fitted(data, tmp_path / "a", config)
     rough, rough_rows = fitted(data, tmp_path / "b", config.replace(precision="bfloat16"))
     assert {p.dtype for p in rough.model.parameters()} == {torch.float32}
@@ -374,7 +403,7 @@ def test_what_changes_only_speed_or_logs_is_no_part_of_the_identity():
 
 def test_curves_are_written_where_asked_for(data, tmp_path):
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    config = TrainingConfig(image_size=32, batch_size=4, epochs=2, tensorboard=True)
+    config = SMALL.replace(epochs=2, tensorboard=True)
     _, rows = fitted(data, tmp_path, config)
     events = reader.EventAccumulator(str(tmp_path / "tensorboard" / "train")).Reload()
     points = events.Scalars("epoch/loss")
@@ -386,11 +415,11 @@ def test_curves_are_written_where_asked_for(data, tmp_path):
 def test_curves_without_tensorboard_say_what_to_install(data, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(PipelineError, match="pip install tensorboard"):
-        fitted(data, tmp_path, TrainingConfig(image_size=32, epochs=1, tensorboard=True))
+        fitted(data, tmp_path, SMALL.replace(tensorboard=True))
 
 
 def test_every_row_of_the_history_is_plain_numbers(data, tmp_path):
-    _, rows = fitted(data, tmp_path, TrainingConfig(image_size=32, epochs=2), consistency=Consistency(1.0, 0.5))
+    _, rows = fitted(data, tmp_path, SMALL.replace(epochs=2), consistency=Consistency(1.0, 0.5))
     assert isinstance(rows, pd.DataFrame) and rows["epoch"].tolist() == [1, 2]
     assert rows["loss"].tolist() == pytest.approx((rows["bce"] + rows["consistency"]).tolist())
     assert rows["data_wait"].between(0, 1).all() and (rows["consistency"] > 0).all()

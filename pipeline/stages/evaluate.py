@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 
 from pipeline.artifacts import (
     Checkpoint,
@@ -18,14 +17,17 @@ from pipeline.artifacts import (
     read,
     read_checkpoint,
     read_manifest,
-    write_csv,
     write_json,
 )
 from pipeline.config import Config, option
 from pipeline.errors import PipelineError
 from pipeline.inference import load_classifier, predict_scores
 from pipeline.metrics import average_precision, bootstrap_interval, label_metrics, multilabel_metrics
+from pipeline.predictions import prediction_frame, write_predictions
 from pipeline.tables import show_metrics
+
+DECISION_FIGURES = ("CP", "CR", "CF1", "OP", "OR", "OF1", "sample_F1", "threshold")
+"""Figures of `multilabel_metrics` that depend on its threshold."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,16 @@ def measure(scores: np.ndarray, truth: np.ndarray, class_names: list[str], confi
         interval = bootstrap_interval(scores, truth, **conventions, resamples=config.resamples, seed=config.seed)
         figures["mAP_interval"] = list(interval)
     return figures
+
+
+def measure_decisions(
+    scores: np.ndarray, truth: np.ndarray, checkpoint: Checkpoint, config: EvaluateConfig
+) -> dict[str, Any]:
+    """Figures of the labels that a classifier gives by its own thresholds: those that depend on a threshold."""
+    conventions = {"difficult": config.difficult, "empty_class": config.empty_class}
+    thresholds = np.array(checkpoint.thresholds)
+    figures = multilabel_metrics(scores, truth, checkpoint.class_names, **conventions, threshold=thresholds)
+    return {key: figures[key] for key in DECISION_FIGURES}
 
 
 def measure_labels(labels: Labels, truth: np.ndarray, config: EvaluateConfig) -> dict[str, Any]:
@@ -121,7 +133,10 @@ def run(folder: Path, config: EvaluateConfig, *, device: str = "cpu", force: boo
         }
         metrics["test"] = {n: measure(v, test_truth, test.class_names, config) for n, v in scores.items()}
         metrics["epochs"] = oracle_epoch(read(folder / "epoch_scores.h5"), test_truth)
-        write_predictions(folder / "predictions.csv", test.image_ids, scores["final classifier"], final)
+        predicted = scores["final classifier"]
+        metrics["test"]["final classifier"]["own_thresholds"] = measure_decisions(predicted, test_truth, final, config)
+        frame = prediction_frame(test.image_ids, predicted, final.thresholds, final.class_names, key="image_id")
+        write_predictions(folder / "predictions.csv", frame)
     write_json(path, {"attributes": provenance.to_attributes(), **metrics})
     show_metrics(folder)
 
@@ -129,13 +144,3 @@ def run(folder: Path, config: EvaluateConfig, *, device: str = "cpu", force: boo
 def scores_of(checkpoint: Checkpoint, paths: list[str], device: str, title: str) -> np.ndarray:
     """Scores float32 [N, C] of a checkpoint on images."""
     return predict_scores(load_classifier(checkpoint, device), paths, checkpoint.image_size, title=title).numpy()
-
-
-def write_predictions(path: Path, image_ids: list[str], scores: np.ndarray, checkpoint: Checkpoint) -> None:
-    """Write a CSV with a row an image: image_id, the labels joined by ';', and a column of scores a class."""
-    present = scores >= np.array(checkpoint.thresholds)
-    names = np.array(checkpoint.class_names, dtype=object)
-    frame = pd.DataFrame(scores, columns=checkpoint.class_names)
-    frame.insert(0, "image_id", image_ids)
-    frame.insert(1, "labels", [";".join(names[row]) for row in present])
-    write_csv(path, frame)

@@ -1,9 +1,10 @@
 """Final labels to the final classifier, continued from the warm-up, with two views and a label-free stop."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,7 @@ from pipeline.config import option
 from pipeline.epoch_choice import choose_epoch
 from pipeline.inference import load_classifier, predict_scores
 from pipeline.progress import say
+from pipeline.thresholds import class_prior, prior_thresholds
 from pipeline.training import Consistency, TrainingConfig, TrainingSet, fit, read_epoch, start_training
 
 
@@ -50,6 +52,14 @@ def score_together(model: CamNet, paths: list[str], size: int) -> Tensor:
     distributed.own_share(scores).copy_(own)
     distributed.sum_up(scores)
     return scores
+
+
+def label_free_thresholds(
+    chosen: Checkpoint, paths: list[str], labels: np.ndarray, config: TrainConfig, device: str
+) -> list[float]:
+    """Scores from which each class is as frequent among the train images as their final labels [N, C] say."""
+    scores = predict_scores(load_classifier(chosen, device), paths, config.test_size, title="thresholds")
+    return prior_thresholds(scores.numpy(), class_prior(labels)).tolist()
 
 
 def run(folder: Path, config: TrainConfig, *, device: str = "cpu", force: bool = False) -> None:
@@ -105,7 +115,9 @@ def run(folder: Path, config: TrainConfig, *, device: str = "cpu", force: bool =
             image_size=config.test_size,
             weights=epochs[chosen - 1]["weights"],
             training=state.to_content(),
-            thresholds=[0.5] * len(train.class_names),
+            thresholds=label_free_thresholds(
+                replace(warmup, weights=epochs[chosen - 1]["weights"]), train.paths, labels.labels, config, device
+            ),
         ),
     )
     partial.remove()

@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from pipeline import Classifier, cli
+from pipeline.artifacts import read_checkpoint
+from pipeline.errors import PipelineError
+from pipeline.thresholds import out_of_fold_thresholds
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Eight photos."""
+    folder = tmp_path_factory.mktemp("photos")
+    generator = np.random.default_rng(0)
+    for n in range(8):
+        Image.fromarray(generator.integers(0, 256, (40, 56, 3)).astype(np.uint8)).save(folder / f"{n}.png")
+    return folder
+
+
+@pytest.fixture
+def labelled(photos, tiny_classifier, tmp_path):
+    """Table by which a photo shows the classes whose score is in the upper half, and the same as int8 [8, 3]."""
+    scores = Classifier.load(tiny_classifier).scores(sorted(photos.iterdir()))
+    truth = (scores > np.median(scores, axis=0)).astype(np.int8)
+    names = np.array(["cat", "dog", "cow"], dtype=object)
+    lines = [f"{photos}/{n}.png,{';'.join(names[row == 1])}" for n, row in enumerate(truth)]
+    path = tmp_path / "labels.csv"
+    path.write_text("\n".join(["image,labels", *lines]) + "\n")
+    return path, truth
+
+
+def calibrate(*arguments):
+    result = CliRunner().invoke(cli.app, ["calibrate", *map(str, arguments), "--device", "cpu"])
+    if isinstance(result.exception, PipelineError):
+        return 1, str(result.exception)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def test_thresholds_are_the_out_of_fold_ones_and_the_weights_stay(labelled, photos, tiny_classifier, tmp_path):
+    before = tiny_classifier.read_bytes()
+    code, output = calibrate(tiny_classifier, labelled[0], "--out", tmp_path / "better.pt", "--folds", 4, "--seed", 1)
+    assert code == 0, output
+    old, new = read_checkpoint(tiny_classifier), read_checkpoint(tmp_path / "better.pt")
+    scores = Classifier.load(tiny_classifier).scores(sorted(photos.iterdir()))
+    assert new.thresholds == out_of_fold_thresholds(scores, labelled[1], folds=4, seed=1)[0].tolist()
+    assert all(torch.equal(old.weights[key], new.weights[key]) for key in old.weights)
+    assert tiny_classifier.read_bytes() == before
+    assert "mean F1 on 8 photos" in output
+
+
+def test_the_file_says_that_labels_were_used_and_which(labelled, tiny_classifier, tmp_path):
+    fingerprints = []
+    for text in (labelled[0].read_text(), labelled[0].read_text().replace("cat", "cow;cat", 1)):
+        labelled[0].write_text(text)
+        calibrate(tiny_classifier, labelled[0], "--out", tmp_path / "better.pt", "--folds", 2)
+        provenance = read_checkpoint(tmp_path / "better.pt").provenance
+        assert provenance.uses_ground_truth
+        assert provenance.inputs == {"classifier.pt": read_checkpoint(tiny_classifier).provenance.fingerprint}
+        fingerprints.append(provenance.fingerprint)
+    assert fingerprints[0] != fingerprints[1]
+
+
+def test_unreadable_photos_are_left_out(labelled, tiny_classifier, tmp_path):
+    (tmp_path / "broken.png").touch()
+    with labelled[0].open("a") as file:
+        file.write("broken.png,cat\n")
+    code, output = calibrate(tiny_classifier, labelled[0], "--out", tmp_path / "better.pt")
+    assert code == 0 and "1 of 9 images cannot be read" in output and "on 8 photos" in output
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("image\n{photo}\n", "has no labels"),
+        ("image,labels\n{photo},horse\n", "names class 'horse'"),
+        ("image,labels\n{photo},cat\n{photo},dog\n", "2 times"),
+        ("image,labels\nnothing.png,cat\n", r"nothing.png"),
+        ("image,labels\n{photo},cat\n", "has 1 labelled photos, expected at least 5"),
+    ],
+)
+def test_tables_that_do_not_suffice_are_refused(photos, tiny_classifier, tmp_path, table, message):
+    (tmp_path / "labels.csv").write_text(table.format(photo=photos / "0.png"))
+    code, output = calibrate(tiny_classifier, tmp_path / "labels.csv", "--out", tmp_path / "better.pt")
+    assert code == 1 and message in output
+    assert not (tmp_path / "better.pt").exists()
+
+
+def test_the_classifier_itself_is_not_written_over(labelled, tiny_classifier):
+    code, output = calibrate(tiny_classifier, labelled[0], "--out", tiny_classifier)
+    assert code == 1 and "over the classifier itself" in output

@@ -1,0 +1,133 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from pipeline import Classifier, cli
+from pipeline.errors import PipelineError
+from pipeline.predictions import prediction_frame, write_predictions
+from pipeline.stages.predict import find_images
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """Folder `photos` with three photos, the working directory being its parent."""
+    generator = np.random.default_rng(0)
+    for name in ("a.png", "deep/B.JPG", "deep/er/c [1].webp"):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (40, 56, 3)).astype(np.uint8)).save(path)
+    (tmp_path / "photos" / "notes.txt").write_text("no photo")
+    monkeypatch.chdir(tmp_path)
+    return ["photos/a.png", "photos/deep/B.JPG", "photos/deep/er/c [1].webp"]
+
+
+def ccd(*arguments):
+    """Exit code, standard output and what was said, as `ccd` would give them."""
+    result = CliRunner().invoke(cli.app, [str(a) for a in arguments])
+    if isinstance(result.exception, PipelineError):
+        return 1, result.stdout, str(result.exception)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def names(sources):
+    return [str(path) for path in find_images(sources)]
+
+
+def test_files_folders_and_globs_are_found_once_in_the_order_given(photos):
+    assert names(["photos"]) == photos
+    assert names(["photos/deep/er", "./photos/a.png", "photos"]) == [photos[2], photos[0], photos[1]]
+    assert names(["photos/**/*.[pw]*"]) == [photos[0], photos[2]]
+    assert names(["photos/deep/er/c [1].webp"]) == [photos[2]]
+    assert names([f"{Path.cwd()}/photos/?.png"]) == [f"{Path.cwd()}/photos/a.png"]
+
+
+@pytest.mark.parametrize("source", ["nothing.png", "nothing/*", "x" * 5000, ""])
+def test_a_source_that_is_missing_is_refused(photos, source):
+    with pytest.raises(PipelineError, match=r"is missing, expected a photo, a folder or a glob"):
+        find_images(["photos", source])
+
+
+def test_a_folder_without_photos_is_refused(photos, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PipelineError, match="empty holds no image"):
+        find_images(["photos", "empty"])
+
+
+def test_predictions_go_to_standard_output_as_csv(photos, tiny_classifier):
+    code, output, said = ccd("predict", tiny_classifier, "photos", "--batch-size", 2, "--device", "cpu")
+    assert code == 0 and said == ""
+    lines = output.splitlines()
+    assert lines[0] == "image,labels,cat,dog,cow" and len(lines) == 4
+    expected = Classifier.load(tiny_classifier).predict(photos)
+    for line, photo, prediction in zip(lines[1:], photos, expected, strict=True):
+        image, labels, *scores = line.split(",")
+        assert image == photo and labels == ";".join(prediction.labels)
+        assert [float(s) for s in scores] == pytest.approx(list(prediction.scores.values()), abs=1e-6)
+
+
+def test_every_format_holds_the_same(photos, tiny_classifier, tmp_path):
+    for ending in (".csv", ".jsonl", ".parquet"):
+        code, output, said = ccd("predict", tiny_classifier, "photos", "--out", tmp_path / f"out{ending}")
+        assert code == 0 and output == "" and "3 images, 3 classes" in said
+    table = pd.read_csv(tmp_path / "out.csv", na_filter=False)
+    parquet = pd.read_parquet(tmp_path / "out.parquet")
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert list(table["image"]) == list(parquet["image"]) == [line["image"] for line in lines] == photos
+    labels = [line["labels"] for line in lines]
+    assert [text.split(";") if text else [] for text in table["labels"]] == labels
+    assert [list(names) for names in parquet["labels"]] == labels
+    classes = ["cat", "dog", "cow"]
+    scores = pd.DataFrame([line["scores"] for line in lines])
+    np.testing.assert_allclose(scores[classes], parquet[classes], atol=1e-6)
+    np.testing.assert_allclose(table[classes], parquet[classes], atol=1e-6)
+
+
+def test_unreadable_images_are_skipped_counted_and_listed(photos, tiny_classifier, tmp_path):
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
+    (tmp_path / "photos" / "empty.png").touch()
+    code, output, said = ccd("predict", tiny_classifier, "photos", "--batch-size", 1)
+    assert code == 0
+    assert [line.split(",")[0] for line in output.splitlines()[1:]] == photos
+    assert "2 of 5 images cannot be read and are skipped" in said
+    assert "photos/broken.jpg" in said and "photos/empty.png cannot be read as an image: the file is empty" in said
+
+
+def test_only_unreadable_images_are_an_error(photos, tiny_classifier, tmp_path):
+    code, output, said = ccd("predict", tiny_classifier, "photos/notes.txt", "--out", tmp_path / "out.csv")
+    assert code == 1 and output == "" and "none of the 1 images can be read" in said
+    assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.pt", "photos"], "missing.pt is missing"),
+        (["photos/a.png", "photos"], "photos/a.png is damaged or not an artifact of this tool"),
+        (["photos", "photos"], "photos/classifier.pt is missing"),
+    ],
+)
+def test_what_is_no_classifier_is_refused(photos, arguments, message):
+    code, _, said = ccd("predict", *arguments)
+    assert code == 1 and message in said
+
+
+def test_an_unknown_table_format_is_refused_before_any_work(photos, tiny_classifier):
+    code, _, said = ccd("predict", tiny_classifier, "photos", "--out", "out.xlsx")
+    assert code == 1 and "out.xlsx ends in .xlsx, expected .csv, .jsonl, .parquet" in said
+
+
+def test_a_class_may_be_called_labels_or_hold_no_ascii(tmp_path):
+    frame = prediction_frame(["ä.jpg"], np.array([[0.9, 0.1]]), [0.5, 0.5], ["labels", "猫"], key="image")
+    assert list(frame.columns) == ["image", "labels", "labels score", "猫"]
+    for ending in (".csv", ".jsonl", ".parquet"):
+        write_predictions(tmp_path / f"out{ending}", frame)
+    assert (tmp_path / "out.csv").read_text() == "image,labels,labels score,猫\nä.jpg,labels,0.9,0.1\n"
+    line = '{"image":"ä.jpg","labels":["labels"],"scores":{"labels score":0.9,"猫":0.1}}\n'
+    assert (tmp_path / "out.jsonl").read_text() == line
