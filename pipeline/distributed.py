@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
+from inspect import signature
 from typing import TypeVar
 
 import torch
@@ -100,9 +101,11 @@ def parallel(model: nn.Module) -> nn.Module:
     """The module to call in training: gradients become their mean over the processes in `backward`."""
     if not is_joined():
         return model
-    # every process keeps its own batch statistics during an epoch: sending them would change, between two forward
-    # passes, what the backward pass of the first needs
-    return DistributedDataParallel(model, broadcast_buffers=False)
+    # Every process keeps its own batch statistics during an epoch: sending them would change, between two forward
+    # passes, what the backward pass of the first needs. Newer versions of torch call the option otherwise.
+    names = signature(DistributedDataParallel).parameters
+    sync = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+    return DistributedDataParallel(model, **{sync: False})
 
 
 def without_exchange(network: nn.Module, wanted: bool) -> AbstractContextManager:

@@ -223,6 +223,7 @@ def fit(
         content = load_pt(partial.path("last.pt"))
         state.restore(content)
         rows = content["rows"]
+    distributed.barrier()  # all have read it before the first process replaces or removes it
     count = len(data.paths)
     log = partial.folder.parent / "tensorboard" / title if config.tensorboard else None
     with bar(title, config.epochs * count, done=len(rows) * count, log=log) as progress:

@@ -145,6 +145,7 @@ def run(folder: Path, config: CropScoresConfig, *, device: str = "cpu", force: b
     if config.shape == "square":
         crop_boxes = square_boxes(crop_boxes, torch.from_numpy(train.sizes)[owner])
     probabilities = score_crops(teacher, embeddings, train.paths, owner, crop_boxes, config, partial, device)
+    distributed.barrier()  # all have read the pieces before the first process removes them
     if not distributed.is_main():
         return
     local, counts = local_scores(probabilities, owner, len(train.paths), config.combine)

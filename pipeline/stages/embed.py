@@ -138,6 +138,7 @@ def run(folder: Path, config: EmbedConfig, *, device: str = "cpu", force: bool =
         encoded = ask_teacher(manifest, config, device, partial)
     is_train = torch.tensor(manifest.images["split"].to_numpy() == "train")
     bias, counts = bias_of(encoded.probabilities, is_train, config)
+    distributed.barrier()  # all have read the pieces before the first process removes them
     if not distributed.is_main():
         return
     write(
