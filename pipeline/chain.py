@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline import distributed
 from pipeline.ablation import FIGURES, Plan, Row, common_prefix, link_files, plot, row_figures, summarise, to_markdown
 from pipeline.artifacts import MAKERS, Manifest, read_json, read_manifest, replacing, write_csv, write_manifest
 from pipeline.errors import PipelineError
@@ -30,7 +31,10 @@ def run_stage(
         arguments["device"] = device
     if stage.name == "prepare":
         arguments["display_names"] = own.classes
-    stage.run(folder, own.config(stage.name, stage.config, given or {}), **arguments)
+    config = own.config(stage.name, stage.config, given or {})
+    if stage.shared or distributed.is_main():
+        stage.run(folder, config, **arguments)
+    distributed.barrier()  # what follows reads what the first process wrote
 
 
 def run_chain(folder: Path, own: Settings, device: str, force: bool = False, stages: Sequence[Stage] = STAGES) -> None:

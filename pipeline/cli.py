@@ -1,6 +1,7 @@
 """The command line: one command a stage, `all`, and what looks at a run. Parses, calls, and reports our errors."""
 
 import inspect as python_inspect
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
@@ -10,13 +11,13 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from pipeline import settings
+from pipeline import distributed, settings
 from pipeline.ablation import read_plan
 from pipeline.chain import STAGE_NAMES, check_settings, run_chain, run_plan, run_stage
 from pipeline.config import Config
 from pipeline.errors import PipelineError
 from pipeline.memory import keep_freed_memory
-from pipeline.progress import console, show
+from pipeline.progress import console, say, show
 from pipeline.stages import STAGES, Stage
 from pipeline.stages import calibrate as calibrate_stage
 from pipeline.stages import inspect as inspect_stage
@@ -62,9 +63,14 @@ def run_folder(run: str) -> Path:
 
 
 def pick_device(name: str) -> str:
-    """The torch device that a name stands for."""
+    """The torch device that a name stands for; "cuda" is this process's own GPU."""
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and 0 < torch.cuda.device_count() <= distributed.local_rank():
+        raise PipelineError(
+            f"there are {torch.cuda.device_count()} GPUs for {distributed.local_world_size()} processes; "
+            "give torchrun one process a GPU, or try --device cpu."
+        )
     try:
         torch.zeros(0, device=name)
     except (RuntimeError, AssertionError) as error:
@@ -160,7 +166,8 @@ def begin_run(
         preset = "folder"
     folder = run_folder(run or default_run(preset, given))
     own = compose(folder, preset, recipe, given, assignments)
-    settings.write_run(folder, own)
+    if distributed.is_main():
+        settings.write_run(folder, own)
     return folder, own
 
 
@@ -253,14 +260,25 @@ def calibrate(
     calibrate_stage.run(path, labelled, out, config, batch_size=batch_size, device=pick_device(device))
 
 
+INTERRUPTED = 130
+"""Exit code of a command that was ended by Ctrl-C; Typer turns the exception into it."""
+
+
 def main() -> None:
-    """Entry point: turns what a user can mend into one line and exit code 1."""
+    """Entry point: turns what a user can mend, and Ctrl-C, into one line and an exit code."""
     keep_freed_memory()
     try:
+        distributed.join()
         app()
     except PipelineError as error:
         console.print(f"error: {error}", style="red", soft_wrap=True, markup=False)
         sys.exit(1)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            say(f"interrupted; what is finished is kept. Continue with `{shlex.join(['ccd', *sys.argv[1:]])}`.")
+        raise
+    finally:
+        distributed.leave()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from pipeline import distributed
 from pipeline.artifacts import (
     Checkpoint,
     EpochScores,
@@ -21,6 +23,7 @@ from pipeline.artifacts import (
     write_checkpoint,
     write_csv,
 )
+from pipeline.classifier import CamNet
 from pipeline.config import option
 from pipeline.epoch_choice import choose_epoch
 from pipeline.inference import load_classifier, predict_scores
@@ -42,17 +45,27 @@ class TrainConfig(TrainingConfig):
     )
 
 
+def score_together(model: CamNet, paths: list[str], size: int) -> Tensor:
+    """Scores float32 Tensor[N, C] of images, each computed by one of the processes."""
+    scores = torch.zeros(len(paths), model.head.out_channels)
+    own = predict_scores(model, distributed.own_share(paths), size, title="  test images")
+    distributed.own_share(scores).copy_(own)
+    distributed.sum_up(scores)
+    return scores
+
+
 def label_free_thresholds(
     chosen: Checkpoint, paths: list[str], labels: np.ndarray, config: TrainConfig, device: str
 ) -> list[float]:
     """Scores from which each class is as frequent among the train images as their final labels [N, C] say."""
-    scores = predict_scores(load_classifier(chosen, device), paths, config.image_size, title="thresholds")
+    scores = predict_scores(load_classifier(chosen, device), paths, config.test_size, title="thresholds")
     return prior_thresholds(scores.numpy(), class_prior(labels)).tolist()
 
 
 def run(folder: Path, config: TrainConfig, *, device: str = "cpu", force: bool = False) -> None:
     """Write `classifier.pt`, `train.csv` and `epoch_scores.h5` from the manifest, `warmup.pt` and `final_labels.h5`."""
     path = folder / "classifier.pt"
+    config = config.scaled(distributed.world_size())
     sources = ["manifest.csv", "warmup.pt", "final_labels.h5"]
     provenance = begin(folder, path.name, config, sources, force=force)
     if provenance is None:
@@ -74,8 +87,10 @@ def run(folder: Path, config: TrainConfig, *, device: str = "cpu", force: bool =
         partial,
         consistency=Consistency(config.consistency, config.jitter) if config.consistency else None,
         # scores of the test images, not their labels: for the oracle that `evaluate` reports beside the choice
-        after_epoch=lambda model: predict_scores(model, test.paths, config.test_size, title="  test images"),
+        after_epoch=lambda model: score_together(model, test.paths, config.test_size),
     )
+    if not distributed.is_main():
+        return
     chosen = choose_epoch(config.choose, list(history["label_map"]))
     history["chosen"] = history["epoch"] == chosen
     write_csv(folder / "train.csv", history)

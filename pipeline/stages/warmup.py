@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from pipeline import distributed
 from pipeline.artifacts import (
     Checkpoint,
     Labels,
@@ -35,6 +36,7 @@ class WarmupConfig(TrainingConfig):
 def run(folder: Path, config: WarmupConfig, *, device: str = "cpu", force: bool = False) -> None:
     """Write `warmup.pt` and `warmup.csv` from the manifest and `initial_labels.h5`."""
     path = folder / "warmup.pt"
+    config = config.scaled(distributed.world_size())
     provenance = begin(folder, path.name, config, ["manifest.csv", "initial_labels.h5"], force=force)
     if provenance is None:
         return
@@ -50,6 +52,8 @@ def run(folder: Path, config: WarmupConfig, *, device: str = "cpu", force: bool 
     state = start_training(model, config, torch.device(device))
     data = TrainingSet(train.paths, torch.from_numpy(labels.labels), torch.ones(len(train.paths)))
     history = fit(state, data, config, partial, title="warmup")
+    if not distributed.is_main():
+        return
     write_csv(folder / "warmup.csv", history)
     write_checkpoint(
         path,
