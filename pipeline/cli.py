@@ -17,9 +17,11 @@ from pipeline.memory import keep_freed_memory
 from pipeline.progress import console, say
 from pipeline.stages import STAGES, Stage
 from pipeline.stages import calibrate as calibrate_stage
+from pipeline.stages import export as export_stage
 from pipeline.stages import inspect as inspect_stage
 from pipeline.stages import predict as predict_stage
 from pipeline.stages.calibrate import CalibrateConfig
+from pipeline.stages.export import Format
 
 ARTIFACTS = Path("artifacts")
 STAGE_NAMES = [stage.name for stage in STAGES]
@@ -228,6 +230,18 @@ def calibrate(
     config = CalibrateConfig(**{name: value for name, value in given.items() if value is not None})
     out = out or path.with_name("calibrated.pt")
     calibrate_stage.run(path, labelled, out, config, batch_size=batch_size, device=pick_device(device))
+
+
+@app.command()
+def export(
+    classifier: ClassifierArgument,
+    format: Annotated[Format, typer.Option(help="What to write.")] = "onnx",
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; by default beside the classifier, with the format's ending.")
+    ] = None,
+) -> None:
+    """Write a classifier as an ONNX or torch.export model, and check that it gives the same scores."""
+    export_stage.run(classifier_file(classifier), format, out)
 
 
 def main() -> None:
