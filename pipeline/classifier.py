@@ -57,6 +57,15 @@ class CamNet(nn.Module):
         """
         return self.head(self.stages((images - self.mean) / self.std))
 
+    def begin_head(self, prior: Tensor) -> None:
+        """Start the head at the prior of each class instead of at random.
+
+        Args:
+            prior: Tensor[C] in [0, 1], mean label of each class.
+        """
+        nn.init.zeros_(self.head.weight)
+        self.head.bias.data.copy_(torch.logit(prior, eps=0.02))
+
     def pool(self, cams: Tensor) -> Tensor:
         """Logits Tensor[B, C] of maps Tensor[B, C, h, w]: positive activations times `boost`, then the mean."""
         return torch.where(cams > 0, self.boost * cams, cams).mean(dim=(2, 3))
@@ -164,11 +173,19 @@ def load_weights(model: nn.Module, path: str) -> None:
         )
 
 
-def parameter_groups(model: CamNet, backbone_lr: float, head_lr: float) -> list[dict[str, Any]]:
-    """Two optimizer groups, backbone and head, of what is not frozen; the backbone's may be empty."""
+def parameter_groups(model: CamNet, backbone_lr: float, head_lr: float, head_l2: float) -> list[dict[str, Any]]:
+    """Three optimizer groups of what is not frozen: the backbone, which may be empty, the head's weights, its bias.
+
+    Args:
+        model: the classifier.
+        backbone_lr: learning rate of the backbone.
+        head_lr: learning rate of the head.
+        head_l2: factor of the head's weights that is added to their gradient: an L2 penalty of half this factor.
+    """
     return [
         {"params": trainable(model.stages.parameters()), "lr": backbone_lr},
-        {"params": trainable(model.head.parameters()), "lr": head_lr},
+        {"params": [model.head.weight], "lr": head_lr, "weight_decay": head_l2},
+        {"params": [model.head.bias], "lr": head_lr},
     ]
 
 

@@ -36,6 +36,14 @@ app = typer.Typer(
 RunOption = Annotated[
     str, typer.Option("--run", envvar="CCD_RUN", help="Run: a name under artifacts/, or a folder's path.")
 ]
+NewRunOption = Annotated[
+    str,
+    typer.Option(
+        "--run",
+        envvar="CCD_RUN",
+        help="Run: a name under artifacts/, or a folder's path; by default the preset's or the photo folder's name.",
+    ),
+]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps, or auto: CUDA where there is one.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Build even what is up to date.")]
 PresetOption = Annotated[str, typer.Option(help=f"{', '.join(settings.shipped('presets'))}, or a .toml file.")]
@@ -67,15 +75,15 @@ def pick_device(name: str) -> str:
 
 
 def run_stage(
-    stage: Stage, folder: Path, config: Config, device: str, force: bool, words: Mapping[str, list[str]]
+    stage: Stage, folder: Path, own: settings.Settings, device: str, force: bool, given: Mapping[str, Any] | None = None
 ) -> None:
-    """Run one stage on a run folder; `words` are the display names of the classes."""
+    """Run one stage on a run folder, with the run's own settings and what was given for this time."""
     arguments: dict[str, Any] = {"force": force}
     if stage.uses_device:
         arguments["device"] = device
     if stage.name == "prepare":
-        arguments["display_names"] = words
-    stage.run(folder, config, **arguments)
+        arguments["display_names"] = own.classes
+    stage.run(folder, own.config(stage.name, stage.config, given or {}), **arguments)
 
 
 def option_parameters(kind: type[Config]) -> list[python_inspect.Parameter]:
@@ -117,18 +125,32 @@ def add_stage(stage: Stage) -> None:
         folder = run_folder(run)
         own = settings.read_run(folder, STAGE_NAMES)
         given = {name: value for name, value in given.items() if value is not None}
-        run_stage(stage, folder, own.config(stage.name, stage.config, given), pick_device(device), force, own.classes)
+        run_stage(stage, folder, own, pick_device(device), force, given)
 
     app.command(stage.name, help=stage.summary)(command)
+
+
+@app.command("prepare", help=STAGES[0].summary)
+@with_options(STAGES[0].config)
+def prepare(
+    *,
+    run: NewRunOption = "",
+    preset: PresetOption = "",
+    recipe: RecipeOption = "",
+    assignments: SetOption = [],  # noqa: B006 - typer copies it
+    force: ForceOption = False,
+    **given: Any,
+) -> None:
+    """Begin a run: the first stage, and the only one that takes a preset."""
+    folder, own = begin_run(run, preset, recipe, given, assignments)
+    run_stage(STAGES[0], folder, own, "cpu", force)
 
 
 @app.command("all")
 @with_options(STAGES[0].config)
 def run_all(
     *,
-    run: Annotated[
-        str, typer.Option("--run", envvar="CCD_RUN", help="Run; by default the preset's or the photo folder's name.")
-    ] = "",
+    run: NewRunOption = "",
     preset: PresetOption = "",
     recipe: RecipeOption = "",
     assignments: SetOption = [],  # noqa: B006 - typer copies it
@@ -137,19 +159,26 @@ def run_all(
     **given: Any,
 ) -> None:
     """Run every stage, from photos and class names to a trained classifier and its figures."""
-    given = {name: value for name, value in given.items() if value is not None}
-    preset = preset or ("folder" if given.get("images") else "")
-    folder = run_folder(run or default_run(preset, given))
-    own = compose(folder, preset, recipe, given, assignments)
-    settings.write_run(folder, own)
+    folder, own = begin_run(run, preset, recipe, given, assignments)
     device = pick_device(device)
     for stage in STAGES:
         if stage.name == "evaluate" and not (folder / "ground_truth.h5").exists():
-            say(
-                f"{folder} has no ground truth, so nothing is measured. Look at the labels: `ccd inspect {folder}/final_labels.h5`."
-            )
+            say(f"{folder} has no ground truth, so nothing is measured. See the labels: `ccd inspect {folder}`.")
             continue
-        run_stage(stage, folder, own.config(stage.name, stage.config, {}), device, force, own.classes)
+        run_stage(stage, folder, own, device, force)
+
+
+def begin_run(
+    run: str, preset: str, recipe: str, given: Mapping[str, Any], assignments: list[str]
+) -> tuple[Path, settings.Settings]:
+    """Folder and settings of a run that is begun or taken up again; the settings are kept in its `run.toml`."""
+    given = {name: value for name, value in given.items() if value is not None}
+    if given.get("images") and not preset and given.get("kind", "folder") == "folder":
+        preset = "folder"
+    folder = run_folder(run or default_run(preset, given))
+    own = compose(folder, preset, recipe, given, assignments)
+    settings.write_run(folder, own)
+    return folder, own
 
 
 def default_run(preset: str, given: Mapping[str, Any]) -> str:
@@ -178,7 +207,7 @@ def compose(
     return own
 
 
-for _stage in STAGES:
+for _stage in STAGES[1:]:
     add_stage(_stage)
 
 

@@ -1,6 +1,6 @@
 """Images through a classifier in batches, without gradients."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -30,18 +30,43 @@ def image_batches(paths: Sequence[Path | str], size: int, batch_size: int) -> It
 
 
 @torch.inference_mode()
+def map_images(
+    function: Callable[[Tensor], Tensor],
+    paths: Sequence[Path | str],
+    size: int,
+    device: torch.device,
+    batch_size: int = 16,
+    title: str = "images",
+) -> Tensor:
+    """What `function` makes of every image, batch by batch.
+
+    Args:
+        function: float Tensor[B, 3, size, size] in [0, 1] on `device` to Tensor[B, ...].
+        paths: N images.
+        size: side of the squashed input.
+        device: where the batches are put.
+        batch_size: images a call.
+        title: stands before the progress bar.
+
+    Returns:
+        float32 Tensor[N, ...] on the CPU; of shape [0] without images.
+    """
+    results = []
+    with bar(title, len(paths)) as progress:
+        for rows, images in image_batches(paths, size, batch_size):
+            results.append(function(to_float(images.to(device))).float().cpu())
+            progress.advance(len(rows))
+    return torch.cat(results) if results else torch.zeros(0)
+
+
 def predict_scores(
     model: CamNet, paths: Sequence[Path | str], size: int, batch_size: int = 16, title: str = "predict"
 ) -> Tensor:
     """Scores sigmoid(z) of images, float32 Tensor[N, C] on the CPU; the model is used in eval mode on its device."""
     model.eval()
     device = next(model.parameters()).device
-    scores = []
-    with bar(title, len(paths)) as progress:
-        for rows, images in image_batches(paths, size, batch_size):
-            scores.append(model(to_float(images.to(device))).sigmoid().float().cpu())
-            progress.advance(len(rows))
-    return torch.cat(scores) if scores else torch.zeros(0, model.head.out_channels)
+    scores = map_images(lambda images: model(images).sigmoid(), paths, size, device, batch_size, title)
+    return scores.reshape(len(paths), model.head.out_channels)
 
 
 def load_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> CamNet:

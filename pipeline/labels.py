@@ -102,9 +102,19 @@ def debias(scores: Tensor, bias: Tensor | None, floor_share: float = 0.0) -> Ten
     return floored if bias is None else floored / bias
 
 
-def clamp_labels(scores: Tensor) -> Tensor:
-    """Scores as labels in [0, 1]. Clamping creates ties, so the scores are kept beside the labels."""
-    return scores.clamp(0, 1)
+def soft_labels(scores: Tensor, exponent: float = 1.0, smoothing: float = 0.0) -> Tensor:
+    """Targets in [0, 1] from debiased scores: smoothing + (1 - smoothing) * clamp(scores, 0, 1) ** exponent.
+
+    The paper's labels are the plain clamp. An exponent above 1 parts the likely from the unlikely without
+    changing their order; smoothing does what the label floor is for, without its ties. Clamping still makes ties
+    at the top, so the scores are kept beside the labels.
+
+    Args:
+        scores: Tensor[N, C], non-negative.
+        exponent: positive; 1 is the paper's.
+        smoothing: label of what is certainly absent, in [0, 1); 0 is the paper's.
+    """
+    return smoothing + (1 - smoothing) * scores.clamp(0, 1) ** exponent
 
 
 def local_scores(

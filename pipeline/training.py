@@ -35,18 +35,30 @@ NOTE_EVERY = 10
 class TrainingConfig(Config):
     """What warm-up and final training have in common."""
 
-    image_size: int = option(224, "side of the squashed input, pixels (paper: 448)", min=32, max=2048)
+    image_size: int = option(224, "side of the squashed input in training, pixels (paper: 448)", min=32, max=2048)
+    predict_size: int = option(320, "side in prediction, pixels; 0: as in training", min=0, max=2048)
     batch_size: int = option(16, "images a step", min=1, max=4096)
     epochs: int = option(2, "passes over the train images", min=1, max=1000)
-    backbone_lr: float = option(1e-5, "Adam's learning rate of the backbone", min=0.0, max=1.0)
-    head_lr: float = option(1e-4, "Adam's learning rate of the head", min=0.0, max=1.0)
-    weight_decay: float = option(0.0, "decoupled weight decay; 0 is plain Adam", min=0.0, max=1.0)
-    schedule: Literal["constant", "cosine"] = option("constant", "learning rate over the steps of the stage")
+    backbone_lr: float = option(1e-5, "Adam's learning rate of the backbone, where it is trained", min=0.0, max=1.0)
+    head_lr: float = option(3e-3, "Adam's learning rate of the head (paper: 1e-4)", min=0.0, max=1.0)
+    head_l2: float = option(
+        0.0, "L2 penalty on the head's weights, as Adam's weight decay (paper: 0)", min=0.0, max=10.0
+    )
+    schedule: Literal["constant", "cosine"] = option(
+        "cosine", "learning rate over the steps of the stage (paper: constant)"
+    )
     ramp: float = option(0.0, "share of the steps in which the learning rate rises from 0", min=0.0, max=1.0)
     ema: float = option(0.0, "decay a step of the running average of the weights; 0: none", min=0.0, max=0.99999)
-    frozen_stages: int = option(0, "first stages of the backbone that are not trained", min=0, max=100)
-    frozen_norms: bool = option(False, "keep the batch norms' ImageNet statistics")
+    frozen_stages: int = option(
+        100, "first stages of the backbone that are not trained; 100: all (paper: 0)", min=0, max=100
+    )
+    frozen_norms: bool = option(True, "keep the batch norms' ImageNet statistics (paper: off)")
     seed: int = option(0, "seed of head, order, flips and jitter", min=0)
+
+    @property
+    def test_size(self) -> int:
+        """Side of the squashed input that the classifier predicts from."""
+        return self.predict_size or self.image_size
 
 
 @dataclass(frozen=True)
@@ -118,8 +130,8 @@ def start_training(model: CamNet, config: TrainingConfig, device: torch.device) 
     model.to(device, memory_format=torch.channels_last)
     model.train()
     model.freeze(config.frozen_stages, config.frozen_norms)
-    groups = parameter_groups(model, config.backbone_lr, config.head_lr)
-    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+    groups = parameter_groups(model, config.backbone_lr, config.head_lr, config.head_l2)
+    optimizer = torch.optim.Adam(groups)
     return TrainingState(model, optimizer, average_of(model, config.ema) if config.ema else None)
 
 
@@ -273,11 +285,11 @@ def losses_of(
 
 
 def set_rates(optimizer: torch.optim.Optimizer, config: TrainingConfig, position: float) -> None:
-    """Set both learning rates for a place in the stage, from 0 (first step) to 1."""
+    """Set the learning rates for a place in the stage, from 0 (first step) to 1."""
     factor = min(1.0, position / config.ramp) if config.ramp else 1.0
     if config.schedule == "cosine":
         factor *= 0.5 * (1 + math.cos(math.pi * position))
-    for group, rate in zip(optimizer.param_groups, (config.backbone_lr, config.head_lr), strict=True):
+    for group, rate in zip(optimizer.param_groups, (config.backbone_lr, config.head_lr, config.head_lr), strict=True):
         group["lr"] = rate * factor
 
 

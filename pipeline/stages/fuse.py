@@ -7,7 +7,7 @@ import torch
 
 from pipeline.artifacts import CropScores, Embeddings, Labels, begin, check_same_images, read, write
 from pipeline.config import Config, option
-from pipeline.labels import clamp_labels, debias, fuse_scores
+from pipeline.labels import debias, fuse_scores, soft_labels
 from pipeline.progress import say
 
 
@@ -15,7 +15,7 @@ from pipeline.progress import say
 class FuseConfig(Config):
     """How much the whole image counts against its crops."""
 
-    ratio: float = option(0.5, "weight of the initial labels (paper: 0.2 in the VOC12 script)", min=0.0, max=1.0)
+    ratio: float = option(0.8, "weight of the initial labels (paper: 0.2 in the VOC12 script)", min=0.0, max=1.0)
 
 
 def run(folder: Path, config: FuseConfig, *, force: bool = False) -> None:
@@ -33,20 +33,20 @@ def run(folder: Path, config: FuseConfig, *, force: bool = False) -> None:
     bias = torch.from_numpy(embeddings.bias) if made["debias"] else None
     local = debias(torch.from_numpy(crops.local), bias, made["label_floor"])
     has_crops = torch.from_numpy(crops.crop_counts > 0)
-    labels, scores = (
-        fuse_scores(torch.from_numpy(values), local, has_crops, config.ratio)
-        for values in (initial.labels, initial.scores)
-    )
+    scores = torch.from_numpy(initial.scores)
+    # the paper fuses the clamped global label with the local score; the scores stay free of ties
+    fused = fuse_scores(scores.clamp(max=1), local, has_crops, config.ratio)
+    labels = soft_labels(fused, made["exponent"], made["smoothing"])
     write(
         path,
         Labels(
             provenance=provenance,
             image_ids=initial.image_ids,
             class_names=initial.class_names,
-            labels=clamp_labels(labels).numpy(),
-            scores=scores.numpy(),
+            labels=labels.numpy(),
+            scores=fuse_scores(scores, local, has_crops, config.ratio).numpy(),
             confident=initial.confident,
         ),
     )
-    changed = (clamp_labels(labels) - torch.from_numpy(initial.labels)).abs().mean().item()
+    changed = (labels - torch.from_numpy(initial.labels)).abs().mean().item()
     say(f"{path}: {len(labels)} images, labels changed by {changed:.3f} on average.")

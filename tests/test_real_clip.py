@@ -1,0 +1,46 @@
+"""The label stage on real CLIP output: the figures that RN50x64 on VOC 2012 train must give."""
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from pipeline.labels import class_bias, confident_images, debias, entropy, soft_labels
+from pipeline.metrics import label_metrics, multilabel_metrics
+
+BIAS = [0.947, 0.913, 0.937, 0.917, 0.868, 0.943, 0.904, 0.890, 0.819, 0.956]
+BIAS += [0.782, 0.866, 0.954, 0.935, 0.701, 0.862, 0.946, 0.777, 0.970, 0.752]
+
+
+@pytest.fixture(scope="module")
+def clip(shared_data):
+    path = shared_data / "clip_rn50x64_voc12_train.h5"
+    if not path.exists():
+        pytest.skip(f"no {path.name}")
+    with h5py.File(path) as file:
+        names = [name.decode() for name in file["classes"]]
+        return torch.from_numpy(file["probabilities"][()]), file["ground_truth"][()], names
+
+
+def test_probabilities(clip):
+    probabilities, truth, names = clip
+    assert 100 * multilabel_metrics(probabilities.numpy(), truth, names)["mAP"] == pytest.approx(85.34, abs=0.005)
+    share = 1 - confident_images(entropy(probabilities), 20).float().mean().item()
+    assert 100 * share == pytest.approx(2.45, abs=0.005)
+
+
+def test_bias_to_three_decimals(clip):
+    probabilities, _, _ = clip
+    bias, counts = class_bias(probabilities, confident_images(entropy(probabilities), 20))
+    np.testing.assert_allclose(bias.numpy(), BIAS, atol=0.0005001)
+    assert counts.min() > 0
+
+
+def test_initial_labels(clip):
+    probabilities, truth, names = clip
+    bias, _ = class_bias(probabilities, confident_images(entropy(probabilities), 20))
+    figures = label_metrics(soft_labels(debias(probabilities, bias, floor_share=1.0)).numpy(), truth, names)
+    assert 100 * figures["mAP"] == pytest.approx(79.94, abs=0.005)
+    assert figures["label_sum"] == pytest.approx(2.077, abs=0.0005)
+    assert figures["OF1"] == pytest.approx(0.729, abs=0.0005)
+    assert label_metrics(probabilities.numpy(), truth, names)["OF1"] == pytest.approx(0.717, abs=0.0005)
