@@ -42,11 +42,9 @@ class TrainConfig(TrainingConfig):
     )
 
 
-def label_free_thresholds(
-    chosen: Checkpoint, paths: list[str], labels: np.ndarray, config: TrainConfig, device: str
-) -> list[float]:
+def label_free_thresholds(chosen: Checkpoint, paths: list[str], labels: np.ndarray, device: str) -> list[float]:
     """Scores from which each class is as frequent among the train images as their final labels [N, C] say."""
-    scores = predict_scores(load_classifier(chosen, device), paths, config.image_size, title="thresholds")
+    scores = predict_scores(load_classifier(chosen, device), paths, chosen.image_size, title="thresholds")
     return prior_thresholds(scores.numpy(), class_prior(labels)).tolist()
 
 
@@ -101,7 +99,10 @@ def run(folder: Path, config: TrainConfig, *, device: str = "cpu", force: bool =
             weights=epochs[chosen - 1]["weights"],
             training=state.to_content(),
             thresholds=label_free_thresholds(
-                replace(warmup, weights=epochs[chosen - 1]["weights"]), train.paths, labels.labels, config, device
+                replace(warmup, weights=epochs[chosen - 1]["weights"], image_size=config.test_size),
+                train.paths,
+                labels.labels,
+                device,
             ),
         ),
     )
