@@ -12,6 +12,7 @@ import typer
 
 from pipeline import settings
 from pipeline.config import Config
+from pipeline.datasets.benchmarks import BENCHMARKS, fetch
 from pipeline.errors import PipelineError
 from pipeline.memory import keep_freed_memory
 from pipeline.progress import console, say
@@ -271,6 +272,19 @@ def export(
 ) -> None:
     """Write a classifier as an ONNX or torch.export model, and check that it gives the same scores."""
     export_stage.run(classifier_file(classifier), format, out)
+
+
+@app.command()
+def download(
+    benchmark: Annotated[str, typer.Argument(help=f"{', '.join(BENCHMARKS)}.")],
+    root: Annotated[Path, typer.Option(help="Folder for the archives and the images, the --root of `prepare` later.")],
+    mirror: Annotated[
+        str | None, typer.Option(help="Address of a folder with the same archives; by default the official servers.")
+    ] = None,
+) -> None:
+    """Fetch a benchmark dataset and unpack it; a second call continues where the first one was interrupted."""
+    fetch(benchmark, root, mirror)
+    say(f"{root}: {benchmark} is complete. Go on with `ccd all --preset {benchmark} --root {root}`.")
 
 
 def main() -> None:
