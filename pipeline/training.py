@@ -22,6 +22,7 @@ from pipeline.augment import color_jitter, random_flip
 from pipeline.classifier import CamNet, parameter_groups
 from pipeline.config import Config, option
 from pipeline.errors import PipelineError
+from pipeline.image_cache import ImageCache
 from pipeline.inference import load_batch, to_float
 from pipeline.loader import Prefetch
 from pipeline.metrics import average_precision
@@ -54,6 +55,7 @@ class TrainingConfig(Config):
     )
     frozen_norms: bool = option(True, "keep the batch norms' ImageNet statistics (paper: off)")
     seed: int = option(0, "seed of head, order, flips and jitter", min=0)
+    cache: str = option("", "folder to keep squashed images in for later epochs; empty: none", identity=False)
 
     @property
     def test_size(self) -> int:
@@ -79,6 +81,8 @@ class TrainingSet:
     """float32 Tensor[N, C] in [0, 1]."""
     weights: Tensor
     """float32 Tensor[N] in [0, 1], weight of each image in the BCE."""
+    cache: ImageCache | None = None
+    """Where squashed images are kept; None to decode them in every epoch."""
 
 
 @dataclass
@@ -223,7 +227,7 @@ def train_one_epoch(
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.steps)
     order = torch.randperm(len(data.paths), generator=generator)
     batches = order.split(config.batch_size)
-    loader = Prefetch(lambda rows: load_batch([data.paths[i] for i in rows], config.image_size), batches)
+    loader = Prefetch(lambda rows: load_batch([data.paths[i] for i in rows], config.image_size, data.cache), batches)
     sums = torch.zeros(2, dtype=torch.float64, device=device)
     scores = torch.zeros(data.labels.shape, device=device)
     start = time.perf_counter()

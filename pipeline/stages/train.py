@@ -23,6 +23,7 @@ from pipeline.artifacts import (
 )
 from pipeline.config import option
 from pipeline.epoch_choice import choose_epoch
+from pipeline.image_cache import open_cache
 from pipeline.inference import load_classifier, predict_scores
 from pipeline.progress import say
 from pipeline.thresholds import class_prior, prior_thresholds
@@ -64,7 +65,8 @@ def run(folder: Path, config: TrainConfig, *, device: str = "cpu", force: bool =
     state = start_training(load_classifier(warmup), config, torch.device(device))
     state.restore(warmup.training)
     weights = (torch.from_numpy(labels.confident).float() + config.loss_floor).clamp(max=1)
-    data = TrainingSet(train.paths, torch.from_numpy(labels.labels), weights)
+    cache = open_cache(config.cache, train.paths, config.image_size)
+    data = TrainingSet(train.paths, torch.from_numpy(labels.labels), weights, cache)
     history = fit(
         state,
         data,
