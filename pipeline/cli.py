@@ -15,14 +15,17 @@ from pipeline import distributed, settings
 from pipeline.ablation import read_plan
 from pipeline.chain import STAGE_NAMES, check_settings, run_chain, run_plan, run_stage
 from pipeline.config import Config
+from pipeline.datasets.benchmarks import BENCHMARKS, fetch
 from pipeline.errors import PipelineError
 from pipeline.memory import keep_freed_memory
 from pipeline.progress import console, say, show
 from pipeline.stages import STAGES, Stage
 from pipeline.stages import calibrate as calibrate_stage
+from pipeline.stages import export as export_stage
 from pipeline.stages import inspect as inspect_stage
 from pipeline.stages import predict as predict_stage
 from pipeline.stages.calibrate import CalibrateConfig
+from pipeline.stages.export import Format
 from pipeline.tables import ablation_table
 
 ARTIFACTS = Path("artifacts")
@@ -258,6 +261,31 @@ def calibrate(
     config = CalibrateConfig(**{name: value for name, value in given.items() if value is not None})
     out = out or path.with_name("calibrated.pt")
     calibrate_stage.run(path, labelled, out, config, batch_size=batch_size, device=pick_device(device))
+
+
+@app.command()
+def export(
+    classifier: ClassifierArgument,
+    format: Annotated[Format, typer.Option(help="What to write.")] = "onnx",
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; by default beside the classifier, with the format's ending.")
+    ] = None,
+) -> None:
+    """Write a classifier as an ONNX or torch.export model, and check that it gives the same scores."""
+    export_stage.run(classifier_file(classifier), format, out)
+
+
+@app.command()
+def download(
+    benchmark: Annotated[str, typer.Argument(help=f"{', '.join(BENCHMARKS)}.")],
+    root: Annotated[Path, typer.Option(help="Folder for the archives and the images, the --root of `prepare` later.")],
+    mirror: Annotated[
+        str | None, typer.Option(help="Address of a folder with the same archives; by default the official servers.")
+    ] = None,
+) -> None:
+    """Fetch a benchmark dataset and unpack it; a second call continues where the first one was interrupted."""
+    fetch(benchmark, root, mirror)
+    say(f"{root}: {benchmark} is complete. Go on with `ccd all --preset {benchmark} --root {root}`.")
 
 
 INTERRUPTED = 130
