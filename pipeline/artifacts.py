@@ -563,6 +563,12 @@ def save_pt(path: Path, content: dict[str, Any]) -> None:
         torch.save(content, file)
 
 
+def read_json(path: Path) -> Any:
+    """Content of a JSON artifact."""
+    with reporting_damage(path):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write indented JSON, whole or not at all; NaN is refused."""
     with replacing(path) as partial:

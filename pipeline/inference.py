@@ -8,14 +8,16 @@ from torch import Tensor
 
 from pipeline.artifacts import Checkpoint
 from pipeline.classifier import CamNet, build_classifier
+from pipeline.image_cache import ImageCache
 from pipeline.images import load_squashed
 from pipeline.loader import Prefetch, chunks
 from pipeline.progress import bar
 
 
-def load_batch(paths: Sequence[Path | str], size: int) -> Tensor:
-    """Images squashed to a square: uint8 Tensor[B, 3, size, size]."""
-    return torch.stack([load_squashed(Path(path), (size, size)) for path in paths])
+def load_batch(paths: Sequence[Path | str], size: int, cache: ImageCache | None = None) -> Tensor:
+    """Images squashed to a square, from the cache where there is one: uint8 Tensor[B, 3, size, size]."""
+    load = load_squashed if cache is None else cache.load_squashed
+    return torch.stack([load(Path(path), (size, size)) for path in paths])
 
 
 def to_float(images: Tensor) -> Tensor:

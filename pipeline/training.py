@@ -23,6 +23,7 @@ from pipeline.augment import color_jitter, draw_flips, draw_jitter, flip
 from pipeline.classifier import CamNet, parameter_groups
 from pipeline.config import Config, option
 from pipeline.errors import PipelineError
+from pipeline.image_cache import ImageCache
 from pipeline.inference import load_batch, to_device, to_float
 from pipeline.loader import Prefetch
 from pipeline.metrics import average_precision
@@ -66,6 +67,7 @@ class TrainingConfig(Config):
     compile: bool = option(False, "compile the network first: minutes that long trainings win back", identity=False)
     tensorboard: bool = option(False, "also write losses to RUN/tensorboard", identity=False)
     seed: int = option(0, "seed of head, order, flips and jitter", min=0)
+    cache: str = option("", "folder to keep squashed images in for later epochs; empty: none", identity=False)
 
     @property
     def test_size(self) -> int:
@@ -104,6 +106,8 @@ class TrainingSet:
     """float32 Tensor[N, C] in [0, 1]."""
     weights: Tensor
     """float32 Tensor[N] in [0, 1], weight of each image in the BCE."""
+    cache: ImageCache | None = None
+    """Where squashed images are kept; None to decode them in every epoch."""
 
 
 @dataclass
@@ -321,7 +325,7 @@ def train_one_epoch(
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.steps)
     order = draw_order(data.labels, config.sampling, generator)
     batches = plan_epoch(order, config.batch_size, config.accumulate)
-    loader = Prefetch(lambda b: load_batch([data.paths[i] for i in b.own_rows], config.image_size), batches)
+    loader = Prefetch(lambda b: load_batch([data.paths[i] for i in b.own_rows], config.image_size, data.cache), batches)
     forward = autocast(state.network, autocast_dtype(config.precision, device), device)
     labels, weights = data.labels.to(device), data.weights.to(device)
     sums = torch.zeros(2, dtype=torch.float64, device=device)

@@ -26,6 +26,7 @@ from pipeline.artifacts import (
 from pipeline.classifier import CamNet
 from pipeline.config import option
 from pipeline.epoch_choice import choose_epoch
+from pipeline.image_cache import open_cache
 from pipeline.inference import load_classifier, predict_scores
 from pipeline.progress import say
 from pipeline.thresholds import class_prior, prior_thresholds
@@ -54,11 +55,9 @@ def score_together(model: CamNet, paths: list[str], size: int) -> Tensor:
     return scores
 
 
-def label_free_thresholds(
-    chosen: Checkpoint, paths: list[str], labels: np.ndarray, config: TrainConfig, device: str
-) -> list[float]:
+def label_free_thresholds(chosen: Checkpoint, paths: list[str], labels: np.ndarray, device: str) -> list[float]:
     """Scores from which each class is as frequent among the train images as their final labels [N, C] say."""
-    scores = predict_scores(load_classifier(chosen, device), paths, config.test_size, title="thresholds")
+    scores = predict_scores(load_classifier(chosen, device), paths, chosen.image_size, title="thresholds")
     return prior_thresholds(scores.numpy(), class_prior(labels)).tolist()
 
 
@@ -79,7 +78,8 @@ def run(folder: Path, config: TrainConfig, *, device: str = "cpu", force: bool =
     state = start_training(load_classifier(warmup), config, torch.device(device))
     state.restore(warmup.training)
     weights = (torch.from_numpy(labels.confident).float() + config.loss_floor).clamp(max=1)
-    data = TrainingSet(train.paths, torch.from_numpy(labels.labels), weights)
+    cache = open_cache(config.cache, train.paths, config.image_size)
+    data = TrainingSet(train.paths, torch.from_numpy(labels.labels), weights, cache)
     history = fit(
         state,
         data,
@@ -116,7 +116,10 @@ def run(folder: Path, config: TrainConfig, *, device: str = "cpu", force: bool =
             weights=epochs[chosen - 1]["weights"],
             training=state.to_content(),
             thresholds=label_free_thresholds(
-                replace(warmup, weights=epochs[chosen - 1]["weights"]), train.paths, labels.labels, config, device
+                replace(warmup, weights=epochs[chosen - 1]["weights"], image_size=config.test_size),
+                train.paths,
+                labels.labels,
+                device,
             ),
         ),
     )

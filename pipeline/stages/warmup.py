@@ -19,6 +19,7 @@ from pipeline.artifacts import (
 )
 from pipeline.classifier import build_classifier
 from pipeline.config import option
+from pipeline.image_cache import open_cache
 from pipeline.progress import say
 from pipeline.training import TrainingConfig, TrainingSet, fit, start_training
 
@@ -50,7 +51,8 @@ def run(folder: Path, config: WarmupConfig, *, device: str = "cpu", force: bool 
     if config.informed_head:
         model.begin_head(torch.from_numpy(labels.labels).mean(dim=0))
     state = start_training(model, config, torch.device(device))
-    data = TrainingSet(train.paths, torch.from_numpy(labels.labels), torch.ones(len(train.paths)))
+    cache = open_cache(config.cache, train.paths, config.image_size)
+    data = TrainingSet(train.paths, torch.from_numpy(labels.labels), torch.ones(len(train.paths)), cache)
     history = fit(state, data, config, partial, title="warmup")
     if not distributed.is_main():
         return
