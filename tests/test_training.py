@@ -77,11 +77,6 @@ def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.fixture(scope="session")
-def backbone(tmp_path_factory):
-    return tiny.write_backbone(tmp_path_factory.mktemp("weights") / "tiny.pt")
-
-
 def arguments(stage, folder, backbone):
     given = [stage, "--run", folder, "--device", "cpu", "--epochs", EPOCHS, "--image-size", 32, "--batch-size", 4]
     own = ["--backbone", "timm:test_resnet", "--weights", backbone] if stage == "warmup" else []
