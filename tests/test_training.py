@@ -196,8 +196,9 @@ def test_what_was_frozen_in_the_warmup_may_be_trained_after_it(backbone, tmp_pat
     assert any(name.startswith("stages.") and name.endswith("weight") for name in moved)
 
 
-def test_a_loss_that_is_not_finite_keeps_the_epochs_before(data, tmp_path, monkeypatch):
-    config = SMALL
+@pytest.mark.parametrize("options", [{}, {"frozen_stages": 9, "frozen_norms": True}])
+def test_a_loss_that_is_not_finite_keeps_the_epochs_before(options, data, tmp_path, monkeypatch):
+    config = SMALL.replace(**options)
     expected, _ = fitted(data, tmp_path / "unbroken", config)
     original, steps = training.losses_of, []
 

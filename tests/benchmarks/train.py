@@ -4,7 +4,7 @@
 
 FOLDER is searched for photos to any depth; without one, photos of noise are made. The plain loop is what one writes
 first: a DataLoader whose processes decode every photo twice with Pillow and jitter it with torchvision, then float32
-in NCHW. Each epoch runs in a process of its own, so that its peak memory is its own; the ways take turns and the
+in NCHW. Each training runs in a process of its own, so that its peak memory is its own; the ways take turns and the
 medians count.
 """
 
@@ -33,7 +33,7 @@ from pipeline.classifier import build_classifier
 from pipeline.datasets.listing import scan_folder
 from pipeline.memory import keep_freed_memory
 from pipeline.progress import bar
-from pipeline.training import Consistency, TrainingConfig, TrainingSet, start_training, train_one_epoch
+from pipeline.training import Consistency, TrainingConfig, TrainingSet, start_training, train_one_epoch, view_source
 
 CLASSES = 20
 WARM_UP = 2
@@ -48,6 +48,7 @@ class Task:
     backbone: str
     frozen: bool
     """Train the head alone."""
+    epochs: int
     size: int
     batch_size: int
     device: str
@@ -55,7 +56,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Measured:
-    """One epoch."""
+    """One training."""
 
     rate: float
     """Images per second."""
@@ -90,7 +91,7 @@ def random_labels(count: int) -> torch.Tensor:
     return torch.rand(count, CLASSES, generator=torch.Generator().manual_seed(0))
 
 
-def plain_epoch(task: Task) -> float:
+def plain_loop(task: Task) -> float:
     """Seconds of the plain loop."""
     device = torch.device(task.device)
     model = build_classifier(task.backbone, CLASSES, pretrained=False).to(device).train()
@@ -98,13 +99,13 @@ def plain_epoch(task: Task) -> float:
         model.freeze(len(model.stages), norms=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-5)
 
-    def epoch(paths: list[Path]) -> None:
+    def train(paths: list[Path], epochs: int) -> None:
         photos = PlainPhotos(paths, random_labels(len(paths)), task.size)
         # forked, as by default on Linux outside a spawned process
         loader = DataLoader(
             photos, task.batch_size, shuffle=True, num_workers=os.cpu_count() or 1, multiprocessing_context="fork"
         )
-        for first, second, labels in loader:
+        for first, second, labels in (batch for _ in range(epochs) for batch in loader):
             logits = model(first.to(device))
             target = logits.detach().sigmoid()
             loss = F.binary_cross_entropy_with_logits(logits, labels.to(device))
@@ -114,11 +115,11 @@ def plain_epoch(task: Task) -> float:
             optimizer.step()
             loss.item()
 
-    return timed(epoch, task)
+    return timed(train, task)
 
 
-def our_epoch(task: Task) -> float:
-    """Seconds of `train_one_epoch`."""
+def our_loop(task: Task) -> float:
+    """Seconds of our loop."""
     keep_freed_memory()  # as the command line does
     frozen = (
         {"frozen_stages": 100, "frozen_norms": True} if task.frozen else {"frozen_stages": 0, "frozen_norms": False}
@@ -126,20 +127,23 @@ def our_epoch(task: Task) -> float:
     config = TrainingConfig(image_size=task.size, batch_size=task.batch_size, **frozen)
     model = build_classifier(task.backbone, CLASSES, pretrained=False)
     state = start_training(model, config, torch.device(task.device))
+    consistency = Consistency(1.0, 0.5)
 
-    def epoch(paths: list[Path]) -> None:
+    def train(paths: list[Path], epochs: int) -> None:
         data = TrainingSet(paths, random_labels(len(paths)), torch.ones(len(paths)))
-        with bar("train", len(paths)) as progress:
-            train_one_epoch(state, data, config, Consistency(1.0, 0.5), 1, progress)
+        source = view_source(state, data, config, consistency, "train")
+        with bar("train", len(paths) * epochs) as progress:
+            for epoch in range(epochs):
+                train_one_epoch(state, data, config, source, consistency, epoch + 1, progress)
 
-    return timed(epoch, task)
+    return timed(train, task)
 
 
-def timed(epoch: Callable[[list[Path]], None], task: Task) -> float:
-    """Seconds of an epoch over all photos, after a short one."""
-    epoch(task.paths[: WARM_UP * task.batch_size])
+def timed(train: Callable[[list[Path], int], None], task: Task) -> float:
+    """Seconds of the epochs over all photos, after a short one."""
+    train(task.paths[: WARM_UP * task.batch_size], 1)
     start = time.perf_counter()
-    epoch(task.paths)
+    train(task.paths, task.epochs)
     return time.perf_counter() - start
 
 
@@ -150,7 +154,7 @@ def measure(way: Callable[[Task], float], task: Task) -> Measured:
         peak = torch.cuda.max_memory_allocated() / 1e6
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    return Measured(len(task.paths) / seconds, peak)
+    return Measured(len(task.paths) * task.epochs / seconds, peak)
 
 
 def in_own_process(way: Callable[[Task], float], task: Task) -> Measured:
@@ -175,7 +179,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--count", type=int, default=160, help="photos of an epoch")
     parser.add_argument("--backbone", default="lite0")
-    parser.add_argument("--frozen", action="store_true", help="train the head alone")
+    parser.add_argument(
+        "--frozen", action="store_true", help="train the head alone; our loop then computes features once"
+    )
+    parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--size", type=int, default=224, help="pixels, squashed to a square")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -186,10 +193,12 @@ def main() -> None:
             paths = write_noise(Path(folder), options.count)
         else:
             paths = [image.path for image in scan_folder(options.folder)][: options.count]
-        task = Task(paths, options.backbone, options.frozen, options.size, options.batch_size, options.device)
-        ways = {"plain loop": plain_epoch, "ours": our_epoch}
+        task = Task(
+            paths, options.backbone, options.frozen, options.epochs, options.size, options.batch_size, options.device
+        )
+        ways = {"plain loop": plain_loop, "ours": our_loop}
         rounds = [{name: in_own_process(way, task) for name, way in ways.items()} for _ in range(options.rounds)]
-    title = f"{len(paths)} photos, {task.backbone}, {task.size} px, batches of {task.batch_size} on {task.device}, {os.cpu_count()} cores"
+    title = f"{len(paths)} photos, {task.epochs} epochs, {task.backbone}, {task.size} px, batches of {task.batch_size} on {task.device}, {os.cpu_count()} cores"
     table = Table("way", "images/s", "ratio", "peak memory (without workers)", title=title)
     rates = {name: statistics.median(each[name].rate for each in rounds) for name in ways}
     for name, rate in rates.items():
