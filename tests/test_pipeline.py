@@ -93,6 +93,19 @@ def test_a_second_run_elsewhere_has_the_same_bytes(finished, photos, backbone, t
     assert digests(finished) == digests(tmp_path / "again")
 
 
+def test_other_ground_truth_changes_the_figures_and_no_weight(run, colour_teacher):
+    before = digests(run)
+    figures = (run / "metrics.json").read_text()
+    with h5py.File(run / "ground_truth.h5", "r+") as file:
+        file["labels"][()] = file["labels"][()][::-1, ::-1]
+    for stage in ("embed", "init-labels", "warmup", "boxes", "score-crops", "fuse", "train", "evaluate"):
+        code, output = invoke(stage, "--run", run, "--force", "--device", "cpu")
+        assert code == 0, output
+    assert (run / "metrics.json").read_text() != figures
+    after = digests(run)
+    assert {name for name in after if after[name] != before[name]} == {"ground_truth.h5"}
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_is_up_to_date_and_force_gives_the_same(stage, run, colour_teacher):
     before = digests(run)

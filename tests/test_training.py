@@ -76,11 +76,6 @@ def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.fixture(scope="session")
-def backbone(tmp_path_factory):
-    return tiny.write_backbone(tmp_path_factory.mktemp("weights") / "tiny.pt")
-
-
 def arguments(stage, folder, backbone):
     given = [stage, "--run", folder, "--device", "cpu", "--epochs", EPOCHS, "--image-size", 32, "--batch-size", 4]
     own = ["--backbone", "timm:test_resnet", "--weights", backbone] if stage == "warmup" else []
@@ -201,8 +196,9 @@ def test_what_was_frozen_in_the_warmup_may_be_trained_after_it(backbone, tmp_pat
     assert any(name.startswith("stages.") and name.endswith("weight") for name in moved)
 
 
-def test_a_loss_that_is_not_finite_keeps_the_epochs_before(data, tmp_path, monkeypatch):
-    config = SMALL
+@pytest.mark.parametrize("options", [{}, {"frozen_stages": 9, "frozen_norms": True}])
+def test_a_loss_that_is_not_finite_keeps_the_epochs_before(options, data, tmp_path, monkeypatch):
+    config = SMALL.replace(**options)
     expected, _ = fitted(data, tmp_path / "unbroken", config)
     original, steps = training.losses_of, []
 
