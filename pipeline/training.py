@@ -51,7 +51,7 @@ class TrainingConfig(Config):
     backbone_lr: float = option(1e-5, "Adam's learning rate of the backbone, where it is trained", min=0.0, max=1.0)
     head_lr: float = option(3e-3, "Adam's learning rate of the head (paper: 1e-4)", min=0.0, max=1.0)
     head_l2: float = option(
-        0.0, "L2 penalty on the head's weights, as Adam's weight decay (paper: 0)", min=0.0, max=10.0
+        0.02, "L2 penalty on the head's weights, as Adam's weight decay (paper: 0)", min=0.0, max=10.0
     )
     schedule: Literal["constant", "cosine"] = option(
         "cosine", "learning rate over the steps of the stage (paper: constant)"
