@@ -19,7 +19,9 @@ from pipeline.stages import STAGES, Stage
 from pipeline.stages import calibrate as calibrate_stage
 from pipeline.stages import inspect as inspect_stage
 from pipeline.stages import predict as predict_stage
+from pipeline.stages import report as report_stage
 from pipeline.stages.calibrate import CalibrateConfig
+from pipeline.stages.report import ReportConfig
 
 ARTIFACTS = Path("artifacts")
 STAGE_NAMES = [stage.name for stage in STAGES]
@@ -257,6 +259,14 @@ def calibrate(
     config = CalibrateConfig(**{name: value for name, value in given.items() if value is not None})
     out = out or path.with_name("calibrated.pt")
     calibrate_stage.run(path, labelled, out, config, batch_size=batch_size, device=pick_device(device))
+
+
+@app.command()
+@with_options(ReportConfig)
+def report(*, run: RunOption = "demo", **given: Any) -> None:
+    """Write report.html: what happened in a run, as charts and images on one page that opens from disk."""
+    config = ReportConfig(**{name: value for name, value in given.items() if value is not None})
+    report_stage.run(run_folder(run), config)
 
 
 def main() -> None:

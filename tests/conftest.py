@@ -1,10 +1,12 @@
 """Fixtures that several test modules use."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from runs import write_run
 
 from pipeline.artifacts import Checkpoint, Provenance, write_checkpoint
 from pipeline.classifier import build_classifier
@@ -42,3 +44,15 @@ def tiny_classifier(tmp_path_factory) -> Path:
         ),
     )
     return path
+
+
+@pytest.fixture(scope="session")
+def written_run(tmp_path_factory) -> Path:
+    """The run of `tests.runs`; not to be changed."""
+    return write_run(tmp_path_factory.mktemp("written") / "squares")
+
+
+@pytest.fixture
+def small_run(written_run, tmp_path) -> Path:
+    """A copy of it, with the photos inside."""
+    return shutil.copytree(written_run, tmp_path / "squares")

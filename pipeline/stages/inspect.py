@@ -11,6 +11,7 @@ from rich.table import Table
 
 from pipeline.artifacts import (
     MAKERS,
+    OPTIONAL,
     Artifact,
     Boxes,
     Checkpoint,
@@ -71,7 +72,7 @@ def run_table(folder: Path) -> Table:
     for name, (command, _) in MAKERS.items():
         path = folder / name
         if not path.exists() and not path.with_suffix(".json").exists():
-            table.add_row(name, command, "missing", "")
+            table.add_row(name, command, "none" if name in OPTIONAL else "missing", "")
             continue
         try:
             table.add_row(name, command, "current", check_current(path).fingerprint)
