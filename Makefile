@@ -7,6 +7,7 @@ ROOT ?= $(VOC_ROOT)
 PYTHON ?= python3
 # Further options of `ccd all`, as ARGS="--recipe paper --set train.epochs=12"
 ARGS ?=
+PLAN ?= paper
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,7 +20,7 @@ STAGE = --run $(RUN) --device $(DEVICE) $(FORCE)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: all install prepare embed init-labels warmup boxes score-crops fuse train evaluate \
-        test lint format bench-teacher bench-decode clean help
+        test lint format bench-teacher bench-decode ablation clean help
 
 all: $(VENV)/installed ## set up, then run every stage: PRESET=demo, or PRESET=voc12 VOC_ROOT=DIR
 	$(CCD) all --preset $(PRESET) --run $(RUN) --device $(DEVICE) $(if $(ROOT),--root $(ROOT)) $(ARGS)
@@ -75,6 +76,9 @@ bench-teacher: $(VENV)/installed ## views per second of the OpenAI teacher again
 
 bench-decode: $(VENV)/installed ## images per second of decoding against plain Pillow: IMAGES=DIR
 	$(BIN)/python tests/benchmarks/decode.py $(IMAGES)
+
+ablation: $(A)/manifest.csv ## the study of the paper's claims on RUN: PLAN=paper
+	$(CCD) ablation $(PLAN) --run $(RUN) --device $(DEVICE)
 
 clean: ## remove the artifacts of RUN
 	rm -rf $(A)

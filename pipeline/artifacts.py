@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from pipeline import distributed
 from pipeline.config import Config
 from pipeline.errors import PipelineError, first_line
 from pipeline.progress import say
@@ -482,8 +483,7 @@ def read(path: str | Path) -> Any:
     if path.suffix == ".pt":
         return read_checkpoint(path)
     if path.suffix == ".json":
-        with reporting_damage(path):
-            return json.loads(path.read_text())
+        return read_json(path)
     return read_arrays(path)
 
 
@@ -656,6 +656,12 @@ def save_pt(path: Path, content: dict[str, Any]) -> None:
         torch.save(content, file)
 
 
+def read_json(path: Path) -> Any:
+    """Content of a JSON artifact."""
+    with reporting_damage(path):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write indented JSON, whole or not at all; NaN is refused."""
     with replacing(path) as partial:
@@ -715,11 +721,12 @@ class Partial:
     def __init__(self, target: Path, provenance: Provenance, *, fresh: bool = False) -> None:
         self.folder = target.with_name(target.name + ".partial")
         stamp = self.folder / "fingerprint"
-        if fresh or not stamp.exists() or stamp.read_text() != provenance.fingerprint:
+        stale = fresh or not stamp.exists() or stamp.read_text() != provenance.fingerprint
+        if stale and distributed.is_main():
             shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
             with replacing(stamp) as partial:
                 partial.write_text(provenance.fingerprint)
+        distributed.barrier()  # no process looks for pieces, or saves one, before the old ones are gone
 
     def path(self, name: str) -> Path:
         """Where the piece of this name lies, or would."""

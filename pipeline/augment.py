@@ -1,4 +1,9 @@
-"""Random views of a batch, drawn image by image and computed for the whole batch on its device."""
+"""Random views of a batch, drawn image by image and computed for the whole batch on its device.
+
+Drawing is apart from changing, so that processes that share a batch can draw for all of it and change their part.
+"""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -7,36 +12,48 @@ GREY = (0.299, 0.587, 0.114)
 """ITU-R 601 luma, as Pillow and torchvision use it."""
 
 
-def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Tensor[B, 3, H, W] with each image mirrored left-right with probability 1/2."""
-    flip = torch.rand(len(images), generator=generator) < 0.5
-    return torch.where(flip.to(images.device)[:, None, None, None], images.flip(3), images)
+@dataclass(frozen=True)
+class Jitter:
+    """Colour changes of B images, and the order in which they are made."""
+
+    factors: Tensor
+    """float32 Tensor[4, B]: brightness, contrast and saturation about 1, hue about 0."""
+    order: list[int]
+    """Rows of `factors`, the same order for the whole batch."""
+
+    def of(self, images: Tensor) -> "Jitter":
+        """What some of the images get: int64 Tensor[b] of their places in the batch."""
+        return Jitter(self.factors[:, images], self.order)
 
 
-def color_jitter(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Brightness, contrast, saturation and hue changed by random factors of each image's own.
+def draw_flips(count: int, generator: torch.Generator) -> Tensor:
+    """Marks bool Tensor[count], each True with probability 1/2."""
+    return torch.rand(count, generator=generator) < 0.5
 
-    The arithmetic is torchvision's `ColorJitter(strength, strength, strength, strength)`; the order of the four
-    changes is drawn once a batch.
+
+def flip(images: Tensor, flips: Tensor) -> Tensor:
+    """Tensor[B, 3, H, W] with the images marked in bool Tensor[B] mirrored left-right."""
+    return torch.where(flips.to(images.device)[:, None, None, None], images.flip(3), images)
+
+
+def draw_jitter(count: int, strength: float, generator: torch.Generator) -> Jitter:
+    """Random colour changes, each image's own: those of torchvision's `ColorJitter` with four times `strength`.
 
     Args:
-        images: float Tensor[B, 3, H, W] in [0, 1].
+        count: B.
         strength: largest relative change, and largest share of the hue circle; in [0, 0.5].
         generator: CPU generator, so that the draws do not depend on the device.
-
-    Returns:
-        Tensor[B, 3, H, W] in [0, 1].
     """
-    draws = (torch.rand(4, len(images), generator=generator) * 2 - 1) * strength  # [4, B]
-    brightness, contrast, saturation, hue = (draws + torch.tensor([1.0, 1.0, 1.0, 0.0])[:, None]).to(images.device)
-    changes = [
-        lambda x: adjust_brightness(x, brightness),
-        lambda x: adjust_contrast(x, contrast),
-        lambda x: adjust_saturation(x, saturation),
-        lambda x: adjust_hue(x, hue),
-    ]
-    for change in torch.randperm(4, generator=generator).tolist():
-        images = changes[change](images)
+    draws = (torch.rand(4, count, generator=generator) * 2 - 1) * strength
+    return Jitter(draws + torch.tensor([1.0, 1.0, 1.0, 0.0])[:, None], torch.randperm(4, generator=generator).tolist())
+
+
+def color_jitter(images: Tensor, jitter: Jitter) -> Tensor:
+    """Float Tensor[B, 3, H, W] in [0, 1] with changed colours, in [0, 1]."""
+    factors = jitter.factors.to(images.device)
+    changes = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+    for number in jitter.order:
+        images = changes[number](images, factors[number])
     return images
 
 

@@ -1,6 +1,5 @@
 """The classifier: a convolutional backbone whose 1x1-convolution head makes a CAM per class before pooling."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError  # what a weights-only load raises for anything else; nothing is unpickled here
@@ -55,7 +54,8 @@ class CamNet(nn.Module):
         Returns:
             Tensor[B, C, h, w].
         """
-        return self.head(self.stages((images - self.mean) / self.std))
+        # float32 even under autocast: means over the maps and losses on them need the digits
+        return self.head(self.stages((images - self.mean) / self.std)).float()
 
     def begin_head(self, prior: Tensor) -> None:
         """Start the head at the prior of each class instead of at random.
@@ -174,7 +174,9 @@ def load_weights(model: nn.Module, path: str) -> None:
 
 
 def parameter_groups(model: CamNet, backbone_lr: float, head_lr: float, head_l2: float) -> list[dict[str, Any]]:
-    """Three optimizer groups of what is not frozen: the backbone, which may be empty, the head's weights, its bias.
+    """Three optimizer groups: the backbone, the head's weights, its bias.
+
+    What is frozen is among them, unchanged for want of a gradient: so groups fit whatever was frozen before.
 
     Args:
         model: the classifier.
@@ -183,12 +185,7 @@ def parameter_groups(model: CamNet, backbone_lr: float, head_lr: float, head_l2:
         head_l2: factor of the head's weights that is added to their gradient: an L2 penalty of half this factor.
     """
     return [
-        {"params": trainable(model.stages.parameters()), "lr": backbone_lr},
+        {"params": list(model.stages.parameters()), "lr": backbone_lr},
         {"params": [model.head.weight], "lr": head_lr, "weight_decay": head_l2},
         {"params": [model.head.bias], "lr": head_lr},
     ]
-
-
-def trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """Parameters that are not frozen."""
-    return [p for p in parameters if p.requires_grad]

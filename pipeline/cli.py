@@ -1,6 +1,7 @@
 """The command line: one command a stage, `all`, and what looks at a run. Parses, calls, and reports our errors."""
 
 import inspect as python_inspect
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
@@ -10,21 +11,26 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from pipeline import settings
+from pipeline import distributed, settings
+from pipeline.ablation import read_plan
+from pipeline.chain import STAGE_NAMES, check_settings, run_chain, run_plan, run_stage
 from pipeline.config import Config
+from pipeline.datasets.benchmarks import BENCHMARKS, fetch
 from pipeline.errors import PipelineError
 from pipeline.memory import keep_freed_memory
-from pipeline.progress import console, say
+from pipeline.progress import console, say, show
 from pipeline.stages import STAGES, Stage
 from pipeline.stages import calibrate as calibrate_stage
+from pipeline.stages import export as export_stage
 from pipeline.stages import inspect as inspect_stage
 from pipeline.stages import predict as predict_stage
 from pipeline.stages import report as report_stage
 from pipeline.stages.calibrate import CalibrateConfig
+from pipeline.stages.export import Format
 from pipeline.stages.report import ReportConfig
+from pipeline.tables import ablation_table
 
 ARTIFACTS = Path("artifacts")
-STAGE_NAMES = [stage.name for stage in STAGES]
 
 app = typer.Typer(
     help="Photos and class names in, a multi-label classifier out: classifier-guided CLIP distillation, stage by stage.",
@@ -62,9 +68,14 @@ def run_folder(run: str) -> Path:
 
 
 def pick_device(name: str) -> str:
-    """The torch device that a name stands for."""
+    """The torch device that a name stands for; "cuda" is this process's own GPU."""
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and 0 < torch.cuda.device_count() <= distributed.local_rank():
+        raise PipelineError(
+            f"there are {torch.cuda.device_count()} GPUs for {distributed.local_world_size()} processes; "
+            "give torchrun one process a GPU, or try --device cpu."
+        )
     try:
         torch.zeros(0, device=name)
     except (RuntimeError, AssertionError) as error:
@@ -72,18 +83,6 @@ def pick_device(name: str) -> str:
             f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try --device cpu."
         ) from None
     return name
-
-
-def run_stage(
-    stage: Stage, folder: Path, own: settings.Settings, device: str, force: bool, given: Mapping[str, Any] | None = None
-) -> None:
-    """Run one stage on a run folder, with the run's own settings and what was given for this time."""
-    arguments: dict[str, Any] = {"force": force}
-    if stage.uses_device:
-        arguments["device"] = device
-    if stage.name == "prepare":
-        arguments["display_names"] = own.classes
-    stage.run(folder, own.config(stage.name, stage.config, given or {}), **arguments)
 
 
 def option_parameters(kind: type[Config]) -> list[python_inspect.Parameter]:
@@ -160,12 +159,7 @@ def run_all(
 ) -> None:
     """Run every stage, from photos and class names to a trained classifier and its figures."""
     folder, own = begin_run(run, preset, recipe, given, assignments)
-    device = pick_device(device)
-    for stage in STAGES:
-        if stage.name == "evaluate" and not (folder / "ground_truth.h5").exists():
-            say(f"{folder} has no ground truth, so nothing is measured. See the labels: `ccd inspect {folder}`.")
-            continue
-        run_stage(stage, folder, own, device, force)
+    run_chain(folder, own, pick_device(device), force)
 
 
 def begin_run(
@@ -177,7 +171,8 @@ def begin_run(
         preset = "folder"
     folder = run_folder(run or default_run(preset, given))
     own = compose(folder, preset, recipe, given, assignments)
-    settings.write_run(folder, own)
+    if distributed.is_main():
+        settings.write_run(folder, own)
     return folder, own
 
 
@@ -198,12 +193,9 @@ def compose(
     tables: dict[str, dict[str, Any]] = {"prepare": dict(given)}
     for text in assignments:
         stage, option, value = settings.parse_assignment(text)
-        if stage not in STAGE_NAMES:
-            raise PipelineError(f"--set {text!r} names no stage; the stages are {', '.join(STAGE_NAMES)}.")
         tables.setdefault(stage, {})[option] = value
     own = own.merged(settings.Settings(tables, where=str(folder / settings.FILE)))
-    for stage in STAGES:  # refuse a wrong option now and not an hour into the run
-        own.config(stage.name, stage.config, {})
+    check_settings(own)
     return own
 
 
@@ -218,6 +210,18 @@ def inspect(
 ) -> None:
     """Show what an artifact holds: its origin, shapes and classes, and, if asked, one image."""
     inspect_stage.run(path, image)
+
+
+@app.command()
+def ablation(
+    plan: Annotated[str, typer.Argument(help="Plan that ships with the package (paper), or a .toml file.")] = "paper",
+    run: RunOption = "demo",
+    device: DeviceOption = "auto",
+) -> None:
+    """Run a plan of settings on the images of a run and compare them: label and classifier mAP, with intervals."""
+    folder = run_folder(run)
+    own = settings.read_run(folder, STAGE_NAMES)
+    show(ablation_table(run_plan(folder, own, read_plan(plan), pick_device(device))))
 
 
 ClassifierArgument = Annotated[Path, typer.Argument(help="classifier.pt of a run, or the run folder.")]
@@ -269,14 +273,50 @@ def report(*, run: RunOption = "demo", **given: Any) -> None:
     report_stage.run(run_folder(run), config)
 
 
+@app.command()
+def export(
+    classifier: ClassifierArgument,
+    format: Annotated[Format, typer.Option(help="What to write.")] = "onnx",
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; by default beside the classifier, with the format's ending.")
+    ] = None,
+) -> None:
+    """Write a classifier as an ONNX or torch.export model, and check that it gives the same scores."""
+    export_stage.run(classifier_file(classifier), format, out)
+
+
+@app.command()
+def download(
+    benchmark: Annotated[str, typer.Argument(help=f"{', '.join(BENCHMARKS)}.")],
+    root: Annotated[Path, typer.Option(help="Folder for the archives and the images, the --root of `prepare` later.")],
+    mirror: Annotated[
+        str | None, typer.Option(help="Address of a folder with the same archives; by default the official servers.")
+    ] = None,
+) -> None:
+    """Fetch a benchmark dataset and unpack it; a second call continues where the first one was interrupted."""
+    fetch(benchmark, root, mirror)
+    say(f"{root}: {benchmark} is complete. Go on with `ccd all --preset {benchmark} --root {root}`.")
+
+
+INTERRUPTED = 130
+"""Exit code of a command that was ended by Ctrl-C; Typer turns the exception into it."""
+
+
 def main() -> None:
-    """Entry point: turns what a user can mend into one line and exit code 1."""
+    """Entry point: turns what a user can mend, and Ctrl-C, into one line and an exit code."""
     keep_freed_memory()
     try:
+        distributed.join()
         app()
     except PipelineError as error:
         console.print(f"error: {error}", style="red", soft_wrap=True, markup=False)
         sys.exit(1)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            say(f"interrupted; what is finished is kept. Continue with `{shlex.join(['ccd', *sys.argv[1:]])}`.")
+        raise
+    finally:
+        distributed.leave()
 
 
 if __name__ == "__main__":

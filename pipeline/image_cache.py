@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from pipeline.errors import PipelineError
 from pipeline.images import UnreadableImage, load_squashed
+from pipeline.progress import say
 
 
 class ImageCache:
@@ -70,6 +72,25 @@ class ImageCache:
         partial = file.with_suffix(f".{os.getpid()}-{threading.get_ident()}.partial")
         pixels.tofile(partial)
         partial.replace(file)
+
+
+def open_cache(folder: str, paths: Sequence[Path | str], size: int) -> ImageCache | None:
+    """The cache in a folder, after a line that says what these images add to it; None for no folder.
+
+    Args:
+        folder: path, or empty.
+        paths: images that will be asked for.
+        size: side of the squashed square in pixels.
+
+    Raises:
+        PipelineError: the disk has not the room.
+    """
+    if not folder:
+        return None
+    cache = ImageCache(Path(folder))
+    missing = cache.check_room([Path(path) for path in paths], (size, size))
+    say(f"{folder}: the squashed images of {len(paths)} photos will add {missing / 1e6:.1f} MB.")
+    return cache
 
 
 def cache_bytes(images: int, size: tuple[int, int]) -> int:

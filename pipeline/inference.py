@@ -8,19 +8,28 @@ from torch import Tensor
 
 from pipeline.artifacts import Checkpoint
 from pipeline.classifier import CamNet, build_classifier
+from pipeline.image_cache import ImageCache
 from pipeline.images import load_squashed
 from pipeline.loader import Prefetch, chunks
 from pipeline.progress import bar
 
 
-def load_batch(paths: Sequence[Path | str], size: int) -> Tensor:
-    """Images squashed to a square: uint8 Tensor[B, 3, size, size]."""
-    return torch.stack([load_squashed(Path(path), (size, size)) for path in paths])
+def load_batch(paths: Sequence[Path | str], size: int, cache: ImageCache | None = None) -> Tensor:
+    """Images squashed to a square, from the cache where there is one: uint8 Tensor[B, 3, size, size]."""
+    load = load_squashed if cache is None else cache.load_squashed
+    return torch.stack([load(Path(path), (size, size)) for path in paths])
 
 
 def to_float(images: Tensor) -> Tensor:
     """Float Tensor[B, 3, H, W] in [0, 1], channels last, of uint8 images."""
     return (images.float() / 255).contiguous(memory_format=torch.channels_last)
+
+
+def to_device(images: Tensor, device: torch.device) -> Tensor:
+    """The images on a device; the program goes on while they travel."""
+    if device.type == "cuda":
+        images = images.pin_memory()  # from other memory, CUDA finishes all earlier work before it copies
+    return images.to(device, non_blocking=True)
 
 
 def image_batches(paths: Sequence[Path | str], size: int, batch_size: int) -> Iterator[tuple[range, Tensor]]:
@@ -54,7 +63,7 @@ def map_images(
     results = []
     with bar(title, len(paths)) as progress:
         for rows, images in image_batches(paths, size, batch_size):
-            results.append(function(to_float(images.to(device))).float().cpu())
+            results.append(function(to_float(to_device(images, device))).float().cpu())
             progress.advance(len(rows))
     return torch.cat(results) if results else torch.zeros(0)
 

@@ -8,13 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
+from pipeline.distributed import local_world_size
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def default_workers() -> int:
-    """Decoding threads where no number was asked for: one a core, at most 8."""
-    return min(os.cpu_count() or 1, 8)
+    """Decoding threads where no number was asked for: one a core of this process's part, at most 8."""
+    return min(max((os.cpu_count() or 1) // local_world_size(), 1), 8)
 
 
 class Prefetch(Iterable[Result]):

@@ -1,10 +1,12 @@
 """A classifier file and photos to labels: the Python API.
 
-from pipeline import Classifier
-classifier = Classifier.load("artifacts/demo/classifier.pt")
-for prediction in classifier.predict(["street.jpg", pillow_image, array]):
-    prediction.labels  # ["car", "person"]
-    prediction.scores  # {"car": 0.91, "cat": 0.02, "person": 0.77}
+It needs neither the teacher nor the run that the file came from:
+
+    from pipeline import Classifier
+    classifier = Classifier.load("artifacts/demo/classifier.pt")
+    for prediction in classifier.predict(["street.jpg", pillow_image, array]):
+        prediction.labels  # ["car", "person"]
+        prediction.scores  # {"car": 0.91, "cat": 0.02, "person": 0.77}
 """
 
 from collections.abc import Iterable, Sequence
@@ -41,7 +43,7 @@ class Prediction:
 
 
 class Classifier:
-    """A trained classifier, ready to use; it needs neither the teacher nor the run that it came from.
+    """A trained classifier, ready to use.
 
     Args:
         checkpoint: content of a classifier file.

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.table import Table
 
+from pipeline.ablation import HEADER, cells
 from pipeline.progress import say, show
 
 
@@ -58,4 +60,14 @@ def class_table(metrics: dict[str, Any]) -> Table:
     for class_name in sources[0][2]["AP"]:
         values = [figures["AP"][class_name] for _, _, figures in sources]
         table.add_row(class_name, *("-" if v is None else f"{100 * v:.1f}" for v in values))
+    return table
+
+
+def ablation_table(summary: pd.DataFrame) -> Table:
+    """A row a setting of a study; see `pipeline.ablation.summarise`."""
+    table = Table(title="ablation")
+    for name in HEADER:
+        table.add_column(name, justify="left" if name in HEADER[:2] else "right")
+    for line in cells(summary):
+        table.add_row(*line)
     return table

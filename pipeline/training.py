@@ -8,23 +8,26 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from pipeline import distributed
 from pipeline.artifacts import Partial, load_pt, save_pt
-from pipeline.augment import color_jitter, random_flip
+from pipeline.augment import color_jitter, draw_flips, draw_jitter, flip
 from pipeline.classifier import CamNet, parameter_groups
 from pipeline.config import Config, option
 from pipeline.errors import PipelineError
-from pipeline.inference import load_batch, to_float
+from pipeline.image_cache import ImageCache
+from pipeline.inference import load_batch, to_device, to_float
 from pipeline.loader import Prefetch
 from pipeline.metrics import average_precision
+from pipeline.precision import Precision, autocast_dtype
 from pipeline.progress import Bar, bar
 
 NOTE_EVERY = 10
@@ -37,7 +40,14 @@ class TrainingConfig(Config):
 
     image_size: int = option(224, "side of the squashed input in training, pixels (paper: 448)", min=32, max=2048)
     predict_size: int = option(320, "side in prediction, pixels; 0: as in training", min=0, max=2048)
-    batch_size: int = option(16, "images a step", min=1, max=4096)
+    batch_size: int = option(16, "images a forward pass, all processes of torchrun together", min=1, max=65536)
+    accumulate: int = option(1, "forward passes a step; their gradients add up", min=1, max=1000)
+    scale_batch: bool = option(
+        False, "under torchrun, batch_size times the processes and learning rates times its root", identity=False
+    )
+    sampling: Literal["each", "balanced"] = option(
+        "each", "each: every image once an epoch; balanced: draw a class, then an image by its label of that class"
+    )
     epochs: int = option(2, "passes over the train images", min=1, max=1000)
     backbone_lr: float = option(1e-5, "Adam's learning rate of the backbone, where it is trained", min=0.0, max=1.0)
     head_lr: float = option(3e-3, "Adam's learning rate of the head (paper: 1e-4)", min=0.0, max=1.0)
@@ -53,12 +63,29 @@ class TrainingConfig(Config):
         100, "first stages of the backbone that are not trained; 100: all (paper: 0)", min=0, max=100
     )
     frozen_norms: bool = option(True, "keep the batch norms' ImageNet statistics (paper: off)")
+    precision: Precision = option("auto", "of training; auto: bfloat16 where the device computes with it")
+    compile: bool = option(False, "compile the network first: minutes that long trainings win back", identity=False)
+    tensorboard: bool = option(False, "also write losses to RUN/tensorboard", identity=False)
     seed: int = option(0, "seed of head, order, flips and jitter", min=0)
+    cache: str = option("", "folder to keep squashed images in for later epochs; empty: none", identity=False)
 
     @property
     def test_size(self) -> int:
         """Side of the squashed input that the classifier predicts from."""
         return self.predict_size or self.image_size
+
+    def scaled(self, processes: int) -> Self:
+        """Options for several processes, where `scale_batch` asks for it; the artifact then records these.
+
+        Adam's gradient noise keeps its size if the learning rate grows with the root of the batch (Malladi et al.,
+        NeurIPS 2022).
+        """
+        if not self.scale_batch:
+            return self
+        root = math.sqrt(processes)
+        return self.replace(
+            batch_size=self.batch_size * processes, backbone_lr=self.backbone_lr * root, head_lr=self.head_lr * root
+        )
 
 
 @dataclass(frozen=True)
@@ -79,6 +106,8 @@ class TrainingSet:
     """float32 Tensor[N, C] in [0, 1]."""
     weights: Tensor
     """float32 Tensor[N] in [0, 1], weight of each image in the BCE."""
+    cache: ImageCache | None = None
+    """Where squashed images are kept; None to decode them in every epoch."""
 
 
 @dataclass
@@ -86,6 +115,8 @@ class TrainingState:
     """Everything that changes while training; kept after every epoch."""
 
     model: CamNet
+    network: nn.Module
+    """What to call in training: the model, or what makes it one of several processes' copies."""
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None
     """Running average of weights and statistics, or None."""
@@ -96,6 +127,19 @@ class TrainingState:
     def predictor(self) -> CamNet:
         """The model to predict with, in eval mode: the average where there is one."""
         return (self.model if self.average is None else self.average.module).eval()
+
+    def finish_step(self) -> None:
+        """Change the weights by the gradients gathered."""
+        self.optimizer.step()
+        self.steps += 1
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+
+    def average_statistics(self) -> None:
+        """Make the processes, whose weights are equal, equal in their batch norms' statistics too."""
+        distributed.average(self.model.buffers())
+        if self.average is not None:
+            distributed.average(self.average.module.buffers())
 
     def to_content(self) -> dict[str, Any]:
         """Tensors and plain values to continue from."""
@@ -132,7 +176,10 @@ def start_training(model: CamNet, config: TrainingConfig, device: torch.device) 
     model.freeze(config.frozen_stages, config.frozen_norms)
     groups = parameter_groups(model, config.backbone_lr, config.head_lr, config.head_l2)
     optimizer = torch.optim.Adam(groups)
-    return TrainingState(model, optimizer, average_of(model, config.ema) if config.ema else None)
+    average = average_of(model, config.ema) if config.ema else None
+    if config.compile:
+        model.compile()
+    return TrainingState(model, distributed.parallel(model), optimizer, average)
 
 
 def average_of(model: CamNet, decay: float) -> AveragedModel:
@@ -167,7 +214,7 @@ def fit(
         partial: gets `epoch_001.pt` and so on (see `read_epoch`) and `last.pt`.
         consistency: the second view and its loss; None for one view.
         after_epoch: called with the model to predict with; its tensor is kept with the epoch.
-        title: stands before the progress bar.
+        title: stands before the progress bar, and is the folder of TensorBoard's files.
 
     Returns:
         A row an epoch: see `train_one_epoch`.
@@ -180,13 +227,17 @@ def fit(
         content = load_pt(partial.path("last.pt"))
         state.restore(content)
         rows = content["rows"]
+    distributed.barrier()  # all have read it before the first process replaces or removes it
     count = len(data.paths)
-    with bar(title, config.epochs * count, done=len(rows) * count) as progress:
+    log = partial.folder.parent / "tensorboard" / title if config.tensorboard else None
+    with bar(title, config.epochs * count, done=len(rows) * count, log=log) as progress:
         for epoch in range(len(rows) + 1, config.epochs + 1):
             rows.append(train_one_epoch(state, data, config, consistency, epoch, progress))
+            progress.record({key: value for key, value in rows[-1].items() if key != "epoch"}, "epoch")
             scores = after_epoch(state.predictor) if after_epoch else None
-            save_pt(partial.path(epoch_name(epoch)), {"weights": state.predictor.state_dict(), "scores": scores})
-            save_pt(partial.path("last.pt"), {**state.to_content(), "rows": rows})
+            if distributed.is_main():
+                save_pt(partial.path(epoch_name(epoch)), {"weights": state.predictor.state_dict(), "scores": scores})
+                save_pt(partial.path("last.pt"), {**state.to_content(), "rows": rows})
     return pd.DataFrame(rows)
 
 
@@ -198,6 +249,57 @@ def epoch_name(epoch: int) -> str:
 def read_epoch(partial: Partial, epoch: int) -> dict[str, Any]:
     """A finished epoch: "weights", a state dict to predict with, and "scores", what `after_epoch` gave."""
     return load_pt(partial.path(epoch_name(epoch)))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The images of one forward pass, and what of them this process sees."""
+
+    rows: Tensor
+    """int64 Tensor[b], rows of the training set."""
+    mine: Tensor
+    """int64 Tensor, this process's places in `rows`; at least one."""
+    share: float
+    """What the mean loss over `mine` counts in the step; 0 where another process does the work."""
+    begins_step: bool
+    ends_step: bool
+
+    @property
+    def own_rows(self) -> Tensor:
+        """Rows of the training set that this process sees."""
+        return self.rows[self.mine]
+
+
+def plan_epoch(order: Tensor, batch_size: int, accumulate: int) -> list[Batch]:
+    """Batches of an epoch over the rows int64 Tensor[N] in this order; `accumulate` batches make a step."""
+    batches = []
+    for step in order.split(batch_size * accumulate):
+        parts = step.split(batch_size)
+        for number, rows in enumerate(parts):
+            mine = distributed.own_share(torch.arange(len(rows)))
+            # the mean over processes divides by their number, though their parts may be of unequal size
+            share = len(mine) * distributed.world_size() / len(step)
+            if not len(mine):
+                mine = torch.tensor([0])  # fewer images than processes, but each has to take part
+            batches.append(Batch(rows, mine, share, number == 0, number + 1 == len(parts)))
+    return batches
+
+
+def draw_order(labels: Tensor, sampling: str, generator: torch.Generator) -> Tensor:
+    """Rows int64 Tensor[N] of one epoch.
+
+    Args:
+        labels: Tensor[N, C] in [0, 1].
+        sampling: "each": all rows, shuffled. "balanced": with repetition; for each place a class is drawn, all
+            being as likely, and then a row in proportion to its label of that class. A class without labels is
+            left out.
+        generator: of the draws.
+    """
+    sums = labels.sum(dim=0)
+    if sampling == "each" or not sums.any():
+        return torch.randperm(len(labels), generator=generator)
+    chances = (labels[:, sums > 0] / sums[sums > 0]).sum(dim=1)
+    return torch.multinomial(chances, len(labels), replacement=True, generator=generator)
 
 
 def train_one_epoch(
@@ -221,38 +323,57 @@ def train_one_epoch(
     state.model.train()
     state.model.freeze(config.frozen_stages, config.frozen_norms)
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.steps)
-    order = torch.randperm(len(data.paths), generator=generator)
-    batches = order.split(config.batch_size)
-    loader = Prefetch(lambda rows: load_batch([data.paths[i] for i in rows], config.image_size), batches)
+    order = draw_order(data.labels, config.sampling, generator)
+    batches = plan_epoch(order, config.batch_size, config.accumulate)
+    loader = Prefetch(lambda b: load_batch([data.paths[i] for i in b.own_rows], config.image_size, data.cache), batches)
+    forward = autocast(state.network, autocast_dtype(config.precision, device), device)
+    labels, weights = data.labels.to(device), data.weights.to(device)
     sums = torch.zeros(2, dtype=torch.float64, device=device)
-    scores = torch.zeros(data.labels.shape, device=device)
+    scores = torch.zeros(labels.shape, device=device)
     start = time.perf_counter()
-    for step, (rows, images) in enumerate(zip(batches, loader, strict=True)):
-        set_rates(state.optimizer, config, (step + (epoch - 1) * len(batches)) / (config.epochs * len(batches)))
-        logits, losses = losses_of(state.model, images.to(device), data, rows, consistency, generator)
-        state.optimizer.zero_grad(set_to_none=True)
-        losses.sum().backward()
-        state.optimizer.step()
-        state.steps += 1
-        if state.average is not None:
-            state.average.update_parameters(state.model)
-        sums += losses.detach() * len(rows)
-        scores[rows.to(device)] = logits.detach().sigmoid()
-        if step % NOTE_EVERY == 0 or step + 1 == len(batches):
-            check_finite(losses, epoch)
+    for number, (batch, images) in enumerate(zip(batches, loader, strict=True)):
+        if batch.begins_step:
+            set_rates(state.optimizer, config, (number + (epoch - 1) * len(batches)) / (config.epochs * len(batches)))
+            state.optimizer.zero_grad(set_to_none=True)
+        rows = batch.own_rows.to(device)
+        with distributed.without_exchange(state.network, not batch.ends_step):
+            views = make_views(to_float(to_device(images, device)), batch, consistency, generator)
+            logits, losses = losses_of(forward, views, labels[rows], weights[rows], consistency)
+            (losses.sum() * batch.share).backward()
+        if batch.ends_step:
+            state.finish_step()
+        sums += losses.detach() * (len(rows) if batch.share else 0)
+        scores[rows] = logits.detach().sigmoid()
+        if number % NOTE_EVERY == 0 or number + 1 == len(batches):
+            check_finite(sums, epoch)
             progress.advance(0, f"epoch {epoch}/{config.epochs} loss {losses.sum().item():.4f}")
-        progress.advance(len(rows))
+            progress.record({"loss": losses.sum().item()}, "batch")
+        progress.advance(len(batch.rows))
+    distributed.sum_up(sums)
+    distributed.take_largest(scores)
+    state.average_statistics()
     seconds = time.perf_counter() - start
-    bce, consistent = (sums / len(data.paths)).tolist()
+    bce, consistent = (sums / len(order)).tolist()
+    seen = order.unique()
     return {
         "epoch": epoch,
         "loss": bce + consistent,
         "bce": bce,
         "consistency": consistent,
-        "label_map": agreement(scores.cpu(), data.labels),
-        "images_per_second": len(data.paths) / seconds,
+        "label_map": agreement(scores.cpu()[seen], data.labels[seen]),
+        "images_per_second": len(order) / seconds,
         "data_wait": loader.waited / seconds,
     }
+
+
+def autocast(network: nn.Module, dtype: torch.dtype | None, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Forward pass with the expensive operations in `dtype`; None: all in float32."""
+
+    def forward(images: Tensor) -> Tensor:
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            return network(images)
+
+    return forward
 
 
 def agreement(scores: Tensor, labels: Tensor) -> float:
@@ -261,26 +382,49 @@ def agreement(scores: Tensor, labels: Tensor) -> float:
     return float(np.nanmean(precisions)) if not np.isnan(precisions).all() else math.nan
 
 
+def make_views(
+    images: Tensor, batch: Batch, consistency: Consistency | None, generator: torch.Generator
+) -> tuple[Tensor, Tensor | None]:
+    """The flipped view of this process's images, and the jittered and independently flipped one if there is any.
+
+    Args:
+        images: float Tensor[b, 3, H, W] in [0, 1], those of `batch.mine`.
+        batch: the batch; views are drawn for all of it, so that they do not depend on the number of processes.
+        consistency: asks for the second view.
+        generator: of the draws.
+    """
+    count = len(batch.rows)
+    first = flip(images, draw_flips(count, generator)[batch.mine])
+    if consistency is None:
+        return first, None
+    second = flip(images, draw_flips(count, generator)[batch.mine])
+    return first, color_jitter(second, draw_jitter(count, consistency.jitter, generator).of(batch.mine))
+
+
 def losses_of(
-    model: CamNet,
-    images: Tensor,
-    data: TrainingSet,
-    rows: Tensor,
+    forward: Callable[[Tensor], Tensor],
+    views: tuple[Tensor, Tensor | None],
+    labels: Tensor,
+    weights: Tensor,
     consistency: Consistency | None,
-    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Logits Tensor[B, C] of the first view, and the two losses Tensor[2]: weighted BCE and consistency.
 
     loss = mean(w BCE(z, y)) + lambda BCE(z', stopgrad(sigmoid(z))), CCD eq. 8 to 10 as in the authors' code.
+
+    Args:
+        forward: views Tensor[B, 3, H, W] to logits z, z'.
+        views: see `make_views`.
+        labels: y, Tensor[B, C] in [0, 1].
+        weights: w, Tensor[B] in [0, 1].
+        consistency: gives lambda.
     """
-    clean = to_float(images)
-    labels, weights = data.labels[rows].to(images.device), data.weights[rows].to(images.device)
-    logits = model(random_flip(clean, generator))
+    first, second = views
+    logits = forward(first)
     bce = (weights[:, None] * F.binary_cross_entropy_with_logits(logits, labels, reduction="none")).mean()
     if consistency is None:
         return logits, torch.stack([bce, torch.zeros_like(bce)])
-    jittered = color_jitter(random_flip(clean, generator), consistency.jitter, generator)
-    agreement = F.binary_cross_entropy_with_logits(model(jittered), logits.detach().sigmoid())
+    agreement = F.binary_cross_entropy_with_logits(forward(second), logits.detach().sigmoid())
     return logits, torch.stack([bce, consistency.weight * agreement])
 
 
@@ -293,10 +437,10 @@ def set_rates(optimizer: torch.optim.Optimizer, config: TrainingConfig, position
         group["lr"] = rate * factor
 
 
-def check_finite(losses: Tensor, epoch: int) -> None:
-    """Raise if the loss has become NaN or infinite."""
-    if not torch.isfinite(losses).all():
+def check_finite(sums: Tensor, epoch: int) -> None:
+    """Raise if any loss of the epoch was NaN or infinite: their sums are then, too."""
+    if not torch.isfinite(sums).all():
         raise PipelineError(
-            f"the loss became {losses.sum().item()} in epoch {epoch}; the epochs before it are kept. "
+            f"the loss became {sums.sum().item()} in epoch {epoch}; the epochs before it are kept. "
             "Lower --backbone-lr and --head-lr, or look at the labels with `ccd inspect`."
         )

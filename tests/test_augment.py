@@ -8,7 +8,9 @@ from pipeline.augment import (
     adjust_hue,
     adjust_saturation,
     color_jitter,
-    random_flip,
+    draw_flips,
+    draw_jitter,
+    flip,
 )
 
 
@@ -38,21 +40,35 @@ def test_hue_leaves_grey_alone():
 
 def test_jitter_differs_from_image_to_image_and_stays_in_range():
     same = images(1).repeat(4, 1, 1, 1)
-    found = color_jitter(same, 0.5, torch.Generator().manual_seed(1))
+    found = color_jitter(same, draw_jitter(4, 0.5, torch.Generator().manual_seed(1)))
     assert found.min() >= 0 and found.max() <= 1
     assert len({tuple(image.flatten()[:5].tolist()) for image in found}) == 4
 
 
 def test_jitter_of_no_strength_changes_nothing():
     batch = images()
-    torch.testing.assert_close(color_jitter(batch, 0.0, torch.Generator()), batch, atol=1e-6, rtol=0)
+    torch.testing.assert_close(color_jitter(batch, draw_jitter(6, 0.0, torch.Generator())), batch, atol=1e-6, rtol=0)
+
+
+def test_the_order_of_the_changes_is_drawn_too():
+    generator = torch.Generator().manual_seed(1)
+    assert len({tuple(draw_jitter(1, 0.5, generator).order) for _ in range(50)}) > 10
+
+
+def test_a_part_of_a_batch_is_changed_as_it_is_in_the_whole():
+    batch, places = images(), torch.tensor([1, 3, 5])
+    jitter, flips = draw_jitter(6, 0.5, torch.Generator().manual_seed(1)), draw_flips(6, torch.Generator())
+    whole = color_jitter(flip(batch, flips), jitter)[places]
+    assert torch.equal(color_jitter(flip(batch[places], flips[places]), jitter.of(places)), whole)
 
 
 def test_flips_are_drawn_image_by_image_from_the_generator():
-    batch = images(64)
-    found = random_flip(batch, torch.Generator().manual_seed(2))
-    flipped = [not torch.equal(a, b) for a, b in zip(found, batch, strict=True)]
-    assert 20 < sum(flipped) < 44
-    for new, old, turned in zip(found, batch, flipped, strict=True):
-        assert torch.equal(new, old.flip(2) if turned else old)
-    assert torch.equal(found, random_flip(batch, torch.Generator().manual_seed(2)))
+    flips = draw_flips(64, torch.Generator().manual_seed(2))
+    assert 20 < flips.sum() < 44
+    assert torch.equal(flips, draw_flips(64, torch.Generator().manual_seed(2)))
+
+
+def test_marked_images_are_mirrored_and_others_not():
+    batch = images(3)
+    found = flip(batch, torch.tensor([True, False, True]))
+    assert torch.equal(found, torch.stack([batch[0].flip(2), batch[1], batch[2].flip(2)]))

@@ -9,7 +9,6 @@ from pipeline.errors import PipelineError
 from pipeline.labels import class_logits
 from pipeline.teachers.prompts import (
     OPENAI_IMAGENET_TEMPLATES,
-    check_class_names,
     class_embeddings,
     display_names,
     find_templates,
@@ -60,20 +59,6 @@ def test_the_imagenet_templates_are_openais():
     theirs = [template("{}") for template in metadata.OPENAI_IMAGENET_TEMPLATES]
     assert sorted(find_templates("openai-imagenet-80")) == sorted(theirs)
     assert len(OPENAI_IMAGENET_TEMPLATES) == 80
-
-
-@pytest.mark.parametrize(
-    ("names", "match"),
-    [
-        ([], "Found 0 class names, expected at least 2"),
-        (["cat"], "Found 1 class names"),
-        (["cat", " "], "Class name 2 of 2 is empty"),
-        (["cat", "dog", "Cat "], "'cat' and 'Cat ' are the same"),
-    ],
-)
-def test_class_names_among_which_nothing_can_be_chosen(names, match):
-    with pytest.raises(PipelineError, match=match):
-        check_class_names(names)
 
 
 def test_display_names_come_from_the_table_or_from_the_name():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.class_names import check_class_names
 from pipeline.datasets.checks import check_files, check_unique, class_index, read_lines
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.listing import IMAGE_SUFFIXES, ListedImage, scan_folder
@@ -63,15 +64,6 @@ def read_class_names(path: Path) -> list[str]:
     class_names = read_lines(path)
     check_class_names(class_names)
     return class_names
-
-
-def check_class_names(class_names: list[str]) -> None:
-    """Raise PipelineError if there are fewer than two names, or one twice: a softmax must have a choice."""
-    if len(class_names) < 2:
-        raise PipelineError(f"there are {len(class_names)} class names, expected at least two.")
-    for name in class_names:
-        if class_names.count(name) > 1:
-            raise PipelineError(f"class name {name!r} is given {class_names.count(name)} times, expected once.")
 
 
 def _read_source(source: Path, class_names: list[str], cache: Path | None) -> list[ListedImage]:

@@ -36,6 +36,7 @@ def content_of(run: RunFiles) -> dict[str, Any]:
         "classes": run.manifest.class_names,
         "counts": {split: len(run.manifest.split(split).image_ids) for split in ("train", "test")},
         "skipped": list(run.manifest.skipped.values())[:50],
+        "supervision": supervision(run),
         "cards": cards(run),
         "unknown": unknown(run),
         "stages": stages(run),
@@ -96,6 +97,15 @@ def cards(run: RunFiles) -> list[dict[str, str]]:
             {"title": "training", "value": minutes, "note": f"{epoch_count(run)} epochs; other stages are not timed"}
         )
     return found
+
+
+def supervision(run: RunFiles) -> str:
+    """Which labels the classifier was trained with, beside those that the pipeline made itself."""
+    if any(provenance.uses_ground_truth for provenance in run.provenances.values()):
+        return "ground truth was used in the making, as a study"
+    if run.final is not None and run.final.corrected_entries:
+        return f"{run.final.corrected_entries:,} labels were corrected by hand"
+    return "no human label was used for training"
 
 
 def epoch_count(run: RunFiles) -> int:

@@ -23,18 +23,20 @@ class Stage:
     """One sentence, the command's help."""
     uses_device: bool = True
     """Whether `run` takes `device`."""
+    shared: bool = False
+    """Whether the processes of torchrun share the work; else the first one does it alone."""
 
 
 STAGES = (
     Stage("prepare", prepare.PrepareConfig, prepare.run, prepare.__doc__, uses_device=False),
-    Stage("embed", embed.EmbedConfig, embed.run, embed.__doc__),
+    Stage("embed", embed.EmbedConfig, embed.run, embed.__doc__, shared=True),
     Stage(
         "init-labels", initial_labels.InitialLabelsConfig, initial_labels.run, initial_labels.__doc__, uses_device=False
     ),
-    Stage("warmup", warmup.WarmupConfig, warmup.run, warmup.__doc__),
+    Stage("warmup", warmup.WarmupConfig, warmup.run, warmup.__doc__, shared=True),
     Stage("boxes", boxes.BoxesConfig, boxes.run, boxes.__doc__),
-    Stage("score-crops", crop_scores.CropScoresConfig, crop_scores.run, crop_scores.__doc__),
+    Stage("score-crops", crop_scores.CropScoresConfig, crop_scores.run, crop_scores.__doc__, shared=True),
     Stage("fuse", fuse.FuseConfig, fuse.run, fuse.__doc__, uses_device=False),
-    Stage("train", train.TrainConfig, train.run, train.__doc__),
+    Stage("train", train.TrainConfig, train.run, train.__doc__, shared=True),
     Stage("evaluate", evaluate.EvaluateConfig, evaluate.run, evaluate.__doc__),
 )

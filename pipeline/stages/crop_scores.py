@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pipeline import distributed
 from pipeline.artifacts import (
     Boxes,
     CropScores,
@@ -71,6 +72,8 @@ def score_crops(
 ) -> Tensor:
     """Probabilities of every crop; pieces of the work are kept in `partial` and taken from there.
 
+    Several processes share the pieces, and each returns all of them.
+
     Args:
         teacher: scores the crops.
         embeddings: gives texts, scale and view size.
@@ -89,12 +92,15 @@ def score_crops(
     batch_size = config.batch_size or find_batch_size(teacher.encode_images, (long_side, long_side), device)
     pieces = chunks(len(paths), PIECE)
     bounds = [torch.searchsorted(owner, torch.tensor([p.start, p.stop])).tolist() for p in pieces]
-    done = sum(stop - start for i, (start, stop) in enumerate(bounds) if partial.has_arrays(i))
-    with bar("score-crops", len(owner), done) as progress:
-        for index, (piece, (start, stop)) in enumerate(zip(pieces, bounds, strict=True)):
+    counts = [stop - start for start, stop in bounds]
+    mine = distributed.own_share(range(len(pieces)))
+    done = sum(counts[i] for i in mine if partial.has_arrays(i))
+    with bar("score-crops", sum(counts[i] for i in mine), done) as progress:
+        for index in mine:
             if partial.has_arrays(index):
                 continue
-            jobs = [(paths[i], boxes[start:stop][owner[start:stop] == i]) for i in piece]
+            start, stop = bounds[index]
+            jobs = [(paths[i], boxes[start:stop][owner[start:stop] == i]) for i in pieces[index]]
             loaded = Prefetch(lambda job: crops_of(*job, long_side), [job for job in jobs if len(job[1])])
             crops = [crop for photo in loaded for crop in photo]
             probabilities = torch.zeros(0, len(embeddings.class_names))
@@ -102,7 +108,8 @@ def score_crops(
                 image = encode_crops(teacher, crops, batch_size)
                 probabilities = class_probabilities(image, text, embeddings.logit_scale, text_class)
             partial.save_arrays(index, {"probabilities": probabilities.numpy()})
-            progress.advance(stop - start)
+            progress.advance(counts[index])
+    distributed.barrier()
     return torch.cat([torch.from_numpy(partial.load_arrays(i)["probabilities"]) for i in range(len(pieces))])
 
 
@@ -138,6 +145,9 @@ def run(folder: Path, config: CropScoresConfig, *, device: str = "cpu", force: b
     if config.shape == "square":
         crop_boxes = square_boxes(crop_boxes, torch.from_numpy(train.sizes)[owner])
     probabilities = score_crops(teacher, embeddings, train.paths, owner, crop_boxes, config, partial, device)
+    distributed.barrier()  # all have read the pieces before the first process removes them
+    if not distributed.is_main():
+        return
     local, counts = local_scores(probabilities, owner, len(train.paths), config.combine)
     write(
         path,

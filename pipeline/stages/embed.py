@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline import distributed
 from pipeline.artifacts import Embeddings, Manifest, Partial, begin, read_manifest, write
 from pipeline.config import Config, option
 from pipeline.inference import image_batches
@@ -64,18 +65,23 @@ class Encoded:
 
 
 def encode(teacher: Teacher, paths: list[str], size: int, batch_size: int, partial: Partial) -> Tensor:
-    """Embeddings float32 Tensor[N, D] of images; pieces of the work are kept in `partial` and taken from there."""
+    """Embeddings float32 Tensor[N, D] of images; pieces of the work are kept in `partial` and taken from there.
+
+    Several processes share the pieces, and each returns all of them.
+    """
     pieces = chunks(len(paths), PIECE)
-    done = sum(len(rows) for i, rows in enumerate(pieces) if partial.has_arrays(i))
-    with bar("embed", len(paths), done) as progress:
-        for index, piece in enumerate(pieces):
+    mine = distributed.own_share(range(len(pieces)))
+    done = sum(len(pieces[i]) for i in mine if partial.has_arrays(i))
+    with bar("embed", sum(len(pieces[i]) for i in mine), done) as progress:
+        for index in mine:
             if partial.has_arrays(index):
                 continue
             rows = []
-            for batch, images in image_batches([paths[i] for i in piece], size, batch_size):
+            for batch, images in image_batches([paths[i] for i in pieces[index]], size, batch_size):
                 rows.append(teacher.encode_images(images).float().cpu())
                 progress.advance(len(batch))
             partial.save_arrays(index, {"image": torch.cat(rows).numpy()})
+    distributed.barrier()
     return torch.cat([torch.from_numpy(partial.load_arrays(i)["image"]) for i in range(len(pieces))])
 
 
@@ -132,6 +138,9 @@ def run(folder: Path, config: EmbedConfig, *, device: str = "cpu", force: bool =
         encoded = ask_teacher(manifest, config, device, partial)
     is_train = torch.tensor(manifest.images["split"].to_numpy() == "train")
     bias, counts = bias_of(encoded.probabilities, is_train, config)
+    distributed.barrier()  # all have read the pieces before the first process removes them
+    if not distributed.is_main():
+        return
     write(
         path,
         Embeddings(

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-from pipeline.artifacts import Embeddings, Labels, begin, read, write
+from pipeline.artifacts import Embeddings, GroundTruth, Labels, begin, check_same_images, read, write
 from pipeline.config import Config, option
 from pipeline.labels import ENTROPY_LIMIT, confident_images, debias, soft_labels
 from pipeline.progress import say
@@ -15,6 +16,9 @@ from pipeline.progress import say
 class InitialLabelsConfig(Config):
     """How probabilities become labels."""
 
+    source: Literal["teacher", "ground-truth"] = option(
+        "teacher", "ground-truth: human labels instead, the upper reference of a study"
+    )
     debias: bool = option(True, "divide each class by the teacher's bias (CCD, section 3.2)")
     label_floor: float = option(
         0.0, "smallest score before the division, in units of 1/C (paper: 1)", min=0.0, max=10.0
@@ -29,13 +33,19 @@ class InitialLabelsConfig(Config):
 def run(folder: Path, config: InitialLabelsConfig, *, force: bool = False) -> None:
     """Write `initial_labels.h5` from `embeddings.h5`."""
     path = folder / "initial_labels.h5"
-    provenance = begin(folder, path.name, config, ["embeddings.h5"], force=force)
+    uses_truth = config.source == "ground-truth"
+    sources = ["embeddings.h5", *(["ground_truth.h5"] if uses_truth else [])]
+    provenance = begin(folder, path.name, config, sources, force=force, uses_ground_truth=uses_truth)
     if provenance is None:
         return
     embeddings: Embeddings = read(folder / "embeddings.h5")
     train = embeddings.is_train
     bias = torch.from_numpy(embeddings.bias) if config.debias else None
     scores = debias(torch.from_numpy(embeddings.probabilities[train]), bias, config.label_floor)
+    if uses_truth:
+        truth: GroundTruth = read(folder / "ground_truth.h5")
+        check_same_images(embeddings, truth, folder / "embeddings.h5", folder / "ground_truth.h5")
+        scores = torch.from_numpy(truth.labels[train]).clamp(min=0).float()
     labels = soft_labels(scores, config.exponent, config.smoothing)
     confident = confident_images(
         torch.from_numpy(embeddings.entropy[train]), len(embeddings.class_names), config.entropy_limit

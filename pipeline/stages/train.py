@@ -6,7 +6,9 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from pipeline import distributed
 from pipeline.artifacts import (
     Checkpoint,
     EpochScores,
@@ -21,8 +23,10 @@ from pipeline.artifacts import (
     write_checkpoint,
     write_csv,
 )
+from pipeline.classifier import CamNet
 from pipeline.config import option
 from pipeline.epoch_choice import choose_epoch
+from pipeline.image_cache import open_cache
 from pipeline.inference import load_classifier, predict_scores
 from pipeline.progress import say
 from pipeline.thresholds import class_prior, prior_thresholds
@@ -42,17 +46,25 @@ class TrainConfig(TrainingConfig):
     )
 
 
-def label_free_thresholds(
-    chosen: Checkpoint, paths: list[str], labels: np.ndarray, config: TrainConfig, device: str
-) -> list[float]:
+def score_together(model: CamNet, paths: list[str], size: int) -> Tensor:
+    """Scores float32 Tensor[N, C] of images, each computed by one of the processes."""
+    scores = torch.zeros(len(paths), model.head.out_channels)
+    own = predict_scores(model, distributed.own_share(paths), size, title="  test images")
+    distributed.own_share(scores).copy_(own)
+    distributed.sum_up(scores)
+    return scores
+
+
+def label_free_thresholds(chosen: Checkpoint, paths: list[str], labels: np.ndarray, device: str) -> list[float]:
     """Scores from which each class is as frequent among the train images as their final labels [N, C] say."""
-    scores = predict_scores(load_classifier(chosen, device), paths, config.image_size, title="thresholds")
+    scores = predict_scores(load_classifier(chosen, device), paths, chosen.image_size, title="thresholds")
     return prior_thresholds(scores.numpy(), class_prior(labels)).tolist()
 
 
 def run(folder: Path, config: TrainConfig, *, device: str = "cpu", force: bool = False) -> None:
     """Write `classifier.pt`, `train.csv` and `epoch_scores.h5` from the manifest, `warmup.pt` and `final_labels.h5`."""
     path = folder / "classifier.pt"
+    config = config.scaled(distributed.world_size())
     sources = ["manifest.csv", "warmup.pt", "final_labels.h5"]
     provenance = begin(folder, path.name, config, sources, force=force)
     if provenance is None:
@@ -66,7 +78,8 @@ def run(folder: Path, config: TrainConfig, *, device: str = "cpu", force: bool =
     state = start_training(load_classifier(warmup), config, torch.device(device))
     state.restore(warmup.training)
     weights = (torch.from_numpy(labels.confident).float() + config.loss_floor).clamp(max=1)
-    data = TrainingSet(train.paths, torch.from_numpy(labels.labels), weights)
+    cache = open_cache(config.cache, train.paths, config.image_size)
+    data = TrainingSet(train.paths, torch.from_numpy(labels.labels), weights, cache)
     history = fit(
         state,
         data,
@@ -74,8 +87,10 @@ def run(folder: Path, config: TrainConfig, *, device: str = "cpu", force: bool =
         partial,
         consistency=Consistency(config.consistency, config.jitter) if config.consistency else None,
         # scores of the test images, not their labels: for the oracle that `evaluate` reports beside the choice
-        after_epoch=lambda model: predict_scores(model, test.paths, config.test_size, title="  test images"),
+        after_epoch=lambda model: score_together(model, test.paths, config.test_size),
     )
+    if not distributed.is_main():
+        return
     chosen = choose_epoch(config.choose, list(history["label_map"]))
     history["chosen"] = history["epoch"] == chosen
     write_csv(folder / "train.csv", history)
@@ -101,7 +116,10 @@ def run(folder: Path, config: TrainConfig, *, device: str = "cpu", force: bool =
             weights=epochs[chosen - 1]["weights"],
             training=state.to_content(),
             thresholds=label_free_thresholds(
-                replace(warmup, weights=epochs[chosen - 1]["weights"]), train.paths, labels.labels, config, device
+                replace(warmup, weights=epochs[chosen - 1]["weights"], image_size=config.test_size),
+                train.paths,
+                labels.labels,
+                device,
             ),
         ),
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from pipeline import distributed
 from pipeline.artifacts import (
     Checkpoint,
     Labels,
@@ -18,6 +19,7 @@ from pipeline.artifacts import (
 )
 from pipeline.classifier import build_classifier
 from pipeline.config import option
+from pipeline.image_cache import open_cache
 from pipeline.progress import say
 from pipeline.training import TrainingConfig, TrainingSet, fit, start_training
 
@@ -35,6 +37,7 @@ class WarmupConfig(TrainingConfig):
 def run(folder: Path, config: WarmupConfig, *, device: str = "cpu", force: bool = False) -> None:
     """Write `warmup.pt` and `warmup.csv` from the manifest and `initial_labels.h5`."""
     path = folder / "warmup.pt"
+    config = config.scaled(distributed.world_size())
     provenance = begin(folder, path.name, config, ["manifest.csv", "initial_labels.h5"], force=force)
     if provenance is None:
         return
@@ -48,8 +51,11 @@ def run(folder: Path, config: WarmupConfig, *, device: str = "cpu", force: bool 
     if config.informed_head:
         model.begin_head(torch.from_numpy(labels.labels).mean(dim=0))
     state = start_training(model, config, torch.device(device))
-    data = TrainingSet(train.paths, torch.from_numpy(labels.labels), torch.ones(len(train.paths)))
+    cache = open_cache(config.cache, train.paths, config.image_size)
+    data = TrainingSet(train.paths, torch.from_numpy(labels.labels), torch.ones(len(train.paths)), cache)
     history = fit(state, data, config, partial, title="warmup")
+    if not distributed.is_main():
+        return
     write_csv(folder / "warmup.csv", history)
     write_checkpoint(
         path,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.class_names import check_class_names
 from pipeline.errors import PipelineError
 from pipeline.teachers.names import near_names
 from pipeline.teachers.teacher import Teacher
@@ -56,29 +57,6 @@ def find_templates(name: str) -> tuple[str, ...]:
         f"There are no templates {name!r}. Use one of {near_names(name, TEMPLATES)}, or a sentence with {{}} "
         "in the place of the class name."
     )
-
-
-def check_class_names(names: Sequence[str]) -> None:
-    """Refuse class names among which a softmax cannot choose.
-
-    Raises:
-        PipelineError: if there are fewer than two, one is empty, or two differ in case or spaces alone.
-    """
-    if len(names) < 2:
-        raise PipelineError(
-            f"Found {len(names)} class names, expected at least 2: the teacher's softmax compares classes. "
-            "Add the other things that the photos show."
-        )
-    found: dict[str, str] = {}
-    for name in names:
-        key = " ".join(name.split()).lower()
-        if not key:
-            raise PipelineError(f"Class name {len(found) + 1} of {len(names)} is empty. Remove or fill it.")
-        if key in found:
-            raise PipelineError(
-                f"Class names {found[key]!r} and {name!r} are the same to the teacher. Remove or rename one."
-            )
-        found[key] = name
 
 
 def display_names(class_names: Sequence[str], table: Mapping[str, list[str]]) -> list[list[str]]:

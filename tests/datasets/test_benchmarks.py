@@ -10,7 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from pipeline import cli
 from pipeline.datasets import benchmarks, voc
 from pipeline.datasets.benchmarks import BENCHMARKS, Archive, fetch
 from pipeline.errors import PipelineError
@@ -124,6 +126,19 @@ def test_not_enough_room_is_told_before_the_download(tmp_path: Path, monkeypatch
 def test_unknown_benchmark(tmp_path: Path):
     with pytest.raises(PipelineError, match="no download of 'voc13', expected voc07, voc12, coco14"):
         fetch("voc13", tmp_path)
+
+
+def test_the_command_fetches_from_the_mirror_and_names_the_next_one(mirror: str, tmp_path: Path):
+    arguments = ["download", "voc07", "--root", str(tmp_path / "data"), "--mirror", mirror]
+    result = CliRunner().invoke(cli.app, arguments)
+    assert result.exit_code == 0, result.output
+    assert voc.load(tmp_path / "data", year=2007).image_ids == ["trainval1", "test1"]
+    assert f"`ccd all --preset voc07 --root {tmp_path / 'data'}`" in result.stderr
+
+
+def test_the_command_refuses_an_unknown_benchmark(tmp_path: Path):
+    result = CliRunner().invoke(cli.app, ["download", "voc13", "--root", str(tmp_path)])
+    assert isinstance(result.exception, PipelineError) and "no download of 'voc13'" in str(result.exception)
 
 
 def test_table_is_well_formed():

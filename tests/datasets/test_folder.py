@@ -175,9 +175,9 @@ def test_class_names(tmp_path: Path):
     (tmp_path / "classes.txt").write_text("cat\n\ntv monitor \r\n")
     assert read_class_names(tmp_path / "classes.txt") == ["cat", "tv monitor"]
     (tmp_path / "classes.txt").write_text("cat\ndog\ncat\n")
-    with pytest.raises(PipelineError, match="'cat' is given 2 times"):
+    with pytest.raises(PipelineError, match="'cat' and 'cat' are the same"):
         read_class_names(tmp_path / "classes.txt")
-    with pytest.raises(PipelineError, match="there are 1 class names"):
+    with pytest.raises(PipelineError, match="Found 1 class names"):
         folder.load(tmp_path, ["cat"])
 
 

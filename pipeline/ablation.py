@@ -1,0 +1,162 @@
+"""A plan of settings to a table: the same chain with one thing changed at a time, common stages run once."""
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.artifacts import replacing
+from pipeline.errors import PipelineError
+from pipeline.settings import Settings, parse_assignment
+
+FIGURES = ("label_mAP", "label_F1", "warmup_mAP", "final_mAP", "low", "high", "oracle_mAP")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the study: what differs from the run's own settings."""
+
+    group: str
+    name: str
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rows, each run once a seed."""
+
+    seeds: list[int]
+    rows: list[Row]
+
+
+def read_plan(name: str) -> Plan:
+    """A plan that ships with the package, by name, or a TOML file.
+
+    The file has `seeds` and, a row, `[[row]]` with `group`, `name` and `set`, a list of "STAGE.OPTION=VALUE".
+
+    Raises:
+        PipelineError: no such plan, no valid TOML, or a row without name.
+    """
+    shipped = files("pipeline").joinpath("plans")
+    path = Path(name) if name.endswith(".toml") else shipped.joinpath(f"{name}.toml")
+    if not path.is_file():
+        known = ", ".join(sorted(p.name.removesuffix(".toml") for p in shipped.iterdir()))
+        raise PipelineError(f"there is no plan {name!r}; there are {known}, or give a .toml file.")
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        rows = [Row(row.get("group", ""), row["name"], settings_of(row.get("set", []), name)) for row in content["row"]]
+        return Plan([int(seed) for seed in content.get("seeds", [0])], rows)
+    except tomllib.TOMLDecodeError as error:
+        raise PipelineError(f"{name} is no valid TOML: {error}.") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise PipelineError(f"{name} is no plan: every [[row]] needs a name and a list `set` ({error}).") from None
+
+
+def settings_of(assignments: Sequence[str], where: str) -> Settings:
+    """Settings of "STAGE.OPTION=VALUE" texts."""
+    tables: dict[str, dict[str, Any]] = {}
+    for text in assignments:
+        stage, option, value = parse_assignment(text)
+        tables.setdefault(stage, {})[option] = value
+    return Settings(tables, where=where)
+
+
+def common_prefix(mine: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> int:
+    """How many of the first stages have the same options; stages after them may read other inputs."""
+    equal = [a == b for a, b in zip(mine, other, strict=True)]
+    return equal.index(False) if False in equal else len(equal)
+
+
+def link_files(source: Path, target: Path, names: Sequence[str]) -> None:
+    """Give `target` the files of `source` without copying their content; a file that is there stays.
+
+    No stage changes a file in place, so two runs may share one.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if (source / name).exists() and not (target / name).exists():
+            os.link(source / name, target / name)
+
+
+def row_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """What the table tells of one run, from its `metrics.json`; NaN for what was not measured."""
+    final = metrics["labels"]["final"]
+    test = metrics.get("test", {})
+    low, high = test.get("final classifier", {}).get("mAP_interval", (np.nan, np.nan))
+    return {
+        "label_mAP": final["mAP"],
+        "label_F1": final["OF1"],
+        "warmup_mAP": test.get("warm-up classifier", {}).get("mAP", np.nan),
+        "final_mAP": test.get("final classifier", {}).get("mAP", np.nan),
+        "low": low,
+        "high": high,
+        "oracle_mAP": metrics.get("epochs", {}).get("oracle_mAP", np.nan),
+    }
+
+
+def summarise(runs: pd.DataFrame) -> pd.DataFrame:
+    """Mean and standard deviation over seeds of every row, in the order of the plan.
+
+    Args:
+        runs: a row a run, with columns group, name, seed and `FIGURES`.
+
+    Returns:
+        A row a setting: group, name, seeds, every figure's mean, and final_mAP_std (0 for a single seed).
+    """
+    grouped = runs.groupby(["group", "name"], sort=False)
+    table = grouped[list(FIGURES)].mean()
+    table["final_mAP_std"] = grouped["final_mAP"].std(ddof=1).fillna(0.0)
+    table.insert(0, "seeds", grouped.size())
+    return table.reset_index()
+
+
+HEADER = ("", "setting", "label mAP", "label F1", "warm-up mAP", "final mAP", "95 % interval", "seeds")
+
+
+def cells(summary: pd.DataFrame) -> list[list[str]]:
+    """The summary as text in percent, a list a row in the order of `HEADER`."""
+    lines = []
+    for row in summary.itertuples():
+        figures = [f"{100 * v:.1f}" for v in (row.label_mAP, row.label_F1, row.warmup_mAP, row.final_mAP)]
+        if row.seeds > 1:
+            figures[-1] += f" ± {100 * row.final_mAP_std:.1f}"
+        lines.append([row.group, row.name, *figures, f"{100 * row.low:.1f} to {100 * row.high:.1f}", str(row.seeds)])
+    return lines
+
+
+def to_markdown(summary: pd.DataFrame) -> str:
+    """The summary as a Markdown table."""
+    lines = [HEADER, ["---"] * len(HEADER), *cells(summary)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def plot(summary: pd.DataFrame, path: Path) -> None:
+    """Draw the final mAP of every setting with its interval, a PNG; needs matplotlib.
+
+    Raises:
+        PipelineError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise PipelineError("the plot of a study needs matplotlib: pip install '.[plot]'.") from None
+    figure = Figure(figsize=(8, 0.6 + 0.34 * len(summary)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    places = np.arange(len(summary))[::-1]
+    groups = list(dict.fromkeys(summary["group"]))
+    colours = [f"C{groups.index(group)}" for group in summary["group"]]
+    axes.hlines(places, 100 * summary["low"], 100 * summary["high"], colors=colours, linewidth=2, alpha=0.5)
+    axes.scatter(100 * summary["final_mAP"], places, c=colours, zorder=3)
+    axes.set_yticks(places, [f"{group}: {name}" for group, name in zip(summary["group"], summary["name"], strict=True)])
+    axes.set_xlabel("final classifier, test mAP in percent, with 95 % interval over test images")
+    axes.grid(axis="x", alpha=0.3)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=120)

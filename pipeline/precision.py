@@ -1,0 +1,29 @@
+"""In which floating-point format the classifier trains on a device."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+"""What /proc/cpuinfo calls bfloat16 arithmetic: x86 vectors, x86 tiles, Arm."""
+
+
+def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
+    """Format of the expensive operations: bfloat16, or None for plain float32.
+
+    "auto" is bfloat16 where the device computes with it; elsewhere it is emulated, and slower than float32.
+    """
+    if precision == "auto":
+        precision = "bfloat16" if has_bfloat16(device) else "float32"
+    return torch.bfloat16 if precision == "bfloat16" else None
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16; False where that cannot be found out."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    description = Path("/proc/cpuinfo")
+    return device.type == "cpu" and description.exists() and bool(CPU_FLAGS & set(description.read_text().split()))

@@ -1,0 +1,59 @@
+"""A tiny world for tests of the whole chain: photos of coloured squares, and a teacher that sees colours."""
+
+import torch
+from torch.nn import functional as F
+from typer.testing import CliRunner
+
+from pipeline import cli
+from pipeline.errors import PipelineError
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
+
+
+class ColourTeacher:
+    """Sees the mean colour of an image; knows the three class names."""
+
+    name = "colour"
+    fingerprint = "colour-1"
+    logit_scale = 20.0
+    logit_bias = 0.0
+    input_size = 32
+
+    def encode_images(self, images):
+        return F.normalize(images.float().mean(dim=(2, 3)), dim=1)
+
+    def encode_texts(self, texts):
+        return F.normalize(torch.tensor([COLOURS[text.split()[-1]] for text in texts]).float(), dim=1)
+
+
+def invoke(*arguments):
+    """Exit code and output of a command, as `ccd` would give them."""
+    result = CliRunner().invoke(cli.app, [str(a) for a in arguments])
+    if isinstance(result.exception, PipelineError):
+        return 1, str(result.exception)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def options(photos, backbone, folder):
+    return [
+        *("all", "--run", folder, "--images", photos / "train", "--test-images", photos / "test"),
+        *("--classes", ",".join(COLOURS), "--labels", photos / "labels.csv", "--device", "cpu"),
+        *("--set", "warmup.backbone=timm:test_resnet", "--set", f"warmup.weights={backbone}"),
+        *(
+            "--set",
+            "warmup.image_size=64",
+            "--set",
+            "train.image_size=64",
+            "--set",
+            "warmup.predict_size=64",
+            "--set",
+            "train.predict_size=64",
+            "--set",
+            "boxes.image_size=64",
+        ),
+        *("--set", "train.epochs=3", "--set", "train.ema=0.9", "--set", "warmup.ema=0.9"),
+        *("--set", "boxes.classes_per_image=2", "--set", "warmup.batch_size=4", "--set", "train.batch_size=4"),
+        *("--set", "evaluate.resamples=20"),
+    ]

@@ -1,0 +1,120 @@
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from colours import invoke
+
+from pipeline.ablation import FIGURES, common_prefix, plot, read_plan, summarise, to_markdown
+from pipeline.artifacts import read
+from pipeline.chain import check_settings
+from pipeline.errors import PipelineError
+
+PLAN = """
+seeds = [0, 1]
+
+[[row]]
+group = "ratio"
+name = "half"
+set = ["fuse.ratio=0.5", "train.epochs=1"]
+
+[[row]]
+group = "ratio"
+name = "all"
+set = ["fuse.ratio=1.0", "train.epochs=1"]
+
+[[row]]
+group = "reference"
+name = "all labels"
+set = ["init-labels.source=\\"ground-truth\\"", "fuse.ratio=1.0", "train.epochs=1"]
+"""
+
+
+def runs():
+    lines = [("a", "x", 0, 0.5), ("a", "y", 0, 0.7), ("a", "x", 1, 0.6), ("a", "y", 1, 0.7)]
+    frame = pd.DataFrame(lines, columns=["group", "name", "seed", "final_mAP"])
+    return frame.assign(**{name: 0.25 for name in FIGURES if name != "final_mAP"})
+
+
+def test_prefix_ends_at_the_first_difference():
+    first = [{"a": 1}, {"b": 1}, {"c": 1}]
+    assert common_prefix(first, first) == 3
+    assert common_prefix(first, [{"a": 1}, {"b": 2}, {"c": 1}]) == 1
+    assert common_prefix(first, [{"a": 2}, {"b": 1}, {"c": 1}]) == 0
+
+
+def test_summary_by_hand():
+    table = summarise(runs())
+    assert list(table["name"]) == ["x", "y"] and list(table["seeds"]) == [2, 2]
+    np.testing.assert_allclose(table["final_mAP"], [0.55, 0.7])
+    np.testing.assert_allclose(table["final_mAP_std"], [np.sqrt(0.005), 0.0], atol=1e-12)
+    assert "| a | x | 25.0 | 25.0 | 25.0 | 55.0 ± 7.1 | 25.0 to 25.0 | 2 |" in to_markdown(table)
+
+
+def test_plot_is_a_picture(tmp_path):
+    pytest.importorskip("matplotlib")
+    plot(summarise(runs()), tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_shipped_plan_is_valid():
+    plan = read_plan("paper")
+    assert len({(row.group, row.name) for row in plan.rows}) == len(plan.rows)
+    for row in plan.rows:
+        check_settings(row.settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[[row]]\nset = []", "needs a name"), ("seeds = [", "no valid TOML"), ("seeds = [0]", "no plan")],
+)
+def test_a_wrong_plan_is_refused(tmp_path, text, message):
+    path = tmp_path / "plan.toml"
+    path.write_text(text)
+    with pytest.raises(PipelineError, match=message):
+        read_plan(str(path))
+    with pytest.raises(PipelineError, match=r"no plan 'papre'; there are paper"):
+        read_plan("papre")
+
+
+def test_rows_share_their_common_stages(finished, tmp_path, colour_teacher, monkeypatch):
+    pytest.importorskip("matplotlib")
+    from pipeline.stages import embed, warmup
+
+    calls = {"encode": 0, "fit": 0}
+
+    def counted(module, name):
+        original = getattr(module, name)
+
+        def call(*args, **kwargs):
+            calls[name] += 1
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, call)
+
+    counted(embed, "encode")
+    counted(warmup, "fit")
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    (tmp_path / "plan.toml").write_text(PLAN)
+    code, output = invoke("ablation", tmp_path / "plan.toml", "--run", run, "--device", "cpu")
+    assert code == 0, output
+    # one embedding for all; a warm-up for either seed, and for either seed of the supervised row
+    assert calls == {"encode": 1, "fit": 4}
+    table = pd.read_csv(run / "ablation" / "ablation.csv")
+    assert len(table) == 6 and table["final_mAP"].between(0, 1).all()
+    supervised = run / "ablation" / "reference-all-labels-0"
+    assert read(supervised / "final_labels.h5").provenance.uses_ground_truth
+    assert not read(run / "ablation" / "ratio-half-0" / "final_labels.h5").provenance.uses_ground_truth
+    truth, labels = read(run / "ground_truth.h5"), read(supervised / "final_labels.h5")
+    rows = [truth.image_ids.index(i) for i in labels.image_ids]
+    np.testing.assert_array_equal(labels.scores, truth.labels[rows].clip(0, 1))
+    assert (run / "ablation" / "ablation.md").read_text().count("\n") == 5
+
+
+def test_a_study_without_ground_truth_is_refused(finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    (run / "ground_truth.h5").unlink()
+    code, output = invoke("ablation", "--run", run)
+    assert code == 1 and "no ground truth" in output

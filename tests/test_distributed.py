@@ -1,0 +1,138 @@
+"""Two processes that share the work end where one ends alone."""
+
+import socket
+
+import pandas as pd
+import pytest
+import tiny
+import torch
+from test_pipeline import ColourTeacher
+
+from pipeline import cli, distributed
+from pipeline.artifacts import read, read_checkpoint
+from pipeline.settings import Settings
+from pipeline.stages import STAGES, crop_scores, embed
+
+# Statistics of a batch depend on who sees what of it: without them two processes do the arithmetic of one.
+TRAINING = {
+    "image_size": 32,
+    "predict_size": 0,
+    "epochs": 2,
+    "frozen_stages": 0,
+    "frozen_norms": True,
+    "backbone_lr": 1e-3,
+    "ema": 0.5,
+    "precision": "float32",
+}
+
+
+def run_stages(folder, backbone):
+    """Every stage that processes share, and one that they do not, in pieces of three images."""
+    for stage in (embed, crop_scores):
+        stage.load_teacher = lambda spec, device="cpu", precision="float32": ColourTeacher()
+        stage.PIECE = 3
+    given = {
+        "embed": {},
+        # of eight images the last is a batch of its own, of which the second process gets nothing
+        "warmup": {
+            **TRAINING,
+            "batch_size": 7,
+            "informed_head": False,
+            "backbone": "timm:test_resnet",
+            "weights": str(backbone),
+        },
+        "boxes": {"view": "grid", "tiles": 2},
+        "score-crops": {},
+        "train": {**TRAINING, "batch_size": 3, "accumulate": 2},
+    }
+    distributed.join()
+    for stage in STAGES:
+        if stage.name in given:
+            cli.run_stage(stage, folder, Settings(), "cpu", force=False, given=given[stage.name])
+    distributed.leave()
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return found.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The folder of one process, that of two, and what the two printed."""
+    root = tmp_path_factory.mktemp("distributed")
+    backbone = tiny.write_backbone(root / "tiny.pt")
+    folders = [tiny.write_run(root / name / "run") for name in ("one", "two")]
+    torchrun = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
+    torchrun["TORCHELASTIC_RUN_ID"] = "test"
+    started = [tiny.start(run_stages, folders[0], backbone, log=root / "one.log")]
+    started += [
+        tiny.start(run_stages, folders[1], backbone, log=root / f"two{n}.log", RANK=n, LOCAL_RANK=n, **torchrun)
+        for n in range(2)
+    ]
+    for process in started:
+        process.join()
+    logs = [(root / name).read_text() for name in ("one.log", "two0.log", "two1.log")]
+    assert [process.exitcode for process in started] == [0, 0, 0], "\n".join(logs)
+    return *folders, logs
+
+
+@pytest.mark.parametrize("name", ["embeddings.h5", "boxes.h5", "crop_scores.h5"])
+def test_artifacts_of_image_stages_have_the_same_bytes(runs, name):
+    one, two, _ = runs
+    assert (one / name).read_bytes() == (two / name).read_bytes()
+
+
+@pytest.mark.parametrize(("name", "history"), [("warmup.pt", "warmup.csv"), ("classifier.pt", "train.csv")])
+def test_training_is_that_of_one_process(runs, name, history):
+    one, two, _ = runs
+    first, second = (read_checkpoint(folder / name) for folder in (one, two))
+    assert first.provenance == second.provenance
+    assert first.training["steps"] == second.training["steps"]
+    for key, value in first.training["model"].items():
+        # Adam makes a step of a gradient that is all but zero, whatever the sign of the rounding error
+        torch.testing.assert_close(second.training["model"][key], value, atol=2e-4, rtol=1e-3)
+    columns = ["epoch", "loss", "bce", "consistency", "label_map"]
+    tables = [pd.read_csv(folder / history)[columns] for folder in (one, two)]
+    pd.testing.assert_frame_equal(*tables, rtol=1e-4)
+
+
+def test_these_trainings_move_the_weights_further_than_they_may_differ(runs):
+    before, after = (read_checkpoint(runs[0] / name).training["model"] for name in ("warmup.pt", "classifier.pt"))
+    moved = [key for key in before if (before[key] - after[key]).abs().max() > 1e-3]
+    assert "head.weight" in moved and len(moved) > 10
+
+
+def test_scores_of_the_test_images_are_in_their_places(runs):
+    one, two, _ = runs
+    first, second = (read(folder / "epoch_scores.h5").scores for folder in (one, two))
+    assert first.std(axis=1).min() > 0
+    torch.testing.assert_close(torch.from_numpy(second), torch.from_numpy(first), atol=1e-4, rtol=0)
+
+
+def test_one_process_talks_and_nothing_unfinished_is_left(runs):
+    _, two, logs = runs
+    assert not list(two.glob("*partial*"))
+    assert logs[1].count("embeddings.h5:") == logs[1].count("classifier.pt:") == 1
+    assert logs[2] == ""
+
+
+def test_shares_cover_everything_once(monkeypatch):
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    shares = []
+    for rank in range(3):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        shares.append(list(distributed.own_share(range(7))))
+    assert shares == [[0, 3, 6], [1, 4], [2, 5]]
+
+
+def test_alone_nothing_happens():
+    distributed.join()
+    values = torch.tensor([1.0, 2.0])
+    distributed.sum_up(values)
+    distributed.take_largest(values)
+    distributed.average([values])
+    distributed.barrier()
+    model = torch.nn.Linear(1, 1)
+    assert values.tolist() == [1.0, 2.0] and distributed.is_main() and distributed.parallel(model) is model

@@ -1,0 +1,87 @@
+import json
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from pipeline import Classifier, cli
+from pipeline.errors import PipelineError
+from pipeline.stages import export
+
+
+def run_export(*arguments):
+    result = CliRunner().invoke(cli.app, ["export", *map(str, arguments)])
+    if isinstance(result.exception, PipelineError):
+        return 1, str(result.exception)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def images():
+    return torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def scores_of(path, images):
+    with torch.inference_mode():
+        return Classifier.load(path).net(images).sigmoid().numpy()
+
+
+@pytest.fixture(scope="module")
+def onnx_file(tiny_classifier, tmp_path_factory):
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    code, output = run_export(tiny_classifier, "--out", path)
+    assert code == 0, output
+    return path
+
+
+def test_onnxruntime_gives_the_classifiers_scores_for_any_batch(onnx_file, tiny_classifier, images):
+    session = onnxruntime.InferenceSession(onnx_file, providers=["CPUExecutionProvider"])
+    for count in (1, 5):
+        found = session.run(["scores"], {"images": images[:count].numpy()})[0]
+        np.testing.assert_allclose(found, scores_of(tiny_classifier, images[:count]), atol=1e-4)
+
+
+def test_onnx_metadata_describe_classes_thresholds_and_preprocessing(onnx_file, tiny_classifier):
+    session = onnxruntime.InferenceSession(onnx_file, providers=["CPUExecutionProvider"])
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["class_names"]) == ["cat", "dog", "cow"]
+    assert json.loads(metadata["thresholds"]) == [0.5, 0.4, 0.6]
+    assert metadata["image_size"] == "32" and "RGB in [0, 1]" in metadata["input"]
+    assert session.get_inputs()[0].shape[1:] == [3, 32, 32]
+    assert [path.name for path in onnx_file.parent.iterdir()] == ["model.onnx"]  # weights inside
+
+
+def test_torch_export_gives_the_classifiers_scores_for_any_batch(tiny_classifier, tmp_path, images):
+    code, output = run_export(tiny_classifier, "--format", "torch-export", "--out", tmp_path / "model.pt2")
+    assert code == 0, output
+    files = {export.DESCRIPTION_FILE: ""}
+    module = torch.export.load(tmp_path / "model.pt2", extra_files=files).module()
+    for count in (1, 5):
+        found = module(images[:count]).numpy()
+        np.testing.assert_allclose(found, scores_of(tiny_classifier, images[:count]), atol=1e-4)
+    description = json.loads(files[export.DESCRIPTION_FILE])
+    assert description["class_names"] == ["cat", "dog", "cow"] and description["image_size"] == 32
+
+
+def test_other_scores_than_the_classifiers_are_refused_and_not_written(tiny_classifier, tmp_path, monkeypatch):
+    load = export.load_torch_export
+    monkeypatch.setattr(export, "load_torch_export", lambda path: lambda images: load(path)(images) + 2e-4)
+    code, output = run_export(tiny_classifier, "--format", "torch-export", "--out", tmp_path / "model.pt2")
+    assert code == 1 and "differ by 2.0e-04" in output and "nothing was written" in output
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_packages_are_named_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxscript" else name)
+    code, output = run_export(tmp_path / "missing.pt")
+    assert code == 1 and "ONNX needs onnxscript. Install with `pip install 'ccd-pipeline[onnx]'`" in output
+    code, output = run_export(tmp_path / "missing.pt", "--format", "torch-export")
+    assert code == 1 and "missing.pt is missing" in output
+
+
+def test_an_unknown_format_is_refused(tiny_classifier):
+    assert run_export(tiny_classifier, "--format", "tflite")[0] == 2

@@ -1,0 +1,425 @@
+"""The training loop: its arithmetic, and what is left of it when it is killed, interrupted or goes wrong."""
+
+import errno
+import os
+import shutil
+import signal
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+import torch
+from torch import nn
+from torch.optim import swa_utils
+
+from pipeline import training
+from pipeline.artifacts import Partial, Provenance, load_pt, read_checkpoint
+from pipeline.classifier import Backbone, CamNet
+from pipeline.errors import PipelineError
+from pipeline.precision import autocast_dtype
+from pipeline.stages import train, warmup
+from pipeline.training import (
+    Consistency,
+    TrainingConfig,
+    TrainingSet,
+    average_of,
+    draw_order,
+    fit,
+    losses_of,
+    plan_epoch,
+    set_rates,
+    start_training,
+)
+
+CPU = torch.device("cpu")
+EPOCHS = 12
+WHOLE = {"frozen_stages": 0, "frozen_norms": False, "schedule": "constant", "predict_size": 0, "precision": "float32"}
+"""Options that train every weight and keep the arithmetic plain."""
+SMALL = TrainingConfig(image_size=32, batch_size=4, epochs=3, **WHOLE)
+
+
+def small_model(norm=False):
+    """A classifier of three classes with a few weights."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3, stride=4), *([nn.BatchNorm2d(4)] if norm else []), nn.ReLU()]
+    return CamNet(Backbone(nn.Sequential(*layers), 4, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), class_count=3)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    return tiny.write_photos(tmp_path_factory.mktemp("tiny") / "photos")
+
+
+@pytest.fixture
+def data(photos):
+    labels = torch.eye(3).repeat(3, 1)[: tiny.TRAIN] * 0.8 + 0.1
+    return TrainingSet(photos[: tiny.TRAIN], labels, torch.ones(tiny.TRAIN))
+
+
+def fitted(data, folder, config, model=None, consistency=None):
+    """A state after `fit`, and its rows."""
+    state = start_training(model or small_model(), config, CPU)
+    return state, fit(state, data, config, partial_of(folder), consistency=consistency)
+
+
+def partial_of(folder):
+    return Partial(folder / "model.pt", Provenance("classifier", 1, {}, {}))
+
+
+def weights_of(state):
+    return {name: value.clone() for name, value in state.model.state_dict().items()}
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory):
+    return tiny.write_backbone(tmp_path_factory.mktemp("weights") / "tiny.pt")
+
+
+def arguments(stage, folder, backbone):
+    given = [stage, "--run", folder, "--device", "cpu", "--epochs", EPOCHS, "--image-size", 32, "--batch-size", 4]
+    own = ["--backbone", "timm:test_resnet", "--weights", backbone] if stage == "warmup" else []
+    return [
+        *given,
+        "--frozen-stages",
+        0,
+        "--no-frozen-norms",
+        "--ema",
+        0.9,
+        "--backbone-lr",
+        1e-3,
+        "--predict-size",
+        0,
+        *own,
+    ]
+
+
+@pytest.fixture(scope="session")
+def unbroken(tmp_path_factory, backbone):
+    """A run with both trainings finished without interruption."""
+    folder = tiny.write_run(tmp_path_factory.mktemp("unbroken") / "run")
+    log = folder.parent / "log"
+    for stage in ("warmup", "train"):
+        process = tiny.start(tiny.command, *arguments(stage, folder, backbone), log=log)
+        process.join()
+        assert process.exitcode == 0, log.read_text()
+    return folder
+
+
+def break_off(process, folder, output, how):
+    """Send a signal in the middle of the run, a few epochs after its start."""
+    while process.is_alive() and not (folder / f"{output}.partial" / "epoch_003.pt").exists():
+        time.sleep(0.002)
+    os.kill(process.pid, how)
+    process.join()
+
+
+@pytest.mark.parametrize(("stage", "output"), [("warmup", "warmup.pt"), ("train", "classifier.pt")])
+def test_a_killed_training_goes_on_to_the_same_bytes(stage, output, unbroken, backbone, tmp_path):
+    folder = shutil.copytree(unbroken, tmp_path / "run")
+    (folder / output).unlink()
+    process = tiny.start(tiny.command, *arguments(stage, folder, backbone), log=tmp_path / "log")
+    break_off(process, folder, output, signal.SIGKILL)
+    assert process.exitcode == -signal.SIGKILL
+    assert not (folder / output).exists()
+    kept = len(load_pt(folder / f"{output}.partial" / "last.pt")["rows"])
+    assert 2 <= kept < EPOCHS
+    epochs_run = tmp_path / "epochs"
+    again = tiny.start(count_epochs, epochs_run, *arguments(stage, folder, backbone), log=tmp_path / "log")
+    again.join()
+    assert again.exitcode == 0, (tmp_path / "log").read_text()
+    assert (folder / output).read_bytes() == (unbroken / output).read_bytes()
+    assert int(epochs_run.read_text()) == EPOCHS - kept
+
+
+def count_epochs(path, *given):
+    """Run a command and write down how many epochs it trained."""
+    count, original = [], training.train_one_epoch
+
+    def counted(*args):
+        count.append(1)
+        return original(*args)
+
+    training.train_one_epoch = counted
+    try:
+        tiny.command(*given)
+    finally:
+        path.write_text(str(len(count)))
+
+
+def test_an_interrupted_training_names_the_command_that_continues_it(unbroken, backbone, tmp_path):
+    folder = shutil.copytree(unbroken, tmp_path / "run")
+    (folder / "warmup.pt").unlink()
+    process = tiny.start(tiny.command, *arguments("warmup", folder, backbone), log=tmp_path / "log")
+    break_off(process, folder, "warmup.pt", signal.SIGINT)
+    assert process.exitcode == 130
+    (line,) = (tmp_path / "log").read_text().splitlines()
+    assert line.startswith("interrupted") and f"`ccd warmup --run {folder} --device cpu" in line
+    assert load_pt(folder / "warmup.pt.partial" / "last.pt")["rows"]
+
+
+def run_stages(folder, backbone, **options):
+    shared = {"image_size": 32, "batch_size": 4, "backbone_lr": 1e-3, **WHOLE, **options}
+    config = warmup.WarmupConfig(backbone="timm:test_resnet", weights=str(backbone), epochs=1, **shared)
+    warmup.run(folder, config)
+    train.run(folder, train.TrainConfig(epochs=2, **shared))
+    return folder
+
+
+def test_the_seed_decides_the_bytes(backbone, tmp_path):
+    runs = [run_stages(tiny.write_run(tmp_path / str(n)), backbone, seed=seed) for n, seed in enumerate((0, 0, 1))]
+    assert (runs[0] / "classifier.pt").read_bytes() == (runs[1] / "classifier.pt").read_bytes()
+    weights = [read_checkpoint(run / "classifier.pt").weights for run in runs[::2]]
+    assert not same(*weights)
+
+
+@pytest.mark.parametrize("options", [{"frozen_stages": 1}, {"ema": 0.5}, {"frozen_norms": True}])
+def test_final_training_may_be_set_otherwise_than_the_warmup(options, backbone, tmp_path):
+    folder = tiny.write_run(tmp_path / "run")
+    shared = {"image_size": 32, "epochs": 1, "backbone_lr": 1e-3, **WHOLE}
+    warmup.run(folder, warmup.WarmupConfig(backbone="timm:test_resnet", weights=str(backbone), **shared))
+    train.run(folder, train.TrainConfig(**{**shared, **options}))
+    before, after = (read_checkpoint(folder / name).weights for name in ("warmup.pt", "classifier.pt"))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any(name.startswith("head.") for name in moved)
+    assert any(name.startswith("stages.") and name.endswith("weight") for name in moved) != ("frozen_stages" in options)
+
+
+def test_what_was_frozen_in_the_warmup_may_be_trained_after_it(backbone, tmp_path):
+    folder = tiny.write_run(tmp_path / "run")
+    shared = {"image_size": 32, "epochs": 1, "backbone_lr": 1e-3, **WHOLE}
+    config = warmup.WarmupConfig(backbone="timm:test_resnet", weights=str(backbone), **{**shared, "frozen_stages": 9})
+    warmup.run(folder, config)
+    train.run(folder, train.TrainConfig(**shared))
+    before, after = (read_checkpoint(folder / name).weights for name in ("warmup.pt", "classifier.pt"))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any(name.startswith("stages.") and name.endswith("weight") for name in moved)
+
+
+def test_a_loss_that_is_not_finite_keeps_the_epochs_before(data, tmp_path, monkeypatch):
+    config = SMALL
+    expected, _ = fitted(data, tmp_path / "unbroken", config)
+    original, steps = training.losses_of, []
+
+    def broken(*args):
+        logits, losses = original(*args)
+        steps.append(1)
+        return logits, losses * (float("nan") if len(steps) == 3 else 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "losses_of", broken)
+        with pytest.raises(PipelineError, match="loss became nan in epoch 2; the epochs before it are kept"):
+            fitted(data, tmp_path, config)
+    content = load_pt(tmp_path / "model.pt.partial" / "last.pt")
+    assert len(content["rows"]) == 1 and all(value.isfinite().all() for value in content["model"].values())
+    state, rows = fitted(data, tmp_path, config)
+    assert len(rows) == 3 and same(weights_of(state), weights_of(expected))
+
+
+def test_a_full_disk_keeps_the_epochs_before(data, tmp_path, monkeypatch):
+    config = SMALL
+    expected, _ = fitted(data, tmp_path / "unbroken", config)
+    original, saved = torch.save, []
+
+    def save(content, file):
+        saved.append(1)
+        if len(saved) == 4:  # epoch 2's last.pt
+            file.write(b"half of it")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(content, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", save)
+        with pytest.raises(PipelineError, match=r"last.pt could not be written \(.*No space left on device"):
+            fitted(data, tmp_path, config)
+    assert {p.name for p in (tmp_path / "model.pt.partial").iterdir()} == {
+        *("fingerprint", "last.pt", "epoch_001.pt", "epoch_002.pt")
+    }
+    assert len(load_pt(tmp_path / "model.pt.partial" / "last.pt")["rows"]) == 1
+    state, _ = fitted(data, tmp_path, config)
+    assert same(weights_of(state), weights_of(expected))
+
+
+def test_the_average_by_hand():
+    state = start_training(small_model(), TrainingConfig(ema=0.15), CPU)
+    head = state.model.head.bias
+    for value in (1.0, 2.0, 4.0):
+        head.data.fill_(value)
+        state.average.update_parameters(state.model)
+    # starts at 1; then shares of what was: (1 + 1) / (10 + 1) capped at 0.15, (1 + 2) / (10 + 2) capped likewise
+    second = 0.15 * 1 + 0.85 * 2
+    assert state.predictor.head.bias.tolist() == pytest.approx([0.15 * second + 0.85 * 4] * 3)
+
+
+def test_the_average_grows_slow_only_with_time():
+    average = average_of(small_model(), 0.999)
+    model = small_model()
+    model.head.bias.data.fill_(0.0)
+    average.update_parameters(model)
+    model.head.bias.data.fill_(1.0)
+    average.update_parameters(model)
+    assert average.module.head.bias.tolist() == pytest.approx([9 / 11] * 3)
+
+
+def test_the_average_has_the_batch_statistics_too(data, tmp_path):
+    config = SMALL.replace(epochs=1, ema=0.9)
+    state, _ = fitted(data, tmp_path, config, small_model(norm=True))
+    norm, averaged = state.model.stages[1], state.predictor.stages[1]
+    assert isinstance(state.average, swa_utils.AveragedModel)
+    # two steps: the first is copied, the second weighs 9 / 11; the first moved the mean from 0 by a tenth of the way
+    assert not torch.equal(norm.running_mean, averaged.running_mean)
+    assert averaged.num_batches_tracked == norm.num_batches_tracked == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "position", "factor"),
+    [
+        ({}, 0.7, 1.0),
+        ({"ramp": 0.2}, 0.0, 0.0),
+        ({"ramp": 0.2}, 0.05, 0.25),
+        ({"ramp": 0.2}, 0.2, 1.0),
+        ({"schedule": "cosine"}, 0.0, 1.0),
+        ({"schedule": "cosine"}, 0.5, 0.5),
+        ({"schedule": "cosine", "ramp": 1.0}, 0.5, 0.25),
+    ],
+)
+def test_rates_along_a_stage(options, position, factor):
+    config = TrainingConfig(backbone_lr=1e-3, head_lr=1e-2, **{"schedule": "constant", **options})
+    optimizer = start_training(small_model(), config, CPU).optimizer
+    set_rates(optimizer, config, position)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(
+        [1e-3 * factor, 1e-2 * factor, 1e-2 * factor]
+    )
+
+
+def test_losses_by_hand():
+    logits = iter([torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, 1.0]])])
+    first, losses = losses_of(
+        lambda view: next(logits),
+        (torch.zeros(1), torch.zeros(1)),
+        torch.tensor([[1.0, 0.0]]),
+        torch.tensor([0.5]),
+        Consistency(2.0, 0.5),
+    )
+    bce = 0.5 * (np.log(2) + np.log(1 + np.exp(2))) / 2
+    targets = np.array([0.5, 1 / (1 + np.exp(-2))])
+    # BCE of logit 1 against t: log(1 + e) - t
+    consistency = 2.0 * (np.log(1 + np.e) - targets).mean()
+    assert losses.tolist() == pytest.approx([bce, consistency], rel=1e-5)
+    assert first.tolist() == [[0.0, 2.0]]
+
+
+def test_nothing_flows_back_through_the_target_of_consistency():
+    logits = torch.tensor([[0.3, -0.2]], requires_grad=True)
+    views = (torch.tensor(0.0), torch.tensor(1.0))
+    _, losses = losses_of(
+        lambda view: logits if view == 0 else logits.detach() * 2,
+        views, torch.zeros(1, 2), torch.zeros(1), Consistency(1.0, 0.5),
+    )  # fmt: skip
+    losses.sum().backward()
+    assert logits.grad.tolist() == [[0.0, 0.0]]
+
+
+def test_gradients_of_parts_add_up_to_those_of_the_whole(data, tmp_path, monkeypatch):
+    # flips are drawn batch by batch; without any, both see the same views
+    monkeypatch.setattr(training, "draw_flips", lambda count, generator: torch.zeros(count, dtype=torch.bool))
+    once = SMALL.replace(batch_size=5, epochs=2, head_lr=1e-2)
+    whole, parts = (fitted(data, tmp_path / str(n), c)[0] for n, c in enumerate((once, once.replace(batch_size=1, accumulate=5))))  # fmt: skip
+    assert whole.steps == parts.steps == 4
+    assert (whole.model.head.weight - small_model().head.weight).abs().max() > 1e-2
+    for name, value in weights_of(whole).items():
+        torch.testing.assert_close(weights_of(parts)[name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_a_plan_covers_the_order_and_closes_every_step():
+    plan = plan_epoch(torch.tensor([4, 2, 0, 3, 1]), batch_size=2, accumulate=2)
+    assert [batch.own_rows.tolist() for batch in plan] == [[4, 2], [0, 3], [1]]
+    assert [batch.share for batch in plan] == [0.5, 0.5, 1.0]
+    assert [batch.begins_step for batch in plan] == [True, False, True]
+    assert [batch.ends_step for batch in plan] == [False, True, True]
+
+
+def test_every_image_once_or_every_class_as_often():
+    labels = torch.tensor([[1.0, 0.0, 0.0]] * 18 + [[0.0, 0.8, 0.0], [0.0, 0.2, 0.0]])
+    generator = torch.Generator().manual_seed(0)
+    assert draw_order(labels, "each", generator).sort().values.tolist() == list(range(20))
+    drawn = torch.cat([draw_order(labels, "balanced", generator) for _ in range(200)])
+    shares = torch.bincount(drawn, minlength=20) / len(drawn)
+    assert shares[:18].sum().item() == pytest.approx(0.5, abs=0.03)
+    assert shares[18:].tolist() == pytest.approx([0.4, 0.1], abs=0.03)
+    assert len(draw_order(torch.zeros(4, 2), "balanced", generator)) == 4
+
+
+def test_balanced_training_reports_what_it_saw(data, tmp_path):
+    config = SMALL.replace(epochs=2, sampling="balanced")
+    _, rows = fitted(data, tmp_path, config)
+    assert rows["label_map"].between(0, 1).all() and (rows["loss"] > 0).all()
+
+
+def test_larger_batches_of_several_processes():
+    config = TrainingConfig(batch_size=16, backbone_lr=1e-5, head_lr=1e-4, scale_batch=True)
+    scaled = config.scaled(4)
+    assert (scaled.batch_size, scaled.backbone_lr, scaled.head_lr) == (64, 2e-5, 2e-4)
+    assert config.scaled(1) == config and config.replace(scale_batch=False).scaled(4).batch_size == 16
+
+
+def test_precision_by_what_the_device_can(monkeypatch):
+    for able, dtype in ((True, torch.bfloat16), (False, None)):
+        monkeypatch.setattr("pipeline.precision.has_bfloat16", lambda device, able=able: able)
+        assert autocast_dtype("auto", CPU) is dtype
+        assert autocast_dtype("float32", CPU) is None
+        assert autocast_dtype("bfloat16", CPU) is torch.bfloat16
+
+
+def test_training_in_bfloat16_keeps_float32_weights_and_comes_close(data, tmp_path):
+    config = SMALL.replace(epochs=1)
+    exact, exact_rows = fitted(data, tmp_path / "a", config)
+    rough, rough_rows = fitted(data, tmp_path / "b", config.replace(precision="bfloat16"))
+    assert {p.dtype for p in rough.model.parameters()} == {torch.float32}
+    assert not same(weights_of(exact), weights_of(rough))
+    assert rough_rows["loss"][0] == pytest.approx(exact_rows["loss"][0], rel=0.02)
+
+
+def test_compile_is_asked_for(monkeypatch):
+    asked = []
+    monkeypatch.setattr(CamNet, "compile", lambda self: asked.append(self))
+    state = start_training(small_model(), TrainingConfig(compile=True, ema=0.9), CPU)
+    assert asked == [state.model]
+    start_training(small_model(), TrainingConfig(), CPU)
+    assert len(asked) == 1
+
+
+def test_what_changes_only_speed_or_logs_is_no_part_of_the_identity():
+    config = TrainingConfig()
+    assert config.identity() == config.replace(compile=True, tensorboard=True).identity()
+    assert config.identity() != config.replace(accumulate=2).identity()
+
+
+def test_curves_are_written_where_asked_for(data, tmp_path):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    config = SMALL.replace(epochs=2, tensorboard=True)
+    _, rows = fitted(data, tmp_path, config)
+    events = reader.EventAccumulator(str(tmp_path / "tensorboard" / "train")).Reload()
+    points = events.Scalars("epoch/loss")
+    assert [point.step for point in points] == [8, 16]
+    assert [point.value for point in points] == pytest.approx(rows["loss"].tolist())
+    assert {"epoch/data_wait", "batch/loss"} <= set(events.Tags()["scalars"])
+
+
+def test_curves_without_tensorboard_say_what_to_install(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(PipelineError, match="pip install tensorboard"):
+        fitted(data, tmp_path, SMALL.replace(tensorboard=True))
+
+
+def test_every_row_of_the_history_is_plain_numbers(data, tmp_path):
+    _, rows = fitted(data, tmp_path, SMALL.replace(epochs=2), consistency=Consistency(1.0, 0.5))
+    assert isinstance(rows, pd.DataFrame) and rows["epoch"].tolist() == [1, 2]
+    assert rows["loss"].tolist() == pytest.approx((rows["bce"] + rows["consistency"]).tolist())
+    assert rows["data_wait"].between(0, 1).all() and (rows["consistency"] > 0).all()

@@ -1,0 +1,102 @@
+"""Runs that begin at the labels of eight tiny photos, and commands in processes of their own."""
+
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import timm
+import torch
+from PIL import Image
+
+from pipeline.artifacts import (
+    MANIFEST_COLUMNS,
+    Labels,
+    Manifest,
+    Provenance,
+    digest_images,
+    read_manifest,
+    write,
+    write_manifest,
+)
+
+CLASSES = ["red", "green", "blue"]
+TRAIN, TEST = 8, 4
+
+# The server imports the program once, and every command is a fork of it.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["pipeline.cli"])
+
+
+def write_photos(folder):
+    """Twelve JPEG photos of noise, each tinted red, green or blue."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    paths = [folder / f"{n:02d}.jpg" for n in range(TRAIN + TEST)]
+    for n, path in enumerate(paths):
+        pixels = generator.integers(0, 160, (48, 48, 3))
+        pixels[:, :, n % 3] += 95
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return paths
+
+
+def write_run(folder):
+    """Manifest, initial and final labels of a run."""
+    paths = write_photos(folder / "photos")
+    splits = ["train"] * TRAIN + ["test"] * TEST
+    rows = [(p.stem, str(p), split, 48, 48, p.stem * 32) for p, split in zip(paths, splits, strict=True)]
+    images = pd.DataFrame(rows, columns=MANIFEST_COLUMNS)
+    provenance = Provenance(Manifest.SCHEMA, Manifest.VERSION, {"images": digest_images(images)}, {})
+    names = {name: [name] for name in CLASSES}
+    write_manifest(
+        folder,
+        Manifest(provenance=provenance, class_names=CLASSES, display_names=names, images=images, skipped={}),
+    )
+    scores = np.random.default_rng(1).uniform(0, 0.4, (TRAIN, len(CLASSES))).astype(np.float32)
+    scores[np.arange(TRAIN), np.arange(TRAIN) % 3] += 0.6
+    for name, config in (("initial_labels.h5", {}), ("final_labels.h5", {"ratio": 0.2})):
+        write(
+            folder / name,
+            Labels(
+                provenance=Provenance(Labels.SCHEMA, Labels.VERSION, config, {}),
+                image_ids=read_manifest(folder).split("train").image_ids,
+                class_names=CLASSES,
+                labels=scores.clip(0, 1),
+                scores=scores,
+                confident=np.arange(TRAIN) % 2 == 0,
+            ),
+        )
+    return folder
+
+
+def write_backbone(path):
+    """Weights of a backbone that nobody has trained."""
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_resnet", pretrained=False).state_dict(), path)
+    return path
+
+
+def start(target, *arguments, log, **environment):
+    """A process that calls `target`; what it prints goes to the file `log`."""
+    process = processes.Process(target=run_logged, args=(target, arguments, log, environment))
+    process.start()
+    return process
+
+
+def run_logged(target, arguments, log, environment):
+    """Body of a process of `start`."""
+    os.environ.update({name: str(value) for name, value in environment.items()})
+    with Path(log).open("ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        target(*arguments)
+
+
+def command(*arguments):
+    """What `ccd` does with these arguments."""
+    from pipeline import cli
+
+    sys.argv = ["ccd", *map(str, arguments)]
+    cli.main()
