@@ -235,6 +235,8 @@ class Boxes(Artifact):
     """xyxy in pixels of the original image, 0 <= x1 < x2 <= width."""
     cam_peak: np.ndarray = array("float32", "M")
     """Largest value of the CAM before normalisation; NaN where no CAM was used."""
+    cam: np.ndarray = array("uint8", "M", "h", "w", optional=True)
+    """The CAM of each box at the classifier's resolution, 0 at its smallest and 255 at its largest value; to look at."""
     tau: float
     """Threshold on sigmoid(z) that selected the classes; NaN where none was used."""
 

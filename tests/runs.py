@@ -91,6 +91,7 @@ def write_run(folder: Path) -> Path:
         class_index=np.array([0, 1] * TRAIN),
         box=np.tile(np.float32([[8, 8, 32, 40], [40, 4, 60, 20]]), (TRAIN, 1)),
         cam_peak=np.ones(2 * TRAIN, np.float32),
+        cam=np.tile(np.uint8([[0, 255], [10, 0]]), (2 * TRAIN, 1, 1)),
         tau=0.5,
     )
     crops = rng.dirichlet([1.0] * 3, 2 * TRAIN).astype(np.float32)

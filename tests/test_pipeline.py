@@ -61,6 +61,9 @@ def test_boxes_lie_in_the_original_photos(finished):
     assert (boxes.box[:, 2] <= 64).all() and (boxes.box[:, 3] <= 48).all()
     assert (boxes.box[:, 2:] > boxes.box[:, :2]).all()
     assert (np.diff(boxes.image_index) >= 0).all()
+    # 64 px at stride 32; each map spans its whole range, and is flat or else would give no box
+    assert boxes.cam.shape == (len(boxes.box), 2, 2)
+    assert (boxes.cam.min((1, 2)) == 0).all() and (boxes.cam.max((1, 2)) == 255).all()
 
 
 def test_thresholds_give_the_train_images_as_many_labels_as_their_final_labels_have(finished):
@@ -215,6 +218,7 @@ def test_study_views_are_stamped_as_using_ground_truth(run, colour_teacher):
         assert code == 0, output
     for name in ("boxes.h5", "crop_scores.h5", "final_labels.h5"):
         assert read(run / name).provenance.uses_ground_truth
+    assert read(run / "boxes.h5").cam is None
     assert not read(run / "initial_labels.h5").provenance.uses_ground_truth
 
 

@@ -39,7 +39,7 @@ def gallery(run: RunFiles, limit: int, side: int, seed: int) -> dict[str, Any]:
 
     Returns:
         total: number of images of the run. columns: what the numbers of an entry's labels mean, after the class.
-        entries: see `entry`.
+        cam_size: rows and columns of the CAMs, None without. entries: see `entry`.
     """
     views = {split: split_view(run, split) for split in ("train", "test")}
     counts = {split: len(view["ids"]) for split, view in views.items()}
@@ -60,7 +60,8 @@ def gallery(run: RunFiles, limit: int, side: int, seed: int) -> dict[str, Any]:
             progress.advance(1)
     return {
         "total": sum(counts.values()),
-        "columns": {s: list(v["columns"]) for s, v in views.items()},
+        "columns": {split: list(view["columns"]) for split, view in views.items()},
+        "cam_size": None if run.boxes is None or run.boxes.cam is None else run.boxes.cam.shape[1:],
         "entries": entries,
     }
 
@@ -127,7 +128,8 @@ def entry(view: dict[str, Any], split: str, row: int) -> dict[str, Any]:
     Returns:
         id, split, size (W, H of the photo). labels: [class, score in per cent by column ..., present, truth or None] of
         the classes that anything says are there and of the likeliest others. changed, unsure, wrong: the keys to sort
-        and filter by. boxes: [class or -1, x1, y1, x2, y2 in thousandths, [[class, per cent] of the crop ...]].
+        and filter by. boxes: [class or -1, x1, y1, x2, y2 in thousandths, [[class, per cent] of the crop ...], base64 of
+        the CAM's bytes where there is one].
     """
     columns = [values[row] for values in view["columns"].values()]
     height, width = (int(side) for side in view["sizes"][row])
@@ -167,5 +169,6 @@ def boxes_of(boxes: Boxes, crops: Any, row: int, width: int, height: int) -> lis
     for m, corners in zip(range(start, stop), scaled.tolist(), strict=True):
         top = [] if crops is None else np.argsort(-crops.probabilities[m], kind="stable")[:3]
         said = [[int(c), round(100 * float(crops.probabilities[m, c]))] for c in top]
-        found.append([int(boxes.class_index[m]), *corners, said])
+        cam = [] if boxes.cam is None else [base64.b64encode(boxes.cam[m].tobytes()).decode()]
+        found.append([int(boxes.class_index[m]), *corners, said, *cam])
     return found
