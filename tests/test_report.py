@@ -39,7 +39,7 @@ addEventListener("load", () => setTimeout(() => {
   found.open = byId("detail").open; found.crops = document.querySelectorAll(".crop").length;
   document.querySelector(".crop")?.click();
   const heat = document.querySelector("#detail canvas");
-  found.hottest = heat && [...heat.getContext("2d").getImageData(0, 0, 2, 2).data].filter((_, k) => k % 4 === 0);
+  found.hottest = heat && [...heat.getContext("2d").getImageData(0, 0, 2, 2).data].filter((_, k) => k % 4 === 3);
   document.querySelectorAll("#class-table button")[1]?.click();
   found.sorted = [...document.querySelectorAll("#class-table tbody tr")].map((row) => Number(row.cells[1]?.textContent));
   found.svgs = document.querySelectorAll(".chart svg").length;
@@ -86,7 +86,7 @@ def test_page_works_in_a_browser_and_fetches_nothing(small_run, tmp_path, browse
     assert found["cats"] == ["train/0.png", "train/1.png", "train/4.png", "train/5.png"]
     assert found["wrong"] == ["train/0.png"]
     assert found["open"] and found["crops"] == 2
-    assert found["hottest"] == [0, 255, 22, 0]  # the red of the CAM [[0, 255], [10, 0]]
+    assert found["hottest"] == [20, 193, 27, 20]  # the opacity of the CAM [[0, 255], [10, 0]]
     assert found["sorted"] == sorted(found["sorted"], reverse=True)
     assert found["svgs"] == 6
     assert found["overflow"] <= 0

@@ -333,7 +333,7 @@ function heat(holder, box) {
   const canvas = make("canvas", { width: columns_, height: rows });
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(columns_, rows);
-  bytes.forEach((v, k) => pixels.data.set([Math.min(255, 2.2 * v), Math.max(0, 2 * v - 190), Math.max(0, 90 - Math.abs(v - 90)), 255], 4 * k));
+  bytes.forEach((v, k) => pixels.data.set([120 + v, 1.7 * v - 200, 140 - v, 20 + 0.68 * v], 4 * k));
   context.putImageData(pixels, 0, 0);
   holder.querySelector("img")?.after(canvas);
 }
