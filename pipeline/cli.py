@@ -207,9 +207,25 @@ for _stage in STAGES[1:]:
 def inspect(
     path: Annotated[Path, typer.Argument(help="Any artifact of a run, or a run folder.")],
     image: Annotated[str, typer.Option(help="Image id: also show that image's scores, boxes and labels.")] = "",
+    picture: Annotated[
+        bool, typer.Option("--show", help="With --image: write the photo with its boxes as a PNG.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="That PNG; by default the image's id in the current folder.")] = None,
+    class_name: Annotated[str, typer.Option("--class", help="List the top and the doubtful images of a class.")] = "",
+    compare: Annotated[
+        Path | None, typer.Option(help="Another run or labels file: say how the two differ, and nothing else.")
+    ] = None,
 ) -> None:
-    """Show what an artifact holds: its origin, shapes and classes, and, if asked, one image."""
-    inspect_stage.run(path, image)
+    """Show what an artifact holds: its origin, shapes and classes; or one image, one class, or two runs side by side."""
+    if compare:
+        inspect_stage.run_compare(path, compare)
+    elif class_name:
+        inspect_stage.run_class(path, class_name)
+    elif picture and image:
+        folder = path if path.is_dir() else path.parent
+        inspect_stage.save_picture(folder, image, out or Path(image.replace("/", "_")).with_suffix(".png"))
+    else:
+        inspect_stage.run(path, image)
 
 
 @app.command()

@@ -19,6 +19,7 @@ from pipeline.artifacts import (
     Provenance,
     check_current,
     read,
+    read_checkpoint,
     read_manifest,
 )
 from pipeline.errors import PipelineError
@@ -44,6 +45,8 @@ class RunFiles:
     crops: CropScores | None
     final: Labels | None
     epoch_scores: EpochScores | None
+    thresholds: list[float] | None
+    """C, the classifier's own."""
     metrics: dict[str, Any] | None
     warmup_epochs: pd.DataFrame | None
     train_epochs: pd.DataFrame | None
@@ -94,6 +97,7 @@ def read_run(folder: Path) -> RunFiles:
         crops=take("crop_scores.h5"),
         final=take("final_labels.h5"),
         epoch_scores=take("epoch_scores.h5"),
+        thresholds=read_checkpoint(folder / "classifier.pt").thresholds if "classifier.pt" in current else None,
         metrics=take("metrics.json"),
         warmup_epochs=histories["warmup.csv"],
         train_epochs=histories["train.csv"],

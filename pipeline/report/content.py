@@ -205,10 +205,8 @@ def class_table(run: RunFiles) -> dict[str, Any]:
 
 
 def thresholds(run: RunFiles) -> np.ndarray:
-    """The classifier's own thresholds [C], as `metrics.json` has them; PRESENT where nothing is measured."""
-    test = (run.metrics or {}).get("test", {})
-    own = test.get("final classifier", {}).get("own_thresholds", {})
-    return np.broadcast_to(np.asarray(own.get("threshold", PRESENT)), len(run.manifest.class_names))
+    """The classifier's own thresholds [C]."""
+    return np.array(run.thresholds or [PRESENT] * len(run.manifest.class_names))
 
 
 def curves(run: RunFiles) -> list[dict[str, Any]]:
