@@ -17,16 +17,19 @@ from pipeline.chain import STAGE_NAMES, check_settings, run_chain, run_plan, run
 from pipeline.config import Config
 from pipeline.datasets.benchmarks import BENCHMARKS, fetch
 from pipeline.errors import PipelineError
+from pipeline.label_studio import LOCAL_FILES
 from pipeline.memory import keep_freed_memory
 from pipeline.progress import console, say, show
 from pipeline.stages import STAGES, Stage
 from pipeline.stages import calibrate as calibrate_stage
 from pipeline.stages import export as export_stage
+from pipeline.stages import export_labels as export_labels_stage
 from pipeline.stages import inspect as inspect_stage
 from pipeline.stages import predict as predict_stage
 from pipeline.stages import report as report_stage
 from pipeline.stages.calibrate import CalibrateConfig
 from pipeline.stages.export import Format
+from pipeline.stages.export_labels import Format as LabelFormat
 from pipeline.stages.report import ReportConfig
 from pipeline.tables import ablation_table
 
@@ -279,6 +282,24 @@ def calibrate(
     config = CalibrateConfig(**{name: value for name, value in given.items() if value is not None})
     out = out or path.with_name("calibrated.pt")
     calibrate_stage.run(path, labelled, out, config, batch_size=batch_size, device=pick_device(device))
+
+
+@app.command("export-labels")
+def export_labels(
+    source: Annotated[Path, typer.Argument(help="Run folder (its final labels), labels file, or epoch_scores.h5.")],
+    format: Annotated[LabelFormat, typer.Option(help="What to write.")] = "csv",
+    out: Annotated[
+        Path | None, typer.Option(help="File, or folder for yolo and imagefolder; by default beside it.")
+    ] = None,
+    copy_images: Annotated[
+        bool, typer.Option("--copy", help="Copy photos into a folder, instead of linking them.")
+    ] = False,
+    image_prefix: Annotated[
+        str, typer.Option(help="For label-studio: address that the photos' absolute paths are appended to.")
+    ] = LOCAL_FILES,
+) -> None:
+    """Write labels and scores for another tool: a table, COCO, Label Studio, FiftyOne, cleanlab, YOLO, imagefolder."""
+    export_labels_stage.run(source, format, out, copy_images=copy_images, image_prefix=image_prefix)
 
 
 @app.command()

@@ -16,6 +16,8 @@ class LabelSet:
 
     path: Path
     """The file."""
+    split: str
+    """Of the images, train or test."""
     manifest: Manifest
     """Of these images alone, in this order."""
     labels: np.ndarray
@@ -49,13 +51,14 @@ def read_label_set(path: Path) -> LabelSet:
     artifact = read(path)
     manifest = read_manifest(path.parent)
     if isinstance(artifact, Labels):
-        part, labels = manifest.split("train"), artifact.labels
+        split, labels = "train", artifact.labels
         thresholds = np.full(len(artifact.class_names), PRESENT)
     elif isinstance(artifact, EpochScores):
-        part, labels = manifest.split("test"), artifact.chosen
+        split, labels = "test", artifact.chosen
         thresholds = np.array(read_checkpoint(path.with_name("classifier.pt")).thresholds)
     else:
         raise PipelineError(f"{path} holds no labels; give a run, a labels file, or epoch_scores.h5.")
+    part = manifest.split(split)
     if (part.image_ids, part.class_names) != (artifact.image_ids, artifact.class_names):
         raise PipelineError(f"{path} is not about the images of {path.parent / 'manifest.csv'}. Run the stages again.")
-    return LabelSet(path, part, labels, thresholds)
+    return LabelSet(path, split, part, labels, thresholds)
