@@ -24,9 +24,11 @@ from pipeline.stages import STAGES, Stage
 from pipeline.stages import calibrate as calibrate_stage
 from pipeline.stages import export as export_stage
 from pipeline.stages import export_labels as export_labels_stage
+from pipeline.stages import import_labels as import_labels_stage
 from pipeline.stages import inspect as inspect_stage
 from pipeline.stages import predict as predict_stage
 from pipeline.stages import report as report_stage
+from pipeline.stages import review_list as review_list_stage
 from pipeline.stages.calibrate import CalibrateConfig
 from pipeline.stages.export import Format
 from pipeline.stages.export_labels import Format as LabelFormat
@@ -300,6 +302,35 @@ def export_labels(
 ) -> None:
     """Write labels and scores for another tool: a table, COCO, Label Studio, FiftyOne, cleanlab, YOLO, imagefolder."""
     export_labels_stage.run(source, format, out, copy_images=copy_images, image_prefix=image_prefix)
+
+
+@app.command("import-labels")
+def import_labels(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV with image_id and labels (joined by ;) or a column of 1, 0 or nothing a class, of the images that "
+            "a person has looked at alone; or a JSON export of Label Studio."
+        ),
+    ],
+    run: RunOption = "demo",
+    replace: Annotated[bool, typer.Option("--replace", help="Forget what was imported before.")] = False,
+) -> None:
+    """Take corrections of people into a run; `fuse` puts them in the place of the pseudo-labels."""
+    import_labels_stage.run(source, run_folder(run), replace=replace)
+
+
+@app.command("review-list")
+def review_list(
+    run: RunOption = "demo",
+    count: Annotated[int, typer.Option("--n", min=1, help="Most images.")] = 100,
+    out: Annotated[Path | None, typer.Option(help="JSON file; by default review.json in the run.")] = None,
+    image_prefix: Annotated[
+        str, typer.Option(help="Address that the photos' absolute paths are appended to.")
+    ] = LOCAL_FILES,
+) -> None:
+    """Write the images whose correction would tell most, the most doubtful first, as tasks of Label Studio."""
+    review_list_stage.run(run_folder(run), count, out, image_prefix=image_prefix)
 
 
 @app.command()

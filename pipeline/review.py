@@ -5,6 +5,9 @@ import numpy as np
 PRESENT = 0.5
 """A soft label from here on says "present"."""
 
+DOUBTS = 3
+"""Doubtful classes of an image that count when images are put in order, and that a person is pointed to."""
+
 
 def class_uncertainty(labels: np.ndarray) -> np.ndarray:
     """Binary entropy of each label [N, C] in bits: 1 at 0.5, 0 at 0 and 1."""
@@ -20,6 +23,16 @@ def uncertainty(labels: np.ndarray) -> np.ndarray:
 def change(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Largest change of a label over the classes, [N] in [0, 1]; both arguments are [N, C]."""
     return np.abs(after.astype(np.float64) - before).max(axis=1)
+
+
+def review_values(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """How much a person's word on each label would tell, float64 [N, C] in [0, 2]: its doubt and its change.
+
+    Args:
+        before: labels [N, C] of one stage.
+        after: of the next.
+    """
+    return class_uncertainty(after) + np.abs(after.astype(np.float64) - before)
 
 
 def wrong(decisions: np.ndarray, truth: np.ndarray) -> np.ndarray:

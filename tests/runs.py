@@ -1,6 +1,7 @@
 """A finished run written by hand, in a second and without a model, for what looks at runs."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,16 @@ def write_run(folder: Path) -> Path:
     )
     initial = (0.6 * truth[:TRAIN] + 0.3 * probabilities[:TRAIN]).astype(np.float32)
     put_labels = {**train, "confident": entropy[:TRAIN] < 0.7}
-    put("initial_labels.h5", Labels, ["embeddings.h5"], **put_labels, labels=initial, scores=initial)
+    plain = {"debias": False, "label_floor": 0.0, "exponent": 1.0, "smoothing": 0.0}
+    write(
+        folder / "initial_labels.h5",
+        Labels(
+            provenance=replace(origin(folder, "initial_labels.h5", ["embeddings.h5"]), config=plain),
+            **put_labels,
+            labels=initial,
+            scores=initial,
+        ),
+    )
     write_weights(folder, "warmup.pt", ["manifest.csv", "initial_labels.h5"], ids[:TRAIN])
     owner = np.repeat(np.arange(TRAIN), 2)
     put(

@@ -67,7 +67,9 @@ def measure_labels(labels: Labels, truth: np.ndarray, config: EvaluateConfig) ->
     conventions = {"difficult": config.difficult, "empty_class": config.empty_class}
     figures = label_metrics(labels.labels, truth, labels.class_names, **conventions)
     ranked = multilabel_metrics(labels.scores, truth, labels.class_names, **conventions)
-    return {**figures, "labels_mAP": figures["mAP"], "mAP": ranked["mAP"], "AP": ranked["AP"]}
+    return {**figures, "labels_mAP": figures["mAP"], "mAP": ranked["mAP"], "AP": ranked["AP"]} | {
+        "corrected_entries": int(labels.corrected_entries)
+    }
 
 
 def oracle_epoch(epochs: EpochScores, truth: np.ndarray) -> dict[str, Any]:
