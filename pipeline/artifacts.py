@@ -111,6 +111,14 @@ class Artifact:
         """Fields that are HDF5 datasets with a checked dtype and shape."""
         return [f for f in fields(cls) if "dims" in f.metadata]
 
+    def frame(self) -> pd.DataFrame:
+        """What the file is about as a pandas frame: a row an image and a column a class, or a row a box or crop."""
+        raise NotImplementedError
+
+    def by_class(self, values: np.ndarray) -> pd.DataFrame:
+        """Values [N, C] with index image id and a column a class."""
+        return pd.DataFrame(values, index=pd.Index(self.image_ids, name="image_id"), columns=self.class_names)
+
 
 @dataclass(frozen=True, kw_only=True)
 class GroundTruth(Artifact):
@@ -125,6 +133,24 @@ class GroundTruth(Artifact):
     object_box: np.ndarray = array("float32", "K", 4)
     """xyxy in pixels of the original image."""
     object_difficult: np.ndarray = array("bool", "K")
+
+    def frame(self) -> pd.DataFrame:
+        """Labels 1, 0 or -1."""
+        return self.by_class(self.labels)
+
+    def rows_of(self, image_ids: list[str]) -> np.ndarray:
+        """Labels int8 [N, C] of these images, in their order.
+
+        Raises:
+            PipelineError: one of them has none.
+        """
+        row = {image_id: i for i, image_id in enumerate(self.image_ids)}
+        missing = [i for i in image_ids if i not in row]
+        if missing:
+            raise PipelineError(
+                f"ground_truth.h5 has no labels of {len(missing)} images (first: {missing[0]}). Run `ccd prepare`."
+            )
+        return self.labels[[row[i] for i in image_ids]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +182,10 @@ class Embeddings(Artifact):
     teacher_fingerprint: str
     """Hash of the teacher's weights; `score-crops` refuses another teacher."""
 
+    def frame(self) -> pd.DataFrame:
+        """Probabilities."""
+        return self.by_class(self.probabilities)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Labels(Artifact):
@@ -169,10 +199,26 @@ class Labels(Artifact):
     """The same before clamping: free of the ties that clamping makes, non-negative."""
     confident: np.ndarray = array("bool", "N")
     """Entropy at most the limit."""
+    corrected_entries: int = 0
+    """Pairs of image and class that a person has fixed to 0 or 1 (see `Corrections`)."""
 
     def frame(self) -> pd.DataFrame:
-        """Labels as a pandas frame: index image id, a column a class."""
-        return pd.DataFrame(self.labels, index=pd.Index(self.image_ids, name="image_id"), columns=self.class_names)
+        """Labels in [0, 1]."""
+        return self.by_class(self.labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corrections(Artifact):
+    """What a person has said of some train images; `fuse` puts it in the place of the pseudo-labels."""
+
+    SCHEMA = "corrections"
+
+    labels: np.ndarray = array("int8", "N", "C")
+    """1 present, 0 absent, -1 not looked at."""
+
+    def frame(self) -> pd.DataFrame:
+        """Labels 1, 0 or -1."""
+        return self.by_class(self.labels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,8 +235,18 @@ class Boxes(Artifact):
     """xyxy in pixels of the original image, 0 <= x1 < x2 <= width."""
     cam_peak: np.ndarray = array("float32", "M")
     """Largest value of the CAM before normalisation; NaN where no CAM was used."""
+    cam: np.ndarray = array("uint8", "M", "h", "w", optional=True)
+    """The CAM of each box at the classifier's resolution, 0 at its smallest and 255 at its largest value; to look at."""
     tau: float
     """Threshold on sigmoid(z) that selected the classes; NaN where none was used."""
+
+    def frame(self) -> pd.DataFrame:
+        """A row a box: image_id, class (None for a view that knows none), x1, y1, x2, y2, cam_peak."""
+        names = np.array([*self.class_names, None], dtype=object)
+        frame = pd.DataFrame(self.box, columns=["x1", "y1", "x2", "y2"])
+        frame.insert(0, "image_id", np.array(self.image_ids, dtype=object)[self.image_index])
+        frame.insert(1, "class", names[self.class_index])
+        return frame.assign(cam_peak=self.cam_peak)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +262,11 @@ class CropScores(Artifact):
     """Per image and class the maximum (or mean) over its crops; zeros for an image without crops."""
     crop_counts: np.ndarray = array("int64", "N")
 
+    def frame(self) -> pd.DataFrame:
+        """Probabilities, a row a crop: index image id, a column a class."""
+        index = pd.Index(np.array(self.image_ids, dtype=object)[self.image_index], name="image_id")
+        return pd.DataFrame(self.probabilities, index=index, columns=self.class_names)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EpochScores(Artifact):
@@ -218,9 +279,18 @@ class EpochScores(Artifact):
     chosen_epoch: int
     """Epoch (from 1) whose weights `classifier.pt` holds."""
 
+    @property
+    def chosen(self) -> np.ndarray:
+        """Scores float32 [N, C] of the epoch that `classifier.pt` holds."""
+        return self.scores[self.chosen_epoch - 1]
+
+    def frame(self) -> pd.DataFrame:
+        """Scores of the chosen epoch."""
+        return self.by_class(self.chosen)
+
 
 KINDS: dict[str, type[Artifact]] = {
-    kind.SCHEMA: kind for kind in (GroundTruth, Embeddings, Labels, Boxes, CropScores, EpochScores)
+    kind.SCHEMA: kind for kind in (GroundTruth, Embeddings, Labels, Boxes, CropScores, Corrections, EpochScores)
 }
 
 
@@ -298,11 +368,16 @@ MAKERS = {
     "warmup.pt": ("warmup", Checkpoint),
     "boxes.h5": ("boxes", Boxes),
     "crop_scores.h5": ("score-crops", CropScores),
+    "corrections.h5": ("import-labels", Corrections),
     "final_labels.h5": ("fuse", Labels),
     "classifier.pt": ("train", Checkpoint),
     "epoch_scores.h5": ("train", EpochScores),
     "metrics.json": ("evaluate", Metrics),
 }
+
+
+OPTIONAL = ("ground_truth.h5", "corrections.h5")
+"""Artifacts that a finished run need not have."""
 
 
 def remedy(path: Path, force: bool = False) -> str:
@@ -334,7 +409,8 @@ def begin(
     Raises:
         PipelineError: an input is missing, damaged or stale; names the command to run.
     """
-    sources = {name: check_current(folder / name) for name in inputs}
+    known: dict[Path, Provenance] = {}
+    sources = {name: check_current(folder / name, known) for name in inputs}
     kind = MAKERS[output][1]
     provenance = Provenance(
         schema=kind.SCHEMA,
@@ -359,19 +435,27 @@ def is_current(path: Path, provenance: Provenance) -> bool:
         return False
 
 
-def check_current(path: Path) -> Provenance:
+def check_current(path: Path, known: dict[Path, Provenance] | None = None) -> Provenance:
     """Provenance of a file whose inputs are still those that it was made from, and theirs, and so on.
+
+    Args:
+        path: the file.
+        known: files that are already checked; gets those that are checked now.
 
     Raises:
         PipelineError: it, or a file it was made from, is missing, damaged, or has changed since.
     """
+    known = {} if known is None else known
+    if path in known:
+        return known[path]
     provenance = read_provenance(path)
     for name, fingerprint in provenance.inputs.items():
         source = path.with_name(name)
-        if check_current(source).fingerprint != fingerprint:
+        if check_current(source, known).fingerprint != fingerprint:
             raise PipelineError(
                 f"{path} is stale: {name} has changed since it was made. Rebuild it with {remedy(path)}."
             )
+    known[path] = provenance
     return provenance
 
 
@@ -389,13 +473,24 @@ def read_provenance(path: Path) -> Provenance:
         return Provenance.from_attributes(json.loads(path.read_text())["attributes"])
 
 
-def read(path: str | Path) -> Artifact:
-    """Any HDF5 artifact, checked against its specification.
+def read(path: str | Path) -> Any:
+    """Any artifact, checked against its specification: an `Artifact`, `Manifest`, `Checkpoint` or figures (a dict).
 
     Raises:
         PipelineError: missing, damaged, not one of ours, or not as specified.
     """
     path = Path(path)
+    if path.name in ("manifest.csv", "manifest.json"):
+        return read_manifest(path.parent)
+    if path.suffix == ".pt":
+        return read_checkpoint(path)
+    if path.suffix == ".json":
+        return read_json(path)
+    return read_arrays(path)
+
+
+def read_arrays(path: Path) -> Artifact:
+    """An HDF5 artifact; see `read`."""
     with reporting_damage(path), h5py.File(path) as file:
         provenance = Provenance.from_attributes(file.attrs)
         kind = KINDS.get(provenance.schema)

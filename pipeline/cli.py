@@ -17,15 +17,22 @@ from pipeline.chain import STAGE_NAMES, check_settings, run_chain, run_plan, run
 from pipeline.config import Config
 from pipeline.datasets.benchmarks import BENCHMARKS, fetch
 from pipeline.errors import PipelineError
+from pipeline.label_studio import LOCAL_FILES
 from pipeline.memory import keep_freed_memory
 from pipeline.progress import console, say, show
 from pipeline.stages import STAGES, Stage
 from pipeline.stages import calibrate as calibrate_stage
 from pipeline.stages import export as export_stage
+from pipeline.stages import export_labels as export_labels_stage
+from pipeline.stages import import_labels as import_labels_stage
 from pipeline.stages import inspect as inspect_stage
 from pipeline.stages import predict as predict_stage
+from pipeline.stages import report as report_stage
+from pipeline.stages import review_list as review_list_stage
 from pipeline.stages.calibrate import CalibrateConfig
 from pipeline.stages.export import Format
+from pipeline.stages.export_labels import Format as LabelFormat
+from pipeline.stages.report import ReportConfig
 from pipeline.tables import ablation_table
 
 ARTIFACTS = Path("artifacts")
@@ -205,9 +212,25 @@ for _stage in STAGES[1:]:
 def inspect(
     path: Annotated[Path, typer.Argument(help="Any artifact of a run, or a run folder.")],
     image: Annotated[str, typer.Option(help="Image id: also show that image's scores, boxes and labels.")] = "",
+    picture: Annotated[
+        bool, typer.Option("--show", help="With --image: write the photo with its boxes as a PNG.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="That PNG; by default the image's id in the current folder.")] = None,
+    class_name: Annotated[str, typer.Option("--class", help="List the top and the doubtful images of a class.")] = "",
+    compare: Annotated[
+        Path | None, typer.Option(help="Another run or labels file: say how the two differ, and nothing else.")
+    ] = None,
 ) -> None:
-    """Show what an artifact holds: its origin, shapes and classes, and, if asked, one image."""
-    inspect_stage.run(path, image)
+    """Show what an artifact holds: its origin, shapes and classes; or one image, one class, or two runs side by side."""
+    if compare:
+        inspect_stage.run_compare(path, compare)
+    elif class_name:
+        inspect_stage.run_class(path, class_name)
+    elif picture and image:
+        folder = path if path.is_dir() else path.parent
+        inspect_stage.save_picture(folder, image, out or Path(image.replace("/", "_")).with_suffix(".png"))
+    else:
+        inspect_stage.run(path, image)
 
 
 @app.command()
@@ -261,6 +284,61 @@ def calibrate(
     config = CalibrateConfig(**{name: value for name, value in given.items() if value is not None})
     out = out or path.with_name("calibrated.pt")
     calibrate_stage.run(path, labelled, out, config, batch_size=batch_size, device=pick_device(device))
+
+
+@app.command("export-labels")
+def export_labels(
+    source: Annotated[Path, typer.Argument(help="Run folder (its final labels), labels file, or epoch_scores.h5.")],
+    format: Annotated[LabelFormat, typer.Option(help="What to write.")] = "csv",
+    out: Annotated[
+        Path | None, typer.Option(help="File, or folder for yolo and imagefolder; by default beside it.")
+    ] = None,
+    copy_images: Annotated[
+        bool, typer.Option("--copy", help="Copy photos into a folder, instead of linking them.")
+    ] = False,
+    image_prefix: Annotated[
+        str, typer.Option(help="For label-studio: address that the photos' absolute paths are appended to.")
+    ] = LOCAL_FILES,
+) -> None:
+    """Write labels and scores for another tool: a table, COCO, Label Studio, FiftyOne, cleanlab, YOLO, imagefolder."""
+    export_labels_stage.run(source, format, out, copy_images=copy_images, image_prefix=image_prefix)
+
+
+@app.command("import-labels")
+def import_labels(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV with image_id and labels (joined by ;) or a column of 1, 0 or nothing a class, of the images that "
+            "a person has looked at alone; or a JSON export of Label Studio."
+        ),
+    ],
+    run: RunOption = "demo",
+    replace: Annotated[bool, typer.Option("--replace", help="Forget what was imported before.")] = False,
+) -> None:
+    """Take corrections of people into a run; `fuse` puts them in the place of the pseudo-labels."""
+    import_labels_stage.run(source, run_folder(run), replace=replace)
+
+
+@app.command("review-list")
+def review_list(
+    run: RunOption = "demo",
+    count: Annotated[int, typer.Option("--n", min=1, help="Most images.")] = 100,
+    out: Annotated[Path | None, typer.Option(help="JSON file; by default review.json in the run.")] = None,
+    image_prefix: Annotated[
+        str, typer.Option(help="Address that the photos' absolute paths are appended to.")
+    ] = LOCAL_FILES,
+) -> None:
+    """Write the images whose correction would tell most, the most doubtful first, as tasks of Label Studio."""
+    review_list_stage.run(run_folder(run), count, out, image_prefix=image_prefix)
+
+
+@app.command()
+@with_options(ReportConfig)
+def report(*, run: RunOption = "demo", **given: Any) -> None:
+    """Write report.html: what happened in a run, as charts and images on one page that opens from disk."""
+    config = ReportConfig(**{name: value for name, value in given.items() if value is not None})
+    report_stage.run(run_folder(run), config)
 
 
 @app.command()

@@ -154,3 +154,17 @@ def fuse_scores(initial: Tensor, local: Tensor, has_crops: Tensor, ratio: float)
         Tensor[N, C].
     """
     return torch.where(has_crops[:, None], ratio * initial + (1 - ratio) * local, initial)
+
+
+def correct(values: Tensor, corrections: Tensor) -> Tensor:
+    """Labels or scores with what a person said in their place: 0 for absent, for present the most that the class has.
+
+    A label becomes 1; a score, which may exceed 1, at least that, so that what is known ranks first.
+
+    Args:
+        values: Tensor[N, C], non-negative.
+        corrections: int8 Tensor[N, C]: 1 present, 0 absent, -1 nothing said.
+    """
+    if not len(values):
+        return values
+    return torch.where(corrections < 0, values, corrections * values.amax(dim=0).clamp(min=1))

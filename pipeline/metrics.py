@@ -141,6 +141,25 @@ def average_precision(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return result
 
 
+def precision_recall(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The curve of one class, a point each distinct score of a positive, from the highest down.
+
+    Args:
+        scores: float [N].
+        truth: int8 [N], -1 is ignored.
+
+    Returns:
+        Recall, strictly rising to 1, and precision, float64 [P] each; empty without positives.
+    """
+    known = truth != -1
+    order = np.argsort(-scores[known], kind="stable")
+    descending, positive = scores[known][order], truth[known][order] == 1
+    last_of_ties = np.append(descending[1:] < descending[:-1], True)[: len(order)]
+    hits, taken = np.cumsum(positive)[last_of_ties], np.arange(1, len(order) + 1)[last_of_ties]
+    rising = np.diff(hits, prepend=0) > 0
+    return hits[rising] / max(positive.sum(), 1), hits[rising] / taken[rising]
+
+
 def tied_fraction(labels: np.ndarray) -> float:
     """Share of the N * C labels that another image has too in the same class: no ranking parts them."""
     tied = 0

@@ -16,6 +16,9 @@ def show_metrics(folder: Path) -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
     show(summary_table(metrics))
     show(class_table(metrics))
+    corrected = metrics["labels"]["final"].get("corrected_entries")
+    if corrected:
+        say(f"{corrected} labels were corrected by hand, so the classifier was trained with human labels.")
     if "epochs" in metrics:
         epochs = metrics["epochs"]
         say(

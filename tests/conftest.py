@@ -1,6 +1,7 @@
 """Fixtures that several test modules use."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import timm
 import torch
 from colours import COLOURS, ColourTeacher, invoke, options
 from PIL import Image
+from runs import write_run
 
 from pipeline.artifacts import Checkpoint, Provenance, write_checkpoint
 from pipeline.classifier import build_classifier
@@ -46,6 +48,18 @@ def tiny_classifier(tmp_path_factory) -> Path:
         ),
     )
     return path
+
+
+@pytest.fixture(scope="session")
+def written_run(tmp_path_factory) -> Path:
+    """The run of `tests.runs`; not to be changed."""
+    return write_run(tmp_path_factory.mktemp("written") / "squares")
+
+
+@pytest.fixture
+def small_run(written_run, tmp_path) -> Path:
+    """A copy of it, with the photos inside."""
+    return shutil.copytree(written_run, tmp_path / "squares")
 
 
 @pytest.fixture(scope="session")

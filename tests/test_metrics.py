@@ -16,6 +16,7 @@ from pipeline.metrics import (
     bootstrap_interval,
     label_metrics,
     multilabel_metrics,
+    precision_recall,
     tied_fraction,
 )
 
@@ -228,3 +229,13 @@ def test_figures_of_real_clip_scores(shared_data: Path):
     figures = multilabel_metrics(scores, truth, names)
     assert figures["mAP"] == pytest.approx(0.8534, abs=5e-5)
     assert figures["OF1"] == pytest.approx(0.717, abs=5e-4)
+
+
+def test_precision_recall_agrees_with_average_precision():
+    scores, truth, _ = random_case(difficult=0.1)
+    recall, precision = precision_recall(scores[:, 0], truth[:, 0])
+    area = (np.diff(recall, prepend=0) * precision).sum()
+    assert recall[-1] == 1 and (np.diff(recall) > 0).all()
+    assert area == pytest.approx(average_precision(scores[:, :1], truth[:, :1])[0], abs=1e-6)
+    assert [len(v) for v in precision_recall(np.zeros(0), np.zeros(0, np.int8))] == [0, 0]
+    assert [len(v) for v in precision_recall(np.ones(3), np.zeros(3, np.int8))] == [0, 0]

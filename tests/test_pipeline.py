@@ -14,7 +14,8 @@ from pipeline.artifacts import MAKERS, read, read_manifest
 from pipeline.thresholds import class_prior, prior_thresholds
 
 STAGES = ["prepare", "embed", "init-labels", "warmup", "boxes", "score-crops", "fuse", "train", "evaluate"]
-BINARY = [name for name in MAKERS if name.endswith((".h5", ".pt"))]
+MADE = [name for name in MAKERS if name != "corrections.h5"]  # those of a person do not come from the stages
+BINARY = [name for name in MADE if name.endswith((".h5", ".pt"))]
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def digests(folder):
 
 
 def test_every_artifact_is_there_and_nothing_else(finished):
-    expected = {*MAKERS, "manifest.json", "run.toml", "warmup.csv", "train.csv", "predictions.csv"}
+    expected = {*MADE, "manifest.json", "run.toml", "warmup.csv", "train.csv", "predictions.csv"}
     assert {path.name for path in finished.iterdir()} == expected
 
 
@@ -60,6 +61,9 @@ def test_boxes_lie_in_the_original_photos(finished):
     assert (boxes.box[:, 2] <= 64).all() and (boxes.box[:, 3] <= 48).all()
     assert (boxes.box[:, 2:] > boxes.box[:, :2]).all()
     assert (np.diff(boxes.image_index) >= 0).all()
+    # 64 px at stride 32; each map spans its whole range, and is flat or else would give no box
+    assert boxes.cam.shape == (len(boxes.box), 2, 2)
+    assert (boxes.cam.min((1, 2)) == 0).all() and (boxes.cam.max((1, 2)) == 255).all()
 
 
 def test_thresholds_give_each_class_the_share_of_train_images_that_its_final_scores_say(finished):
@@ -227,10 +231,11 @@ def test_study_views_are_stamped_as_using_ground_truth(run, colour_teacher):
         assert code == 0, output
     for name in ("boxes.h5", "crop_scores.h5", "final_labels.h5"):
         assert read(run / name).provenance.uses_ground_truth
+    assert read(run / "boxes.h5").cam is None
     assert not read(run / "initial_labels.h5").provenance.uses_ground_truth
 
 
-@pytest.mark.parametrize("name", [n for n in MAKERS if n != "metrics.json"])
+@pytest.mark.parametrize("name", [n for n in MADE if n != "metrics.json"])
 def test_inspect_prints_every_artifact(finished, name):
     code, output = invoke("inspect", finished / name)
     assert code == 0

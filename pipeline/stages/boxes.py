@@ -20,7 +20,7 @@ from pipeline.artifacts import (
     read_manifest,
     write,
 )
-from pipeline.cam import cam_boxes, expand_boxes, quantile_threshold, rescale_boxes
+from pipeline.cam import cam_boxes, expand_boxes, normalise, quantile_threshold, rescale_boxes
 from pipeline.classifier import CamNet
 from pipeline.config import Config, option
 from pipeline.inference import image_batches, load_classifier, predict_scores, to_float
@@ -67,14 +67,15 @@ class Found:
     """float32 Tensor[M, 4], xyxy in pixels of the original image."""
     cam_peak: Tensor
     """float32 Tensor[M], NaN without CAM."""
+    cam: Tensor
+    """uint8 Tensor[M, h, w], each map from 0 to 255; Tensor[0] without CAM."""
 
     @classmethod
     def joined(cls, parts: list["Found"]) -> "Found":
         """All parts, in order."""
-        empty = cls(
-            torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), torch.zeros(0)
-        )
-        names = ("image_index", "class_index", "box", "cam_peak")
+        none = torch.zeros(0, dtype=torch.int64)
+        empty = cls(none, none, torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.uint8))
+        names = ("image_index", "class_index", "box", "cam_peak", "cam")
         return cls(*(torch.cat([getattr(part, name) for part in [empty, *parts]]) for name in names))
 
 
@@ -108,6 +109,7 @@ def find_boxes(model: CamNet, images: Tensor, rows: Tensor, sizes: Tensor, tau: 
         selected[owner, 1],
         rescale_boxes(boxes, (side, side), sizes[local]),
         maps[owner].amax(dim=(1, 2)) if len(owner) else torch.zeros(0),
+        (255 * normalise(maps[owner])).round().to(torch.uint8) if len(owner) else torch.zeros(0, dtype=torch.uint8),
     )
 
 
@@ -132,7 +134,13 @@ def cam_view(model: CamNet, train: Manifest, config: BoxesConfig) -> tuple[Found
 def classless(image: int, boxes: Tensor) -> Found:
     """Boxes Tensor[M, 4] of one image that stand for no class."""
     count = len(boxes)
-    return Found(torch.full((count,), image), torch.full((count,), -1), boxes, torch.full((count,), math.nan))
+    return without_cams(torch.full((count,), image), torch.full((count,), -1), boxes)
+
+
+def without_cams(image_index: Tensor, class_index: Tensor, boxes: Tensor) -> Found:
+    """Boxes Tensor[M, 4] that come from no CAM."""
+    peak = torch.full((len(boxes),), math.nan)
+    return Found(image_index, class_index, boxes, peak, torch.zeros(0, dtype=torch.uint8))
 
 
 def grid_view(train: Manifest, config: BoxesConfig) -> Found:
@@ -162,9 +170,7 @@ def annotated_view(truth: GroundTruth, train: Manifest, config: BoxesConfig) -> 
         box = torch.from_numpy(truth.object_box[k : k + 1])
         if config.view == "around-gt":
             box = expand_boxes(box, tuple(train.sizes[row]), config.margin)
-        parts.append(
-            Found(torch.tensor([row]), torch.tensor([int(truth.object_class_index[k])]), box, torch.tensor([math.nan]))
-        )
+        parts.append(without_cams(torch.tensor([row]), torch.tensor([int(truth.object_class_index[k])]), box))
     return Found.joined(sorted(parts, key=lambda part: int(part.image_index)))
 
 
@@ -198,6 +204,7 @@ def run(folder: Path, config: BoxesConfig, *, device: str = "cpu", force: bool =
             class_index=found.class_index.numpy(),
             box=found.box.numpy(),
             cam_peak=found.cam_peak.numpy(),
+            cam=found.cam.numpy() if found.cam.ndim == 3 else None,
             tau=tau,
         ),
     )

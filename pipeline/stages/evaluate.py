@@ -67,7 +67,9 @@ def measure_labels(labels: Labels, truth: np.ndarray, config: EvaluateConfig) ->
     conventions = {"difficult": config.difficult, "empty_class": config.empty_class}
     figures = label_metrics(labels.labels, truth, labels.class_names, **conventions)
     ranked = multilabel_metrics(labels.scores, truth, labels.class_names, **conventions)
-    return {**figures, "labels_mAP": figures["mAP"], "mAP": ranked["mAP"], "AP": ranked["AP"]}
+    return {**figures, "labels_mAP": figures["mAP"], "mAP": ranked["mAP"], "AP": ranked["AP"]} | {
+        "corrected_entries": int(labels.corrected_entries)
+    }
 
 
 def oracle_epoch(epochs: EpochScores, truth: np.ndarray) -> dict[str, Any]:
@@ -81,17 +83,6 @@ def oracle_epoch(epochs: EpochScores, truth: np.ndarray) -> dict[str, Any]:
         "oracle_mAP": means[best],
         "mAP_by_epoch": means,
     }
-
-
-def rows_of(truth: GroundTruth, image_ids: list[str]) -> np.ndarray:
-    """Ground truth [N, C] of these images, in their order."""
-    row = {image_id: i for i, image_id in enumerate(truth.image_ids)}
-    missing = [i for i in image_ids if i not in row]
-    if missing:
-        raise PipelineError(
-            f"ground_truth.h5 has no labels of {len(missing)} images (first: {missing[0]}). Run `ccd prepare`."
-        )
-    return truth.labels[[row[i] for i in image_ids]]
 
 
 def run(folder: Path, config: EvaluateConfig, *, device: str = "cpu", force: bool = False) -> None:
@@ -123,7 +114,7 @@ def run(folder: Path, config: EvaluateConfig, *, device: str = "cpu", force: boo
     final = read_checkpoint(folder / "classifier.pt")
     train, test = manifest.split("train"), manifest.split("test")
     labels = {name: read(folder / f"{name}_labels.h5") for name in ("initial", "final")}
-    train_truth, test_truth = rows_of(truth, train.image_ids), rows_of(truth, test.image_ids)
+    train_truth, test_truth = truth.rows_of(train.image_ids), truth.rows_of(test.image_ids)
     metrics: dict[str, Any] = {"labels": {n: measure_labels(v, train_truth, config) for n, v in labels.items()}}
     if len(test.image_ids):
         scores = {

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from pipeline.artifacts import CropScores, Embeddings, Labels, begin, check_same_images, read, write
+from pipeline.artifacts import Corrections, CropScores, Embeddings, Labels, begin, check_same_images, read, write
 from pipeline.config import Config, option
-from pipeline.labels import debias, fuse_scores, soft_labels
+from pipeline.labels import correct, debias, fuse_scores, soft_labels
 from pipeline.progress import say
 
 
@@ -19,9 +19,13 @@ class FuseConfig(Config):
 
 
 def run(folder: Path, config: FuseConfig, *, force: bool = False) -> None:
-    """Write `final_labels.h5` from `initial_labels.h5`, `crop_scores.h5` and the bias in `embeddings.h5`."""
+    """Write `final_labels.h5` from `initial_labels.h5`, `crop_scores.h5` and the bias in `embeddings.h5`.
+
+    Where there is `corrections.h5`, what people said in it replaces the pseudo-labels.
+    """
     path = folder / "final_labels.h5"
-    sources = ["embeddings.h5", "initial_labels.h5", "crop_scores.h5"]
+    corrected = (folder / "corrections.h5").exists()
+    sources = ["embeddings.h5", "initial_labels.h5", "crop_scores.h5", *(["corrections.h5"] if corrected else [])]
     provenance = begin(folder, path.name, config, sources, force=force)
     if provenance is None:
         return
@@ -37,6 +41,14 @@ def run(folder: Path, config: FuseConfig, *, force: bool = False) -> None:
     # the paper fuses the clamped global label with the local score; the scores stay free of ties
     fused = fuse_scores(scores.clamp(max=1), local, has_crops, config.ratio)
     labels = soft_labels(fused, made["exponent"], made["smoothing"])
+    scores = fuse_scores(scores, local, has_crops, config.ratio)
+    corrected_entries = 0
+    if corrected:
+        corrections: Corrections = read(folder / "corrections.h5")
+        check_same_images(initial, corrections, folder / "initial_labels.h5", folder / "corrections.h5")
+        said = torch.from_numpy(corrections.labels)
+        labels, scores = correct(labels, said), correct(scores, said)
+        corrected_entries = int((said >= 0).sum())
     write(
         path,
         Labels(
@@ -44,9 +56,11 @@ def run(folder: Path, config: FuseConfig, *, force: bool = False) -> None:
             image_ids=initial.image_ids,
             class_names=initial.class_names,
             labels=labels.numpy(),
-            scores=fuse_scores(scores, local, has_crops, config.ratio).numpy(),
+            scores=scores.numpy(),
             confident=initial.confident,
+            corrected_entries=corrected_entries,
         ),
     )
     changed = (labels - torch.from_numpy(initial.labels)).abs().mean().item()
-    say(f"{path}: {len(labels)} images, labels changed by {changed:.3f} on average.")
+    by_hand = f"; {corrected_entries} are corrected by hand" if corrected else ""
+    say(f"{path}: {len(labels)} images, labels changed by {changed:.3f} on average{by_hand}.")

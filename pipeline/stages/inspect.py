@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ from rich.table import Table
 
 from pipeline.artifacts import (
     MAKERS,
+    OPTIONAL,
     Artifact,
     Boxes,
     Checkpoint,
+    Corrections,
     CropScores,
     Embeddings,
     EpochScores,
@@ -26,10 +28,19 @@ from pipeline.artifacts import (
     read_checkpoint,
     read_manifest,
     read_provenance,
+    replacing,
 )
+from pipeline.box_quality import box_quality
+from pipeline.comparison import compare, option_differences
+from pipeline.drawing import draw_boxes
 from pipeline.errors import PipelineError
-from pipeline.progress import show
+from pipeline.label_sets import LabelSet, read_label_set
+from pipeline.progress import say, show
+from pipeline.review import PRESENT
 from pipeline.tables import show_metrics
+
+EXAMPLES = 10
+"""Images in a list."""
 
 
 def run(path: Path, image: str = "") -> None:
@@ -57,6 +68,8 @@ def run(path: Path, image: str = "") -> None:
         show(origin_table(path, artifact.provenance))
         show(array_table(artifact))
         show(class_table(artifact))
+        if isinstance(artifact, Boxes) and (path.parent / "ground_truth.h5").exists():
+            show_box_quality(artifact, read(path.parent / "ground_truth.h5"))
         if image:
             show_image({path.name: artifact}, image)
         return
@@ -65,13 +78,100 @@ def run(path: Path, image: str = "") -> None:
     show(checkpoint_table(content) if isinstance(content, Checkpoint) else manifest_table(content))
 
 
+def run_class(path: Path, class_name: str) -> None:
+    """Print the images on which a set of labels is surest of a class, and those on which it is in doubt.
+
+    Args:
+        path: a run folder, or a file of a run that holds labels.
+        class_name: one of its classes.
+
+    Raises:
+        PipelineError: no labels, or no such class (names the nearest).
+    """
+    labels = read_label_set(path)
+    if class_name not in labels.class_names:
+        near = difflib.get_close_matches(class_name, labels.class_names, n=3) or labels.class_names[:3]
+        raise PipelineError(f"{labels.path} has no class {class_name!r}; there are for example {', '.join(near)}.")
+    c = labels.class_names.index(class_name)
+    truth = truth_of(labels)
+    values = labels.labels[:, c]
+    top = np.argsort(-values, kind="stable")[:EXAMPLES]
+    doubtful = np.argsort(np.abs(values - labels.thresholds[c]), kind="stable")[:EXAMPLES]
+    show(example_table(f"{class_name}: top images", labels, top, c, truth))
+    show(
+        example_table(f"{class_name}: nearest to the threshold {labels.thresholds[c]:.2f}", labels, doubtful, c, truth)
+    )
+
+
+def run_compare(first: Path, second: Path) -> None:
+    """Print how two sets of labels differ and, for two run folders, what they were made with.
+
+    Args:
+        first: a run folder, or a file of a run that holds labels.
+        second: the same.
+
+    Raises:
+        PipelineError: one holds no labels, or they have no image or class in common.
+    """
+    found = compare(read_label_set(first), read_label_set(second))
+    title = (
+        f"{first} and {second}: {len(found.image_ids)} images, {len(found.class_names)} classes, "
+        f"{found.agreement:.1%} of the decisions alike"
+    )
+    show(number_table(title, found.class_names, found.class_columns()))
+    table = Table("image", "class", "first", "second", title="labels that differ most")
+    for row, c in found.most_changed(EXAMPLES):
+        before, after = (values[row, c] for values in found.labels)
+        table.add_row(found.image_ids[row], found.class_names[c], format_number(before), format_number(after))
+    show(table)
+    if first.is_dir() and second.is_dir():
+        table = Table("file", "option", "first", "second", title="made with")
+        for name, option, *values in option_differences(first, second):
+            table.add_row(name, option, *(json.dumps(value) for value in values))
+        show(table)
+
+
+def save_picture(folder: Path, image_id: str, out: Path) -> None:
+    """Write a photo with its boxes and labels as a PNG.
+
+    Args:
+        folder: a run folder.
+        image_id: one of its images.
+        out: the file.
+
+    Raises:
+        PipelineError: no such image, or its file cannot be read.
+    """
+    manifest = read_manifest(folder)
+    if image_id not in manifest.image_ids:
+        raise unknown_image(image_id, manifest.image_ids, [folder.name])
+    names = manifest.class_names
+    box, class_index = np.zeros((0, 4)), np.zeros(0, int)
+    if (folder / "boxes.h5").exists():
+        boxes: Boxes = read(folder / "boxes.h5")
+        here = np.array([boxes.image_ids[i] == image_id for i in boxes.image_index], dtype=bool)
+        box, class_index = boxes.box[here], boxes.class_index[here]
+    caption = []
+    for name in ("initial_labels.h5", "final_labels.h5", "ground_truth.h5"):
+        artifact = read(folder / name) if (folder / name).exists() else None
+        if artifact is not None and image_id in artifact.image_ids:
+            values = artifact.labels[artifact.image_ids.index(image_id)]
+            listed = [f"{names[c]} {values[c]:.2g}" for c in np.argsort(-values) if values[c] >= PRESENT]
+            caption.append(f"{name.removesuffix('.h5').replace('_', ' ')}: {', '.join(listed) or 'none'}")
+    path = Path(manifest.paths[manifest.image_ids.index(image_id)])
+    picture = draw_boxes(path, box, class_index, names, caption)
+    with replacing(out) as partial:
+        picture.save(partial, "PNG")
+    say(f"{out}: {image_id} with {len(box)} boxes.")
+
+
 def run_table(folder: Path) -> Table:
     """Every artifact of a run: there or not, current or stale."""
     table = Table("file", "command", "state", "fingerprint", title=str(folder))
     for name, (command, _) in MAKERS.items():
         path = folder / name
         if not path.exists() and not path.with_suffix(".json").exists():
-            table.add_row(name, command, "missing", "")
+            table.add_row(name, command, "none" if name in OPTIONAL else "missing", "")
             continue
         try:
             table.add_row(name, command, "current", check_current(path).fingerprint)
@@ -115,12 +215,16 @@ def array_table(artifact: Artifact) -> Table:
 
 def class_table(artifact: Artifact) -> Table:
     """What an artifact says of each class."""
-    columns = class_columns(artifact)
-    table = Table(title="classes")
+    return number_table("classes", artifact.class_names, class_columns(artifact))
+
+
+def number_table(title: str, class_names: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> Table:
+    """A row a class, a column of numbers a title."""
+    table = Table(title=title)
     table.add_column("class")
     for name in columns:
         table.add_column(name, justify="right")
-    for c, class_name in enumerate(artifact.class_names):
+    for c, class_name in enumerate(class_names):
         table.add_row(class_name, *(format_number(values[c]) for values in columns.values()))
     return table
 
@@ -157,6 +261,8 @@ def class_columns(artifact: Artifact) -> dict[str, np.ndarray]:
                 "crops on top": np.zeros(class_count, int) if top is None else top,
                 "mean local": artifact.local.mean(0),
             }
+        case Corrections():
+            return {"fixed to 1": (artifact.labels == 1).sum(0), "fixed to 0": (artifact.labels == 0).sum(0)}
         case GroundTruth():
             return {
                 "positives": (artifact.labels == 1).sum(0),
@@ -200,10 +306,7 @@ def show_image(artifacts: dict[str, Artifact], image_id: str) -> None:
     holding = {name: a for name, a in artifacts.items() if image_id in a.image_ids}
     if not holding:
         known = [i for a in artifacts.values() for i in a.image_ids]
-        near = difflib.get_close_matches(image_id, known, n=3) or known[:3]
-        raise PipelineError(
-            f"no image {image_id!r} in {', '.join(artifacts)}; there are for example {', '.join(near)}."
-        )
+        raise unknown_image(image_id, known, list(artifacts))
     columns: dict[str, Sequence[Any]] = {}
     for name, artifact in holding.items():
         row = artifact.image_ids.index(image_id)
@@ -211,16 +314,44 @@ def show_image(artifacts: dict[str, Artifact], image_id: str) -> None:
             f"{name.removesuffix('.h5')}\n{title}": values for title, values in image_columns(artifact, row).items()
         }
     if columns:
-        table = Table(title=image_id)
-        table.add_column("class")
-        for title in columns:
-            table.add_column(title, justify="right")
-        for c, class_name in enumerate(next(iter(holding.values())).class_names):
-            table.add_row(class_name, *(format_number(values[c]) for values in columns.values()))
-        show(table)
+        show(number_table(image_id, next(iter(holding.values())).class_names, columns))
     for artifact in holding.values():
         if isinstance(artifact, Boxes | CropScores):
             show(box_table(artifact, artifact.image_ids.index(image_id)))
+
+
+def unknown_image(image_id: str, known: list[str], where: list[str]) -> PipelineError:
+    """The error for an image that is not there; names the nearest ids."""
+    near = difflib.get_close_matches(image_id, known, n=3) or known[:3]
+    return PipelineError(f"no image {image_id!r} in {', '.join(where)}; there are for example {', '.join(near)}.")
+
+
+def truth_of(labels: LabelSet) -> np.ndarray | None:
+    """Ground truth int8 [N, C] of these images where the run has it."""
+    path = labels.path.with_name("ground_truth.h5")
+    return read(path).rows_of(labels.image_ids) if path.exists() else None
+
+
+def example_table(title: str, labels: LabelSet, rows: np.ndarray, c: int, truth: np.ndarray | None) -> Table:
+    """Images with their label of one class and, where it is known, the truth."""
+    table = Table("image", "label", *(["truth"] if truth is not None else []), title=title)
+    words = {1: "present", 0: "absent", -1: "unknown"}
+    for row in rows:
+        cells = [] if truth is None else [words[int(truth[row, c])]]
+        table.add_row(labels.image_ids[row], format_number(labels.labels[row, c]), *cells)
+    return table
+
+
+def show_box_quality(boxes: Boxes, truth: GroundTruth) -> None:
+    """Print how well the boxes lie, where there are annotated objects."""
+    if not len(truth.object_box):
+        return
+    figures = box_quality(boxes, truth)
+    table = Table("", "", title="boxes against annotated objects", show_header=False)
+    table.add_row("hold the centre of an object of their class", f"{figures['centre_share']:.1%}")
+    table.add_row("mean best IoU with an object of their class", f"{figures['mean_best_iou']:.3f}")
+    table.add_row("present classes with such a box", f"{figures['recall']:.1%}")
+    show(table)
 
 
 def image_columns(artifact: Artifact, row: int) -> dict[str, np.ndarray]:
@@ -234,6 +365,8 @@ def image_columns(artifact: Artifact, row: int) -> dict[str, np.ndarray]:
             return {f"local ({artifact.crop_counts[row]} crops)": artifact.local[row]}
         case GroundTruth():
             return {"truth": artifact.labels[row]}
+        case Corrections():
+            return {"corrected": artifact.labels[row]}
         case EpochScores():
             return {"score": artifact.scores[artifact.chosen_epoch - 1, row]}
     return {}

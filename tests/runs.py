@@ -1,0 +1,207 @@
+"""A finished run written by hand, in a second and without a model, for what looks at runs."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from pipeline.artifacts import (
+    MAKERS,
+    MANIFEST_COLUMNS,
+    Boxes,
+    Checkpoint,
+    CropScores,
+    Embeddings,
+    EpochScores,
+    GroundTruth,
+    Labels,
+    Manifest,
+    Provenance,
+    check_current,
+    digest_images,
+    write,
+    write_checkpoint,
+    write_csv,
+    write_json,
+    write_manifest,
+)
+from pipeline.stages.evaluate import EvaluateConfig, measure, measure_labels, oracle_epoch
+
+CLASSES = ["cat", "dog", 'cow </script> "&']
+TRAIN, TEST = 8, 4
+HEIGHT, WIDTH = 48, 64
+TRUTH = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 1]] * 3, dtype=np.int8)  # train, then test
+
+
+def write_run(folder: Path) -> Path:
+    """Twelve photos and every artifact of a run on them: final labels are right but for the first image."""
+    folder.mkdir(parents=True)
+    ids = [f"train/{n}.png" for n in range(TRAIN)] + [f"test/{n}.png" for n in range(TEST)]
+    write_photos(folder / "photos", ids)
+    write_images(folder, ids)
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet([1.0] * 3, TRAIN + TEST).astype(np.float32)
+    truth = TRUTH.astype(np.float32)
+    common = {"image_ids": ids, "class_names": CLASSES}
+    train = {"image_ids": ids[:TRAIN], "class_names": CLASSES}
+    entropy = -(probabilities * np.log(probabilities)).sum(1)
+
+    def put(name: str, kind: type, inputs: list[str], **values: object) -> None:
+        write(folder / name, kind(provenance=origin(folder, name, inputs), **values))
+
+    index = np.arange(TRAIN + TEST)
+    put(
+        "ground_truth.h5",
+        GroundTruth,
+        ["manifest.csv"],
+        **common,
+        labels=TRUTH,
+        object_image_index=np.repeat(index, TRUTH.sum(1)),
+        object_class_index=np.nonzero(TRUTH)[1].astype(np.int64),
+        object_box=np.tile(np.float32([8, 8, 32, 40]), (TRUTH.sum(), 1)),
+        object_difficult=np.zeros(TRUTH.sum(), bool),
+    )
+    put(
+        "embeddings.h5",
+        Embeddings,
+        ["manifest.csv"],
+        **common,
+        is_train=index < TRAIN,
+        probabilities=probabilities,
+        entropy=entropy,
+        bias=np.float32([0.9, 0.5, 0.7]),
+        bias_counts=np.array([4, 3, 0]),
+        logit_scale=100.0,
+        image_size=32,
+        teacher_fingerprint="none",
+    )
+    initial = (0.6 * truth[:TRAIN] + 0.3 * probabilities[:TRAIN]).astype(np.float32)
+    put_labels = {**train, "confident": entropy[:TRAIN] < 0.7}
+    plain = {"debias": False, "label_floor": 0.0, "exponent": 1.0, "smoothing": 0.0}
+    write(
+        folder / "initial_labels.h5",
+        Labels(
+            provenance=replace(origin(folder, "initial_labels.h5", ["embeddings.h5"]), config=plain),
+            **put_labels,
+            labels=initial,
+            scores=initial,
+        ),
+    )
+    write_weights(folder, "warmup.pt", ["manifest.csv", "initial_labels.h5"], ids[:TRAIN])
+    owner = np.repeat(np.arange(TRAIN), 2)
+    put(
+        "boxes.h5",
+        Boxes,
+        ["manifest.csv", "warmup.pt"],
+        **train,
+        image_index=owner,
+        class_index=np.array([0, 1] * TRAIN),
+        box=np.tile(np.float32([[8, 8, 32, 40], [40, 4, 60, 20]]), (TRAIN, 1)),
+        cam_peak=np.ones(2 * TRAIN, np.float32),
+        cam=np.tile(np.uint8([[0, 255], [10, 0]]), (2 * TRAIN, 1, 1)),
+        tau=0.5,
+    )
+    crops = rng.dirichlet([1.0] * 3, 2 * TRAIN).astype(np.float32)
+    put(
+        "crop_scores.h5",
+        CropScores,
+        ["manifest.csv", "embeddings.h5", "boxes.h5"],
+        **train,
+        image_index=owner,
+        probabilities=crops,
+        local=crops.reshape(TRAIN, 2, 3).max(1),
+        crop_counts=np.full(TRAIN, 2),
+    )
+    final = 0.1 + 0.8 * truth[:TRAIN]
+    final[0] = [0.4, 0.7, 0.1]  # the truth is cat
+    sources = ["embeddings.h5", "initial_labels.h5", "crop_scores.h5"]
+    put("final_labels.h5", Labels, sources, **put_labels, labels=final, scores=final)
+    sources = ["manifest.csv", "warmup.pt", "final_labels.h5"]
+    write_weights(folder, "classifier.pt", sources, ids[:TRAIN])
+    epochs = np.stack([probabilities[TRAIN:], 0.2 + 0.6 * truth[TRAIN:]]).astype(np.float32)
+    put(
+        "epoch_scores.h5",
+        EpochScores,
+        sources,
+        image_ids=ids[TRAIN:],
+        class_names=CLASSES,
+        scores=epochs,
+        chosen_epoch=2,
+    )
+    write_epochs(folder)
+    write_figures(folder)
+    return folder
+
+
+def origin(folder: Path, name: str, inputs: list[str]) -> Provenance:
+    kind = MAKERS[name][1]
+    return Provenance(kind.SCHEMA, kind.VERSION, {}, {i: check_current(folder / i).fingerprint for i in inputs})
+
+
+def write_photos(folder: Path, ids: list[str]) -> None:
+    for n, image_id in enumerate(ids):
+        pixels = np.full((HEIGHT, WIDTH, 3), 20 * n, np.uint8)
+        pixels[8:40, 8:32] = (240, 40, 40)
+        (folder / image_id).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / image_id)
+
+
+def write_images(folder: Path, ids: list[str]) -> None:
+    rows = [(i, str(folder / "photos" / i), i.split("/")[0], HEIGHT, WIDTH, "0" * 64) for i in ids]
+    images = pd.DataFrame(rows, columns=MANIFEST_COLUMNS)
+    provenance = Provenance("manifest", 1, {"dataset": "squares", "images": digest_images(images)}, {})
+    names = {name: [name] for name in CLASSES}
+    manifest = Manifest(
+        provenance=provenance,
+        class_names=CLASSES,
+        display_names=names,
+        images=images,
+        skipped={"bad": "bad.jpg is empty"},
+    )
+    write_manifest(folder, manifest)
+
+
+def write_weights(folder: Path, name: str, inputs: list[str], image_ids: list[str]) -> None:
+    write_checkpoint(
+        folder / name,
+        Checkpoint(
+            provenance=origin(folder, name, inputs),
+            image_ids=image_ids,
+            class_names=CLASSES,
+            architecture={"backbone": "none", "class_count": 3, "boost": 3.0},
+            image_size=32,
+            weights={},
+            training={"steps": 0},
+            thresholds=[0.5] * 3,
+        ),
+    )
+
+
+def write_epochs(folder: Path) -> None:
+    row = {"loss": 0.7, "bce": 0.5, "consistency": 0.2, "label_map": 0.6, "images_per_second": 4.0, "data_wait": 0.0}
+    rows = pd.DataFrame([{"epoch": e, **row} for e in (1, 2)]).assign(label_map=[0.5, math.nan])
+    write_csv(folder / "warmup.csv", rows)
+    write_csv(folder / "train.csv", rows.assign(chosen=[False, True]))
+
+
+def write_figures(folder: Path) -> None:
+    from pipeline.artifacts import read
+
+    config = EvaluateConfig(resamples=20)
+    labels = {
+        name: measure_labels(read(folder / f"{name}_labels.h5"), TRUTH[:TRAIN], config) for name in ("initial", "final")
+    }
+    epochs = read(folder / "epoch_scores.h5")
+    scores = {
+        "teacher zero-shot": read(folder / "embeddings.h5").probabilities[TRAIN:],
+        "warm-up classifier": epochs.scores[0],
+        "final classifier": epochs.scores[1],
+    }
+    test = {name: measure(values, TRUTH[TRAIN:], CLASSES, config) for name, values in scores.items()}
+    test["final classifier"]["own_thresholds"] = {"threshold": [0.5] * 3, "CF1": 1.0, "OF1": 1.0, "sample_F1": 1.0}
+    provenance = origin(folder, "metrics.json", ["classifier.pt", "ground_truth.h5"])
+    content = {"attributes": provenance.to_attributes(), "labels": labels, "test": test}
+    write_json(folder / "metrics.json", content | {"epochs": oracle_epoch(epochs, TRUTH[TRAIN:])})

@@ -1,0 +1,180 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from colours import invoke
+from runs import CLASSES, TRAIN, TRUTH
+
+from pipeline.artifacts import read, read_manifest
+from pipeline.corrections import read_answers
+from pipeline.errors import PipelineError
+from pipeline.labels import correct
+
+
+def answered(run, path, choices):
+    """An export of Label Studio: the review list of a run with these choices by image id."""
+    code, output = invoke("review-list", "--run", run, "--n", 100, "--out", path)
+    assert code == 0, output
+    tasks = json.loads(path.read_text())
+    for number, task in enumerate(tasks):
+        task |= {"id": number, "annotations": []}
+        chosen = choices.get(task["data"]["image_id"])
+        if chosen is not None:
+            value = {"choices": chosen}
+            result = [{"from_name": "labels", "to_name": "image", "type": "choices", "value": value}] if chosen else []
+            task["annotations"] = [{"result": result, "was_cancelled": False}]
+    path.write_text(json.dumps(tasks))
+    return path
+
+
+def test_review_list_begins_with_the_doubtful_and_names_the_classes(small_run):
+    code, output = invoke("review-list", "--run", small_run, "--n", 3)
+    assert code == 0 and "ccd import-labels" in output
+    tasks = json.loads((small_run / "review.json").read_text())
+    assert len(tasks) == 3
+    assert tasks[0]["data"]["image_id"] == "train/0.png"  # the only one whose label was turned round
+    initial, final = read(small_run / "initial_labels.h5").labels[0], read(small_run / "final_labels.h5").labels[0]
+    doubt = -(final * np.log2(final) + (1 - final) * np.log2(1 - final)) + np.abs(final - initial)
+    expected = [CLASSES[c] for c in np.argsort(-doubt)]
+    assert tasks[0]["data"]["hint"] == f"Look for: {', '.join(expected)}"
+    assert (small_run / "review.xml").exists()
+
+
+def test_answers_of_a_person_reach_the_final_labels(small_run, tmp_path):
+    export = answered(small_run, tmp_path / "export.json", {"train/0.png": ["cat"], "train/3.png": []})
+    code, output = invoke("import-labels", export, "--run", small_run)
+    assert code == 0 and "6 labels of 2 images are fixed, 1 of them to present" in output
+    expected = np.full((TRAIN, 3), -1)
+    expected[0], expected[3] = [1, 0, 0], [0, 0, 0]
+    assert read(small_run / "corrections.h5").labels.tolist() == expected.tolist()
+    before = read(small_run / "final_labels.h5").provenance.fingerprint
+    code, output = invoke("fuse", "--run", small_run)
+    assert code == 0 and "6 are corrected by hand" in output
+    final = read(small_run / "final_labels.h5")
+    assert final.labels[[0, 3]].tolist() == [[1, 0, 0], [0, 0, 0]] and final.corrected_entries == 6
+    assert (final.labels[[1, 2, 4, 5, 6, 7]] > 0).all() and (final.labels[[1, 2, 4, 5, 6, 7]] < 1).all()
+    assert final.scores[0, 0] == final.scores[:, 0].max() >= 1
+    assert final.provenance.fingerprint != before and "corrections.h5" in final.provenance.inputs
+    assert not final.provenance.uses_ground_truth
+
+
+def test_without_corrections_fuse_does_as_before(small_run):
+    code, _ = invoke("fuse", "--run", small_run)
+    final = read(small_run / "final_labels.h5")
+    assert code == 0 and final.corrected_entries == 0 and "corrections.h5" not in final.provenance.inputs
+
+
+def test_reviewed_images_are_not_asked_again(small_run, tmp_path):
+    export = answered(small_run, tmp_path / "export.json", {"train/0.png": ["cat"]})
+    invoke("import-labels", export, "--run", small_run)
+    invoke("review-list", "--run", small_run)
+    tasks = json.loads((small_run / "review.json").read_text())
+    assert len(tasks) == TRAIN - 1 and all(task["data"]["image_id"] != "train/0.png" for task in tasks)
+
+
+def test_later_answers_are_added_or_replace(small_run, tmp_path):
+    (tmp_path / "a.csv").write_text("image_id,labels\ntrain/0.png,cat\n")
+    (tmp_path / "b.csv").write_text("image_id,cat,dog\ntrain/0.png,0,\ntrain/1.png,,1\n")
+    for name in ("a", "b"):
+        code, output = invoke("import-labels", tmp_path / f"{name}.csv", "--run", small_run)
+        assert code == 0, output
+    labels = read(small_run / "corrections.h5").labels
+    assert labels[:2].tolist() == [[0, 0, 0], [-1, 1, -1]]
+    invoke("import-labels", tmp_path / "b.csv", "--run", small_run, "--replace")
+    assert read(small_run / "corrections.h5").labels[:2].tolist() == [[0, -1, -1], [-1, 1, -1]]
+
+
+def test_the_same_answers_are_the_same_artifact(small_run, tmp_path):
+    (tmp_path / "a.csv").write_text("image_id,labels\ntrain/0.png,cat\n")
+    found = []
+    for _ in range(2):
+        invoke("import-labels", tmp_path / "a.csv", "--run", small_run)
+        found.append(read(small_run / "corrections.h5").provenance.fingerprint)
+    (tmp_path / "a.csv").write_text("image_id,labels\ntrain/0.png,dog\n")
+    invoke("import-labels", tmp_path / "a.csv", "--run", small_run)
+    assert found[0] == found[1] != read(small_run / "corrections.h5").provenance.fingerprint
+
+
+def test_an_exported_table_comes_back(small_run, tmp_path):
+    assert invoke("export-labels", small_run, "--out", tmp_path / "labels.csv")[0] == 0
+    said = read_answers(tmp_path / "labels.csv", CLASSES)
+    final = read(small_run / "final_labels.h5").labels >= 0.5
+    assert [said[i].tolist() for i in read_manifest(small_run).split("train").image_ids] == final.astype(int).tolist()
+
+
+def test_a_csv_of_label_studio_is_understood(tmp_path):
+    path = tmp_path / "studio.csv"
+    path.write_text('image,image_id,labels\n/x.png,a,"{""choices"": [""cat"", ""dog""]}"\n/y.png,b,dog\n/z.png,c,\n')
+    found = {image_id: row.tolist() for image_id, row in read_answers(path, CLASSES).items()}
+    assert found == {"a": [1, 1, 0], "b": [0, 1, 0], "c": [0, 0, 0]}
+
+
+def test_skipped_and_open_tasks_say_nothing(tmp_path):
+    choice = {"from_name": "labels", "type": "choices", "value": {"choices": ["cat"]}}
+    other = {"from_name": "boxes", "type": "rectanglelabels", "value": {"rectanglelabels": ["dog"]}}
+    tasks = [
+        {"data": {"image_id": "open"}, "annotations": []},
+        {"data": {"image_id": "skipped"}, "annotations": [{"result": [choice], "was_cancelled": True}]},
+        {"data": {"image_id": "twice"}, "annotations": [{"result": []}, {"result": [choice, other]}]},
+    ]
+    (tmp_path / "export.json").write_text(json.dumps(tasks))
+    found = {image_id: row.tolist() for image_id, row in read_answers(tmp_path / "export.json", CLASSES).items()}
+    assert found == {"twice": [1, 0, 0]}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "a.csv",
+            "image_id,labels\ntrain/0.png,cats\n",
+            "row 2 of .*a.csv has the class 'cats', expected one of cat, dog",
+        ),
+        ("a.csv", "image_id,cat\ntrain/0.png,0.37\n", "row 2 of .*a.csv has '0.37' for cat, expected 1, 0 or nothing"),
+        ("a.csv", "id,cat\ntrain/0.png,1\n", "has the columns id, cat; expected image_id"),
+        ("a.csv", "image_id,labels\na,cat\na,dog\n", "row 3 of .*a.csv is the second of image a"),
+        ("a.csv", 'image_id,labels\na,"{""x"": 1}"\n', "expected names or"),
+        ("a.csv", "", "is no CSV file"),
+        ("a.json", "{}", "is no JSON export of Label Studio: it is no list of tasks"),
+        ("a.json", '[{"image": "x", "labels": "cat"}]', "export as JSON, not as JSON-MIN"),
+        ("a.json", '[{"data": {}, "annotations": [{"result": []}]}]', "has no image_id"),
+        ("a.json", "[", "is no JSON export"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(PipelineError, match=message):
+        read_answers(tmp_path / name, CLASSES)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(PipelineError, match=r"gone.csv could not be read"):
+        read_answers(tmp_path / "gone.csv", CLASSES)
+
+
+def test_images_outside_the_train_split_are_refused(small_run, tmp_path):
+    (tmp_path / "a.csv").write_text("image_id,labels\ntest/0.png,cat\n")
+    code, output = invoke("import-labels", tmp_path / "a.csv", "--run", small_run)
+    assert code == 1 and "not in the train split (first: test/0.png)" in output
+    assert not (small_run / "corrections.h5").exists()
+
+
+def test_correct_by_hand():
+    values = torch.tensor([[0.3, 1.4], [0.6, 0.2]])
+    said = torch.tensor([[1, -1], [-1, 1]], dtype=torch.int8)
+    torch.testing.assert_close(correct(values, said), torch.tensor([[1.0, 1.4], [0.6, 1.4]]))
+    torch.testing.assert_close(correct(values, torch.zeros(2, 2, dtype=torch.int8)), torch.zeros(2, 2))
+    assert correct(torch.zeros(0, 2), torch.zeros(0, 2, dtype=torch.int8)).shape == (0, 2)
+
+
+def test_truth_given_by_hand_becomes_the_labels(small_run, tmp_path):
+    """Whoever corrects everything trains on exactly that."""
+    ids = read_manifest(small_run).split("train").image_ids
+    joined = [";".join(np.array(CLASSES, dtype=object)[TRUTH[n] == 1]) for n in range(TRAIN)]
+    pd.DataFrame({"image_id": ids, "labels": joined}).to_csv(tmp_path / "all.csv", index=False)
+    code, output = invoke("import-labels", tmp_path / "all.csv", "--run", small_run)
+    assert code == 0, output
+    assert invoke("fuse", "--run", small_run)[0] == 0
+    assert read(small_run / "final_labels.h5").labels.tolist() == TRUTH[:TRAIN].tolist()

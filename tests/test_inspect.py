@@ -1,0 +1,130 @@
+import re
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from colours import invoke
+from PIL import Image
+from runs import CLASSES, HEIGHT, WIDTH
+
+from pipeline.artifacts import Corrections, Provenance, read, write
+from pipeline.comparison import compare
+from pipeline.errors import PipelineError
+from pipeline.label_sets import read_label_set
+
+
+def squeezed(output):
+    """Output of a table without its borders and line breaks."""
+    return re.sub(r"[\s│┃]+", " ", output)
+
+
+def test_class_lists_top_and_doubtful_images_with_the_truth(small_run):
+    code, output = invoke("inspect", small_run, "--class", "dog")
+    assert code == 0
+    top, doubtful = squeezed(output).split("dog: nearest to the threshold")
+    first = "train/1.png 0.900 present"
+    assert first in top and top.index(first) < top.index("train/0.png 0.700 absent")
+    assert doubtful.index("train/0.png 0.700 absent") < doubtful.index(first)
+
+
+def test_class_of_the_classifier_uses_its_own_threshold(small_run):
+    code, output = invoke("inspect", small_run / "epoch_scores.h5", "--class", "cat")
+    assert code == 0 and "threshold 0.50" in squeezed(output) and "test/0.png 0.800 present" in squeezed(output)
+
+
+def test_unknown_class_names_the_nearest(small_run):
+    code, output = invoke("inspect", small_run, "--class", "dogs")
+    assert code == 1 and "no class 'dogs'" in output and "dog" in output
+
+
+def test_picture_shows_the_boxes_and_the_labels(small_run, tmp_path):
+    out = tmp_path / "picture.png"
+    code, _ = invoke("inspect", small_run, "--image", "train/0.png", "--show", "--out", out)
+    assert code == 0
+    picture = np.asarray(Image.open(out).convert("RGB")).astype(int)
+    scale = picture.shape[1] / WIDTH
+    photo = round(scale * HEIGHT)
+    assert picture.shape[0] > photo  # lines of text below
+    edge = picture[round(24 * scale), round(8 * scale) - 4 : round(8 * scale) + 5]  # left edge of the box of class 0
+    assert (np.abs(edge - (255, 64, 64)).sum(1) < 60).any()
+    assert (picture[photo:].min(2) < 100).any()
+
+
+def test_picture_of_an_unknown_image_names_the_nearest(small_run, tmp_path):
+    code, output = invoke("inspect", small_run, "--image", "train/00.png", "--show", "--out", tmp_path / "x.png")
+    assert code == 1 and "train/0.png" in output and not (tmp_path / "x.png").exists()
+
+
+def test_box_quality_is_shown_with_the_boxes(small_run):
+    code, output = invoke("inspect", small_run / "boxes.h5")
+    assert code == 0 and "hold the centre of an object of their class" in output
+    (small_run / "ground_truth.h5").unlink()
+    code, output = invoke("inspect", small_run / "boxes.h5")
+    assert code == 0 and "hold the centre" not in output
+
+
+def test_compare_counts_lost_and_gained(small_run):
+    initial, final = read_label_set(small_run / "initial_labels.h5"), read_label_set(small_run)
+    found = compare(initial, final)
+    columns = {name: values.tolist() for name, values in found.class_columns().items()}
+    assert columns["lost"][0] == 1 and columns["gained"] == [0, 1, 0]  # the first image: no cat any more, but a dog
+    assert columns["both"] == [3, 4, 2]
+    assert found.agreement == pytest.approx(1 - 2 / 24)
+    assert found.most_changed(1)[0][0] == 0 and found.image_ids[0] == "train/0.png"
+
+
+def test_compare_joins_by_name_and_not_by_place(small_run, tmp_path):
+    other = shutil.copytree(small_run, tmp_path / "other")
+    labels = read(other / "final_labels.h5")
+    shuffled = replace(labels, class_names=labels.class_names[::-1], labels=labels.labels[:, ::-1].copy())
+    a = read_label_set(small_run)
+    b = replace(a, labels=shuffled.labels, manifest=replace(a.manifest, class_names=shuffled.class_names))
+    assert compare(a, b).agreement == 1 and compare(a, b).most_changed(5) == []
+
+
+def test_compare_of_runs_names_the_options_that_differ(small_run, tmp_path):
+    other = shutil.copytree(small_run, tmp_path / "other")
+    labels = read(other / "final_labels.h5")
+    write(other / "final_labels.h5", replace(labels, provenance=replace(labels.provenance, config={"ratio": 0.2})))
+    code, output = invoke("inspect", small_run, "--compare", other)
+    assert code == 0 and "100.0%" in squeezed(output) and "final_labels.h5 ratio null 0.2" in squeezed(output)
+
+
+def test_compare_of_disjoint_images_is_refused(small_run):
+    code, output = invoke("inspect", small_run / "final_labels.h5", "--compare", small_run / "epoch_scores.h5")
+    assert code == 1 and "no image in common" in output
+
+
+def test_a_file_without_labels_is_refused(small_run):
+    with pytest.raises(PipelineError, match=r"boxes.h5 holds no labels; give a run"):
+        read_label_set(small_run / "boxes.h5")
+
+
+def test_every_array_artifact_opens_as_a_frame(small_run):
+    shapes = {
+        "ground_truth.h5": (12, 3),
+        "embeddings.h5": (12, 3),
+        "initial_labels.h5": (8, 3),
+        "boxes.h5": (16, 7),
+        "crop_scores.h5": (16, 3),
+        "epoch_scores.h5": (4, 3),
+    }
+    assert {name: read(small_run / name).frame().shape for name in shapes} == shapes
+    assert read(small_run / "boxes.h5").frame().iloc[1].tolist() == ["train/0.png", "dog", 40, 4, 60, 20, 1]
+    assert read(small_run / "final_labels.h5").frame().loc["train/0.png", "dog"] == pytest.approx(0.7)
+    assert len(read(small_run / "manifest.csv").images) == 12
+    assert read(small_run / "metrics.json")["test"]["final classifier"]["mAP"] == 1
+    assert read(small_run / "classifier.pt").thresholds == [0.5] * 3
+
+
+def test_corrections_are_inspected(small_run):
+    labels = np.full((8, 3), -1, np.int8)
+    labels[0] = [1, 0, 0]
+    ids = read(small_run / "final_labels.h5").image_ids
+    corrections = Corrections(
+        provenance=Provenance("corrections", 1, {}, {}), image_ids=ids, class_names=CLASSES, labels=labels
+    )
+    write(small_run / "corrections.h5", corrections)
+    code, output = invoke("inspect", small_run / "corrections.h5", "--image", "train/0.png")
+    assert code == 0 and "cat 1 0" in squeezed(output)
