@@ -20,7 +20,7 @@ STAGE = --run $(RUN) --device $(DEVICE) $(FORCE)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: all install prepare embed init-labels warmup boxes score-crops fuse train evaluate \
-        test lint format bench-teacher bench-decode ablation clean help
+        test lint format bench-teacher bench-decode bench-train ablation export report predict clean help
 
 all: $(VENV)/installed ## set up, then run every stage: PRESET=demo, or PRESET=voc12 VOC_ROOT=DIR
 	$(CCD) all --preset $(PRESET) --run $(RUN) --device $(DEVICE) $(if $(ROOT),--root $(ROOT)) $(ARGS)
@@ -79,6 +79,19 @@ bench-decode: $(VENV)/installed ## images per second of decoding against plain P
 
 ablation: $(A)/manifest.csv ## the study of the paper's claims on RUN: PLAN=paper
 	$(CCD) ablation $(PLAN) --run $(RUN) --device $(DEVICE)
+
+bench-train: $(VENV)/installed ## images per second of a consistency epoch against a plain loop: IMAGES=DIR
+	$(BIN)/python tests/benchmarks/train.py $(IMAGES)
+
+export: $(A)/classifier.onnx ## the final classifier as ONNX
+$(A)/classifier.onnx: $(A)/classifier.pt pipeline/stages/export.py
+	$(CCD) export $(A)
+
+report: $(A)/metrics.json ## the run as one HTML page
+	$(CCD) report --run $(RUN)
+
+predict: $(A)/classifier.pt ## labels and scores of IMAGES=DIR
+	$(CCD) predict $(A) $(IMAGES) --device $(DEVICE)
 
 clean: ## remove the artifacts of RUN
 	rm -rf $(A)
