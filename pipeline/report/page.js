@@ -71,7 +71,7 @@ function drawClasses() {
     const sorted = [...rows].sort((a, b) => {
       const [x, y] = [a[state.column], b[state.column]];
       if (x === null || y === null) return (x === null) - (y === null);
-      return sign * (typeof x === "string" ? x.localeCompare(y) : x - y);
+      return sign * (typeof x === "string" ? x.localeCompare(y, "en", { numeric: true }) : x - y);
     });
     const head = columns.map((column, k) => {
       const click = () => {
