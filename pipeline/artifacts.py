@@ -43,7 +43,7 @@ class Provenance:
     inputs: Mapping[str, str]
     """File name in the run folder to fingerprint, of everything that the stage read."""
     uses_ground_truth: bool = False
-    """True if the stage, or one before it, looked at ground truth (studies only)."""
+    """True if the stage, or one before it, looked at labels: a study, or thresholds calibrated on labelled photos."""
 
     @property
     def seed(self) -> int | None:

@@ -55,7 +55,11 @@ class CamNet(nn.Module):
             Tensor[B, C, h, w].
         """
         # float32 even under autocast: means over the maps and losses on them need the digits
-        return self.head(self.stages((images - self.mean) / self.std)).float()
+        return self.head(self.features(images)).float()
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the head sees: Tensor[B, D, h, w] of float Tensor[B, 3, H, W] in [0, 1]."""
+        return self.stages((images - self.mean) / self.std)
 
     def begin_head(self, prior: Tensor) -> None:
         """Start the head at the prior of each class instead of at random.

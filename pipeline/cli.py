@@ -377,7 +377,8 @@ def main() -> None:
         distributed.join()
         app()
     except PipelineError as error:
-        console.print(f"error: {error}", style="red", soft_wrap=True, markup=False)
+        process = "" if distributed.is_main() else f"process {distributed.rank()}: "
+        console.print(f"{process}error: {error}", style="red", soft_wrap=True, markup=False)
         sys.exit(1)
     except SystemExit as end:
         if end.code == INTERRUPTED:

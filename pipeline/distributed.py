@@ -15,6 +15,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline.errors import PipelineError, first_line
+
 Items = TypeVar("Items", range, list, Tensor)
 
 PATIENCE = timedelta(days=7)
@@ -79,22 +81,34 @@ def barrier() -> None:
 
 def sum_up(values: Tensor) -> None:
     """Replace values by their sum over the processes."""
-    if is_joined():
-        dist.all_reduce(values)
+    exchange(values, dist.ReduceOp.SUM)
 
 
 def take_largest(values: Tensor) -> None:
     """Replace each value by the largest that a process has."""
-    if is_joined():
-        dist.all_reduce(values, dist.ReduceOp.MAX)
+    exchange(values, dist.ReduceOp.MAX)
 
 
 def average(tensors: Iterable[Tensor]) -> None:
     """Replace floating-point tensors by their means over the processes; others stay."""
     for tensor in tensors:
-        if is_joined() and tensor.is_floating_point():
-            dist.all_reduce(tensor)
+        if tensor.is_floating_point():
+            exchange(tensor, dist.ReduceOp.SUM)
             tensor /= world_size()
+
+
+def exchange(values: Tensor, operation: dist.ReduceOp.RedOpType) -> None:
+    """Replace values by what an operation makes of those of all processes.
+
+    Raises:
+        PipelineError: one of them is gone.
+    """
+    if not is_joined():
+        return
+    try:
+        dist.all_reduce(values, operation)
+    except RuntimeError as error:
+        raise PipelineError(f"another process of this command has ended ({first_line(error)}); see there.") from error
 
 
 def parallel(model: nn.Module) -> nn.Module:

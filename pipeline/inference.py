@@ -32,10 +32,13 @@ def to_device(images: Tensor, device: torch.device) -> Tensor:
     return images.to(device, non_blocking=True)
 
 
-def image_batches(paths: Sequence[Path | str], size: int, batch_size: int) -> Iterator[tuple[range, Tensor]]:
-    """Rows and their images, uint8 Tensor[B, 3, size, size], in order."""
+def image_batches(
+    paths: Sequence[Path | str], size: int, batch_size: int, cache: ImageCache | None = None
+) -> Iterator[tuple[range, Tensor]]:
+    """Rows and their images, uint8 Tensor[B, 3, size, size], in order; from the cache where there is one."""
     ranges = chunks(len(paths), batch_size)
-    yield from zip(ranges, Prefetch(lambda rows: load_batch([paths[i] for i in rows], size), ranges), strict=True)
+    loader = Prefetch(lambda rows: load_batch([paths[i] for i in rows], size, cache), ranges)
+    yield from zip(ranges, loader, strict=True)
 
 
 @torch.inference_mode()

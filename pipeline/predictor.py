@@ -23,7 +23,7 @@ from torch import Tensor
 from pipeline.artifacts import Checkpoint, read_checkpoint
 from pipeline.errors import PipelineError
 from pipeline.images import UnreadableImage, from_pillow, load_squashed, squash
-from pipeline.inference import load_classifier, to_float
+from pipeline.inference import load_classifier, to_device, to_float
 from pipeline.loader import Prefetch, chunks
 from pipeline.predictions import present_classes
 from pipeline.progress import bar, say
@@ -107,7 +107,7 @@ class Classifier:
     @torch.inference_mode()
     def score_batch(self, squares: Tensor) -> np.ndarray:
         """Scores float32 [B, C] of photos that are squashed already, uint8 Tensor[B, 3, S, S]; see `square_photo`."""
-        return self.net(to_float(squares.to(self.device))).sigmoid().float().cpu().numpy()
+        return self.net(to_float(to_device(squares, self.device))).sigmoid().float().cpu().numpy()
 
 
 @dataclass(frozen=True)

@@ -19,16 +19,15 @@ from torch.optim.swa_utils import AveragedModel
 
 from pipeline import distributed
 from pipeline.artifacts import Partial, load_pt, save_pt
-from pipeline.augment import color_jitter, draw_flips, draw_jitter, flip
+from pipeline.batches import draw_order, plan_epoch
 from pipeline.classifier import CamNet, parameter_groups
 from pipeline.config import Config, option
 from pipeline.errors import PipelineError
 from pipeline.image_cache import ImageCache
-from pipeline.inference import load_batch, to_device, to_float
-from pipeline.loader import Prefetch
 from pipeline.metrics import average_precision
 from pipeline.precision import Precision, autocast_dtype
 from pipeline.progress import Bar, bar
+from pipeline.view_sources import PhotoSource, ViewSource, can_share_features, share_features
 
 NOTE_EVERY = 10
 """Steps between two looks at the loss: each waits for the device."""
@@ -52,7 +51,7 @@ class TrainingConfig(Config):
     backbone_lr: float = option(1e-5, "Adam's learning rate of the backbone, where it is trained", min=0.0, max=1.0)
     head_lr: float = option(3e-3, "Adam's learning rate of the head (paper: 1e-4)", min=0.0, max=1.0)
     head_l2: float = option(
-        0.0, "L2 penalty on the head's weights, as Adam's weight decay (paper: 0)", min=0.0, max=10.0
+        0.02, "L2 penalty on the head's weights, as Adam's weight decay (paper: 0)", min=0.0, max=10.0
     )
     schedule: Literal["constant", "cosine"] = option(
         "cosine", "learning rate over the steps of the stage (paper: constant)"
@@ -228,17 +227,37 @@ def fit(
         state.restore(content)
         rows = content["rows"]
     distributed.barrier()  # all have read it before the first process replaces or removes it
+    if len(rows) < config.epochs:
+        source = view_source(state, data, config, consistency, title)
     count = len(data.paths)
     log = partial.folder.parent / "tensorboard" / title if config.tensorboard else None
     with bar(title, config.epochs * count, done=len(rows) * count, log=log) as progress:
         for epoch in range(len(rows) + 1, config.epochs + 1):
-            rows.append(train_one_epoch(state, data, config, consistency, epoch, progress))
+            rows.append(train_one_epoch(state, data, config, source, consistency, epoch, progress))
             progress.record({key: value for key, value in rows[-1].items() if key != "epoch"}, "epoch")
             scores = after_epoch(state.predictor) if after_epoch else None
             if distributed.is_main():
                 save_pt(partial.path(epoch_name(epoch)), {"weights": state.predictor.state_dict(), "scores": scores})
                 save_pt(partial.path("last.pt"), {**state.to_content(), "rows": rows})
     return pd.DataFrame(rows)
+
+
+def view_source(
+    state: TrainingState, data: TrainingSet, config: TrainingConfig, consistency: Consistency | None, title: str
+) -> ViewSource:
+    """Shared features where the backbone is not trained and they fit in memory, else photos decoded in every epoch."""
+    device = next(state.model.parameters()).device
+    dtype = autocast_dtype(config.precision, device)
+    jitter = None if consistency is None else consistency.jitter
+    state.model.train()
+    state.model.freeze(config.frozen_stages, config.frozen_norms)
+    if can_share_features(state.model, len(data.paths), config.image_size, jitter):
+        features = autocast(state.model.features, dtype, device)
+        return share_features(
+            state.model, features, data.paths, config.image_size, jitter, config.seed, f"{title}: views", data.cache
+        )
+    network = autocast(state.network, dtype, device)
+    return PhotoSource(network, data.paths, config.image_size, jitter, device, data.cache)
 
 
 def epoch_name(epoch: int) -> str:
@@ -251,61 +270,11 @@ def read_epoch(partial: Partial, epoch: int) -> dict[str, Any]:
     return load_pt(partial.path(epoch_name(epoch)))
 
 
-@dataclass(frozen=True)
-class Batch:
-    """The images of one forward pass, and what of them this process sees."""
-
-    rows: Tensor
-    """int64 Tensor[b], rows of the training set."""
-    mine: Tensor
-    """int64 Tensor, this process's places in `rows`; at least one."""
-    share: float
-    """What the mean loss over `mine` counts in the step; 0 where another process does the work."""
-    begins_step: bool
-    ends_step: bool
-
-    @property
-    def own_rows(self) -> Tensor:
-        """Rows of the training set that this process sees."""
-        return self.rows[self.mine]
-
-
-def plan_epoch(order: Tensor, batch_size: int, accumulate: int) -> list[Batch]:
-    """Batches of an epoch over the rows int64 Tensor[N] in this order; `accumulate` batches make a step."""
-    batches = []
-    for step in order.split(batch_size * accumulate):
-        parts = step.split(batch_size)
-        for number, rows in enumerate(parts):
-            mine = distributed.own_share(torch.arange(len(rows)))
-            # the mean over processes divides by their number, though their parts may be of unequal size
-            share = len(mine) * distributed.world_size() / len(step)
-            if not len(mine):
-                mine = torch.tensor([0])  # fewer images than processes, but each has to take part
-            batches.append(Batch(rows, mine, share, number == 0, number + 1 == len(parts)))
-    return batches
-
-
-def draw_order(labels: Tensor, sampling: str, generator: torch.Generator) -> Tensor:
-    """Rows int64 Tensor[N] of one epoch.
-
-    Args:
-        labels: Tensor[N, C] in [0, 1].
-        sampling: "each": all rows, shuffled. "balanced": with repetition; for each place a class is drawn, all
-            being as likely, and then a row in proportion to its label of that class. A class without labels is
-            left out.
-        generator: of the draws.
-    """
-    sums = labels.sum(dim=0)
-    if sampling == "each" or not sums.any():
-        return torch.randperm(len(labels), generator=generator)
-    chances = (labels[:, sums > 0] / sums[sums > 0]).sum(dim=1)
-    return torch.multinomial(chances, len(labels), replacement=True, generator=generator)
-
-
 def train_one_epoch(
     state: TrainingState,
     data: TrainingSet,
     config: TrainingConfig,
+    source: ViewSource,
     consistency: Consistency | None,
     epoch: int,
     progress: Bar,
@@ -325,20 +294,18 @@ def train_one_epoch(
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.steps)
     order = draw_order(data.labels, config.sampling, generator)
     batches = plan_epoch(order, config.batch_size, config.accumulate)
-    loader = Prefetch(lambda b: load_batch([data.paths[i] for i in b.own_rows], config.image_size, data.cache), batches)
-    forward = autocast(state.network, autocast_dtype(config.precision, device), device)
+    waited = source.waited
     labels, weights = data.labels.to(device), data.weights.to(device)
     sums = torch.zeros(2, dtype=torch.float64, device=device)
     scores = torch.zeros(labels.shape, device=device)
     start = time.perf_counter()
-    for number, (batch, images) in enumerate(zip(batches, loader, strict=True)):
+    for number, (batch, views) in enumerate(zip(batches, source.views(batches, generator), strict=True)):
         if batch.begins_step:
             set_rates(state.optimizer, config, (number + (epoch - 1) * len(batches)) / (config.epochs * len(batches)))
             state.optimizer.zero_grad(set_to_none=True)
         rows = batch.own_rows.to(device)
         with distributed.without_exchange(state.network, not batch.ends_step):
-            views = make_views(to_float(to_device(images, device)), batch, consistency, generator)
-            logits, losses = losses_of(forward, views, labels[rows], weights[rows], consistency)
+            logits, losses = losses_of(source.forward, views, labels[rows], weights[rows], consistency)
             (losses.sum() * batch.share).backward()
         if batch.ends_step:
             state.finish_step()
@@ -362,7 +329,7 @@ def train_one_epoch(
         "consistency": consistent,
         "label_map": agreement(scores.cpu()[seen], data.labels[seen]),
         "images_per_second": len(order) / seconds,
-        "data_wait": loader.waited / seconds,
+        "data_wait": (source.waited - waited) / seconds,
     }
 
 
@@ -382,25 +349,6 @@ def agreement(scores: Tensor, labels: Tensor) -> float:
     return float(np.nanmean(precisions)) if not np.isnan(precisions).all() else math.nan
 
 
-def make_views(
-    images: Tensor, batch: Batch, consistency: Consistency | None, generator: torch.Generator
-) -> tuple[Tensor, Tensor | None]:
-    """The flipped view of this process's images, and the jittered and independently flipped one if there is any.
-
-    Args:
-        images: float Tensor[b, 3, H, W] in [0, 1], those of `batch.mine`.
-        batch: the batch; views are drawn for all of it, so that they do not depend on the number of processes.
-        consistency: asks for the second view.
-        generator: of the draws.
-    """
-    count = len(batch.rows)
-    first = flip(images, draw_flips(count, generator)[batch.mine])
-    if consistency is None:
-        return first, None
-    second = flip(images, draw_flips(count, generator)[batch.mine])
-    return first, color_jitter(second, draw_jitter(count, consistency.jitter, generator).of(batch.mine))
-
-
 def losses_of(
     forward: Callable[[Tensor], Tensor],
     views: tuple[Tensor, Tensor | None],
@@ -414,7 +362,7 @@ def losses_of(
 
     Args:
         forward: views Tensor[B, 3, H, W] to logits z, z'.
-        views: see `make_views`.
+        views: the first and, if there is a consistency loss, the second.
         labels: y, Tensor[B, C] in [0, 1].
         weights: w, Tensor[B] in [0, 1].
         consistency: gives lambda.

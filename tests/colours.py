@@ -49,7 +49,7 @@ def options(photos, backbone, folder):
             "--set",
             "warmup.predict_size=64",
             "--set",
-            "train.predict_size=64",
+            "train.predict_size=80",
             "--set",
             "boxes.image_size=64",
         ),

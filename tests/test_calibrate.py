@@ -60,6 +60,8 @@ def test_the_file_says_that_labels_were_used_and_which(labelled, tiny_classifier
         calibrate(tiny_classifier, labelled[0], "--out", tmp_path / "better.pt", "--folds", 2)
         provenance = read_checkpoint(tmp_path / "better.pt").provenance
         assert provenance.uses_ground_truth
+        shown = CliRunner().invoke(cli.app, ["inspect", str(tmp_path / "better.pt")])
+        assert shown.exit_code == 0 and "USED" in shown.output
         assert provenance.inputs == {"classifier.pt": read_checkpoint(tiny_classifier).provenance.fingerprint}
         fingerprints.append(provenance.fingerprint)
     assert fingerprints[0] != fingerprints[1]

@@ -6,10 +6,12 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from test_pipeline import ColourTeacher
+from colours import ColourTeacher
 
-from pipeline import cli, distributed
+from pipeline import distributed
 from pipeline.artifacts import read, read_checkpoint
+from pipeline.chain import run_stage
+from pipeline.errors import PipelineError
 from pipeline.settings import Settings
 from pipeline.stages import STAGES, crop_scores, embed
 
@@ -48,7 +50,7 @@ def run_stages(folder, backbone):
     distributed.join()
     for stage in STAGES:
         if stage.name in given:
-            cli.run_stage(stage, folder, Settings(), "cpu", force=False, given=given[stage.name])
+            run_stage(stage, folder, Settings(), "cpu", force=False, given=given[stage.name])
     distributed.leave()
 
 
@@ -59,10 +61,9 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, backbone):
     """The folder of one process, that of two, and what the two printed."""
     root = tmp_path_factory.mktemp("distributed")
-    backbone = tiny.write_backbone(root / "tiny.pt")
     folders = [tiny.write_run(root / name / "run") for name in ("one", "two")]
     torchrun = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
     torchrun["TORCHELASTIC_RUN_ID"] = "test"
@@ -136,3 +137,13 @@ def test_alone_nothing_happens():
     distributed.barrier()
     model = torch.nn.Linear(1, 1)
     assert values.tolist() == [1.0, 2.0] and distributed.is_main() and distributed.parallel(model) is model
+
+
+def test_the_end_of_another_process_is_one_line(monkeypatch):
+    def lost(values, operation):
+        raise RuntimeError("Connection closed by peer\nmore")
+
+    monkeypatch.setattr(distributed, "is_joined", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lost)
+    with pytest.raises(PipelineError, match=r"another process of this command has ended \(Connection closed by peer\)"):
+        distributed.barrier()

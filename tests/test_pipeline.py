@@ -11,7 +11,7 @@ from colours import ColourTeacher, invoke, options
 
 from pipeline import Classifier
 from pipeline.artifacts import MAKERS, read, read_manifest
-from pipeline.thresholds import prior_thresholds
+from pipeline.thresholds import class_prior, prior_thresholds
 
 STAGES = ["prepare", "embed", "init-labels", "warmup", "boxes", "score-crops", "fuse", "train", "evaluate"]
 MADE = [name for name in MAKERS if name != "corrections.h5"]  # those of a person do not come from the stages
@@ -66,11 +66,11 @@ def test_boxes_lie_in_the_original_photos(finished):
     assert (boxes.cam.min((1, 2)) == 0).all() and (boxes.cam.max((1, 2)) == 255).all()
 
 
-def test_thresholds_give_the_train_images_as_many_labels_as_their_final_labels_have(finished):
+def test_thresholds_give_each_class_the_share_of_train_images_that_its_final_scores_say(finished):
     classifier = Classifier.load(finished / "classifier.pt")
     scores = classifier.scores(read_manifest(finished).split("train").paths)
-    prior = (read(finished / "final_labels.h5").labels >= 0.5).mean(axis=0)
-    assert (scores >= classifier.thresholds).mean(axis=0).tolist() == prior.tolist()
+    prior = class_prior(read(finished / "final_labels.h5").scores)
+    assert ((scores >= classifier.thresholds).sum(axis=0) == np.rint(8 * prior)).all()
     # at the size of prediction, which is not that of training here
     np.testing.assert_allclose(classifier.thresholds, prior_thresholds(scores, prior), atol=1e-5)
 
@@ -95,6 +95,19 @@ def test_a_second_run_elsewhere_has_the_same_bytes(finished, photos, backbone, t
     code, output = invoke(*options(photos, backbone, tmp_path / "again"))
     assert code == 0, output
     assert digests(finished) == digests(tmp_path / "again")
+
+
+def test_other_ground_truth_changes_the_figures_and_no_weight(run, colour_teacher):
+    before = digests(run)
+    figures = (run / "metrics.json").read_text()
+    with h5py.File(run / "ground_truth.h5", "r+") as file:
+        file["labels"][()] = file["labels"][()][::-1, ::-1]
+    for stage in ("embed", "init-labels", "warmup", "boxes", "score-crops", "fuse", "train", "evaluate"):
+        code, output = invoke(stage, "--run", run, "--force", "--device", "cpu")
+        assert code == 0, output
+    assert (run / "metrics.json").read_text() != figures
+    after = digests(run)
+    assert {name for name in after if after[name] != before[name]} == {"ground_truth.h5"}
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -5,9 +5,14 @@ from sklearn.metrics import f1_score
 from pipeline.thresholds import best_f1_threshold, class_prior, out_of_fold_thresholds, prior_thresholds
 
 
-def test_prior_is_the_share_of_labels_from_a_half_on():
-    labels = np.array([[0.5, 0.05], [0.9, 0.05], [0.1, 0.6], [0.49, 0.05]])
-    assert class_prior(labels).tolist() == [0.5, 0.25]
+def test_prior_is_the_mean_score_above_the_lowest():
+    scores = np.array([[0.0, 0.2], [1.7, 0.2], [0.5, 1.0], [0.1, 0.2]])
+    np.testing.assert_allclose(class_prior(scores), [0.4, 0.25])
+
+
+def test_prior_of_a_class_that_is_always_or_never_there():
+    assert class_prior(np.full((3, 1), 1.2)).tolist() == [0.0]
+    assert class_prior(np.zeros((3, 1))).tolist() == [0.0]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from torch.optim import swa_utils
 
 from pipeline import training
 from pipeline.artifacts import Partial, Provenance, load_pt, read_checkpoint
+from pipeline.batches import draw_order, plan_epoch
 from pipeline.classifier import Backbone, CamNet
 from pipeline.errors import PipelineError
 from pipeline.precision import autocast_dtype
@@ -26,10 +27,8 @@ from pipeline.training import (
     TrainingConfig,
     TrainingSet,
     average_of,
-    draw_order,
     fit,
     losses_of,
-    plan_epoch,
     set_rates,
     start_training,
 )
@@ -75,11 +74,6 @@ def weights_of(state):
 
 def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-@pytest.fixture(scope="session")
-def backbone(tmp_path_factory):
-    return tiny.write_backbone(tmp_path_factory.mktemp("weights") / "tiny.pt")
 
 
 def arguments(stage, folder, backbone):
@@ -202,8 +196,9 @@ def test_what_was_frozen_in_the_warmup_may_be_trained_after_it(backbone, tmp_pat
     assert any(name.startswith("stages.") and name.endswith("weight") for name in moved)
 
 
-def test_a_loss_that_is_not_finite_keeps_the_epochs_before(data, tmp_path, monkeypatch):
-    config = SMALL
+@pytest.mark.parametrize("options", [{}, {"frozen_stages": 9, "frozen_norms": True}])
+def test_a_loss_that_is_not_finite_keeps_the_epochs_before(options, data, tmp_path, monkeypatch):
+    config = SMALL.replace(**options)
     expected, _ = fitted(data, tmp_path / "unbroken", config)
     original, steps = training.losses_of, []
 
@@ -328,7 +323,9 @@ def test_nothing_flows_back_through_the_target_of_consistency():
 
 def test_gradients_of_parts_add_up_to_those_of_the_whole(data, tmp_path, monkeypatch):
     # flips are drawn batch by batch; without any, both see the same views
-    monkeypatch.setattr(training, "draw_flips", lambda count, generator: torch.zeros(count, dtype=torch.bool))
+    monkeypatch.setattr(
+        "pipeline.view_sources.draw_flips", lambda count, generator: torch.zeros(count, dtype=torch.bool)
+    )
     once = SMALL.replace(batch_size=5, epochs=2, head_lr=1e-2)
     whole, parts = (fitted(data, tmp_path / str(n), c)[0] for n, c in enumerate((once, once.replace(batch_size=1, accumulate=5))))  # fmt: skip
     assert whole.steps == parts.steps == 4

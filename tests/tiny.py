@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import timm
-import torch
 from PIL import Image
 
 from pipeline.artifacts import (
@@ -69,13 +67,6 @@ def write_run(folder):
             ),
         )
     return folder
-
-
-def write_backbone(path):
-    """Weights of a backbone that nobody has trained."""
-    torch.manual_seed(0)
-    torch.save(timm.create_model("test_resnet", pretrained=False).state_dict(), path)
-    return path
 
 
 def start(target, *arguments, log, **environment):

@@ -46,8 +46,9 @@ def read_labelled(table: Path, class_names: list[str]) -> tuple[list[Path], np.n
 
 
 def calibrated(checkpoint: Checkpoint, thresholds: np.ndarray, provenance: Provenance) -> Checkpoint:
-    """The classifier with other thresholds; for prediction alone, training cannot go on from it."""
-    return replace(checkpoint, thresholds=thresholds.tolist(), provenance=provenance, training={})
+    """The classifier with other thresholds; for prediction alone, as what training would go on from is left out."""
+    steps = {"steps": checkpoint.training["steps"]}
+    return replace(checkpoint, thresholds=thresholds.tolist(), provenance=provenance, training=steps)
 
 
 def run(

@@ -15,7 +15,7 @@ from pipeline.progress import say
 class FuseConfig(Config):
     """How much the whole image counts against its crops."""
 
-    ratio: float = option(0.8, "weight of the initial labels (paper: 0.2 in the VOC12 script)", min=0.0, max=1.0)
+    ratio: float = option(0.7, "weight of the initial labels (paper: 0.2 in the VOC12 script)", min=0.0, max=1.0)
 
 
 def run(folder: Path, config: FuseConfig, *, force: bool = False) -> None:

@@ -189,7 +189,7 @@ def origin_table(path: Path, provenance: Provenance) -> Table:
     table.add_row("inputs", "\n".join(f"{name}  {value}" for name, value in provenance.inputs.items()) or "none")
     table.add_row("config", "\n".join(f"{name} = {json.dumps(value)}" for name, value in provenance.config.items()))
     if provenance.uses_ground_truth:
-        table.add_row("ground truth", "USED: this artifact is for studies and no result without labels")
+        table.add_row("ground truth", "USED: by a study, or for the thresholds of a calibrated classifier")
     return table
 
 

@@ -55,10 +55,10 @@ def score_together(model: CamNet, paths: list[str], size: int) -> Tensor:
     return scores
 
 
-def label_free_thresholds(chosen: Checkpoint, paths: list[str], labels: np.ndarray, device: str) -> list[float]:
-    """Scores from which each class is as frequent among the train images as their final labels [N, C] say."""
+def label_free_thresholds(chosen: Checkpoint, paths: list[str], targets: np.ndarray, device: str) -> list[float]:
+    """Scores from which each class is as frequent among the train images as the scores [N, C] of their labels say."""
     scores = predict_scores(load_classifier(chosen, device), paths, chosen.image_size, title="thresholds")
-    return prior_thresholds(scores.numpy(), class_prior(labels)).tolist()
+    return prior_thresholds(scores.numpy(), class_prior(targets)).tolist()
 
 
 def run(folder: Path, config: TrainConfig, *, device: str = "cpu", force: bool = False) -> None:
@@ -118,7 +118,7 @@ def run(folder: Path, config: TrainConfig, *, device: str = "cpu", force: bool =
             thresholds=label_free_thresholds(
                 replace(warmup, weights=epochs[chosen - 1]["weights"], image_size=config.test_size),
                 train.paths,
-                labels.labels,
+                labels.scores,
                 device,
             ),
         ),

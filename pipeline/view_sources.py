@@ -1,0 +1,170 @@
+"""Where the two views of a training batch come from: photos decoded anew, or features of a backbone that stays as it is."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pipeline import distributed
+from pipeline.augment import color_jitter, draw_flips, draw_jitter, flip
+from pipeline.batches import Batch
+from pipeline.classifier import CamNet
+from pipeline.image_cache import ImageCache
+from pipeline.inference import image_batches, load_batch, to_device, to_float
+from pipeline.loader import Prefetch
+from pipeline.progress import bar
+
+JITTERED = 2
+"""Colour-jittered views of an image in a `FeatureSource`."""
+
+MEMORY = 4 * 2**30
+"""Bytes that a `FeatureSource` may take; past it, photos are decoded anew."""
+
+
+class ViewSource(Protocol):
+    """Gives the views of batches, and the part of the network that they go through."""
+
+    waited: float
+    """Seconds spent waiting for data."""
+
+    def forward(self, view: Tensor) -> Tensor:
+        """Logits Tensor[b, C] of one view."""
+        ...
+
+    def views(self, batches: Sequence[Batch], generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """First and, if asked for, second view of this process's part of every batch, in order."""
+        ...
+
+
+class PhotoSource:
+    """Views of photos, flipped and jittered on the device; the general case.
+
+    Args:
+        network: images float Tensor[b, 3, S, S] in [0, 1] to logits.
+        paths: N photos.
+        size: S, side of the squashed input.
+        jitter: largest colour change of the second view; None for no second view.
+        device: where views are made.
+        cache: squashed images on disk, or None.
+    """
+
+    def __init__(
+        self,
+        network: Callable[[Tensor], Tensor],
+        paths: Sequence[Path | str],
+        size: int,
+        jitter: float | None,
+        device: torch.device,
+        cache: ImageCache | None = None,
+    ) -> None:
+        self.forward = network
+        self.waited = 0.0
+        self._load = lambda batch: load_batch([paths[i] for i in batch.own_rows], size, cache)
+        self._jitter = jitter
+        self._device = device
+
+    def views(self, batches: Sequence[Batch], generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """See `ViewSource`; draws are made for whole batches, so that they do not depend on the number of processes."""
+        loader, waited = Prefetch(self._load, batches), self.waited
+        for batch, images in zip(batches, loader, strict=True):
+            self.waited = waited + loader.waited
+            pixels = to_float(to_device(images, self._device))
+            count = len(batch.rows)
+            first = flip(pixels, draw_flips(count, generator)[batch.mine])
+            second = None
+            if self._jitter is not None:
+                second = flip(pixels, draw_flips(count, generator)[batch.mine])
+                second = color_jitter(second, draw_jitter(count, self._jitter, generator).of(batch.mine))
+            yield first, second
+
+
+class FeatureSource:
+    """Views as backbone features, computed once: each image plain, mirrored and, if asked for, jittered twice.
+
+    A backbone that is not trained gives the same features in every epoch, so that an epoch costs only the head. The
+    second view is drawn from a few jittered ones instead of being jittered anew.
+
+    Args:
+        head: features float Tensor[b, D, h, w] to logits.
+        plain: float16 Tensor[2, N, D, h, w], as it is and mirrored.
+        jittered: float16 Tensor[V, N, D, h, w], or None for no second view.
+    """
+
+    waited = 0.0
+
+    def __init__(self, head: Callable[[Tensor], Tensor], plain: Tensor, jittered: Tensor | None) -> None:
+        self.forward = head
+        self._plain = plain
+        self._jittered = jittered
+
+    def views(self, batches: Sequence[Batch], generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """See `ViewSource`."""
+        for batch in batches:
+            flips = draw_flips(len(batch.rows), generator).long()
+            second = None
+            if self._jittered is not None:
+                drawn = torch.randint(len(self._jittered), (len(batch.rows),), generator=generator)
+                second = self._jittered[drawn, batch.rows].float()
+            yield self._plain[flips, batch.rows].float(), second
+
+
+def feature_bytes(model: CamNet, images: int, size: int, jitter: float | None) -> int:
+    """Memory that a `FeatureSource` of this many images would take."""
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        one = model.features(torch.zeros(1, 3, size, size, device=device)).numel()
+    return 2 * one * images * (2 if jitter is None else 2 + JITTERED)
+
+
+def can_share_features(model: CamNet, images: int, size: int, jitter: float | None) -> bool:
+    """Whether features stay the same, fit in memory, and one process does the training."""
+    frozen = not any(p.requires_grad for p in model.stages.parameters()) and not any(
+        m.training for m in model.stages.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)
+    )
+    return frozen and distributed.world_size() == 1 and feature_bytes(model, images, size, jitter) <= MEMORY
+
+
+@torch.no_grad()
+def share_features(
+    model: CamNet,
+    features: Callable[[Tensor], Tensor],
+    paths: Sequence[Path | str],
+    size: int,
+    jitter: float | None,
+    seed: int,
+    title: str,
+    cache: ImageCache | None = None,
+) -> FeatureSource:
+    """A `FeatureSource` of photos.
+
+    Args:
+        model: its head is what the views go through.
+        features: images float Tensor[b, 3, size, size] in [0, 1] to Tensor[b, D, h, w].
+        paths: N photos.
+        size: side of the squashed input.
+        jitter: largest colour change of the second view; None for no second view.
+        seed: of flips and jitter of the second views.
+        title: stands before the progress bar.
+        cache: squashed images on disk, or None.
+    """
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    plain, jittered = [], []
+    with bar(title, len(paths)) as progress:
+        for rows, images in image_batches(paths, size, 16, cache):
+            pixels = to_float(to_device(images, device))
+            plain.append(torch.stack([features(pixels), features(pixels.flip(3))]).half())
+            if jitter is not None:
+                views = [random_view(pixels, jitter, generator) for _ in range(JITTERED)]
+                jittered.append(torch.stack([features(view) for view in views]).half())
+            progress.advance(len(rows))
+    second = torch.cat(jittered, dim=1) if jittered else None
+    return FeatureSource(lambda maps: model.pool(model.head(maps)), torch.cat(plain, dim=1), second)
+
+
+def random_view(pixels: Tensor, jitter: float, generator: torch.Generator) -> Tensor:
+    """Each image of Tensor[b, 3, H, W] flipped by chance and jittered."""
+    count = len(pixels)
+    return color_jitter(flip(pixels, draw_flips(count, generator)), draw_jitter(count, jitter, generator))
