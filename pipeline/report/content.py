@@ -134,7 +134,7 @@ def unknown(run: RunFiles) -> list[str]:
     if used:
         found.append(f"A study: {', '.join(used)} looked at ground truth, so this is no result without labels.")
     bad = {name: state for name, state in run.states.items() if state not in ("current", "missing", "none")}
-    found += [f"Left out: {state}" for state in bad.values()]
+    found += [f"Left out: {state}" for state in dict.fromkeys(bad.values())]
     missing = [name for name, state in run.states.items() if state == "missing"]
     if missing:
         found.append(f"Not made yet: {', '.join(missing)}.")

@@ -71,7 +71,7 @@ function drawClasses() {
     const sorted = [...rows].sort((a, b) => {
       const [x, y] = [a[state.column], b[state.column]];
       if (x === null || y === null) return (x === null) - (y === null);
-      return sign * (typeof x === "string" ? x.localeCompare(y) : x - y);
+      return sign * (typeof x === "string" ? x.localeCompare(y, "en", { numeric: true }) : x - y);
     });
     const head = columns.map((column, k) => {
       const click = () => {
@@ -162,7 +162,7 @@ function drawTraining() {
     const x = plot.x(warmup + epoch);
     plot.root.append(make("line", { class: "mark", x1: x, x2: x, y1: plot.area.top, y2: plot.area.bottom }));
     const late = x > plot.area.right - 70;
-    plot.root.append(make("text", { x: x + (late ? -6 : 6), y: plot.area.top + 10 + 15 * line, "text-anchor": late ? "end" : "start" }, text));
+    plot.root.append(make("text", { x: x + (late ? -6 : 6), y: plot.area.bottom - 8 - 15 * line, "text-anchor": late ? "end" : "start" }, text));
   };
   chart("loss", (width) => {
     const top = Math.max(...rows.map((row) => row.loss)) * 1.08;
@@ -377,7 +377,7 @@ function openDetail(index) {
     make("div", { class: "detail" },
       make("div", {}, holder, crops.length ? make("div", { class: "crops" }, ...crops) : null),
       make("div", {}, make("div", { class: "wide" }, said),
-        make("p", { class: "hint" }, `Scores in per cent; bold: the label in the end.${crops.length ? " Point at a crop to see where it lies and what the classifier looked at." : ""}`))));
+        make("p", { class: "hint" }, ["Scores in per cent; bold: the label in the end.", crops.length ? "Point at a crop to see where it lies" + (data.gallery.cam_size ? " and what the classifier looked at." : ".") : ""].join(" ")))));
   byId("detail").dataset.index = index;
   if (byId("detail").open) return;
   byId("detail").showModal();
