@@ -102,19 +102,26 @@ def debias(scores: Tensor, bias: Tensor | None, floor_share: float = 0.0) -> Ten
     return floored if bias is None else floored / bias
 
 
-def soft_labels(scores: Tensor, exponent: float = 1.0, smoothing: float = 0.0) -> Tensor:
-    """Targets in [0, 1] from debiased scores: smoothing + (1 - smoothing) * clamp(scores, 0, 1) ** exponent.
+def clamp_labels(scores: Tensor) -> Tensor:
+    """Scores as labels in [0, 1]. Clamping makes ties at the top, so the scores are kept beside the labels."""
+    return scores.clamp(0, 1)
 
-    The paper's labels are the plain clamp. An exponent above 1 parts the likely from the unlikely without
-    changing their order; smoothing does what the label floor is for, without its ties. Clamping still makes ties
-    at the top, so the scores are kept beside the labels.
+
+def training_targets(labels: Tensor, exponent: float = 1.0, smoothing: float = 0.0) -> Tensor:
+    """What a classifier is trained on: smoothing + (1 - smoothing) * labels ** exponent.
+
+    The paper trains on the labels. An exponent above 1 parts the likely from the unlikely without changing their
+    order; smoothing does what the label floor is for, without its ties.
 
     Args:
-        scores: Tensor[N, C], non-negative.
+        labels: Tensor[N, C] in [0, 1].
         exponent: positive; 1 is the paper's.
-        smoothing: label of what is certainly absent, in [0, 1); 0 is the paper's.
+        smoothing: target of what is certainly absent, in [0, 1); 0 is the paper's.
+
+    Returns:
+        Tensor[N, C] in [smoothing, 1].
     """
-    return smoothing + (1 - smoothing) * scores.clamp(0, 1) ** exponent
+    return smoothing + (1 - smoothing) * labels**exponent
 
 
 def local_scores(

@@ -24,6 +24,7 @@ from pipeline.classifier import CamNet, parameter_groups
 from pipeline.config import Config, option
 from pipeline.errors import PipelineError
 from pipeline.image_cache import ImageCache
+from pipeline.labels import training_targets
 from pipeline.metrics import average_precision
 from pipeline.precision import Precision, autocast_dtype
 from pipeline.progress import Bar, bar
@@ -47,6 +48,8 @@ class TrainingConfig(Config):
     sampling: Literal["each", "balanced"] = option(
         "each", "each: every image once an epoch; balanced: draw a class, then an image by its label of that class"
     )
+    target_exponent: float = option(2.0, "power of the labels that are trained on (paper: 1)", min=0.1, max=10.0)
+    target_smoothing: float = option(0.05, "target of what is certainly absent (paper: 0)", min=0.0, max=0.9)
     epochs: int = option(2, "passes over the train images", min=1, max=1000)
     backbone_lr: float = option(1e-5, "Adam's learning rate of the backbone, where it is trained", min=0.0, max=1.0)
     head_lr: float = option(3e-3, "Adam's learning rate of the head (paper: 1e-4)", min=0.0, max=1.0)
@@ -72,6 +75,10 @@ class TrainingConfig(Config):
     def test_size(self) -> int:
         """Side of the squashed input that the classifier predicts from."""
         return self.predict_size or self.image_size
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """What is trained on, Tensor[N, C], for labels Tensor[N, C] in [0, 1]."""
+        return training_targets(labels, self.target_exponent, self.target_smoothing)
 
     def scaled(self, processes: int) -> Self:
         """Options for several processes, where `scale_batch` asks for it; the artifact then records these.
@@ -295,9 +302,9 @@ def train_one_epoch(
     order = draw_order(data.labels, config.sampling, generator)
     batches = plan_epoch(order, config.batch_size, config.accumulate)
     waited = source.waited
-    labels, weights = data.labels.to(device), data.weights.to(device)
+    targets, weights = config.targets(data.labels).to(device), data.weights.to(device)
     sums = torch.zeros(2, dtype=torch.float64, device=device)
-    scores = torch.zeros(labels.shape, device=device)
+    scores = torch.zeros(targets.shape, device=device)
     start = time.perf_counter()
     for number, (batch, views) in enumerate(zip(batches, source.views(batches, generator), strict=True)):
         if batch.begins_step:
@@ -305,7 +312,7 @@ def train_one_epoch(
             state.optimizer.zero_grad(set_to_none=True)
         rows = batch.own_rows.to(device)
         with distributed.without_exchange(state.network, not batch.ends_step):
-            logits, losses = losses_of(source.forward, views, labels[rows], weights[rows], consistency)
+            logits, losses = losses_of(source.forward, views, targets[rows], weights[rows], consistency)
             (losses.sum() * batch.share).backward()
         if batch.ends_step:
             state.finish_step()

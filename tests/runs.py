@@ -80,7 +80,7 @@ def write_run(folder: Path) -> Path:
     )
     initial = (0.6 * truth[:TRAIN] + 0.3 * probabilities[:TRAIN]).astype(np.float32)
     put_labels = {**train, "confident": entropy[:TRAIN] < 0.7}
-    plain = {"debias": False, "label_floor": 0.0, "exponent": 1.0, "smoothing": 0.0}
+    plain = {"debias": False, "label_floor": 0.0}
     write(
         folder / "initial_labels.h5",
         Labels(

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pipeline.labels import (
+    clamp_labels,
     class_bias,
     class_probabilities,
     confident_images,
@@ -11,7 +12,7 @@ from pipeline.labels import (
     entropy,
     fuse_scores,
     local_scores,
-    soft_labels,
+    training_targets,
 )
 
 
@@ -109,7 +110,7 @@ def test_much_shrinkage_makes_all_biases_equal():
 def test_floor_comes_before_the_division():
     found = debias(torch.tensor([[0.01, 0.99]]), torch.tensor([0.5, 0.9]), floor_share=0.1)
     torch.testing.assert_close(found, torch.tensor([[0.05 / 0.5, 0.99 / 0.9]]))
-    torch.testing.assert_close(soft_labels(found), torch.tensor([[0.1, 1.0]]))
+    torch.testing.assert_close(clamp_labels(found), torch.tensor([[0.1, 1.0]]))
 
 
 def test_without_bias_only_the_floor_acts():
@@ -152,7 +153,7 @@ def test_an_image_without_crops_keeps_its_initial_labels():
     assert torch.equal(found, initial)
 
 
-def test_soft_labels_by_hand():
-    scores = torch.tensor([[0.0, 0.5, 1.0, 1.7]])
-    torch.testing.assert_close(soft_labels(scores), torch.tensor([[0.0, 0.5, 1.0, 1.0]]))
-    torch.testing.assert_close(soft_labels(scores, 2.0, 0.1), torch.tensor([[0.1, 0.325, 1.0, 1.0]]))
+def test_training_targets_by_hand():
+    labels = torch.tensor([[0.0, 0.5, 1.0]])
+    torch.testing.assert_close(training_targets(labels), labels)
+    torch.testing.assert_close(training_targets(labels, 2.0, 0.1), torch.tensor([[0.1, 0.325, 1.0]]))

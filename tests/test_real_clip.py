@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.labels import class_bias, confident_images, debias, entropy, soft_labels
+from pipeline.labels import clamp_labels, class_bias, confident_images, debias, entropy
 from pipeline.metrics import label_metrics, multilabel_metrics
 
 BIAS = [0.947, 0.913, 0.937, 0.917, 0.868, 0.943, 0.904, 0.890, 0.819, 0.956]
@@ -39,7 +39,7 @@ def test_bias_to_three_decimals(clip):
 def test_initial_labels(clip):
     probabilities, truth, names = clip
     bias, _ = class_bias(probabilities, confident_images(entropy(probabilities), 20))
-    figures = label_metrics(soft_labels(debias(probabilities, bias, floor_share=1.0)).numpy(), truth, names)
+    figures = label_metrics(clamp_labels(debias(probabilities, bias, floor_share=1.0)).numpy(), truth, names)
     assert 100 * figures["mAP"] == pytest.approx(79.94, abs=0.005)
     assert figures["label_sum"] == pytest.approx(2.077, abs=0.0005)
     assert figures["OF1"] == pytest.approx(0.729, abs=0.0005)

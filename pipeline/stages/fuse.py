@@ -7,7 +7,7 @@ import torch
 
 from pipeline.artifacts import Corrections, CropScores, Embeddings, Labels, begin, check_same_images, read, write
 from pipeline.config import Config, option
-from pipeline.labels import correct, debias, fuse_scores, soft_labels
+from pipeline.labels import clamp_labels, correct, debias, fuse_scores
 from pipeline.progress import say
 
 
@@ -40,7 +40,7 @@ def run(folder: Path, config: FuseConfig, *, force: bool = False) -> None:
     scores = torch.from_numpy(initial.scores)
     # the paper fuses the clamped global label with the local score; the scores stay free of ties
     fused = fuse_scores(scores.clamp(max=1), local, has_crops, config.ratio)
-    labels = soft_labels(fused, made["exponent"], made["smoothing"])
+    labels = clamp_labels(fused)
     scores = fuse_scores(scores, local, has_crops, config.ratio)
     corrected_entries = 0
     if corrected:

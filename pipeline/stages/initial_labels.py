@@ -8,7 +8,7 @@ import torch
 
 from pipeline.artifacts import Embeddings, GroundTruth, Labels, begin, check_same_images, read, write
 from pipeline.config import Config, option
-from pipeline.labels import ENTROPY_LIMIT, confident_images, debias, soft_labels
+from pipeline.labels import ENTROPY_LIMIT, clamp_labels, confident_images, debias
 from pipeline.progress import say
 
 
@@ -23,8 +23,6 @@ class InitialLabelsConfig(Config):
     label_floor: float = option(
         0.0, "smallest score before the division, in units of 1/C (paper: 1)", min=0.0, max=10.0
     )
-    exponent: float = option(2.0, "sharpness of the labels, a power of the score (paper: 1)", min=0.1, max=10.0)
-    smoothing: float = option(0.05, "label of what is certainly absent (paper: 0)", min=0.0, max=0.9)
     entropy_limit: float = option(
         ENTROPY_LIMIT, "largest entropy of a confident image, share of log C", min=0.0, max=1.0
     )
@@ -46,7 +44,7 @@ def run(folder: Path, config: InitialLabelsConfig, *, force: bool = False) -> No
         truth: GroundTruth = read(folder / "ground_truth.h5")
         check_same_images(embeddings, truth, folder / "embeddings.h5", folder / "ground_truth.h5")
         scores = torch.from_numpy(truth.labels[train]).clamp(min=0).float()
-    labels = soft_labels(scores, config.exponent, config.smoothing)
+    labels = clamp_labels(scores)
     confident = confident_images(
         torch.from_numpy(embeddings.entropy[train]), len(embeddings.class_names), config.entropy_limit
     )

