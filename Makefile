@@ -20,7 +20,7 @@ STAGE = --run $(RUN) --device $(DEVICE) $(FORCE)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: all install prepare embed init-labels warmup boxes score-crops fuse train evaluate \
-        test lint format bench-teacher bench-decode bench-train ablation export report predict clean help
+        test lint format bench-teacher bench-decode bench-train ablation export report review predict clean help
 
 all: $(VENV)/installed ## set up, then run every stage: PRESET=demo, or PRESET=voc12 VOC_ROOT=DIR
 	$(CCD) all --preset $(PRESET) --run $(RUN) --device $(DEVICE) $(if $(ROOT),--root $(ROOT)) $(ARGS)
@@ -53,7 +53,7 @@ $(A)/boxes.h5: $(A)/manifest.csv $(A)/warmup.pt pipeline/stages/boxes.py
 	$(CCD) boxes $(STAGE)
 $(A)/crop_scores.h5: $(A)/manifest.csv $(A)/boxes.h5 $(A)/embeddings.h5 pipeline/stages/crop_scores.py
 	$(CCD) score-crops $(STAGE)
-$(A)/final_labels.h5: $(A)/embeddings.h5 $(A)/initial_labels.h5 $(A)/crop_scores.h5 pipeline/stages/fuse.py
+$(A)/final_labels.h5: $(A)/embeddings.h5 $(A)/initial_labels.h5 $(A)/crop_scores.h5 $(wildcard $(A)/corrections.h5) pipeline/stages/fuse.py
 	$(CCD) fuse $(STAGE)
 $(A)/classifier.pt: $(A)/manifest.csv $(A)/warmup.pt $(A)/final_labels.h5 pipeline/stages/train.py
 	$(CCD) train $(STAGE)
@@ -87,8 +87,11 @@ export: $(A)/classifier.onnx ## the final classifier as ONNX
 $(A)/classifier.onnx: $(A)/classifier.pt pipeline/stages/export.py
 	$(CCD) export $(A)
 
-report: $(A)/metrics.json ## the run as one HTML page
+report: $(A)/manifest.csv ## one HTML page that shows the run
 	$(CCD) report --run $(RUN)
+
+review: $(A)/final_labels.h5 ## the images most worth correcting, for Label Studio
+	$(CCD) review-list --run $(RUN)
 
 predict: $(A)/classifier.pt ## labels and scores of IMAGES=DIR
 	$(CCD) predict $(A) $(IMAGES) --device $(DEVICE)
