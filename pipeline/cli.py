@@ -1,6 +1,7 @@
 """The command line: one command a stage, `all`, and what looks at a run. Parses, calls, and reports our errors."""
 
 import inspect as python_inspect
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -67,9 +68,9 @@ SetOption = Annotated[
 
 
 def run_folder(run: str) -> Path:
-    """The folder of a run that is given by name or by path."""
-    path = Path(run)
-    return path if len(path.parts) > 1 or path.is_dir() else ARTIFACTS / run
+    """The folder of a run: what has a slash is a path, anything else a name under artifacts/."""
+    # not a folder of that name in the working directory: photos in `photos` make the run artifacts/photos
+    return Path(run) if "/" in run or os.sep in run else ARTIFACTS / run
 
 
 def pick_device(name: str) -> str:

@@ -248,3 +248,14 @@ def test_inspect_shows_one_image(finished):
     assert code == 0 and "crops" in output and "boxes" in output
     code, output = invoke("inspect", finished / "boxes.h5", "--image", "00.png")
     assert code == 1 and "no image '00.png'" in output and "0.png" in output
+
+
+def test_the_run_of_a_photo_folder_lies_under_artifacts_and_not_among_the_photos(photos, tmp_path, monkeypatch):
+    shutil.copytree(photos / "train", tmp_path / "holiday")
+    before = sorted(path.name for path in (tmp_path / "holiday").rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    code, output = invoke("prepare", "--images", "holiday", "--classes", "red,green,blue")
+    assert code == 0, output
+    assert (tmp_path / "artifacts" / "holiday" / "manifest.csv").exists()
+    assert sorted(path.name for path in (tmp_path / "holiday").rglob("*")) == before
+    assert read_manifest(tmp_path / "artifacts" / "holiday").paths[0].startswith(str(tmp_path / "holiday"))
