@@ -64,7 +64,7 @@ def run_plan(base: Path, own: Settings, plan: Plan, device: str) -> pd.DataFrame
     """Run every row of a plan with every seed on the images of a run, and write the table.
 
     Writes `ablation.csv` (a line a run), `ablation.md` and `ablation.png` (a line a setting) into `<base>/ablation/`, beside a run folder
-    a row and seed. A stage whose options and inputs equal those of a finished run is taken from there; its
+    a row and seed. A stage whose options and inputs equal those of the base or a finished run is taken from there; its
     fingerprint is checked as always.
 
     Returns:
@@ -80,17 +80,16 @@ def run_plan(base: Path, own: Settings, plan: Plan, device: str) -> pd.DataFrame
     for _, _, settings in seeded:
         check_settings(settings)
     stages = STAGES[1:]
-    finished: list[tuple[Path, list[dict[str, Any]]]] = []
+    finished = [(base, [own.config(s.name, s.config, {}).identity() for s in stages])]
     lines = []
     for number, (row, seed, settings) in enumerate(seeded):
         say(f"{number + 1}/{len(seeded)}: {row.group}: {row.name}, seed {seed}")
         folder = base / "ablation" / f"{slug(row)}-{seed}"
         options = [settings.config(s.name, s.config, {}).identity() for s in stages]
         start_row(base, folder, manifest, settings)
-        if finished:
-            source, other = max(finished, key=lambda pair: common_prefix(options, pair[1]))
-            shared = stages[: common_prefix(options, other)]
-            link_files(source, folder, [name for stage in shared for name in files_of(stage.name)])
+        source, other = max(finished, key=lambda pair: common_prefix(options, pair[1]))
+        shared = stages[: common_prefix(options, other)]
+        link_files(source, folder, [name for stage in shared for name in files_of(stage.name)])
         run_chain(folder, settings, device, stages=stages)
         finished.append((folder, options))
         figures = row_figures(read_json(folder / "metrics.json"))

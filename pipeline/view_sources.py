@@ -12,7 +12,7 @@ from pipeline.augment import color_jitter, draw_flips, draw_jitter, flip
 from pipeline.batches import Batch
 from pipeline.classifier import CamNet
 from pipeline.image_cache import ImageCache
-from pipeline.inference import image_batches, load_batch, to_device, to_float
+from pipeline.inference import image_batches, load_batch, map_images, to_device, to_float
 from pipeline.loader import Prefetch
 from pipeline.progress import bar
 
@@ -108,6 +108,33 @@ class FeatureSource:
                 drawn = torch.randint(len(self._jittered), (len(batch.rows),), generator=generator)
                 second = self._jittered[drawn, batch.rows].float()
             yield self._plain[flips, batch.rows].float(), second
+
+
+def frozen_scorer(
+    model: CamNet, paths: Sequence[Path | str], size: int, title: str
+) -> Callable[[CamNet], Tensor] | None:
+    """What gives the scores of images after every epoch, at the cost of the head; None where features do not stay or fit.
+
+    Args:
+        model: in training, with its backbone frozen or not.
+        paths: N images.
+        size: side of the squashed input.
+        title: stands before the progress bar.
+
+    Returns:
+        Function of a model with the same backbone to sigmoid(z), float32 Tensor[N, C] on the CPU.
+    """
+    # full precision, so that the scores are those of a prediction
+    if not can_share_features(model, 2 * len(paths), size, None) or not len(paths):
+        return None
+    device = next(model.parameters()).device
+    maps = map_images(model.features, paths, size, device, title=title)
+
+    def scores(predictor: CamNet) -> Tensor:
+        with torch.inference_mode():
+            return torch.cat([predictor.pool(predictor.head(m.to(device))).sigmoid().cpu() for m in maps.split(64)])
+
+    return scores
 
 
 def feature_bytes(model: CamNet, images: int, size: int, jitter: float | None) -> int:

@@ -6,7 +6,8 @@ from PIL import Image
 from pipeline import view_sources
 from pipeline.batches import plan_epoch
 from pipeline.classifier import build_classifier
-from pipeline.view_sources import PhotoSource, can_share_features, share_features
+from pipeline.inference import predict_scores
+from pipeline.view_sources import PhotoSource, can_share_features, frozen_scorer, share_features
 
 SIZE = 48
 
@@ -70,3 +71,16 @@ def test_a_backbone_that_is_trained_is_not_shared(stages, norms):
     model.train()
     model.freeze(stages, norms)
     assert can_share_features(model, 4, SIZE, None) == (stages == 1)  # a timm model is one stage
+
+
+def test_scores_from_kept_features_are_those_of_a_prediction(frozen, paths, monkeypatch):
+    scores = frozen_scorer(frozen, paths, SIZE, "test")
+    expected = predict_scores(frozen, paths, SIZE)
+    torch.testing.assert_close(scores(frozen), expected)
+    with torch.no_grad():
+        frozen.head.bias += 1  # what training changes is seen
+    torch.testing.assert_close(scores(frozen), predict_scores(frozen, paths, SIZE))
+    assert (scores(frozen) - expected).min() > 0
+    assert frozen_scorer(frozen, [], SIZE, "test") is None
+    monkeypatch.setattr(view_sources, "MEMORY", 1000)
+    assert frozen_scorer(frozen, paths, SIZE, "test") is None
