@@ -1,6 +1,6 @@
 """Images through a classifier in batches, without gradients."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pipeline.artifacts import Checkpoint
 from pipeline.classifier import CamNet, build_classifier
+from pipeline.features import STORE, images_key
 from pipeline.image_cache import ImageCache
 from pipeline.images import load_squashed
 from pipeline.loader import Prefetch, chunks
@@ -41,44 +42,54 @@ def image_batches(
     yield from zip(ranges, loader, strict=True)
 
 
-@torch.inference_mode()
-def map_images(
-    function: Callable[[Tensor], Tensor],
-    paths: Sequence[Path | str],
-    size: int,
-    device: torch.device,
-    batch_size: int = 16,
-    title: str = "images",
-) -> Tensor:
-    """What `function` makes of every image, batch by batch.
+@torch.no_grad()
+def feature_batches(
+    model: CamNet, paths: Sequence[Path | str], size: int, batch_size: int = 16, title: str = "images"
+) -> Iterator[tuple[range, Tensor]]:
+    """Rows and their backbone maps, in order; computed once in a process while they fit in its `STORE`.
 
     Args:
-        function: float Tensor[B, 3, size, size] in [0, 1] on `device` to Tensor[B, ...].
+        model: in eval mode.
         paths: N images.
         size: side of the squashed input.
-        device: where the batches are put.
         batch_size: images a call.
         title: stands before the progress bar.
 
-    Returns:
-        float32 Tensor[N, ...] on the CPU; of shape [0] without images.
+    Yields:
+        Rows, and float32 Tensor[B, D, h, w] on the model's device.
     """
-    results = []
+    device = next(model.parameters()).device
+    key = (images_key(paths), size, batch_size)
+    kept = STORE.find(model, key)
+    if kept is not None:
+        for rows, maps in zip(chunks(len(paths), batch_size), kept, strict=True):
+            yield rows, maps.to(device)
+        return
+    made: list[Tensor] = []
+    keep = True
     with bar(title, len(paths)) as progress:
         for rows, images in image_batches(paths, size, batch_size):
-            results.append(function(to_float(to_device(images, device))).float().cpu())
+            maps = model.features(to_float(to_device(images, device))).float()
+            if rows.start == 0:
+                keep = STORE.make_room(model, maps.nbytes * len(paths) // len(rows))
+            if keep:
+                made.append(maps.cpu())
             progress.advance(len(rows))
-    return torch.cat(results) if results else torch.zeros(0)
+            yield rows, maps
+    if keep and made:
+        STORE.keep(key, made)
 
 
+@torch.no_grad()
 def predict_scores(
     model: CamNet, paths: Sequence[Path | str], size: int, batch_size: int = 16, title: str = "predict"
 ) -> Tensor:
     """Scores sigmoid(z) of images, float32 Tensor[N, C] on the CPU; the model is used in eval mode on its device."""
     model.eval()
-    device = next(model.parameters()).device
-    scores = map_images(lambda images: model(images).sigmoid(), paths, size, device, batch_size, title)
-    return scores.reshape(len(paths), model.head.out_channels)
+    scores = torch.zeros(len(paths), model.head.out_channels)
+    for rows, maps in feature_batches(model, paths, size, batch_size, title):
+        scores[rows.start : rows.stop] = model.pool(model.head(maps).float()).sigmoid()
+    return scores
 
 
 def load_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> CamNet:

@@ -1,9 +1,11 @@
 """In which floating-point format the classifier trains on a device."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor, nn
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -27,3 +29,15 @@ def has_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     description = Path("/proc/cpuinfo")
     return device.type == "cpu" and description.exists() and bool(CPU_FLAGS & set(description.read_text().split()))
+
+
+def autocast(
+    network: nn.Module | Callable[[Tensor], Tensor], dtype: torch.dtype | None, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """Forward pass with the expensive operations in `dtype`; None: all in float32."""
+
+    def forward(images: Tensor) -> Tensor:
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            return network(images)
+
+    return forward

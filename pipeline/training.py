@@ -26,7 +26,7 @@ from pipeline.errors import PipelineError
 from pipeline.image_cache import ImageCache
 from pipeline.labels import training_targets
 from pipeline.metrics import average_precision
-from pipeline.precision import Precision, autocast_dtype
+from pipeline.precision import Precision, autocast, autocast_dtype
 from pipeline.progress import Bar, bar
 from pipeline.view_sources import PhotoSource, ViewSource, can_share_features, share_features
 
@@ -259,9 +259,8 @@ def view_source(
     state.model.train()
     state.model.freeze(config.frozen_stages, config.frozen_norms)
     if can_share_features(state.model, len(data.paths), config.image_size, jitter):
-        features = autocast(state.model.features, dtype, device)
         return share_features(
-            state.model, features, data.paths, config.image_size, jitter, config.seed, f"{title}: views", data.cache
+            state.model, dtype, data.paths, config.image_size, jitter, config.seed, f"{title}: views", data.cache
         )
     network = autocast(state.network, dtype, device)
     return PhotoSource(network, data.paths, config.image_size, jitter, device, data.cache)
@@ -338,16 +337,6 @@ def train_one_epoch(
         "images_per_second": len(order) / seconds,
         "data_wait": (source.waited - waited) / seconds,
     }
-
-
-def autocast(network: nn.Module, dtype: torch.dtype | None, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Forward pass with the expensive operations in `dtype`; None: all in float32."""
-
-    def forward(images: Tensor) -> Tensor:
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            return network(images)
-
-    return forward
 
 
 def agreement(scores: Tensor, labels: Tensor) -> float:

@@ -1,6 +1,6 @@
 """Where the two views of a training batch come from: photos decoded anew, or features of a backbone that stays as it is."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -11,16 +11,15 @@ from pipeline import distributed
 from pipeline.augment import color_jitter, draw_flips, draw_jitter, flip
 from pipeline.batches import Batch
 from pipeline.classifier import CamNet
+from pipeline.features import MEMORY, STORE, images_key
 from pipeline.image_cache import ImageCache
-from pipeline.inference import image_batches, load_batch, map_images, to_device, to_float
+from pipeline.inference import image_batches, load_batch, to_device, to_float
 from pipeline.loader import Prefetch
+from pipeline.precision import autocast
 from pipeline.progress import bar
 
 JITTERED = 2
 """Colour-jittered views of an image in a `FeatureSource`."""
-
-MEMORY = 4 * 2**30
-"""Bytes that a `FeatureSource` may take; past it, photos are decoded anew."""
 
 
 class ViewSource(Protocol):
@@ -110,33 +109,6 @@ class FeatureSource:
             yield self._plain[flips, batch.rows].float(), second
 
 
-def frozen_scorer(
-    model: CamNet, paths: Sequence[Path | str], size: int, title: str
-) -> Callable[[CamNet], Tensor] | None:
-    """What gives the scores of images after every epoch, at the cost of the head; None where features do not stay or fit.
-
-    Args:
-        model: in training, with its backbone frozen or not.
-        paths: N images.
-        size: side of the squashed input.
-        title: stands before the progress bar.
-
-    Returns:
-        Function of a model with the same backbone to sigmoid(z), float32 Tensor[N, C] on the CPU.
-    """
-    # full precision, so that the scores are those of a prediction
-    if not can_share_features(model, 2 * len(paths), size, None) or not len(paths):
-        return None
-    device = next(model.parameters()).device
-    maps = map_images(model.features, paths, size, device, title=title)
-
-    def scores(predictor: CamNet) -> Tensor:
-        with torch.inference_mode():
-            return torch.cat([predictor.pool(predictor.head(m.to(device))).sigmoid().cpu() for m in maps.split(64)])
-
-    return scores
-
-
 def feature_bytes(model: CamNet, images: int, size: int, jitter: float | None) -> int:
     """Memory that a `FeatureSource` of this many images would take."""
     device = next(model.parameters()).device
@@ -153,10 +125,9 @@ def can_share_features(model: CamNet, images: int, size: int, jitter: float | No
     return frozen and distributed.world_size() == 1 and feature_bytes(model, images, size, jitter) <= MEMORY
 
 
-@torch.no_grad()
 def share_features(
     model: CamNet,
-    features: Callable[[Tensor], Tensor],
+    dtype: torch.dtype | None,
     paths: Sequence[Path | str],
     size: int,
     jitter: float | None,
@@ -168,7 +139,7 @@ def share_features(
 
     Args:
         model: its head is what the views go through.
-        features: images float Tensor[b, 3, size, size] in [0, 1] to Tensor[b, D, h, w].
+        dtype: of the backbone's expensive operations, see `autocast`.
         paths: N photos.
         size: side of the squashed input.
         jitter: largest colour change of the second view; None for no second view.
@@ -176,19 +147,60 @@ def share_features(
         title: stands before the progress bar.
         cache: squashed images on disk, or None.
     """
-    device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
-    plain, jittered = [], []
+
+    def mirrored(pixels: Tensor) -> list[Tensor]:
+        return [pixels, pixels.flip(3)]
+
+    def jittered(pixels: Tensor) -> list[Tensor]:
+        return [random_view(pixels, jitter, generator) for _ in range(JITTERED)]
+
+    key = (images_key(paths), size, dtype)
+    features = autocast(model.features, dtype, next(model.parameters()).device)
+    plain = kept_views(model, features, (*key, "plain"), mirrored, paths, size, title, cache)
+    second = None
+    if jitter is not None:
+        second = kept_views(model, features, (*key, jitter, seed), jittered, paths, size, f"{title}, jittered", cache)
+    return FeatureSource(lambda maps: model.pool(model.head(maps)), plain, second)
+
+
+@torch.no_grad()
+def kept_views(
+    model: CamNet,
+    features: Callable[[Tensor], Tensor],
+    key: Hashable,
+    views: Callable[[Tensor], list[Tensor]],
+    paths: Sequence[Path | str],
+    size: int,
+    title: str,
+    cache: ImageCache | None,
+) -> Tensor:
+    """Maps of V views of every photo, float16 Tensor[V, N, D, h, w]; those of this process's `STORE` where it has them.
+
+    Args:
+        model: whose backbone `features` is.
+        features: images float Tensor[b, 3, size, size] in [0, 1] to Tensor[b, D, h, w].
+        key: names photos and views in the store.
+        views: V views Tensor[b, 3, size, size] of a batch.
+        paths: N photos.
+        size: side of the squashed input.
+        title: stands before the progress bar.
+        cache: squashed images on disk, or None.
+    """
+    kept = STORE.find(model, key)
+    if kept is not None:
+        return kept[0]
+    device = next(model.parameters()).device
+    made = []
     with bar(title, len(paths)) as progress:
         for rows, images in image_batches(paths, size, 16, cache):
             pixels = to_float(to_device(images, device))
-            plain.append(torch.stack([features(pixels), features(pixels.flip(3))]).half())
-            if jitter is not None:
-                views = [random_view(pixels, jitter, generator) for _ in range(JITTERED)]
-                jittered.append(torch.stack([features(view) for view in views]).half())
+            made.append(torch.stack([features(view) for view in views(pixels)]).half())
             progress.advance(len(rows))
-    second = torch.cat(jittered, dim=1) if jittered else None
-    return FeatureSource(lambda maps: model.pool(model.head(maps)), torch.cat(plain, dim=1), second)
+    maps = torch.cat(made, dim=1)
+    if STORE.make_room(model, maps.nbytes):
+        STORE.keep(key, [maps])
+    return maps
 
 
 def random_view(pixels: Tensor, jitter: float, generator: torch.Generator) -> Tensor:

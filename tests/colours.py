@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 from pipeline import cli
 from pipeline.errors import PipelineError
+from pipeline.features import STORE
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
 
@@ -27,7 +28,8 @@ class ColourTeacher:
 
 
 def invoke(*arguments):
-    """Exit code and output of a command, as `ccd` would give them."""
+    """Exit code and output of a command, as `ccd` would give them; a process of its own keeps no features of others."""
+    STORE.clear()
     result = CliRunner().invoke(cli.app, [str(a) for a in arguments])
     if isinstance(result.exception, PipelineError):
         return 1, str(result.exception)

@@ -6,8 +6,7 @@ from PIL import Image
 from pipeline import view_sources
 from pipeline.batches import plan_epoch
 from pipeline.classifier import build_classifier
-from pipeline.inference import predict_scores
-from pipeline.view_sources import PhotoSource, can_share_features, frozen_scorer, share_features
+from pipeline.view_sources import PhotoSource, can_share_features, share_features
 
 SIZE = 48
 
@@ -43,7 +42,7 @@ def logits(source, seed=3):
 
 def test_shared_features_give_the_logits_of_the_photos(frozen, paths):
     device = torch.device("cpu")
-    shared = share_features(frozen, frozen.features, paths, SIZE, None, 0, "views")
+    shared = share_features(frozen, None, paths, SIZE, None, 0, "views")
     photos = PhotoSource(frozen, paths, SIZE, None, device)
     (ours,), (expected,) = logits(shared), logits(photos)
     # features are kept in half precision
@@ -52,7 +51,7 @@ def test_shared_features_give_the_logits_of_the_photos(frozen, paths):
 
 
 def test_second_views_are_jittered_and_the_same_for_the_same_seed(frozen, paths):
-    one, two, other = (share_features(frozen, frozen.features, paths, SIZE, 0.5, seed, "views") for seed in (0, 0, 1))
+    one, two, other = (share_features(frozen, None, paths, SIZE, 0.5, seed, "views") for seed in (0, 0, 1))
     first, second = logits(one)
     assert (first - second).abs().max() > 1e-2
     assert torch.equal(second, logits(two)[1])
@@ -71,16 +70,3 @@ def test_a_backbone_that_is_trained_is_not_shared(stages, norms):
     model.train()
     model.freeze(stages, norms)
     assert can_share_features(model, 4, SIZE, None) == (stages == 1)  # a timm model is one stage
-
-
-def test_scores_from_kept_features_are_those_of_a_prediction(frozen, paths, monkeypatch):
-    scores = frozen_scorer(frozen, paths, SIZE, "test")
-    expected = predict_scores(frozen, paths, SIZE)
-    torch.testing.assert_close(scores(frozen), expected)
-    with torch.no_grad():
-        frozen.head.bias += 1  # what training changes is seen
-    torch.testing.assert_close(scores(frozen), predict_scores(frozen, paths, SIZE))
-    assert (scores(frozen) - expected).min() > 0
-    assert frozen_scorer(frozen, [], SIZE, "test") is None
-    monkeypatch.setattr(view_sources, "MEMORY", 1000)
-    assert frozen_scorer(frozen, paths, SIZE, "test") is None

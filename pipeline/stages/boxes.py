@@ -23,8 +23,8 @@ from pipeline.artifacts import (
 from pipeline.cam import cam_boxes, expand_boxes, normalise, quantile_threshold, rescale_boxes
 from pipeline.classifier import CamNet
 from pipeline.config import Config, option
-from pipeline.inference import image_batches, load_classifier, predict_scores, to_float
-from pipeline.progress import bar, say
+from pipeline.inference import feature_batches, load_classifier, predict_scores
+from pipeline.progress import say
 from pipeline.views import grid_boxes, random_boxes
 
 GROUND_TRUTH_VIEWS = ("gt", "around-gt")
@@ -85,21 +85,21 @@ def select_threshold(scores: Tensor, config: BoxesConfig) -> float:
 
 
 @torch.inference_mode()
-def find_boxes(model: CamNet, images: Tensor, rows: Tensor, sizes: Tensor, tau: float, config: BoxesConfig) -> Found:
+def find_boxes(model: CamNet, features: Tensor, rows: Tensor, sizes: Tensor, tau: float, config: BoxesConfig) -> Found:
     """Boxes of one batch.
 
     Args:
         model: gives the CAMs, in eval mode.
-        images: uint8 Tensor[B, 3, S, S], squashed.
+        features: Tensor[B, D, h, w], the backbone's maps of views of `config.image_size`.
         rows: int64 Tensor[B], what `image_index` calls them.
         sizes: Tensor[B, 2], (H, W) of the originals.
         tau: a class is selected where its score is at least this.
         config: options.
     """
-    cams = model.cams(to_float(images)).float()
+    cams = model.head(features).float()
     selected = (model.pool(cams).sigmoid() >= tau).nonzero().cpu()  # [P, 2], image and class
     maps = cams[selected[:, 0].to(cams.device), selected[:, 1].to(cams.device)].cpu()  # [P, h, w]
-    side = images.shape[-1]
+    side = config.image_size
     boxes, owner = cam_boxes(
         maps, (side, side), threshold=config.threshold, margin=config.margin, rule=config.rule, peak_limit=config.peaks
     )
@@ -116,18 +116,15 @@ def find_boxes(model: CamNet, images: Tensor, rows: Tensor, sizes: Tensor, tau: 
 def cam_view(model: CamNet, train: Manifest, config: BoxesConfig) -> tuple[Found, float]:
     """Boxes of all images and the threshold that selected their classes.
 
-    Two passes, as the threshold needs every score and all CAMs at once would not fit in memory.
+    The threshold needs every score first; a second pass is made only where the maps were too many to keep.
     """
     paths, size = train.paths, config.image_size
-    device = next(model.parameters()).device
     tau = select_threshold(predict_scores(model, paths, size, config.batch_size, "boxes: tau"), config)
     sizes = torch.from_numpy(train.sizes)
     found = []
-    with bar("boxes", len(paths)) as progress:
-        for rows, images in image_batches(paths, size, config.batch_size):
-            index = torch.arange(rows.start, rows.stop)
-            found.append(find_boxes(model, images.to(device), index, sizes[index], tau, config))
-            progress.advance(len(rows))
+    for rows, features in feature_batches(model, paths, size, config.batch_size, "boxes"):
+        index = torch.arange(rows.start, rows.stop)
+        found.append(find_boxes(model, features, index, sizes[index], tau, config))
     return Found.joined(found), tau
 
 

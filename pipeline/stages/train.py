@@ -31,7 +31,6 @@ from pipeline.inference import load_classifier, predict_scores
 from pipeline.progress import say
 from pipeline.thresholds import class_prior, prior_thresholds
 from pipeline.training import Consistency, TrainingConfig, TrainingSet, fit, read_epoch, start_training
-from pipeline.view_sources import frozen_scorer
 
 
 @dataclass(frozen=True)
@@ -81,15 +80,14 @@ def run(folder: Path, config: TrainConfig, *, device: str = "cpu", force: bool =
     weights = (torch.from_numpy(labels.confident).float() + config.loss_floor).clamp(max=1)
     cache = open_cache(config.cache, train.paths, config.image_size)
     data = TrainingSet(train.paths, torch.from_numpy(labels.labels), weights, cache)
-    # scores of the test images, not their labels: for the oracle that `evaluate` reports beside the choice
-    scorer = frozen_scorer(state.model, test.paths, config.test_size, "train: test")
     history = fit(
         state,
         data,
         config,
         partial,
         consistency=Consistency(config.consistency, config.jitter) if config.consistency else None,
-        after_epoch=scorer or (lambda model: score_together(model, test.paths, config.test_size)),
+        # scores of the test images, not their labels: for the oracle that `evaluate` reports beside the choice
+        after_epoch=lambda model: score_together(model, test.paths, config.test_size),
     )
     if not distributed.is_main():
         return

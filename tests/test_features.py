@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline import inference
+from pipeline.classifier import build_classifier
+from pipeline.features import FeatureStore
+from pipeline.inference import predict_scores
+
+SIZE = 48
+
+
+@pytest.fixture
+def paths(tmp_path):
+    generator = np.random.default_rng(0)
+    for n in range(5):
+        Image.fromarray(generator.integers(0, 255, (SIZE, SIZE, 3)).astype(np.uint8)).save(tmp_path / f"{n}.png")
+    return sorted(tmp_path.iterdir())
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    model = build_classifier("timm:test_resnet", 3, pretrained=False)
+    torch.nn.init.normal_(model.head.weight, std=0.1)
+    return model.eval()
+
+
+@pytest.fixture
+def store(monkeypatch):
+    store = FeatureStore()
+    monkeypatch.setattr(inference, "STORE", store)
+    return store
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Names of the images in the order in which they were decoded."""
+    names = []
+    load = inference.load_squashed
+    monkeypatch.setattr(inference, "load_squashed", lambda path, size: names.append(path.name) or load(path, size))
+    return names
+
+
+def naive_scores(model, paths):
+    """What a forward pass of each image says."""
+    images = torch.stack([torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1) for path in paths])
+    with torch.no_grad():
+        return model(images / 255).sigmoid()
+
+
+@pytest.mark.usefixtures("store")
+def test_a_second_pass_decodes_nothing_and_gives_the_same_bytes(model, paths, decoded):
+    first = predict_scores(model, paths, SIZE, batch_size=2)
+    torch.testing.assert_close(first, naive_scores(model, paths))
+    assert sorted(decoded) == [path.name for path in paths]
+    assert torch.equal(predict_scores(model, paths, SIZE, batch_size=2), first)
+    assert len(decoded) == 5
+
+
+@pytest.mark.usefixtures("store")
+def test_a_head_that_changed_is_seen(model, paths, decoded):
+    predict_scores(model, paths, SIZE)
+    with torch.no_grad():
+        model.head.bias += 1
+    torch.testing.assert_close(predict_scores(model, paths, SIZE), naive_scores(model, paths))
+    assert len(decoded) == 5
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("part", ["weight", "running_mean"])
+def test_a_backbone_that_changed_is_computed_anew(model, paths, decoded, part):
+    predict_scores(model, paths, SIZE)
+    with torch.no_grad():
+        next(value for name, value in model.stages.state_dict().items() if name.endswith(part)).add_(0.5)
+    torch.testing.assert_close(predict_scores(model, paths, SIZE), naive_scores(model, paths))
+    assert len(decoded) == 10
+
+
+@pytest.mark.usefixtures("store")
+def test_an_image_that_changed_is_computed_anew(model, paths):
+    predict_scores(model, paths, SIZE)
+    Image.new("RGB", (SIZE, SIZE), "red").save(paths[3])
+    torch.testing.assert_close(predict_scores(model, paths, SIZE), naive_scores(model, paths))
+
+
+def test_what_does_not_fit_is_not_kept_and_gives_the_same_bytes(model, paths, decoded, monkeypatch):
+    monkeypatch.setattr(inference, "STORE", FeatureStore(limit=1000))
+    first = predict_scores(model, paths, SIZE)
+    assert torch.equal(predict_scores(model, paths, SIZE), first)
+    assert len(decoded) == 10
+
+
+def test_the_longest_unused_makes_room(model):
+    store = FeatureStore(limit=100)
+    maps = [torch.zeros(10)]  # 40 bytes
+    for key in ("a", "b"):
+        assert store.make_room(model, 40)
+        store.keep(key, maps)
+    assert store.find(model, "a") is maps
+    assert store.make_room(model, 40)
+    store.keep("c", maps)
+    assert [key for key in "abc" if store.find(model, key)] == ["a", "c"]
+    assert not store.make_room(model, 101)
+
+
+@pytest.mark.usefixtures("store")
+def test_no_images_give_no_scores(model):
+    assert predict_scores(model, [], SIZE).shape == (0, 3)
