@@ -11,16 +11,16 @@ import torchvision
 from torch import Tensor, nn
 
 from pipeline.errors import PipelineError, first_line
-from pipeline.lite0 import MEAN as LITE0_MEAN
-from pipeline.lite0 import STD as LITE0_STD
-from pipeline.lite0 import load_lite0
+from pipeline.lite import MEAN as LITE_MEAN
+from pipeline.lite import STD as LITE_STD
+from pipeline.lite import WHEELS, build_lite, load_lite
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 HEADS = ("fc.", "classifier.", "head.")
 """Prefixes of the classification layer that is cut off; a weights file may have it or not."""
 
-BACKBONES = ("lite0", "resnet50", "resnet101", "timm:NAME")
+BACKBONES = (*WHEELS, "resnet50", "resnet101", "timm:NAME")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def build_classifier(
     """A classifier with a fresh head.
 
     Args:
-        backbone: "lite0", "resnet50", "resnet101" or "timm:NAME".
+        backbone: "lite0", "lite2", "resnet50", "resnet101" or "timm:NAME".
         class_count: C, at least 2.
         boost: factor of positive activations, at least 1 (1: none; 3: the paper's).
         weights: file of backbone weights; empty for the backbone's own ImageNet weights.
@@ -111,12 +111,11 @@ def build_classifier(
 
 def build_backbone(name: str, weights: str = "", pretrained: bool = True) -> Backbone:
     """Backbone of one of the names in `BACKBONES`; see `build_classifier`."""
-    if name == "lite0":
-        fresh = not pretrained or weights
-        model = timm.create_model("tf_efficientnet_lite0", pretrained=False) if fresh else load_lite0()
+    if name in WHEELS:
+        model = load_lite(name) if pretrained and not weights else build_lite(name)
         load_weights(model, weights)
         stages = [nn.Sequential(model.conv_stem, model.bn1), *model.blocks, nn.Sequential(model.conv_head, model.bn2)]
-        return Backbone(nn.Sequential(*stages), model.num_features, LITE0_MEAN, LITE0_STD)
+        return Backbone(nn.Sequential(*stages), model.num_features, LITE_MEAN, LITE_STD)
     if name in ("resnet50", "resnet101"):
         model = fetch_weights(name, pretrained and not weights)
         load_weights(model, weights)

