@@ -23,6 +23,23 @@ def quantile_threshold(scores: Tensor, classes_per_image: float) -> float:
     return scores.flatten().sort(descending=True).values[wanted - 1].item()
 
 
+def relative_scores(scores: Tensor) -> Tensor:
+    """How much a class stands out in an image against the other images: its logits in standard deviations.
+
+    A classifier that has seen few labels of a class gives it low scores everywhere, and one threshold for all classes
+    then selects the frequent ones in every image and the others in none.
+
+    Args:
+        scores: Tensor[N, C] in [0, 1].
+
+    Returns:
+        Tensor[N, C], each column with mean 0 and standard deviation 1, or 0 where all scores are equal.
+    """
+    logits = torch.logit(scores.double(), eps=1e-6)
+    spread = logits.std(dim=0, correction=0)
+    return torch.where(spread > 0, (logits - logits.mean(dim=0)) / spread.clamp(min=1e-12), 0).to(scores.dtype)
+
+
 def upsample(cams: Tensor, size: tuple[int, int]) -> Tensor:
     """Maps Tensor[P, h, w] resized bilinearly to Tensor[P, H, W]."""
     return F.interpolate(cams[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from pipeline.cam import (
     normalise,
     peak_boxes,
     quantile_threshold,
+    relative_scores,
     rescale_boxes,
 )
 
@@ -43,6 +46,21 @@ def test_threshold_of_all_classes_and_of_nearly_none():
     scores = torch.tensor([[0.1, 0.2], [0.3, 0.4]])
     assert quantile_threshold(scores, 2) == pytest.approx(0.1)
     assert quantile_threshold(scores, 0.01) == pytest.approx(0.4)
+
+
+def test_relative_scores_select_a_class_that_the_classifier_hardly_dares_to_name():
+    logits = torch.tensor([[3.0, -4.0, 1.0], [2.0, -4.0, 1.0], [1.0, -2.0, 1.0]])
+    found = relative_scores(logits.sigmoid())
+    root = math.sqrt(1.5)  # of one over the variance 2/3
+    expected = torch.tensor([[root, -math.sqrt(0.5), 0], [0, -math.sqrt(0.5), 0], [-root, math.sqrt(2), 0]])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    chosen = found >= quantile_threshold(found, 2 / 3)
+    assert chosen.nonzero().tolist() == [[0, 0], [2, 1]]
+
+
+def test_relative_scores_of_one_image_or_of_certain_scores_are_finite():
+    assert relative_scores(torch.rand(1, 3)).tolist() == [[0.0] * 3]
+    assert relative_scores(torch.tensor([[0.0, 1.0], [1.0, 1.0]])).tolist() == [[-1.0, 0.0], [1.0, 0.0]]
 
 
 def test_extent_equals_a_naive_loop():

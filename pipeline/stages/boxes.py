@@ -20,7 +20,7 @@ from pipeline.artifacts import (
     read_manifest,
     write,
 )
-from pipeline.cam import cam_boxes, expand_boxes, normalise, quantile_threshold, rescale_boxes
+from pipeline.cam import cam_boxes, expand_boxes, normalise, quantile_threshold, relative_scores, rescale_boxes
 from pipeline.classifier import CamNet
 from pipeline.config import Config, option
 from pipeline.inference import feature_batches, load_classifier, predict_scores
@@ -40,10 +40,18 @@ class BoxesConfig(Config):
     image_size: int = option(
         320, "side of the squashed view that the CAMs are made from, pixels (paper: 640)", min=32, max=2048
     )
-    classes_per_image: float = option(
-        5.0, "mean number of classes selected an image (paper, VOC: 5)", min=0.01, max=1000.0
+    select: Literal["relative", "score"] = option(
+        "relative", "classes that stand out against the other images, or those of the highest scores (paper)"
     )
-    tau: float = option(0.0, "fixed threshold on the score instead; 0: from classes_per_image", min=0.0, max=1.0)
+    classes_per_image: float = option(
+        3.0, "mean number of classes selected an image (paper, VOC: 5)", min=0.01, max=1000.0
+    )
+    tau: float = option(
+        0.0,
+        "fixed threshold instead, on the score or, relative, in standard deviations; 0: from classes_per_image",
+        min=0.0,
+        max=100.0,
+    )
     rule: Literal["extent", "corners", "peaks"] = option(
         "extent", "extent of the strongest pixels, the authors' corners, or a box a connected region"
     )
@@ -79,35 +87,44 @@ class Found:
         return cls(*(torch.cat([getattr(part, name) for part in [empty, *parts]]) for name in names))
 
 
-def select_threshold(scores: Tensor, config: BoxesConfig) -> float:
-    """Tau on the scores Tensor[N, C], fixed or from the wanted number of classes an image."""
-    return config.tau or quantile_threshold(scores, min(config.classes_per_image, scores.shape[1]))
+def select_classes(scores: Tensor, config: BoxesConfig) -> tuple[Tensor, float]:
+    """Which classes of which images are looked for.
+
+    Args:
+        scores: Tensor[N, C], of the classifier.
+        config: options.
+
+    Returns:
+        bool Tensor[N, C], and tau, fixed or from the wanted number of classes an image.
+    """
+    if config.select == "relative":
+        scores = relative_scores(scores)
+    tau = config.tau or quantile_threshold(scores, min(config.classes_per_image, scores.shape[1]))
+    return scores >= tau, tau
 
 
 @torch.inference_mode()
-def find_boxes(model: CamNet, features: Tensor, rows: Tensor, sizes: Tensor, tau: float, config: BoxesConfig) -> Found:
+def find_boxes(cams: Tensor, selected: Tensor, rows: range, sizes: Tensor, config: BoxesConfig) -> Found:
     """Boxes of one batch.
 
     Args:
-        model: gives the CAMs, in eval mode.
-        features: Tensor[B, D, h, w], the backbone's maps of views of `config.image_size`.
-        rows: int64 Tensor[B], what `image_index` calls them.
+        cams: float32 Tensor[B, C, h, w] of views of `config.image_size`.
+        selected: bool Tensor[B, C], classes to box.
+        rows: what `image_index` calls the images.
         sizes: Tensor[B, 2], (H, W) of the originals.
-        tau: a class is selected where its score is at least this.
         config: options.
     """
-    cams = model.head(features).float()
-    selected = (model.pool(cams).sigmoid() >= tau).nonzero().cpu()  # [P, 2], image and class
-    maps = cams[selected[:, 0].to(cams.device), selected[:, 1].to(cams.device)].cpu()  # [P, h, w]
-    side = config.image_size
+    image, kind = selected.nonzero().unbind(dim=1)  # [P] each
+    maps = cams[image, kind]  # [P, h, w]
+    size = (config.image_size, config.image_size)
     boxes, owner = cam_boxes(
-        maps, (side, side), threshold=config.threshold, margin=config.margin, rule=config.rule, peak_limit=config.peaks
+        maps, size, threshold=config.threshold, margin=config.margin, rule=config.rule, peak_limit=config.peaks
     )
-    local = selected[owner, 0]
+    local = image[owner]
     return Found(
-        rows[local],
-        selected[owner, 1],
-        rescale_boxes(boxes, (side, side), sizes[local]),
+        local + rows.start,
+        kind[owner],
+        rescale_boxes(boxes, size, sizes[local]),
         maps[owner].amax(dim=(1, 2)) if len(owner) else torch.zeros(0),
         (255 * normalise(maps[owner])).round().to(torch.uint8) if len(owner) else torch.zeros(0, dtype=torch.uint8),
     )
@@ -116,15 +133,17 @@ def find_boxes(model: CamNet, features: Tensor, rows: Tensor, sizes: Tensor, tau
 def cam_view(model: CamNet, train: Manifest, config: BoxesConfig) -> tuple[Found, float]:
     """Boxes of all images and the threshold that selected their classes.
 
-    The threshold needs every score first; a second pass is made only where the maps were too many to keep.
+    The selection needs every score first; a second pass is made only where the maps were too many to keep.
     """
     paths, size = train.paths, config.image_size
-    tau = select_threshold(predict_scores(model, paths, size, config.batch_size, "boxes: tau"), config)
+    selected, tau = select_classes(predict_scores(model, paths, size, config.batch_size, "boxes: tau"), config)
     sizes = torch.from_numpy(train.sizes)
     found = []
     for rows, features in feature_batches(model, paths, size, config.batch_size, "boxes"):
-        index = torch.arange(rows.start, rows.stop)
-        found.append(find_boxes(model, features, index, sizes[index], tau, config))
+        part = slice(rows.start, rows.stop)
+        with torch.inference_mode():
+            cams = model.head(features).float().cpu()
+        found.append(find_boxes(cams, selected[part], rows, sizes[part], config))
     return Found.joined(found), tau
 
 
@@ -146,14 +165,12 @@ def grid_view(train: Manifest, config: BoxesConfig) -> Found:
 
 
 def random_view(found: Found, train: Manifest, config: BoxesConfig) -> Found:
-    """As many boxes of the same sizes as were found, at random places."""
+    """The boxes found, of the same sizes and for the same classes, at random places."""
     generator = torch.Generator().manual_seed(config.seed)
-    return Found.joined(
-        [
-            classless(i, random_boxes(found.box[found.image_index == i], tuple(size), generator))
-            for i, size in enumerate(train.sizes)
-        ]
-    )
+    moved = [
+        random_boxes(found.box[found.image_index == i], tuple(size), generator) for i, size in enumerate(train.sizes)
+    ]
+    return without_cams(found.image_index, found.class_index, torch.cat(moved))
 
 
 def annotated_view(truth: GroundTruth, train: Manifest, config: BoxesConfig) -> Found:
