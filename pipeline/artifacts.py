@@ -254,13 +254,15 @@ class CropScores(Artifact):
     """What the teacher says of every crop."""
 
     SCHEMA = "crop_scores"
+    VERSION = 2
 
     image_index: np.ndarray = array("int64", "M")
     """Row of `image_ids`, as in `boxes.h5`."""
     probabilities: np.ndarray = array("float32", "M", "C")
     local: np.ndarray = array("float32", "N", "C")
-    """Per image and class the maximum (or mean) over its crops; zeros for an image without crops."""
-    crop_counts: np.ndarray = array("int64", "N")
+    """Per image and class the maximum (or mean) over the crops that speak of it; 0 where none does."""
+    votes: np.ndarray = array("int64", "N", "C")
+    """Crops that speak of the class."""
 
     def frame(self) -> pd.DataFrame:
         """Probabilities, a row a crop: index image id, a column a class."""

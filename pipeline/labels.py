@@ -125,42 +125,53 @@ def training_targets(labels: Tensor, exponent: float = 1.0, smoothing: float = 0
 
 
 def local_scores(
-    probabilities: Tensor, image_index: Tensor, image_count: int, combine: str = "max"
+    probabilities: Tensor,
+    image_index: Tensor,
+    image_count: int,
+    combine: str = "max",
+    spoken_class: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Per image and class, the maximum (or mean) over the image's crops.
+    """Per image and class, the maximum (or mean) over those crops of the image that speak of the class.
 
     Args:
         probabilities: Tensor[M, C], a row a crop.
         image_index: int64 Tensor[M], the image of each crop, in [0, N).
         image_count: N.
         combine: "max" (the paper) or "mean".
+        spoken_class: int64 Tensor[M], the one class that each crop speaks of, -1 for all; None: all do (the paper).
 
     Returns:
-        local: Tensor[N, C]; a row of zeros for an image without crops.
-        counts: int64 Tensor[N], crops of each image.
+        local: Tensor[N, C]; 0 where no crop speaks.
+        votes: int64 Tensor[N, C], crops that speak.
     """
-    reduce = {"max": "amax", "mean": "mean"}[combine]
-    local = probabilities.new_zeros(image_count, probabilities.shape[1])
-    index = image_index[:, None].expand_as(probabilities)
-    local = local.scatter_reduce(0, index, probabilities, reduce=reduce, include_self=False)
-    return local, torch.bincount(image_index, minlength=image_count)
+    speaks = torch.ones_like(probabilities, dtype=torch.bool)
+    if spoken_class is not None:
+        classes = torch.arange(probabilities.shape[1])
+        speaks = (spoken_class[:, None] == classes) | (spoken_class[:, None] < 0)
+    none = torch.zeros(image_count, probabilities.shape[1])
+    votes = none.long().index_add_(0, image_index, speaks.long())
+    spoken = probabilities * speaks
+    if combine == "mean":
+        return none.to(spoken).index_add_(0, image_index, spoken) / votes.clamp(min=1), votes
+    index = image_index[:, None].expand_as(spoken)
+    return none.to(spoken).scatter_reduce(0, index, spoken, reduce="amax"), votes
 
 
 def fuse_scores(initial: Tensor, local: Tensor, has_crops: Tensor, ratio: float) -> Tensor:
-    """Return ratio * initial + (1 - ratio) * local where the image has crops, else initial; not clamped.
+    """Return ratio * initial + (1 - ratio) * local where there are crops that speak, else initial; not clamped.
 
     The authors' code gives an image without boxes ratio * initial and so nearly erases it.
 
     Args:
         initial: Tensor[N, C].
         local: Tensor[N, C].
-        has_crops: bool Tensor[N].
+        has_crops: bool Tensor[N, C].
         ratio: r, weight of the initial scores, in [0, 1].
 
     Returns:
         Tensor[N, C].
     """
-    return torch.where(has_crops[:, None], ratio * initial + (1 - ratio) * local, initial)
+    return torch.where(has_crops, ratio * initial + (1 - ratio) * local, initial)
 
 
 def correct(values: Tensor, corrections: Tensor) -> Tensor:

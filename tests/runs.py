@@ -113,7 +113,7 @@ def write_run(folder: Path) -> Path:
         image_index=owner,
         probabilities=crops,
         local=crops.reshape(TRAIN, 2, 3).max(1),
-        crop_counts=np.full(TRAIN, 2),
+        votes=np.full((TRAIN, 3), 2),
     )
     final = 0.1 + 0.8 * truth[:TRAIN]
     final[0] = [0.4, 0.7, 0.1]  # the truth is cat

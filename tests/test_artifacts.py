@@ -54,7 +54,7 @@ def crop_scores(inputs=None):
         image_index=np.zeros(0, np.int64),
         probabilities=np.zeros((0, 3), np.float32),
         local=np.zeros((2, 3), np.float32),
-        crop_counts=np.zeros(2, np.int64),
+        votes=np.zeros((2, 3), np.int64),
     )
 
 

@@ -41,7 +41,7 @@ def naive_fusion(initial, local, has_crops, ratio):
     fused = initial.clone()
     for n in range(initial.shape[0]):
         for c in range(initial.shape[1]):
-            if has_crops[n]:
+            if has_crops[n, c]:
                 fused[n, c] = ratio * initial[n, c] + (1 - ratio) * local[n, c]
     return fused
 
@@ -126,30 +126,56 @@ def test_debiasing_keeps_the_order_within_a_class():
 
 def test_local_scores_by_hand():
     crops = torch.tensor([[0.2, 0.8], [0.6, 0.4], [0.1, 0.9]])
-    local, counts = local_scores(crops, torch.tensor([0, 0, 2]), 3)
+    local, votes = local_scores(crops, torch.tensor([0, 0, 2]), 3)
     torch.testing.assert_close(local, torch.tensor([[0.6, 0.8], [0.0, 0.0], [0.1, 0.9]]))
-    assert counts.tolist() == [2, 0, 1]
+    assert votes.tolist() == [[2, 2], [0, 0], [1, 1]]
     mean, _ = local_scores(crops, torch.tensor([0, 0, 2]), 3, combine="mean")
     torch.testing.assert_close(mean, torch.tensor([[0.4, 0.6], [0.0, 0.0], [0.1, 0.9]]))
 
 
+def test_a_crop_speaks_of_the_class_that_it_was_cut_for():
+    crops = torch.tensor([[0.2, 0.8], [0.6, 0.4], [0.1, 0.9], [0.3, 0.7]])
+    image, spoken = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, -1])
+    local, votes = local_scores(crops, image, 2, spoken_class=spoken)
+    torch.testing.assert_close(local, torch.tensor([[0.6, 0.9], [0.3, 0.7]]))
+    assert votes.tolist() == [[2, 1], [1, 1]]
+    mean, _ = local_scores(crops, image, 2, "mean", spoken)
+    torch.testing.assert_close(mean, torch.tensor([[0.4, 0.9], [0.3, 0.7]]))
+
+
+@pytest.mark.parametrize("combine", ["max", "mean"])
+@pytest.mark.parametrize("all_speak", [True, False])
+def test_local_scores_equal_a_naive_loop(combine, all_speak):
+    crops, generator = rows(60, 4), torch.Generator().manual_seed(5)
+    image = torch.randint(20, (60,), generator=generator).sort().values
+    spoken = None if all_speak else torch.randint(-1, 4, (60,), generator=generator)
+    local, votes = local_scores(crops, image, 20, combine, spoken)
+    for i in range(20):
+        for c in range(4):
+            heard = [
+                crops[m, c].item() for m in range(60) if image[m] == i and (all_speak or spoken[m].item() in (-1, c))
+            ]
+            expected = (max(heard) if combine == "max" else sum(heard) / len(heard)) if heard else 0.0
+            assert votes[i, c] == len(heard)
+            assert local[i, c].item() == pytest.approx(expected)
+
+
 def test_local_scores_without_any_crop():
-    local, counts = local_scores(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), 2)
-    assert local.tolist() == [[0.0] * 3] * 2
-    assert counts.tolist() == [0, 0]
+    local, votes = local_scores(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), 2)
+    assert local.tolist() == votes.tolist() == [[0] * 3] * 2
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.2, 1.0])
 def test_fusion_equals_a_naive_loop(ratio):
     initial, local = rows(30, 4, seed=1), rows(30, 4, seed=2)
-    has_crops = torch.rand(30, generator=torch.Generator().manual_seed(3)) > 0.4
+    has_crops = torch.rand(30, 4, generator=torch.Generator().manual_seed(3)) > 0.4
     found = fuse_scores(initial, local, has_crops, ratio)
     torch.testing.assert_close(found, naive_fusion(initial, local, has_crops, ratio))
 
 
 def test_an_image_without_crops_keeps_its_initial_labels():
     initial = torch.tensor([[0.3, 0.9]])
-    found = fuse_scores(initial, torch.zeros(1, 2), torch.tensor([False]), ratio=0.2)
+    found = fuse_scores(initial, torch.zeros(1, 2), torch.tensor([[False, False]]), ratio=0.2)
     assert torch.equal(found, initial)
 
 

@@ -42,6 +42,9 @@ class CropScoresConfig(Config):
         0, "long side of a crop, pixels; 0: the side of the global view (paper: 640)", min=0, max=2048
     )
     shape: Literal["keep", "square"] = option("keep", "keep the box's aspect, or grow it to a square where it fits")
+    votes: Literal["own", "all"] = option(
+        "own", "own: a crop speaks of the class that it was cut for; all: of every class (paper)"
+    )
     combine: Literal["max", "mean"] = option("max", "over the crops of an image, class by class (paper: max)")
     batch_size: int = option(0, "crops a teacher call; 0: what fits", min=0, max=4096, identity=False)
 
@@ -148,7 +151,8 @@ def run(folder: Path, config: CropScoresConfig, *, device: str = "cpu", force: b
     distributed.barrier()  # all have read the pieces before the first process removes them
     if not distributed.is_main():
         return
-    local, counts = local_scores(probabilities, owner, len(train.paths), config.combine)
+    spoken_class = torch.from_numpy(boxes.class_index) if config.votes == "own" else None
+    local, votes = local_scores(probabilities, owner, len(train.paths), config.combine, spoken_class)
     write(
         path,
         CropScores(
@@ -158,8 +162,8 @@ def run(folder: Path, config: CropScoresConfig, *, device: str = "cpu", force: b
             image_index=boxes.image_index,
             probabilities=probabilities.numpy(),
             local=local.numpy(),
-            crop_counts=counts.numpy(),
+            votes=votes.numpy(),
         ),
     )
     partial.remove()
-    say(f"{path}: {len(owner)} crops of {int((counts > 0).sum())} images.")
+    say(f"{path}: {len(owner)} crops of {len(owner.unique())} images.")

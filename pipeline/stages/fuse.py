@@ -15,7 +15,7 @@ from pipeline.progress import say
 class FuseConfig(Config):
     """How much the whole image counts against its crops."""
 
-    ratio: float = option(0.7, "weight of the initial labels (paper: 0.2 in the VOC12 script)", min=0.0, max=1.0)
+    ratio: float = option(0.5, "weight of the initial labels (paper: 0.2 in the VOC12 script)", min=0.0, max=1.0)
 
 
 def run(folder: Path, config: FuseConfig, *, force: bool = False) -> None:
@@ -36,7 +36,7 @@ def run(folder: Path, config: FuseConfig, *, force: bool = False) -> None:
     made = initial.provenance.config
     bias = torch.from_numpy(embeddings.bias) if made["debias"] else None
     local = debias(torch.from_numpy(crops.local), bias, made["label_floor"])
-    has_crops = torch.from_numpy(crops.crop_counts > 0)
+    has_crops = torch.from_numpy(crops.votes > 0)
     scores = torch.from_numpy(initial.scores)
     # the paper fuses the clamped global label with the local score; the scores stay free of ties
     fused = fuse_scores(scores.clamp(max=1), local, has_crops, config.ratio)

@@ -362,7 +362,7 @@ def image_columns(artifact: Artifact, row: int) -> dict[str, np.ndarray]:
         case Labels():
             return {"score": artifact.scores[row], "label": artifact.labels[row]}
         case CropScores():
-            return {f"local ({artifact.crop_counts[row]} crops)": artifact.local[row]}
+            return {f"local ({(artifact.image_index == row).sum()} crops)": artifact.local[row]}
         case GroundTruth():
             return {"truth": artifact.labels[row]}
         case Corrections():
