@@ -10,6 +10,7 @@ from pipeline.errors import PipelineError
         ([], "Found 0 class names, expected at least 2"),
         (["cat"], "Found 1 class names"),
         (["cat", " "], "Class name 2 of 2 is empty"),
+        (["cat", "dog; puppy"], "'dog; puppy' has a semicolon"),
         (["cat", "dog", "Cat "], "'cat' and 'Cat ' are the same"),
     ],
 )
