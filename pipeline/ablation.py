@@ -13,9 +13,10 @@ import pandas as pd
 
 from pipeline.artifacts import replacing
 from pipeline.errors import PipelineError
+from pipeline.metrics import bootstrap_difference
 from pipeline.settings import Settings, parse_assignment
 
-FIGURES = ("label_mAP", "label_F1", "warmup_mAP", "final_mAP", "low", "high", "oracle_mAP")
+FIGURES = ("label_mAP", "label_F1", "teacher_mAP", "warmup_mAP", "final_mAP", "low", "high", "oracle_mAP")
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def row_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {
         "label_mAP": final["mAP"],
         "label_F1": final["OF1"],
+        "teacher_mAP": test.get("teacher zero-shot", {}).get("mAP", np.nan),
         "warmup_mAP": test.get("warm-up classifier", {}).get("mAP", np.nan),
         "final_mAP": test.get("final classifier", {}).get("mAP", np.nan),
         "low": low,
@@ -116,7 +118,49 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     return table.reset_index()
 
 
-HEADER = ("", "setting", "label mAP", "label F1", "warm-up mAP", "final mAP", "95 % interval", "seeds")
+def add_differences(
+    summary: pd.DataFrame,
+    scores: Mapping[str, Sequence[np.ndarray]],
+    truth: np.ndarray,
+    reference: str,
+    **conventions: Any,
+) -> pd.DataFrame:
+    """The summary with how much higher each setting's final mAP is than that of the reference, on the same test images.
+
+    Args:
+        summary: see `summarise`.
+        scores: by "group: name" of every setting, its final classifiers' scores, float [N, C] a seed.
+        truth: int8 [N, C].
+        reference: "group: name" of the setting that is compared with; "" for none.
+        conventions: `difficult` and `empty_class`, see `bootstrap_difference`.
+
+    Returns:
+        The summary with columns difference, difference_low and difference_high (95 % interval), NaN without reference
+        and for the reference itself.
+    """
+    titles = summary["group"] + ": " + summary["name"]
+    means = dict(zip(titles, summary["final_mAP"], strict=True))
+    rows = [
+        (means[title] - means[reference], *bootstrap_difference(scores[reference], scores[title], truth, **conventions))
+        if reference and title != reference
+        else (np.nan, np.nan, np.nan)
+        for title in titles
+    ]
+    columns = ["difference", "difference_low", "difference_high"]
+    return pd.concat([summary, pd.DataFrame(rows, columns=columns, index=summary.index)], axis=1)
+
+
+HEADER = (
+    "",
+    "setting",
+    "label mAP",
+    "label F1",
+    "warm-up mAP",
+    "final mAP",
+    "95 % interval",
+    "to the default",
+    "seeds",
+)
 
 
 def cells(summary: pd.DataFrame) -> list[list[str]]:
@@ -126,7 +170,12 @@ def cells(summary: pd.DataFrame) -> list[list[str]]:
         figures = [f"{100 * v:.1f}" for v in (row.label_mAP, row.label_F1, row.warmup_mAP, row.final_mAP)]
         if row.seeds > 1:
             figures[-1] += f" ± {100 * row.final_mAP_std:.1f}"
-        lines.append([row.group, row.name, *figures, f"{100 * row.low:.1f} to {100 * row.high:.1f}", str(row.seeds)])
+        difference = ""
+        if not np.isnan(row.difference):
+            edges = [100 * edge for edge in (row.difference, row.difference_low, row.difference_high)]
+            difference = "{:+.1f} ({:+.1f} to {:+.1f})".format(*edges)
+        interval = f"{100 * row.low:.1f} to {100 * row.high:.1f}"
+        lines.append([row.group, row.name, *figures, interval, difference, str(row.seeds)])
     return lines
 
 
@@ -136,8 +185,8 @@ def to_markdown(summary: pd.DataFrame) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def plot(summary: pd.DataFrame, path: Path) -> None:
-    """Draw the final mAP of every setting with its interval, a PNG; needs matplotlib.
+def plot(summary: pd.DataFrame, teacher: float, path: Path) -> None:
+    """Draw the final mAP of every setting with its interval and, as a line, the teacher's mAP, a PNG; needs matplotlib.
 
     Raises:
         PipelineError: matplotlib is not installed.
@@ -155,6 +204,8 @@ def plot(summary: pd.DataFrame, path: Path) -> None:
     colours = [f"C{groups.index(group)}" for group in summary["group"]]
     axes.hlines(places, 100 * summary["low"], 100 * summary["high"], colors=colours, linewidth=2, alpha=0.5)
     axes.scatter(100 * summary["final_mAP"], places, c=colours, zorder=3)
+    axes.axvline(100 * teacher, color="gray", linestyle="--", linewidth=1)
+    axes.text(100 * teacher, len(summary) - 0.4, "teacher", color="gray", ha="center", va="bottom", fontsize=8)
     axes.set_yticks(places, [f"{group}: {name}" for group, name in zip(summary["group"], summary["name"], strict=True)])
     axes.set_xlabel("final classifier, test mAP in percent, with 95 % interval over test images")
     axes.grid(axis="x", alpha=0.3)

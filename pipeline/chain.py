@@ -7,16 +7,31 @@ from typing import Any
 import pandas as pd
 
 from pipeline import distributed
-from pipeline.ablation import FIGURES, Plan, Row, common_prefix, link_files, plot, row_figures, summarise, to_markdown
-from pipeline.artifacts import MAKERS, Manifest, read_json, read_manifest, replacing, write_csv, write_manifest
+from pipeline.ablation import (
+    FIGURES,
+    Plan,
+    Row,
+    add_differences,
+    common_prefix,
+    link_files,
+    plot,
+    row_figures,
+    summarise,
+    to_markdown,
+)
+from pipeline.artifacts import MAKERS, Manifest, read, read_json, read_manifest, replacing, write_csv, write_manifest
 from pipeline.errors import PipelineError
 from pipeline.progress import say
 from pipeline.settings import Settings, write_run
 from pipeline.stages import STAGES, Stage
+from pipeline.stages.evaluate import EvaluateConfig
 
 STAGE_NAMES = [stage.name for stage in STAGES]
 SEEDED = ("warmup", "boxes", "train")
 """Stages whose draws a study repeats; the bootstrap and the demo scenes stay the same."""
+
+STUDIED = STAGES[1:]
+"""The stages that a study runs: all rows have the images of one run."""
 
 SIDE_FILES = {"warmup": ["warmup.csv"], "train": ["train.csv"], "evaluate": ["predictions.csv"]}
 """What a stage writes beside its artifacts."""
@@ -65,41 +80,58 @@ def run_plan(base: Path, own: Settings, plan: Plan, device: str) -> pd.DataFrame
 
     Writes `ablation.csv` (a line a run), `ablation.md` and `ablation.png` (a line a setting) into `<base>/ablation/`, beside a run folder
     a row and seed. A stage whose options and inputs equal those of the base or a finished run is taken from there; its
-    fingerprint is checked as always.
+    fingerprint is checked as always. The first row with the run's own settings is what the others are compared with.
 
     Returns:
-        The summary, see `summarise`.
+        The summary, see `summarise` and `add_differences`.
 
     Raises:
-        PipelineError: the run has no manifest or no ground truth, or a row has a wrong setting.
+        PipelineError: the run has no manifest, no ground truth or no test images, or a row has a wrong setting, or there
+            are several processes.
     """
     manifest = read_manifest(base)
-    if not (base / "ground_truth.h5").exists():
-        raise PipelineError(f"{base} has no ground truth, so a study cannot be measured. Use a labelled dataset.")
+    if not (base / "ground_truth.h5").exists() or not manifest.split("test").image_ids:
+        raise PipelineError(f"{base} has no ground truth of test images, so a study cannot be measured.")
+    if distributed.world_size() > 1:
+        raise PipelineError("a study runs in one process; start `ccd ablation` without torchrun.")
     seeded = [(row, seed, with_seed(own.merged(row.settings), seed)) for seed in plan.seeds for row in plan.rows]
     for _, _, settings in seeded:
         check_settings(settings)
-    stages = STAGES[1:]
-    finished = [(base, [own.config(s.name, s.config, {}).identity() for s in stages])]
-    lines = []
+    finished = [(base, options_of(own))]
+    reference, lines, scores = "", [], {}
     for number, (row, seed, settings) in enumerate(seeded):
         say(f"{number + 1}/{len(seeded)}: {row.group}: {row.name}, seed {seed}")
         folder = base / "ablation" / f"{slug(row)}-{seed}"
-        options = [settings.config(s.name, s.config, {}).identity() for s in stages]
+        options = options_of(settings)
         start_row(base, folder, manifest, settings)
         source, other = max(finished, key=lambda pair: common_prefix(options, pair[1]))
-        shared = stages[: common_prefix(options, other)]
+        shared = STUDIED[: common_prefix(options, other)]
         link_files(source, folder, [name for stage in shared for name in files_of(stage.name)])
-        run_chain(folder, settings, device, stages=stages)
+        run_chain(folder, settings, device, stages=STUDIED)
         finished.append((folder, options))
+        title = f"{row.group}: {row.name}"
+        if options == options_of(with_seed(own, seed)):
+            reference = reference or title
+        epochs = read(folder / "epoch_scores.h5")
+        scores.setdefault(title, []).append(epochs.chosen)
         figures = row_figures(read_json(folder / "metrics.json"))
         lines.append({"group": row.group, "name": row.name, "seed": seed, **figures})
         write_csv(base / "ablation" / "ablation.csv", pd.DataFrame(lines))
-    table = summarise(pd.DataFrame(lines, columns=["group", "name", "seed", *FIGURES]))
+    summary = summarise(pd.DataFrame(lines, columns=["group", "name", "seed", *FIGURES]))
+    truth = read(base / "ground_truth.h5").rows_of(epochs.image_ids)
+    measured = own.config("evaluate", EvaluateConfig, {})
+    table = add_differences(
+        summary, scores, truth, reference, difficult=measured.difficult, empty_class=measured.empty_class
+    )
     with replacing(base / "ablation" / "ablation.md") as partial:
         partial.write_text(to_markdown(table), encoding="utf-8")
-    plot(table, base / "ablation" / "ablation.png")
+    plot(table, float(summary["teacher_mAP"].mean()), base / "ablation" / "ablation.png")
     return table
+
+
+def options_of(settings: Settings) -> list[dict[str, Any]]:
+    """What decides the outputs of each stage of a study, in order."""
+    return [settings.config(stage.name, stage.config, {}).identity() for stage in STUDIED]
 
 
 def start_row(base: Path, folder: Path, manifest: Manifest, settings: Settings) -> None:

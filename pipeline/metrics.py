@@ -1,6 +1,6 @@
 """Scores and ground truth to the figures of the multi-label literature, all in [0, 1]."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -199,8 +199,8 @@ def bootstrap_interval(
 
 
 def bootstrap_difference(
-    scores: np.ndarray,
-    other_scores: np.ndarray,
+    scores: Sequence[np.ndarray],
+    other_scores: Sequence[np.ndarray],
     truth: np.ndarray,
     *,
     difficult: Difficult = "ignore",
@@ -209,13 +209,16 @@ def bootstrap_difference(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Interval of mAP(other_scores) - mAP(scores) on the same resampled images.
+    """Interval of mAP(other_scores) - mAP(scores) on the same resampled images, each the mean over repeated runs.
 
-    Arguments are those of `bootstrap_interval`. With 0 outside, the runs differ by more than the choice of
-    test images.
+    Arguments are those of `bootstrap_interval`, but that there is a float [N, C] a run. With 0 outside, the two differ
+    by more than the choice of test images.
     """
     truth = apply_difficult(truth, difficult)
-    means, other_means = (_resampled_map(each, truth, empty_class, resamples, seed) for each in (scores, other_scores))
+    means, other_means = (
+        np.mean([_resampled_map(each, truth, empty_class, resamples, seed) for each in runs], axis=0)
+        for runs in (scores, other_scores)
+    )
     return _percentile_interval(other_means - means, confidence)
 
 

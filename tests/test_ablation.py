@@ -5,13 +5,17 @@ import pandas as pd
 import pytest
 from colours import invoke
 
-from pipeline.ablation import FIGURES, common_prefix, plot, read_plan, summarise, to_markdown
+from pipeline.ablation import FIGURES, add_differences, common_prefix, plot, read_plan, summarise, to_markdown
 from pipeline.artifacts import read
 from pipeline.chain import check_settings
 from pipeline.errors import PipelineError
 
 PLAN = """
 seeds = [0, 1]
+
+[[row]]
+group = "ratio"
+name = "the run's own"
 
 [[row]]
 group = "ratio"
@@ -48,12 +52,25 @@ def test_summary_by_hand():
     assert list(table["name"]) == ["x", "y"] and list(table["seeds"]) == [2, 2]
     np.testing.assert_allclose(table["final_mAP"], [0.55, 0.7])
     np.testing.assert_allclose(table["final_mAP_std"], [np.sqrt(0.005), 0.0], atol=1e-12)
-    assert "| a | x | 25.0 | 25.0 | 25.0 | 55.0 ± 7.1 | 25.0 to 25.0 | 2 |" in to_markdown(table)
+
+
+def test_differences_by_hand():
+    truth = np.array([[1], [0], [1], [0]], np.int8)
+    right, wrong = (np.array(scores)[:, None] for scores in ([0.9, 0.1, 0.8, 0.2], [0.9, 0.8, 0.2, 0.1]))
+    scores = {"a: x": [wrong, wrong], "a: y": [right, wrong]}  # AP 1 and (1 + 2/3) / 2
+    table = add_differences(summarise(runs()), scores, truth, "a: x")
+    assert np.isnan(table["difference"][0])
+    assert table["difference"][1] == pytest.approx(0.15)  # of the summary's mAP
+    assert 0 <= table["difference_low"][1] <= 1 / 12 <= table["difference_high"][1] <= 0.5
+    text = to_markdown(table)
+    assert "| a | x | 25.0 | 25.0 | 25.0 | 55.0 ± 7.1 | 25.0 to 25.0 |  | 2 |" in text
+    assert "| 25.0 to 25.0 | +15.0 (" in text
+    assert add_differences(summarise(runs()), scores, truth, "")["difference"].isna().all()
 
 
 def test_plot_is_a_picture(tmp_path):
     pytest.importorskip("matplotlib")
-    plot(summarise(runs()), tmp_path / "plot.png")
+    plot(summarise(runs()), 0.5, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -102,14 +119,17 @@ def test_rows_share_their_common_stages(finished, tmp_path, colour_teacher, monk
     # the embedding and the warm-up of seed 0 are the run's own; one more for seed 1, two for the supervised row
     assert calls == {"encode": 0, "fit": 3}
     table = pd.read_csv(run / "ablation" / "ablation.csv")
-    assert len(table) == 6 and table["final_mAP"].between(0, 1).all()
+    assert len(table) == 8 and table["final_mAP"].between(0, 1).all()
     supervised = run / "ablation" / "reference-all-labels-0"
     assert read(supervised / "final_labels.h5").provenance.uses_ground_truth
     assert not read(run / "ablation" / "ratio-half-0" / "final_labels.h5").provenance.uses_ground_truth
     truth, labels = read(run / "ground_truth.h5"), read(supervised / "final_labels.h5")
     rows = [truth.image_ids.index(i) for i in labels.image_ids]
     np.testing.assert_array_equal(labels.scores, truth.labels[rows].clip(0, 1))
-    assert (run / "ablation" / "ablation.md").read_text().count("\n") == 5
+    assert (run / "ablation" / "ablation.md").read_text().count("\n") == 6
+    own, half = (run / "ablation" / "ablation.md").read_text().splitlines()[2:4]
+    assert "own" in own and own.split("|")[-3].strip() == ""
+    assert "half" in half and " to " in half.split("|")[-3]
 
 
 def test_a_study_without_ground_truth_is_refused(finished, tmp_path):

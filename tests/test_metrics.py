@@ -208,10 +208,18 @@ def test_interval_is_the_same_whatever_the_chunks(monkeypatch: pytest.MonkeyPatc
 def test_paired_difference_is_tighter_than_two_intervals():
     scores, truth, _ = random_case(n=200)
     better = scores + 0.03 * (truth == 1)
-    low, high = bootstrap_difference(scores, better, truth, resamples=200)
+    low, high = bootstrap_difference([scores], [better], truth, resamples=200)
     assert 0 < low < high
     assert bootstrap_interval(scores, truth, resamples=200)[1] > bootstrap_interval(better, truth, resamples=200)[0]
-    assert bootstrap_difference(scores, scores, truth, resamples=50) == (0.0, 0.0)
+    assert bootstrap_difference([scores], [scores], truth, resamples=50) == (0.0, 0.0)
+
+
+def test_the_difference_of_repeated_runs_is_that_of_their_means():
+    scores, truth, _ = random_case(n=100)
+    better = scores + 0.05 * (truth == 1)
+    alone = bootstrap_difference([scores], [better], truth, resamples=100)
+    half = bootstrap_difference([scores, better], [better, better], truth, resamples=100)
+    np.testing.assert_allclose(half, np.array(alone) / 2, atol=1e-12)
 
 
 def test_a_thousand_resamples_take_seconds():
