@@ -238,7 +238,7 @@ class Boxes(Artifact):
     cam: np.ndarray = array("uint8", "M", "h", "w", optional=True)
     """The CAM of each box at the classifier's resolution, 0 at its smallest and 255 at its largest value; to look at."""
     tau: float
-    """Threshold on sigmoid(z) that selected the classes; NaN where none was used."""
+    """Threshold that selected the classes, on sigmoid(z) or on `relative_scores`; NaN where none was used."""
 
     def frame(self) -> pd.DataFrame:
         """A row a box: image_id, class (None for a view that knows none), x1, y1, x2, y2, cam_peak."""

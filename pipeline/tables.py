@@ -19,12 +19,23 @@ def show_metrics(folder: Path) -> None:
     corrected = metrics["labels"]["final"].get("corrected_entries")
     if corrected:
         say(f"{corrected} labels were corrected by hand, so the classifier was trained with human labels.")
+    if "gain" in metrics:
+        say(gain_sentence(metrics["gain"]))
     if "epochs" in metrics:
         epochs = metrics["epochs"]
         say(
             f"Epoch {epochs['chosen_epoch']} was chosen without labels (mAP {100 * epochs['chosen_mAP']:.1f}); "
             f"the oracle, which looks at ground truth, is epoch {epochs['oracle_epoch']} ({100 * epochs['oracle_mAP']:.1f})."
         )
+
+
+def gain_sentence(gain: dict[str, Any]) -> str:
+    """The final classifier against the teacher."""
+    interval = ""
+    if "mAP_interval" in gain:
+        low, high = (100 * edge for edge in gain["mAP_interval"])
+        interval = f" (95 % interval over the test images {low:+.1f} to {high:+.1f})"
+    return f"The final classifier against its teacher: {100 * gain['mAP']:+.1f} mAP{interval}."
 
 
 def sources_of(metrics: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:

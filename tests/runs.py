@@ -28,7 +28,7 @@ from pipeline.artifacts import (
     write_json,
     write_manifest,
 )
-from pipeline.stages.evaluate import EvaluateConfig, measure, measure_labels, oracle_epoch
+from pipeline.stages.evaluate import EvaluateConfig, gain_over_teacher, measure, measure_labels, oracle_epoch
 
 CLASSES = ["cat", "dog", 'cow </script> "&']
 TRAIN, TEST = 8, 4
@@ -204,4 +204,5 @@ def write_figures(folder: Path) -> None:
     test["final classifier"]["own_thresholds"] = {"threshold": [0.5] * 3, "CF1": 1.0, "OF1": 1.0, "sample_F1": 1.0}
     provenance = origin(folder, "metrics.json", ["classifier.pt", "ground_truth.h5"])
     content = {"attributes": provenance.to_attributes(), "labels": labels, "test": test}
+    content |= {"gain": gain_over_teacher(scores, TRUTH[TRAIN:], test, config)}
     write_json(folder / "metrics.json", content | {"epochs": oracle_epoch(epochs, TRUTH[TRAIN:])})

@@ -91,6 +91,16 @@ def test_evaluate_reports_the_labels_by_the_classifiers_own_thresholds(finished)
     assert code == 0 and "own" in output
 
 
+def test_evaluate_says_how_far_the_classifier_is_above_its_teacher(finished):
+    content = json.loads((finished / "metrics.json").read_text())
+    maps = [content["test"][name]["mAP"] for name in ("final classifier", "teacher zero-shot")]
+    gain = content["gain"]
+    assert gain["mAP"] == pytest.approx(maps[0] - maps[1])
+    assert gain["mAP_interval"][0] <= gain["mAP_interval"][1]
+    code, output = invoke("inspect", finished / "metrics.json")
+    assert code == 0 and f"against its teacher: {100 * gain['mAP']:+.1f} mAP" in output
+
+
 def test_a_second_run_elsewhere_has_the_same_bytes(finished, photos, backbone, tmp_path, colour_teacher):
     code, output = invoke(*options(photos, backbone, tmp_path / "again"))
     assert code == 0, output

@@ -128,6 +128,13 @@ def test_a_stale_file_is_left_out_and_named(small_run):
     assert content["stages"] == []
 
 
+def test_the_gain_over_the_teacher_is_a_card(small_run):
+    figures = json.loads((small_run / "metrics.json").read_text())
+    maps = [100 * figures["test"][name]["mAP"] for name in ("final classifier", "teacher zero-shot")]
+    card = next(c for c in content_of(read_run(small_run))["cards"] if c["title"] == "against the teacher")
+    assert card["value"] == f"{maps[0] - maps[1]:+.1f}" and card["note"].startswith("mAP; 95 %: ")
+
+
 def test_a_study_is_called_one(small_run):
     files = read_run(small_run)
     stamped = replace(files.provenances["boxes.h5"], uses_ground_truth=True)

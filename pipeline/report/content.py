@@ -68,6 +68,11 @@ def cards(run: RunFiles) -> list[dict[str, str]]:
             interval = "" if stage["low"] is None else f"95 %: {100 * stage['low']:.1f} to {100 * stage['high']:.1f}"
             note = f"{stage['split']} images" + (f", {interval}" if interval else "")
             found.append({"title": f"mAP of the {stage['name']}", "value": f"{100 * stage['mAP']:.1f}", "note": note})
+    gain = (run.metrics or {}).get("gain")
+    if gain:
+        low, high = gain.get("mAP_interval", (None, None))
+        note = "" if low is None else f"mAP; 95 %: {100 * low:+.1f} to {100 * high:+.1f}"
+        found.append({"title": "against the teacher", "value": f"{100 * gain['mAP']:+.1f}", "note": note or "mAP"})
     counts = run.manifest.images["split"].value_counts()
     found.append(
         {
@@ -90,12 +95,6 @@ def cards(run: RunFiles) -> list[dict[str, str]]:
     if quality is not None:
         note = f"hold the centre of an object of their class; mean best IoU {quality['mean_best_iou']:.2f}"
         found.append({"title": "boxes on target", "value": f"{quality['centre_share']:.0%}", "note": note})
-    seconds = training_seconds(run)
-    if seconds:
-        minutes = f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
-        found.append(
-            {"title": "training", "value": minutes, "note": f"{epoch_count(run)} epochs; other stages are not timed"}
-        )
     return found
 
 
@@ -106,18 +105,6 @@ def supervision(run: RunFiles) -> str:
     if run.final is not None and run.final.corrected_entries:
         return f"{run.final.corrected_entries:,} labels were corrected by hand"
     return "no human label was used for training"
-
-
-def epoch_count(run: RunFiles) -> int:
-    """Epochs of warm-up and training together."""
-    return sum(len(history) for history in (run.warmup_epochs, run.train_epochs) if history is not None)
-
-
-def training_seconds(run: RunFiles) -> float:
-    """Seconds in the training loops, from images a second; the artifacts keep no clock."""
-    count = len(run.manifest.split("train").image_ids)
-    histories = [history for history in (run.warmup_epochs, run.train_epochs) if history is not None]
-    return float(sum((count / history["images_per_second"]).sum() for history in histories))
 
 
 def unknown(run: RunFiles) -> list[str]:

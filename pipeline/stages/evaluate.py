@@ -22,7 +22,13 @@ from pipeline.artifacts import (
 from pipeline.config import Config, option
 from pipeline.errors import PipelineError
 from pipeline.inference import load_classifier, predict_scores
-from pipeline.metrics import average_precision, bootstrap_interval, label_metrics, multilabel_metrics
+from pipeline.metrics import (
+    average_precision,
+    bootstrap_difference,
+    bootstrap_interval,
+    label_metrics,
+    multilabel_metrics,
+)
 from pipeline.predictions import prediction_frame, write_predictions
 from pipeline.tables import show_metrics
 
@@ -70,6 +76,25 @@ def measure_labels(labels: Labels, truth: np.ndarray, config: EvaluateConfig) ->
     return {**figures, "labels_mAP": figures["mAP"], "mAP": ranked["mAP"], "AP": ranked["AP"]} | {
         "corrected_entries": int(labels.corrected_entries)
     }
+
+
+def gain_over_teacher(
+    scores: dict[str, np.ndarray], truth: np.ndarray, figures: dict[str, Any], config: EvaluateConfig
+) -> dict[str, Any]:
+    """How much higher the final classifier's mAP is than the teacher's, with its interval over the same images."""
+    teacher, final = "teacher zero-shot", "final classifier"
+    gain: dict[str, Any] = {"mAP": figures[final]["mAP"] - figures[teacher]["mAP"]}
+    if config.resamples:
+        gain["mAP_interval"] = bootstrap_difference(
+            [scores[teacher]],
+            [scores[final]],
+            truth,
+            difficult=config.difficult,
+            empty_class=config.empty_class,
+            resamples=config.resamples,
+            seed=config.seed,
+        )
+    return gain
 
 
 def oracle_epoch(epochs: EpochScores, truth: np.ndarray) -> dict[str, Any]:
@@ -123,6 +148,7 @@ def run(folder: Path, config: EvaluateConfig, *, device: str = "cpu", force: boo
             "final classifier": scores_of(final, test.paths, device, "final"),
         }
         metrics["test"] = {n: measure(v, test_truth, test.class_names, config) for n, v in scores.items()}
+        metrics["gain"] = gain_over_teacher(scores, test_truth, metrics["test"], config)
         metrics["epochs"] = oracle_epoch(read(folder / "epoch_scores.h5"), test_truth)
         predicted = scores["final classifier"]
         metrics["test"]["final classifier"]["own_thresholds"] = measure_decisions(predicted, test_truth, final, config)
