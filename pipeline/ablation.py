@@ -205,9 +205,9 @@ def plot(summary: pd.DataFrame, teacher: float, path: Path) -> None:
     axes.hlines(places, 100 * summary["low"], 100 * summary["high"], colors=colours, linewidth=2, alpha=0.5)
     axes.scatter(100 * summary["final_mAP"], places, c=colours, zorder=3)
     axes.axvline(100 * teacher, color="gray", linestyle="--", linewidth=1)
-    axes.text(100 * teacher, len(summary) - 0.4, "teacher", color="gray", ha="center", va="bottom", fontsize=8)
+    axes.text(100 * teacher, -0.6, " teacher", color="gray", va="center", fontsize=8)
     axes.set_yticks(places, [f"{group}: {name}" for group, name in zip(summary["group"], summary["name"], strict=True)])
-    axes.set_xlabel("final classifier, test mAP in percent, with 95 % interval over test images")
+    axes.set_xlabel("final mAP in percent, 95 % interval over test images")
     axes.grid(axis="x", alpha=0.3)
     with replacing(path) as partial:
         figure.savefig(partial, format="png", dpi=120)

@@ -78,10 +78,16 @@ def class_table(metrics: dict[str, Any]) -> Table:
 
 
 def ablation_table(summary: pd.DataFrame) -> Table:
-    """A row a setting of a study; see `pipeline.ablation.summarise`."""
-    table = Table(title="ablation")
-    for name in HEADER:
-        table.add_column(name, justify="left" if name in HEADER[:2] else "right")
+    """A row a setting of a study under its group, with those columns that fit a terminal; all are in `ablation.md`."""
+    shown = [HEADER.index(name) for name in ("setting", "label mAP", "final mAP", "to the default")]
+    table = Table(title=f"ablation, seeds: {summary['seeds'].max()}")
+    for k in shown:
+        table.add_column(HEADER[k], justify="left" if HEADER[k] == "setting" else "right")
+    group = None
     for line in cells(summary):
-        table.add_row(*line)
+        if line[0] != group:
+            group = line[0]
+            table.add_section()
+            table.add_row(f"[bold]{group}[/bold]")
+        table.add_row(*(line[k] for k in shown))
     return table
