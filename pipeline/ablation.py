@@ -171,7 +171,9 @@ def cells(summary: pd.DataFrame) -> list[list[str]]:
         if row.seeds > 1:
             figures[-1] += f" ± {100 * row.final_mAP_std:.1f}"
         difference = ""
-        if not np.isnan(row.difference):
+        if row.difference == row.difference_low == row.difference_high == 0:
+            difference = "the same"
+        elif not np.isnan(row.difference):
             edges = [100 * edge for edge in (row.difference, row.difference_low, row.difference_high)]
             difference = "{:+.1f} ({:+.1f} to {:+.1f})".format(*edges)
         interval = f"{100 * row.low:.1f} to {100 * row.high:.1f}"
