@@ -140,3 +140,10 @@ def test_a_study_without_ground_truth_is_refused(finished, tmp_path):
     (run / "ground_truth.h5").unlink()
     code, output = invoke("ablation", "--run", run)
     assert code == 1 and "no ground truth" in output
+
+
+def test_a_study_under_torchrun_is_refused(finished, monkeypatch):
+    monkeypatch.setattr("pipeline.distributed.world_size", lambda: 2)
+    code, output = invoke("ablation", "--run", finished)
+    assert code == 1 and "one process" in output
+    assert not (finished / "ablation").exists()
