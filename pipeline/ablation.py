@@ -27,6 +27,11 @@ class Row:
     name: str
     settings: Settings
 
+    @property
+    def title(self) -> str:
+        """What the row is called where the group does not stand beside it."""
+        return f"{self.group}: {self.name}"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -129,16 +134,16 @@ def add_differences(
 
     Args:
         summary: see `summarise`.
-        scores: by "group: name" of every setting, its final classifiers' scores, float [N, C] a seed.
+        scores: by the title of every row, its final classifiers' scores, float [N, C] a seed.
         truth: int8 [N, C].
-        reference: "group: name" of the setting that is compared with; "" for none.
+        reference: title of the row that is compared with; "" for none.
         conventions: `difficult` and `empty_class`, see `bootstrap_difference`.
 
     Returns:
         The summary with columns difference, difference_low and difference_high (95 % interval), NaN without reference
         and for the reference itself.
     """
-    titles = summary["group"] + ": " + summary["name"]
+    titles = titles_of(summary)
     means = dict(zip(titles, summary["final_mAP"], strict=True))
     rows = [
         (means[title] - means[reference], *bootstrap_difference(scores[reference], scores[title], truth, **conventions))
@@ -148,6 +153,11 @@ def add_differences(
     ]
     columns = ["difference", "difference_low", "difference_high"]
     return pd.concat([summary, pd.DataFrame(rows, columns=columns, index=summary.index)], axis=1)
+
+
+def titles_of(summary: pd.DataFrame) -> pd.Series:
+    """`Row.title` of every line of the summary."""
+    return summary["group"] + ": " + summary["name"]
 
 
 HEADER = (
@@ -187,7 +197,7 @@ def to_markdown(summary: pd.DataFrame) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def plot(summary: pd.DataFrame, teacher: float, path: Path) -> None:
+def plot(summary: pd.DataFrame, path: Path) -> None:
     """Draw the final mAP of every setting with its interval and, as a line, the teacher's mAP, a PNG; needs matplotlib.
 
     Raises:
@@ -206,9 +216,10 @@ def plot(summary: pd.DataFrame, teacher: float, path: Path) -> None:
     colours = [f"C{groups.index(group)}" for group in summary["group"]]
     axes.hlines(places, 100 * summary["low"], 100 * summary["high"], colors=colours, linewidth=2, alpha=0.5)
     axes.scatter(100 * summary["final_mAP"], places, c=colours, zorder=3)
-    axes.axvline(100 * teacher, color="gray", linestyle="--", linewidth=1)
-    axes.text(100 * teacher, -0.6, " teacher", color="gray", va="center", fontsize=8)
-    axes.set_yticks(places, [f"{group}: {name}" for group, name in zip(summary["group"], summary["name"], strict=True)])
+    teacher = 100 * summary["teacher_mAP"].mean()
+    axes.axvline(teacher, color="gray", linestyle="--", linewidth=1)
+    axes.text(teacher, -0.6, " teacher", color="gray", va="center", fontsize=8)
+    axes.set_yticks(places, titles_of(summary))
     axes.set_xlabel("final mAP in percent, 95 % interval over test images")
     axes.grid(axis="x", alpha=0.3)
     with replacing(path) as partial:

@@ -100,7 +100,7 @@ def run_plan(base: Path, own: Settings, plan: Plan, device: str) -> pd.DataFrame
     finished = [(base, options_of(own))]
     reference, lines, scores = "", [], {}
     for number, (row, seed, settings) in enumerate(seeded):
-        say(f"{number + 1}/{len(seeded)}: {row.group}: {row.name}, seed {seed}")
+        say(f"{number + 1}/{len(seeded)}: {row.title}, seed {seed}")
         folder = base / "ablation" / f"{slug(row)}-{seed}"
         options = options_of(settings)
         start_row(base, folder, manifest, settings)
@@ -109,11 +109,10 @@ def run_plan(base: Path, own: Settings, plan: Plan, device: str) -> pd.DataFrame
         link_files(source, folder, [name for stage in shared for name in files_of(stage.name)])
         run_chain(folder, settings, device, stages=STUDIED)
         finished.append((folder, options))
-        title = f"{row.group}: {row.name}"
         if options == options_of(with_seed(own, seed)):
-            reference = reference or title
+            reference = reference or row.title
         epochs = read(folder / "epoch_scores.h5")
-        scores.setdefault(title, []).append(epochs.chosen)
+        scores.setdefault(row.title, []).append(epochs.chosen)
         figures = row_figures(read_json(folder / "metrics.json"))
         lines.append({"group": row.group, "name": row.name, "seed": seed, **figures})
         write_csv(base / "ablation" / "ablation.csv", pd.DataFrame(lines))
@@ -125,7 +124,7 @@ def run_plan(base: Path, own: Settings, plan: Plan, device: str) -> pd.DataFrame
     )
     with replacing(base / "ablation" / "ablation.md") as partial:
         partial.write_text(to_markdown(table), encoding="utf-8")
-    plot(table, float(summary["teacher_mAP"].mean()), base / "ablation" / "ablation.png")
+    plot(table, base / "ablation" / "ablation.png")
     return table
 
 

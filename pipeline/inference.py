@@ -88,7 +88,7 @@ def predict_scores(
     model.eval()
     scores = torch.zeros(len(paths), model.head.out_channels)
     for rows, maps in feature_batches(model, paths, size, batch_size, title):
-        scores[rows.start : rows.stop] = model.pool(model.head(maps).float()).sigmoid()
+        scores[rows.start : rows.stop] = model.pool(model.head(maps)).sigmoid()
     return scores
 
 

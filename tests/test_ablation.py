@@ -72,7 +72,7 @@ def test_differences_by_hand():
 
 def test_plot_is_a_picture(tmp_path):
     pytest.importorskip("matplotlib")
-    plot(summarise(runs()), 0.5, tmp_path / "plot.png")
+    plot(summarise(runs()), tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
 
 

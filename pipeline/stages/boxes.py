@@ -142,7 +142,7 @@ def cam_view(model: CamNet, train: Manifest, config: BoxesConfig) -> tuple[Found
     for rows, features in feature_batches(model, paths, size, config.batch_size, "boxes"):
         part = slice(rows.start, rows.stop)
         with torch.inference_mode():
-            cams = model.head(features).float().cpu()
+            cams = model.head(features).cpu()
         found.append(find_boxes(cams, selected[part], rows, sizes[part], config))
     return Found.joined(found), tau
 
