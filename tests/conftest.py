@@ -11,9 +11,16 @@ import torch
 from colours import COLOURS, ColourTeacher, invoke, options
 from PIL import Image
 from runs import write_run
+from small import ARCHITECTURE, small_net
 
 from pipeline.artifacts import Checkpoint, Provenance, write_checkpoint
-from pipeline.classifier import build_classifier
+from pipeline.features import STORE
+
+
+@pytest.fixture(autouse=True)
+def no_kept_maps() -> None:
+    """No test sees the maps that an earlier one left in this process."""
+    STORE.clear()
 
 
 @pytest.fixture(scope="session")
@@ -30,17 +37,14 @@ def shared_data() -> Path:
 def tiny_classifier(tmp_path_factory) -> Path:
     """An untrained classifier of cat, dog and cow at 32 px; not to be changed."""
     path = tmp_path_factory.mktemp("classifier") / "classifier.pt"
-    architecture = {"backbone": "timm:test_resnet", "class_count": 3, "boost": 3.0}
-    torch.manual_seed(0)
-    net = build_classifier(**architecture, pretrained=False)
-    torch.nn.init.normal_(net.head.weight, std=2.0)  # scores that differ from image to image
+    net = small_net(head_std=2.0)  # scores that differ from image to image
     write_checkpoint(
         path,
         Checkpoint(
             provenance=Provenance(Checkpoint.SCHEMA, Checkpoint.VERSION, {"seed": 0}, {}),
             image_ids=["0.png"],
             class_names=["cat", "dog", "cow"],
-            architecture=architecture,
+            architecture=ARCHITECTURE,
             image_size=32,
             weights=net.state_dict(),
             training={"steps": 0},

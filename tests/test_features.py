@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small import noise_photos, small_net
 
 from pipeline import inference
-from pipeline.classifier import build_classifier
 from pipeline.features import FeatureStore
 from pipeline.inference import predict_scores
 
@@ -13,18 +13,12 @@ SIZE = 48
 
 @pytest.fixture
 def paths(tmp_path):
-    generator = np.random.default_rng(0)
-    for n in range(5):
-        Image.fromarray(generator.integers(0, 255, (SIZE, SIZE, 3)).astype(np.uint8)).save(tmp_path / f"{n}.png")
-    return sorted(tmp_path.iterdir())
+    return noise_photos(tmp_path, [(SIZE, SIZE)] * 5)
 
 
 @pytest.fixture
 def model():
-    torch.manual_seed(0)
-    model = build_classifier("timm:test_resnet", 3, pretrained=False)
-    torch.nn.init.normal_(model.head.weight, std=0.1)
-    return model.eval()
+    return small_net(head_std=0.1)
 
 
 @pytest.fixture

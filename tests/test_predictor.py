@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small import noise_photos
 
 from pipeline import Classifier
 from pipeline.errors import PipelineError
@@ -16,11 +17,7 @@ SIZE = 32
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """Three PNG photos."""
-    folder = tmp_path_factory.mktemp("photos")
-    generator = np.random.default_rng(0)
-    for n in range(3):
-        Image.fromarray(generator.integers(0, 256, (40 + n, 56, 3)).astype(np.uint8)).save(folder / f"{n}.png")
-    return sorted(folder.iterdir())
+    return noise_photos(tmp_path_factory.mktemp("photos"), [(40 + n, 56) for n in range(3)])
 
 
 def test_a_path_an_open_image_and_an_array_are_one_photo(tiny_classifier, photos):

@@ -1,11 +1,11 @@
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from small import noise_photos, small_net
 
 from pipeline import view_sources
 from pipeline.batches import plan_epoch
 from pipeline.classifier import build_classifier
+from pipeline.features import STORE
 from pipeline.view_sources import PhotoSource, can_share_features, share_features
 
 SIZE = 48
@@ -13,20 +13,12 @@ SIZE = 48
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
-    generator = np.random.default_rng(0)
-    for n in range(5):
-        pixels = generator.integers(0, 255, (SIZE, SIZE, 3)).astype(np.uint8)
-        Image.fromarray(pixels).resize((60, 40)).save(folder / f"{n}.png")
-    return sorted(folder.iterdir())
+    return noise_photos(tmp_path_factory.mktemp("photos"), [(40, 60)] * 5)
 
 
 @pytest.fixture
 def frozen():
-    torch.manual_seed(0)
-    model = build_classifier("timm:test_resnet", 3, pretrained=False)
-    torch.nn.init.normal_(model.head.weight, std=0.1)
-    model.train()
+    model = small_net(head_std=0.1).train()
     model.freeze(100, norms=True)
     return model
 
@@ -51,7 +43,11 @@ def test_shared_features_give_the_logits_of_the_photos(frozen, paths):
 
 
 def test_second_views_are_jittered_and_the_same_for_the_same_seed(frozen, paths):
-    one, two, other = (share_features(frozen, None, paths, SIZE, 0.5, seed, "views") for seed in (0, 0, 1))
+    sources = []
+    for seed in (0, 0, 1):
+        STORE.clear()  # or the second would be the first
+        sources.append(share_features(frozen, None, paths, SIZE, 0.5, seed, "views"))
+    one, two, other = sources
     first, second = logits(one)
     assert (first - second).abs().max() > 1e-2
     assert torch.equal(second, logits(two)[1])
@@ -70,3 +66,12 @@ def test_a_backbone_that_is_trained_is_not_shared(stages, norms):
     model.train()
     model.freeze(stages, norms)
     assert can_share_features(model, 4, SIZE, None) == (stages == 1)  # a timm model is one stage
+
+
+def test_other_seeds_and_views_are_kept_apart(frozen, paths):
+    sources = [share_features(frozen, None, paths, SIZE, 0.5, seed, "views") for seed in (0, 1, 0)]
+    second = [logits(source)[1] for source in sources]
+    assert torch.equal(second[0], second[2]) and not torch.equal(second[0], second[1])
+    plain = share_features(frozen, None, paths, SIZE, None, 0, "views")
+    (alone,) = logits(plain)
+    assert torch.equal(alone[:2], logits(sources[0])[0][:2])  # the batch before any draw of a second view
