@@ -150,7 +150,8 @@ def count_epochs(path, *given):
 def test_an_interrupted_training_names_the_command_that_continues_it(unbroken, backbone, tmp_path):
     folder = shutil.copytree(unbroken, tmp_path / "run")
     (folder / "warmup.pt").unlink()
-    process = tiny.start(tiny.command, *arguments("warmup", folder, backbone), log=tmp_path / "log")
+    # so many epochs that a machine which is busy elsewhere sends the signal before the last
+    process = tiny.start(tiny.command, *arguments("warmup", folder, backbone), "--epochs", 500, log=tmp_path / "log")
     break_off(process, folder, "warmup.pt", signal.SIGINT)
     assert process.exitcode == 130
     (line,) = (tmp_path / "log").read_text().splitlines()
