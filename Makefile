@@ -45,13 +45,13 @@ $(A)/manifest.csv: pipeline/stages/prepare.py | $(VENV)/installed
 	$(CCD) prepare --preset $(PRESET) --run $(RUN) $(if $(ROOT),--root $(ROOT)) $(FORCE)
 $(A)/embeddings.h5: $(A)/manifest.csv pipeline/stages/embed.py
 	$(CCD) embed $(STAGE)
-$(A)/initial_labels.h5: $(A)/embeddings.h5 pipeline/stages/initial_labels.py
+$(A)/initial_labels.h5: $(A)/embeddings.h5 pipeline/stages/init_labels.py
 	$(CCD) init-labels $(STAGE)
 $(A)/warmup.pt: $(A)/manifest.csv $(A)/initial_labels.h5 pipeline/stages/warmup.py
 	$(CCD) warmup $(STAGE)
 $(A)/boxes.h5: $(A)/manifest.csv $(A)/warmup.pt pipeline/stages/boxes.py
 	$(CCD) boxes $(STAGE)
-$(A)/crop_scores.h5: $(A)/manifest.csv $(A)/boxes.h5 $(A)/embeddings.h5 pipeline/stages/crop_scores.py
+$(A)/crop_scores.h5: $(A)/manifest.csv $(A)/boxes.h5 $(A)/embeddings.h5 pipeline/stages/score_crops.py
 	$(CCD) score-crops $(STAGE)
 $(A)/final_labels.h5: $(A)/embeddings.h5 $(A)/initial_labels.h5 $(A)/crop_scores.h5 $(wildcard $(A)/corrections.h5) pipeline/stages/fuse.py
 	$(CCD) fuse $(STAGE)
@@ -84,7 +84,7 @@ bench-train: $(VENV)/installed ## images per second of a consistency epoch again
 	$(BIN)/python tests/benchmarks/train.py $(IMAGES)
 
 export: $(A)/classifier.onnx ## the final classifier as ONNX
-$(A)/classifier.onnx: $(A)/classifier.pt pipeline/stages/export.py
+$(A)/classifier.onnx: $(A)/classifier.pt pipeline/tools/export.py
 	$(CCD) export $(A)
 
 report: $(A)/manifest.csv ## one HTML page that shows the run

@@ -12,29 +12,29 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from pipeline import distributed, settings
-from pipeline.ablation import read_plan
-from pipeline.chain import STAGE_NAMES, check_settings, run_chain, run_plan, run_stage
-from pipeline.config import Config
 from pipeline.datasets.benchmarks import BENCHMARKS, fetch
-from pipeline.errors import PipelineError
-from pipeline.label_studio import LOCAL_FILES
-from pipeline.memory import keep_freed_memory
-from pipeline.progress import console, say, show
+from pipeline.machine import distributed
+from pipeline.machine.errors import PipelineError
+from pipeline.machine.memory import keep_freed_memory
+from pipeline.machine.progress import console, say, show
+from pipeline.runs import settings
+from pipeline.runs.config import Config
 from pipeline.stages import STAGES, Stage
-from pipeline.stages import calibrate as calibrate_stage
-from pipeline.stages import export as export_stage
-from pipeline.stages import export_labels as export_labels_stage
-from pipeline.stages import import_labels as import_labels_stage
-from pipeline.stages import inspect as inspect_stage
-from pipeline.stages import predict as predict_stage
-from pipeline.stages import report as report_stage
-from pipeline.stages import review_list as review_list_stage
-from pipeline.stages.calibrate import CalibrateConfig
-from pipeline.stages.export import Format
-from pipeline.stages.export_labels import Format as LabelFormat
-from pipeline.stages.report import ReportConfig
-from pipeline.tables import ablation_table
+from pipeline.stages.chain import STAGE_NAMES, check_settings, run_chain, run_stage
+from pipeline.tools import calibrate as calibrate_stage
+from pipeline.tools import export as export_stage
+from pipeline.tools import export_labels as export_labels_stage
+from pipeline.tools import import_labels as import_labels_stage
+from pipeline.tools import inspect as inspect_stage
+from pipeline.tools import predict as predict_stage
+from pipeline.tools import review_list as review_list_stage
+from pipeline.tools.ablation import ablation_table, read_plan, run_plan
+from pipeline.tools.calibrate import CalibrateConfig
+from pipeline.tools.export import Format
+from pipeline.tools.export_labels import Format as LabelFormat
+from pipeline.tools.label_studio import LOCAL_FILES
+from pipeline.tools.report import build as report_stage
+from pipeline.tools.report.build import ReportConfig
 
 ARTIFACTS = Path("artifacts")
 

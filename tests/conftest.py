@@ -13,8 +13,8 @@ from PIL import Image
 from runs import write_run
 from small import ARCHITECTURE, small_net
 
-from pipeline.artifacts import Checkpoint, Provenance, write_checkpoint
-from pipeline.features import STORE
+from pipeline.classifier.features import STORE
+from pipeline.runs.artifacts import Checkpoint, Provenance, write_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +101,7 @@ def backbone(tmp_path_factory):
 @pytest.fixture
 def colour_teacher(monkeypatch):
     """Every stage that loads a teacher gets the colour teacher."""
-    for stage in ("embed", "crop_scores"):
+    for stage in ("embed", "score_crops"):
         monkeypatch.setattr(
             f"pipeline.stages.{stage}.load_teacher", lambda spec, device="cpu", precision="float32": ColourTeacher()
         )
@@ -112,7 +112,7 @@ def finished(photos, backbone, tmp_path_factory):
     """A run of all stages; not to be changed."""
     folder = tmp_path_factory.mktemp("run") / "colours"
     with pytest.MonkeyPatch.context() as patch:
-        for stage in ("embed", "crop_scores"):
+        for stage in ("embed", "score_crops"):
             patch.setattr(
                 f"pipeline.stages.{stage}.load_teacher", lambda spec, device="cpu", precision="float32": ColourTeacher()
             )

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pipeline.artifacts import (
+from pipeline.runs.artifacts import (
     MAKERS,
     MANIFEST_COLUMNS,
     Boxes,
@@ -188,7 +188,7 @@ def write_epochs(folder: Path) -> None:
 
 
 def write_figures(folder: Path) -> None:
-    from pipeline.artifacts import read
+    from pipeline.runs.artifacts import read
 
     config = EvaluateConfig(resamples=20)
     labels = {

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.classifier import build_classifier
+from pipeline.classifier.network import build_classifier
 
 ARCHITECTURE = {"backbone": "timm:test_resnet", "class_count": 3, "boost": 3.0}
 

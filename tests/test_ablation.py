@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 from colours import invoke
 
-from pipeline.ablation import FIGURES, add_differences, common_prefix, plot, read_plan, summarise, to_markdown
-from pipeline.artifacts import read
-from pipeline.chain import check_settings
-from pipeline.errors import PipelineError
+from pipeline.machine.errors import PipelineError
+from pipeline.runs.artifacts import read
+from pipeline.stages.chain import check_settings
+from pipeline.tools.ablation import FIGURES, add_differences, common_prefix, plot, read_plan, summarise, to_markdown
 
 PLAN = """
 seeds = [0, 1]
@@ -143,7 +143,7 @@ def test_a_study_without_ground_truth_is_refused(finished, tmp_path):
 
 
 def test_a_study_under_torchrun_is_refused(finished, monkeypatch):
-    monkeypatch.setattr("pipeline.distributed.world_size", lambda: 2)
+    monkeypatch.setattr("pipeline.machine.distributed.world_size", lambda: 2)
     code, output = invoke("ablation", "--run", finished)
     assert code == 1 and "one process" in output
     assert not (finished / "ablation").exists()

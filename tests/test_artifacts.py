@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.artifacts import (
+from pipeline.machine.errors import PipelineError
+from pipeline.runs.artifacts import (
     MANIFEST_COLUMNS,
     Checkpoint,
     CropScores,
@@ -30,7 +31,6 @@ from pipeline.artifacts import (
     write_json,
     write_manifest,
 )
-from pipeline.errors import PipelineError
 from pipeline.stages.fuse import FuseConfig
 
 

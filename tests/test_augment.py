@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchvision.transforms import functional as reference
 
-from pipeline.augment import (
+from pipeline.photos.augment import (
     adjust_brightness,
     adjust_contrast,
     adjust_hue,

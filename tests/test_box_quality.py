@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.artifacts import Boxes, GroundTruth, Provenance
-from pipeline.box_quality import box_quality
+from pipeline.evaluation.box_quality import box_quality
+from pipeline.runs.artifacts import Boxes, GroundTruth, Provenance
 
 
 def boxes(rows):

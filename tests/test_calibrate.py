@@ -5,9 +5,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipeline import Classifier, cli
-from pipeline.artifacts import read_checkpoint
-from pipeline.errors import PipelineError
-from pipeline.thresholds import out_of_fold_thresholds
+from pipeline.machine.errors import PipelineError
+from pipeline.method.thresholds import out_of_fold_thresholds
+from pipeline.runs.artifacts import read_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from pipeline.cam import (
+from pipeline.method.cam import (
     cam_boxes,
     corner_boxes,
     expand_boxes,

@@ -1,7 +1,7 @@
 import pytest
 
-from pipeline.class_names import check_class_names
-from pipeline.errors import PipelineError
+from pipeline.datasets.class_names import check_class_names
+from pipeline.machine.errors import PipelineError
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import pytest
 
-from pipeline import settings
-from pipeline.errors import PipelineError
+from pipeline.machine.errors import PipelineError
+from pipeline.runs import settings
 from pipeline.stages import STAGES
 from pipeline.stages.boxes import BoxesConfig
 from pipeline.stages.embed import EmbedConfig

@@ -7,10 +7,10 @@ import torch
 from colours import invoke
 from runs import CLASSES, TRAIN, TRUTH
 
-from pipeline.artifacts import read, read_manifest
-from pipeline.corrections import read_answers
-from pipeline.errors import PipelineError
-from pipeline.labels import correct
+from pipeline.machine.errors import PipelineError
+from pipeline.method.labels import correct
+from pipeline.runs.artifacts import read, read_manifest
+from pipeline.tools.corrections import read_answers
 
 
 def answered(run, path, choices):

@@ -8,12 +8,12 @@ import tiny
 import torch
 from colours import ColourTeacher
 
-from pipeline import distributed
-from pipeline.artifacts import read, read_checkpoint
-from pipeline.chain import run_stage
-from pipeline.errors import PipelineError
-from pipeline.settings import Settings
-from pipeline.stages import STAGES, crop_scores, embed
+from pipeline.machine import distributed
+from pipeline.machine.errors import PipelineError
+from pipeline.runs.artifacts import read, read_checkpoint
+from pipeline.runs.settings import Settings
+from pipeline.stages import STAGES, embed, score_crops
+from pipeline.stages.chain import run_stage
 
 # Statistics of a batch depend on who sees what of it: without them two processes do the arithmetic of one.
 TRAINING = {
@@ -30,7 +30,7 @@ TRAINING = {
 
 def run_stages(folder, backbone):
     """Every stage that processes share, and one that they do not, in pieces of three images."""
-    for stage in (embed, crop_scores):
+    for stage in (embed, score_crops):
         stage.load_teacher = lambda spec, device="cpu", precision="float32": ColourTeacher()
         stage.PIECE = 3
     given = {

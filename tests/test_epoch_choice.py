@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.epoch_choice import choose_epoch, second_difference_epoch
+from pipeline.method.epoch_choice import choose_epoch, second_difference_epoch
 
 
 @pytest.mark.parametrize(

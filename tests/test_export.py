@@ -7,8 +7,8 @@ import torch
 from typer.testing import CliRunner
 
 from pipeline import Classifier, cli
-from pipeline.errors import PipelineError
-from pipeline.stages import export
+from pipeline.machine.errors import PipelineError
+from pipeline.tools import export
 
 
 def run_export(*arguments):

@@ -8,10 +8,10 @@ from colours import invoke
 from PIL import Image
 from runs import CLASSES, HEIGHT, TRAIN, WIDTH
 
-from pipeline.artifacts import read
-from pipeline.errors import PipelineError
-from pipeline.exports import ENDINGS, FORMATS
-from pipeline.stages import export_labels
+from pipeline.machine.errors import PipelineError
+from pipeline.runs.artifacts import read
+from pipeline.tools import export_labels
+from pipeline.tools.label_formats import ENDINGS, FORMATS
 
 PRESENT = [["dog"], ["cat", "dog"], ["dog"], [CLASSES[2]]] * 2  # the final labels call the first image a dog
 PRESENT[4] = ["cat"]

@@ -4,9 +4,9 @@ import torch
 from PIL import Image
 from small import noise_photos, small_net
 
-from pipeline import inference
-from pipeline.features import FeatureStore
-from pipeline.inference import predict_scores
+from pipeline.classifier import inference
+from pipeline.classifier.features import FeatureStore
+from pipeline.classifier.inference import predict_scores
 
 SIZE = 48
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.errors import PipelineError
-from pipeline.image_cache import ImageCache, cache_bytes
-from pipeline.images import UnreadableImage, load_squashed
+from pipeline.machine.errors import PipelineError
+from pipeline.photos.image_cache import ImageCache, cache_bytes
+from pipeline.photos.images import UnreadableImage, load_squashed
 
 SIZE = (24, 32)
 
@@ -24,7 +24,7 @@ def test_second_load_reads_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path, cache = write(tmp_path / "a.png", 0), ImageCache(tmp_path / "cache")
     expected = load_squashed(path, SIZE)
     assert torch.equal(cache.load_squashed(path, SIZE), expected)
-    monkeypatch.setattr("pipeline.image_cache.load_squashed", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr("pipeline.photos.image_cache.load_squashed", lambda *_: pytest.fail("decoded again"))
     again = cache.load_squashed(path, SIZE)
     assert torch.equal(again, expected)
     assert again.dtype == torch.uint8

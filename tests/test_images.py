@@ -9,8 +9,8 @@ import torch
 from PIL import ExifTags, Image, ImageDraw, ImageFilter, ImageOps
 from torch.nn.functional import interpolate
 
-from pipeline.errors import PipelineError
-from pipeline.images import UnreadableImage, image_size, load_image, load_squashed, squash, verify_image
+from pipeline.machine.errors import PipelineError
+from pipeline.photos.images import UnreadableImage, image_size, load_image, load_squashed, squash, verify_image
 
 
 def photo(width: int = 64, height: int = 48) -> Image.Image:

@@ -8,10 +8,10 @@ from colours import invoke
 from PIL import Image
 from runs import CLASSES, HEIGHT, WIDTH
 
-from pipeline.artifacts import Corrections, Provenance, read, write
-from pipeline.comparison import compare
-from pipeline.errors import PipelineError
-from pipeline.label_sets import read_label_set
+from pipeline.machine.errors import PipelineError
+from pipeline.runs.artifacts import Corrections, Provenance, read, write
+from pipeline.tools.compare import compare
+from pipeline.tools.label_sets import read_label_set
 
 
 def squeezed(output):

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from pipeline.labels import (
+from pipeline.method.labels import (
     clamp_labels,
     class_bias,
     class_probabilities,

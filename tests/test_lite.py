@@ -4,8 +4,8 @@ import pytest
 import torch
 from timm.data import ImageNetInfo
 
-from pipeline import lite
-from pipeline.images import load_squashed
+from pipeline.classifier import lite
+from pipeline.photos.images import load_squashed
 
 CUTOUTS = Path(__file__).resolve().parents[1] / "pipeline/datasets/cutouts"
 SEEN = {"fruit/banana": "banana", "big cat/tiger": "tiger", "truck/garbagetruck": "garbage truck"}

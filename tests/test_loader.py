@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from pipeline.loader import Prefetch, chunks, default_workers
+from pipeline.photos.prefetch import Prefetch, chunks, default_workers
 
 
 def test_results_come_in_order_however_long_they_take():

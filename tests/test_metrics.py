@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from pipeline.errors import PipelineError
-from pipeline.metrics import (
+from pipeline.evaluation.metrics import (
     _resample_counts,
     _weighted_average_precision,
     average_precision,
@@ -19,6 +18,7 @@ from pipeline.metrics import (
     precision_recall,
     tied_fraction,
 )
+from pipeline.machine.errors import PipelineError
 
 NAMES = ["cat", "dog", "cow"]
 # Class cat ranks + - + -: AP = (1/1 + 2/3) / 2 = 5/6. Dog ranks - + - -: AP = 1/2. No cow.
@@ -201,7 +201,7 @@ def test_interval_covers_the_point_estimate_and_repeats_by_seed():
 def test_interval_is_the_same_whatever_the_chunks(monkeypatch: pytest.MonkeyPatch):
     scores, truth, _ = random_case()
     whole = bootstrap_interval(scores, truth, resamples=50)
-    monkeypatch.setattr("pipeline.metrics._CHUNK_CELLS", 700)
+    monkeypatch.setattr("pipeline.evaluation.metrics._CHUNK_CELLS", 700)
     assert bootstrap_interval(scores, truth, resamples=50) == whole
 
 

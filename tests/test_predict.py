@@ -8,9 +8,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipeline import Classifier, cli
-from pipeline.errors import PipelineError
-from pipeline.predictions import prediction_frame, write_predictions
-from pipeline.stages.predict import find_images
+from pipeline.machine.errors import PipelineError
+from pipeline.runs.score_table import prediction_frame, write_predictions
+from pipeline.tools.predict import find_images
 
 
 @pytest.fixture

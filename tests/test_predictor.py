@@ -7,9 +7,9 @@ from PIL import Image
 from small import noise_photos
 
 from pipeline import Classifier
-from pipeline.errors import PipelineError
-from pipeline.images import UnreadableImage, load_squashed
-from pipeline.predictor import square_photo
+from pipeline.classifier.api import square_photo
+from pipeline.machine.errors import PipelineError
+from pipeline.photos.images import UnreadableImage, load_squashed
 
 SIZE = 32
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.labels import clamp_labels, class_bias, confident_images, debias, entropy
-from pipeline.metrics import label_metrics, multilabel_metrics
+from pipeline.evaluation.metrics import label_metrics, multilabel_metrics
+from pipeline.method.labels import clamp_labels, class_bias, confident_images, debias, entropy
 
 BIAS = [0.947, 0.913, 0.937, 0.917, 0.868, 0.943, 0.904, 0.890, 0.819, 0.956]
 BIAS += [0.782, 0.866, 0.954, 0.935, 0.701, 0.862, 0.946, 0.777, 0.970, 0.752]

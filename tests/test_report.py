@@ -9,14 +9,14 @@ import pytest
 from PIL import Image
 from runs import CLASSES, TRAIN
 
-from pipeline.artifacts import read, write
-from pipeline.errors import PipelineError
-from pipeline.report.content import conditional, content_of, thin_curve
-from pipeline.report.gallery import entry, gallery, split_view
-from pipeline.report.page import script_json
-from pipeline.run_files import read_run
-from pipeline.stages import report
-from pipeline.stages.report import ReportConfig
+from pipeline.machine.errors import PipelineError
+from pipeline.runs.artifacts import read, write
+from pipeline.runs.run_files import read_run
+from pipeline.tools.report import build as report
+from pipeline.tools.report.build import ReportConfig
+from pipeline.tools.report.content import conditional, content_of, thin_curve
+from pipeline.tools.report.gallery import entry, gallery, split_view
+from pipeline.tools.report.page import script_json
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"

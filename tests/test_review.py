@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.review import change, class_uncertainty, spread_choice, uncertainty, wrong
+from pipeline.tools.review import change, class_uncertainty, spread_choice, uncertainty, wrong
 
 
 def test_uncertainty_by_hand():

@@ -8,8 +8,8 @@ from sklearn.metrics import average_precision_score
 from torch.nn import functional as F
 from torchvision.transforms.functional import pil_to_tensor
 
-from pipeline import lite
-from pipeline.errors import PipelineError
+from pipeline.classifier import lite
+from pipeline.machine.errors import PipelineError
 from pipeline.teachers import Teacher, load_teacher
 
 VOC = Path(__file__).resolve().parents[2] / "shared/data/VOCdevkit/VOC2012"

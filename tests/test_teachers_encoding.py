@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pipeline.errors import PipelineError
+from pipeline.machine.errors import PipelineError
 from pipeline.teachers.encoding import (
     batches_by_shape,
     compute_dtype,

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 from torchvision.transforms.functional import pil_to_tensor
 
-from pipeline.errors import PipelineError
+from pipeline.machine.errors import PipelineError
 from pipeline.teachers import Teacher, load_teacher
 
 open_clip = pytest.importorskip("open_clip")

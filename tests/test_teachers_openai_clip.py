@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline.errors import PipelineError
+from pipeline.machine.errors import PipelineError
 from pipeline.teachers import Teacher, load_teacher, openai_clip
 from pipeline.teachers.encoding import snap_to_stride
 from pipeline.teachers.openai_clip import MEAN, STD

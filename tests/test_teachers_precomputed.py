@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from pipeline.errors import PipelineError
+from pipeline.machine.errors import PipelineError
 from pipeline.teachers.precomputed import align, read_precomputed
 
 REAL = Path(__file__).resolve().parents[2] / "shared/data/clip_rn50x64_voc12_train.h5"

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import pipeline
-from pipeline.errors import PipelineError
-from pipeline.labels import class_logits
+from pipeline.machine.errors import PipelineError
+from pipeline.method.labels import class_logits
 from pipeline.teachers.prompts import (
     OPENAI_IMAGENET_TEMPLATES,
     class_embeddings,

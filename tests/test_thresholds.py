@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from pipeline.thresholds import best_f1_threshold, class_prior, out_of_fold_thresholds, prior_thresholds
+from pipeline.method.thresholds import best_f1_threshold, class_prior, out_of_fold_thresholds, prior_thresholds
 
 
 def test_prior_is_the_mean_score_above_the_lowest():

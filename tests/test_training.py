@@ -15,14 +15,10 @@ import torch
 from torch import nn
 from torch.optim import swa_utils
 
-from pipeline import training
-from pipeline.artifacts import Partial, Provenance, load_pt, read_checkpoint
-from pipeline.batches import draw_order, plan_epoch
-from pipeline.classifier import Backbone, CamNet
-from pipeline.errors import PipelineError
-from pipeline.precision import autocast_dtype
-from pipeline.stages import train, warmup
-from pipeline.training import (
+from pipeline.classifier import training
+from pipeline.classifier.batches import draw_order, plan_epoch
+from pipeline.classifier.network import Backbone, CamNet
+from pipeline.classifier.training import (
     Consistency,
     TrainingConfig,
     TrainingSet,
@@ -32,6 +28,10 @@ from pipeline.training import (
     set_rates,
     start_training,
 )
+from pipeline.machine.errors import PipelineError
+from pipeline.machine.precision import autocast_dtype
+from pipeline.runs.artifacts import Partial, Provenance, load_pt, read_checkpoint
+from pipeline.stages import train, warmup
 
 CPU = torch.device("cpu")
 EPOCHS = 12
@@ -325,7 +325,7 @@ def test_nothing_flows_back_through_the_target_of_consistency():
 def test_gradients_of_parts_add_up_to_those_of_the_whole(data, tmp_path, monkeypatch):
     # flips are drawn batch by batch; without any, both see the same views
     monkeypatch.setattr(
-        "pipeline.view_sources.draw_flips", lambda count, generator: torch.zeros(count, dtype=torch.bool)
+        "pipeline.classifier.view_sources.draw_flips", lambda count, generator: torch.zeros(count, dtype=torch.bool)
     )
     once = SMALL.replace(batch_size=5, epochs=2, head_lr=1e-2)
     whole, parts = (fitted(data, tmp_path / str(n), c)[0] for n, c in enumerate((once, once.replace(batch_size=1, accumulate=5))))  # fmt: skip
@@ -369,7 +369,7 @@ def test_larger_batches_of_several_processes():
 
 def test_precision_by_what_the_device_can(monkeypatch):
     for able, dtype in ((True, torch.bfloat16), (False, None)):
-        monkeypatch.setattr("pipeline.precision.has_bfloat16", lambda device, able=able: able)
+        monkeypatch.setattr("pipeline.machine.precision.has_bfloat16", lambda device, able=able: able)
         assert autocast_dtype("auto", CPU) is dtype
         assert autocast_dtype("float32", CPU) is None
         assert autocast_dtype("bfloat16", CPU) is torch.bfloat16

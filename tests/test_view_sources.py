@@ -2,11 +2,11 @@ import pytest
 import torch
 from small import noise_photos, small_net
 
-from pipeline import view_sources
-from pipeline.batches import plan_epoch
-from pipeline.classifier import build_classifier
-from pipeline.features import STORE
-from pipeline.view_sources import PhotoSource, can_share_features, share_features
+from pipeline.classifier import view_sources
+from pipeline.classifier.batches import plan_epoch
+from pipeline.classifier.features import STORE
+from pipeline.classifier.network import build_classifier
+from pipeline.classifier.view_sources import PhotoSource, can_share_features, share_features
 
 SIZE = 48
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pipeline.artifacts import (
+from pipeline.runs.artifacts import (
     MANIFEST_COLUMNS,
     Labels,
     Manifest,

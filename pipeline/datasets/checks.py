@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from pipeline.errors import PipelineError
+from pipeline.machine.errors import PipelineError
 
 
 def read_lines(path: Path) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.datasets.checks import check_files, check_unique
 from pipeline.datasets.dataset import Dataset, Objects
-from pipeline.errors import PipelineError
+from pipeline.machine.errors import PipelineError
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
 from pipeline.datasets.dataset import Dataset, Objects
-from pipeline.errors import PipelineError
+from pipeline.machine.errors import PipelineError
 
 SCHEMA = {"schema": "demo-scenes", "version": 1}
 ANNOTATIONS = "annotations.json"

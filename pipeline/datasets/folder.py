@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.class_names import check_class_names
 from pipeline.datasets.checks import check_files, check_unique, class_index, read_lines
+from pipeline.datasets.class_names import check_class_names
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.listing import IMAGE_SUFFIXES, ListedImage, scan_folder
 from pipeline.datasets.tables import TABLE_SUFFIXES, read_table
 from pipeline.datasets.webdataset import read_shards
-from pipeline.errors import PipelineError
+from pipeline.machine.errors import PipelineError
 
 
 def load(

@@ -4,12 +4,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import PipelineError
+from pipeline.machine.errors import PipelineError
+from pipeline.runs.score_table import LABEL_SEPARATOR
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 """In lower case; files may write them in any."""
-
-LABEL_SEPARATOR = ";"
 
 
 @dataclass(frozen=True)

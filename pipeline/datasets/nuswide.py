@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.datasets.checks import check_files, check_unique, read_lines
 from pipeline.datasets.dataset import Dataset
-from pipeline.errors import PipelineError
+from pipeline.machine.errors import PipelineError
 
 LISTS = {"train": "Train", "test": "Test"}
 """What the official files call the splits."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.datasets.listing import LABEL_SEPARATOR, ListedImage, parse_labels
-from pipeline.errors import PipelineError
+from pipeline.machine.errors import PipelineError
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 COLUMNS = ("image", "labels", "split")

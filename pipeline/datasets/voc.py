@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.datasets.checks import check_files, check_unique, class_index, read_lines
 from pipeline.datasets.dataset import Dataset, Objects
-from pipeline.errors import PipelineError
+from pipeline.machine.errors import PipelineError
 
 CLASS_NAMES = [
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),

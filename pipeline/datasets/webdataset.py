@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.datasets.archives import extract
 from pipeline.datasets.listing import ListedImage, parse_labels, scan_folder
-from pipeline.errors import PipelineError
+from pipeline.machine.errors import PipelineError
 
 
 def read_shards(source: Path, class_names: list[str], cache: Path) -> list[ListedImage]:

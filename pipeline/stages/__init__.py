@@ -6,8 +6,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.config import Config
-from pipeline.stages import boxes, crop_scores, embed, evaluate, fuse, initial_labels, prepare, train, warmup
+from pipeline.runs.config import Config
+from pipeline.stages import boxes, embed, evaluate, fuse, init_labels, prepare, score_crops, train, warmup
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,10 @@ class Stage:
 STAGES = (
     Stage("prepare", prepare.PrepareConfig, prepare.run, prepare.__doc__, uses_device=False),
     Stage("embed", embed.EmbedConfig, embed.run, embed.__doc__, shared=True),
-    Stage(
-        "init-labels", initial_labels.InitialLabelsConfig, initial_labels.run, initial_labels.__doc__, uses_device=False
-    ),
+    Stage("init-labels", init_labels.InitialLabelsConfig, init_labels.run, init_labels.__doc__, uses_device=False),
     Stage("warmup", warmup.WarmupConfig, warmup.run, warmup.__doc__, shared=True),
     Stage("boxes", boxes.BoxesConfig, boxes.run, boxes.__doc__),
-    Stage("score-crops", crop_scores.CropScoresConfig, crop_scores.run, crop_scores.__doc__, shared=True),
+    Stage("score-crops", score_crops.CropScoresConfig, score_crops.run, score_crops.__doc__, shared=True),
     Stage("fuse", fuse.FuseConfig, fuse.run, fuse.__doc__, uses_device=False),
     Stage("train", train.TrainConfig, train.run, train.__doc__, shared=True),
     Stage("evaluate", evaluate.EvaluateConfig, evaluate.run, evaluate.__doc__),

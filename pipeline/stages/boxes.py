@@ -9,7 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.artifacts import (
+from pipeline.classifier.inference import feature_batches, load_classifier, predict_scores
+from pipeline.classifier.network import CamNet
+from pipeline.machine.progress import say
+from pipeline.method.cam import cam_boxes, expand_boxes, normalise, quantile_threshold, relative_scores, rescale_boxes
+from pipeline.method.crops import grid_boxes, random_boxes
+from pipeline.runs.artifacts import (
     Boxes,
     GroundTruth,
     Manifest,
@@ -20,12 +25,7 @@ from pipeline.artifacts import (
     read_manifest,
     write,
 )
-from pipeline.cam import cam_boxes, expand_boxes, normalise, quantile_threshold, relative_scores, rescale_boxes
-from pipeline.classifier import CamNet
-from pipeline.config import Config, option
-from pipeline.inference import feature_batches, load_classifier, predict_scores
-from pipeline.progress import say
-from pipeline.views import grid_boxes, random_boxes
+from pipeline.runs.config import Config, option
 
 GROUND_TRUTH_VIEWS = ("gt", "around-gt")
 

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import distributed
-from pipeline.artifacts import Embeddings, Manifest, Partial, begin, read_manifest, write
-from pipeline.config import Config, option
-from pipeline.inference import image_batches
-from pipeline.labels import ENTROPY_LIMIT, class_bias, class_probabilities, confident_images, entropy
-from pipeline.loader import chunks
-from pipeline.progress import bar, say
+from pipeline.classifier.inference import image_batches
+from pipeline.machine import distributed
+from pipeline.machine.progress import bar, say
+from pipeline.method.labels import ENTROPY_LIMIT, class_bias, class_probabilities, confident_images, entropy
+from pipeline.photos.prefetch import chunks
+from pipeline.runs.artifacts import Embeddings, Manifest, Partial, begin, read_manifest, write
+from pipeline.runs.config import Config, option
 from pipeline.teachers import Teacher, load_teacher
 from pipeline.teachers.encoding import find_batch_size
 from pipeline.teachers.precomputed import align, read_precomputed

@@ -6,7 +6,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.artifacts import (
+from pipeline.classifier.inference import load_classifier, predict_scores
+from pipeline.evaluation.metrics import (
+    average_precision,
+    bootstrap_difference,
+    bootstrap_interval,
+    label_metrics,
+    multilabel_metrics,
+)
+from pipeline.evaluation.tables import show_metrics
+from pipeline.machine.errors import PipelineError
+from pipeline.runs.artifacts import (
     Checkpoint,
     Embeddings,
     EpochScores,
@@ -19,18 +29,8 @@ from pipeline.artifacts import (
     read_manifest,
     write_json,
 )
-from pipeline.config import Config, option
-from pipeline.errors import PipelineError
-from pipeline.inference import load_classifier, predict_scores
-from pipeline.metrics import (
-    average_precision,
-    bootstrap_difference,
-    bootstrap_interval,
-    label_metrics,
-    multilabel_metrics,
-)
-from pipeline.predictions import prediction_frame, write_predictions
-from pipeline.tables import show_metrics
+from pipeline.runs.config import Config, option
+from pipeline.runs.score_table import prediction_frame, write_predictions
 
 DECISION_FIGURES = ("CP", "CR", "CF1", "OP", "OR", "OF1", "sample_F1", "threshold")
 """Figures of `multilabel_metrics` that depend on its threshold."""

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from pipeline.artifacts import Corrections, CropScores, Embeddings, Labels, begin, check_same_images, read, write
-from pipeline.config import Config, option
-from pipeline.labels import clamp_labels, correct, debias, fuse_scores
-from pipeline.progress import say
+from pipeline.machine.progress import say
+from pipeline.method.labels import clamp_labels, correct, debias, fuse_scores
+from pipeline.runs.artifacts import Corrections, CropScores, Embeddings, Labels, begin, check_same_images, read, write
+from pipeline.runs.config import Config, option
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,12 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from pipeline.artifacts import (
+from pipeline.datasets import Dataset, coco, demo, folder, nuswide, voc
+from pipeline.machine.errors import PipelineError
+from pipeline.machine.progress import bar, say
+from pipeline.photos.images import UnreadableImage, verify_image
+from pipeline.photos.prefetch import Prefetch
+from pipeline.runs.artifacts import (
     MANIFEST_COLUMNS,
     GroundTruth,
     Manifest,
@@ -19,12 +24,7 @@ from pipeline.artifacts import (
     write,
     write_manifest,
 )
-from pipeline.config import Config, option
-from pipeline.datasets import Dataset, coco, demo, folder, nuswide, voc
-from pipeline.errors import PipelineError
-from pipeline.images import UnreadableImage, verify_image
-from pipeline.loader import Prefetch
-from pipeline.progress import bar, say
+from pipeline.runs.config import Config, option
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import distributed
-from pipeline.artifacts import (
+from pipeline.classifier.inference import load_classifier, predict_scores
+from pipeline.classifier.network import CamNet
+from pipeline.classifier.training import Consistency, TrainingConfig, TrainingSet, fit, read_epoch, start_training
+from pipeline.machine import distributed
+from pipeline.machine.progress import say
+from pipeline.method.epoch_choice import choose_epoch
+from pipeline.method.thresholds import class_prior, prior_thresholds
+from pipeline.photos.image_cache import open_cache
+from pipeline.runs.artifacts import (
     Checkpoint,
     EpochScores,
     Labels,
@@ -23,14 +30,7 @@ from pipeline.artifacts import (
     write_checkpoint,
     write_csv,
 )
-from pipeline.classifier import CamNet
-from pipeline.config import option
-from pipeline.epoch_choice import choose_epoch
-from pipeline.image_cache import open_cache
-from pipeline.inference import load_classifier, predict_scores
-from pipeline.progress import say
-from pipeline.thresholds import class_prior, prior_thresholds
-from pipeline.training import Consistency, TrainingConfig, TrainingSet, fit, read_epoch, start_training
+from pipeline.runs.config import option
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,12 @@ from pathlib import Path
 
 import torch
 
-from pipeline import distributed
-from pipeline.artifacts import (
+from pipeline.classifier.network import build_classifier
+from pipeline.classifier.training import TrainingConfig, TrainingSet, fit, start_training
+from pipeline.machine import distributed
+from pipeline.machine.progress import say
+from pipeline.photos.image_cache import open_cache
+from pipeline.runs.artifacts import (
     Checkpoint,
     Labels,
     Partial,
@@ -17,11 +21,7 @@ from pipeline.artifacts import (
     write_checkpoint,
     write_csv,
 )
-from pipeline.classifier import build_classifier
-from pipeline.config import option
-from pipeline.image_cache import open_cache
-from pipeline.progress import say
-from pipeline.training import TrainingConfig, TrainingSet, fit, start_training
+from pipeline.runs.config import option
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from timm.data import ImageNetInfo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline import lite
+from pipeline.classifier import lite
 from pipeline.teachers.encoding import encode_in_chunks, normalise_pixels
 
 

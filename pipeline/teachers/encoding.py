@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.errors import PipelineError
+from pipeline.machine.errors import PipelineError
+from pipeline.method.crops import snapped_size
 
 CPU_CHUNK = 16
 """Images per forward on a CPU: enough to fill its cores, few enough to keep the activations small."""
@@ -41,11 +42,6 @@ def normalise_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float]
     spread = torch.tensor(std, device=device).view(3, 1, 1)
     pixels = images.to(device).contiguous(memory_format=torch.channels_last).float()
     return pixels.div_(255).sub_(offset).div_(spread)
-
-
-def snapped_size(height: float, width: float, stride: int) -> tuple[int, int]:
-    """(H, W) with both sides the nearest multiple of `stride`, at least one stride."""
-    return max(1, round(height / stride)) * stride, max(1, round(width / stride)) * stride
 
 
 def snap_to_stride(pixels: Tensor, stride: int) -> Tensor:

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from pipeline.downloads import cache_folder
-from pipeline.errors import PipelineError
+from pipeline.datasets.downloads import cache_folder
+from pipeline.machine.errors import PipelineError
 from pipeline.teachers.encoding import compute_dtype, encode_in_chunks, normalise_pixels
 from pipeline.teachers.names import near_names
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.class_names import check_class_names
-from pipeline.errors import PipelineError
+from pipeline.datasets.class_names import check_class_names
+from pipeline.machine.errors import PipelineError
 from pipeline.teachers.names import near_names
 from pipeline.teachers.teacher import Teacher
 
@@ -90,7 +90,7 @@ def class_embeddings(
         names: C lists of synonyms, see `display_names`.
         templates: sentences with {} in the place of the name.
         synonyms: "mean": one row a class, the normalised mean over its synonyms; "max": one row a synonym, of
-            which `pipeline.labels.class_probabilities` takes the best.
+            which `pipeline.method.labels.class_probabilities` takes the best.
 
     Returns:
         float32 Tensor[S, D] with unit rows, and int64 Tensor[S], the class of each row, ascending; for "mean"

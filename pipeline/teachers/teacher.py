@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from pipeline.errors import PipelineError
+from pipeline.machine.errors import PipelineError
 
 
 @runtime_checkable

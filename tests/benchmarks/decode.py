@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from pipeline.datasets.listing import scan_folder
-from pipeline.image_cache import ImageCache, cache_bytes
-from pipeline.images import load_squashed, verify_image
+from pipeline.photos.image_cache import ImageCache, cache_bytes
+from pipeline.photos.images import load_squashed, verify_image
 
 
 def plain_pillow(path: Path, size: tuple[int, int]) -> torch.Tensor:

@@ -29,11 +29,18 @@ from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from pipeline.classifier import build_classifier
+from pipeline.classifier.network import build_classifier
+from pipeline.classifier.training import (
+    Consistency,
+    TrainingConfig,
+    TrainingSet,
+    start_training,
+    train_one_epoch,
+    view_source,
+)
 from pipeline.datasets.listing import scan_folder
-from pipeline.memory import keep_freed_memory
-from pipeline.progress import bar
-from pipeline.training import Consistency, TrainingConfig, TrainingSet, start_training, train_one_epoch, view_source
+from pipeline.machine.memory import keep_freed_memory
+from pipeline.machine.progress import bar
 
 CLASSES = 20
 WARM_UP = 2

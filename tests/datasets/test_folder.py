@@ -9,7 +9,7 @@ from PIL import Image
 
 from pipeline.datasets import folder
 from pipeline.datasets.folder import read_class_names
-from pipeline.errors import PipelineError
+from pipeline.machine.errors import PipelineError
 
 CLASSES = ["cat", "dog"]
 

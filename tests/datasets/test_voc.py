@@ -7,7 +7,7 @@ from PIL import Image
 
 from pipeline.datasets import voc
 from pipeline.datasets.voc import CLASS_NAMES
-from pipeline.errors import PipelineError
+from pipeline.machine.errors import PipelineError
 
 
 def annotation(*objects: tuple[str, int, tuple[float, float, float, float]]) -> str:

@@ -1,0 +1,1 @@
+"""The classifier: network, views, training, inference and the Python API."""

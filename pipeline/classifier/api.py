@@ -1,0 +1,187 @@
+"""A classifier file and photos to labels: the Python API.
+
+It needs neither the teacher nor the run that the file came from:
+
+    from pipeline import Classifier
+    classifier = Classifier.load("artifacts/demo/classifier.pt")
+    for prediction in classifier.predict(["street.jpg", pillow_image, array]):
+        prediction.labels  # ["car", "person"]
+        prediction.scores  # {"car": 0.91, "cat": 0.02, "person": 0.77}
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipeline.classifier.inference import load_classifier, to_device, to_float
+from pipeline.machine.errors import PipelineError
+from pipeline.machine.progress import bar, say
+from pipeline.photos.images import UnreadableImage, from_pillow, load_squashed, squash
+from pipeline.photos.prefetch import Prefetch, chunks
+from pipeline.runs.artifacts import Checkpoint, read_checkpoint
+from pipeline.runs.score_table import present_classes
+
+Photo = str | Path | Image.Image | np.ndarray
+"""A file, a Pillow image, or uint8 pixels [H, W, 3] in RGB or [H, W] in grey."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a classifier says of one image."""
+
+    labels: list[str]
+    """Classes whose score reaches their threshold."""
+    scores: dict[str, float]
+    """Every class name to its score in [0, 1]."""
+
+
+class Classifier:
+    """A trained classifier, ready to use.
+
+    Args:
+        checkpoint: content of a classifier file.
+        device: torch device to run on.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: str | torch.device = "cpu") -> None:
+        self.class_names = checkpoint.class_names
+        """C names, in the order of the scores."""
+        self.thresholds = np.array(checkpoint.thresholds)
+        """float64 [C]; a score from here on says that the class is there."""
+        self.image_size = checkpoint.image_size
+        """Side in pixels of the square to which photos are squashed."""
+        self.net = load_classifier(checkpoint, device)
+        """The torch module: float Tensor[B, 3, H, W] in [0, 1] to logits Tensor[B, C]."""
+        self.device = torch.device(device)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Self:
+        """The classifier of a file such as `classifier.pt`.
+
+        Raises:
+            PipelineError: the file is missing, damaged or none of ours.
+        """
+        return cls(read_checkpoint(Path(path)), device)
+
+    def predict(self, images: Photo | Iterable[Photo], batch_size: int = 16) -> list[Prediction]:
+        """Labels and scores of photos; see `scores`.
+
+        Returns:
+            A prediction a photo, in order; a list of one for a single photo.
+        """
+        scores = self.scores(images, batch_size)
+        labels = present_classes(scores, self.thresholds, self.class_names)
+        return [
+            Prediction(present, dict(zip(self.class_names, row, strict=True)))
+            for present, row in zip(labels, scores.tolist(), strict=True)
+        ]
+
+    def scores(self, images: Photo | Iterable[Photo], batch_size: int = 16) -> np.ndarray:
+        """Scores of photos.
+
+        Args:
+            images: one photo or several of any kind: paths, Pillow images, uint8 arrays [H, W, 3] (RGB) or [H, W].
+            batch_size: photos that go through the network together.
+
+        Returns:
+            float32 [N, C] in [0, 1].
+
+        Raises:
+            UnreadableImage: a photo cannot be decoded.
+            PipelineError: an object is no photo.
+        """
+        photos = [images] if is_photo(images) else list(images)
+        load = partial(square_photo, size=self.image_size)
+        batches = [photos[rows.start : rows.stop] for rows in chunks(len(photos), batch_size)]
+        loaded = Prefetch(lambda batch: torch.stack([load(photo) for photo in batch]), batches)
+        scores = [self.score_batch(squares) for squares in loaded]
+        return np.concatenate([np.zeros((0, len(self.class_names)), np.float32), *scores])
+
+    @torch.inference_mode()
+    def score_batch(self, squares: Tensor) -> np.ndarray:
+        """Scores float32 [B, C] of photos that are squashed already, uint8 Tensor[B, 3, S, S]; see `square_photo`."""
+        return self.net(to_float(to_device(squares, self.device))).sigmoid().float().cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a classifier says of those files that can be read, K of N."""
+
+    rows: list[int]
+    """K ascending indices of the files."""
+    scores: np.ndarray
+    """float32 [K, C]."""
+
+
+def score_files(classifier: Classifier, paths: Sequence[Path], batch_size: int) -> Scored:
+    """Scores of the photos that can be read; says which cannot.
+
+    Raises:
+        PipelineError: none can.
+    """
+
+    def load(batch: range) -> list[Tensor | UnreadableImage]:
+        return [square_or_error(paths[row], classifier.image_size) for row in batch]
+
+    batches = chunks(len(paths), batch_size)
+    rows, scores, errors = [], [], []
+    with bar("predict", len(paths)) as progress:
+        for batch, loaded in zip(batches, Prefetch(load, batches), strict=True):
+            readable = {row: item for row, item in zip(batch, loaded, strict=True) if isinstance(item, Tensor)}
+            errors += [item for item in loaded if isinstance(item, UnreadableImage)]
+            if readable:
+                rows += readable
+                scores.append(classifier.score_batch(torch.stack(list(readable.values()))))
+            progress.advance(len(batch))
+    if errors:
+        say(f"{len(errors)} of {len(paths)} images cannot be read and are skipped:")
+        for error in errors:
+            say(f"  {error}")
+    if not rows:
+        raise PipelineError(f"none of the {len(paths)} images can be read; see the list above.")
+    return Scored(rows, np.concatenate(scores))
+
+
+def square_or_error(path: Path, size: int) -> Tensor | UnreadableImage:
+    """The photo squashed to uint8 Tensor[3, size, size], or why it cannot be read."""
+    try:
+        return square_photo(path, size)
+    except UnreadableImage as error:
+        return error
+
+
+def is_photo(value: object) -> bool:
+    """Whether a value is one photo, and not a sequence of them."""
+    if isinstance(value, np.ndarray):
+        return value.ndim <= 3  # [N, H, W, 3] alone is a sequence: [3, H, W] must not pass for three grey photos
+    return isinstance(value, str | Path | Image.Image)
+
+
+def square_photo(photo: Photo, size: int) -> Tensor:
+    """A photo squashed to what the classifier takes: uint8 Tensor[3, size, size].
+
+    Raises:
+        UnreadableImage: it cannot be decoded.
+        PipelineError: it is no photo.
+    """
+    if isinstance(photo, str | Path):
+        return load_squashed(Path(photo), (size, size))
+    if isinstance(photo, Image.Image):
+        return squash(from_pillow(photo), (size, size))
+    if isinstance(photo, np.ndarray) and photo.dtype == np.uint8 and photo.size:
+        if photo.ndim == 2:
+            photo = np.repeat(photo[:, :, None], 3, axis=2)
+        if photo.ndim == 3 and photo.shape[2] == 3:
+            # a copy: torch warns of arrays that may not be written to, as those of Pillow
+            return squash(torch.from_numpy(np.array(photo, order="C")).permute(2, 0, 1), (size, size))
+    found = f"{photo.dtype} array {photo.shape}" if isinstance(photo, np.ndarray) else type(photo).__name__
+    raise PipelineError(
+        f"found {found} as a photo, expected a path, a Pillow image or uint8 pixels (H, W, 3) or (H, W)."
+    )

@@ -1,0 +1,59 @@
+"""The order of an epoch: which images make a batch, a step, and the part of one process."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.machine import distributed
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The images of one forward pass, and what of them this process sees."""
+
+    rows: Tensor
+    """int64 Tensor[b], rows of the training set."""
+    mine: Tensor
+    """int64 Tensor, this process's places in `rows`; at least one."""
+    share: float
+    """What the mean loss over `mine` counts in the step; 0 where another process does the work."""
+    begins_step: bool
+    ends_step: bool
+
+    @property
+    def own_rows(self) -> Tensor:
+        """Rows of the training set that this process sees."""
+        return self.rows[self.mine]
+
+
+def plan_epoch(order: Tensor, batch_size: int, accumulate: int) -> list[Batch]:
+    """Batches of an epoch over the rows int64 Tensor[N] in this order; `accumulate` batches make a step."""
+    batches = []
+    for step in order.split(batch_size * accumulate):
+        parts = step.split(batch_size)
+        for number, rows in enumerate(parts):
+            mine = distributed.own_share(torch.arange(len(rows)))
+            # the mean over processes divides by their number, though their parts may be of unequal size
+            share = len(mine) * distributed.world_size() / len(step)
+            if not len(mine):
+                mine = torch.tensor([0])  # fewer images than processes, but each has to take part
+            batches.append(Batch(rows, mine, share, number == 0, number + 1 == len(parts)))
+    return batches
+
+
+def draw_order(labels: Tensor, sampling: str, generator: torch.Generator) -> Tensor:
+    """Rows int64 Tensor[N] of one epoch.
+
+    Args:
+        labels: Tensor[N, C] in [0, 1].
+        sampling: "each": all rows, shuffled. "balanced": with repetition; for each place a class is drawn, all
+            being as likely, and then a row in proportion to its label of that class. A class without labels is
+            left out.
+        generator: of the draws.
+    """
+    sums = labels.sum(dim=0)
+    if sampling == "each" or not sums.any():
+        return torch.randperm(len(labels), generator=generator)
+    chances = (labels[:, sums > 0] / sums[sums > 0]).sum(dim=1)
+    return torch.multinomial(chances, len(labels), replacement=True, generator=generator)

@@ -1,0 +1,1 @@
+"""What needs ground truth: figures and tables."""

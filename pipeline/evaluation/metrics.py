@@ -1,0 +1,362 @@
+"""Scores and ground truth to the figures of the multi-label literature, all in [0, 1]."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torchmetrics.functional.classification import (
+    binary_calibration_error,
+    multilabel_average_precision,
+    multilabel_f1_score,
+    multilabel_precision,
+    multilabel_recall,
+)
+
+from pipeline.machine.errors import PipelineError
+
+Difficult = Literal["ignore", "negative", "positive"]
+"""What a -1 of the ground truth counts as: ML-GCN and its line ignore it, the single-positive line (CCD too)
+counts it negative, TagCLIP positive."""
+
+EmptyClass = Literal["skip", "zero"]
+"""A class without positives: out of the means over classes, or 0 in them (single-positive convention)."""
+
+_DIFFICULT_VALUE = {"ignore": -1, "negative": 0, "positive": 1}
+_CHUNK_CELLS = 4_000_000
+
+
+def multilabel_metrics(
+    scores: np.ndarray,
+    truth: np.ndarray,
+    class_names: list[str],
+    *,
+    difficult: Difficult = "ignore",
+    empty_class: EmptyClass = "skip",
+    threshold: float | np.ndarray = 0.5,
+) -> dict[str, Any]:
+    """Every figure of the evaluation, ready for JSON; an ignored pair of image and class counts nowhere.
+
+    Args:
+        scores: float [N, C], higher for "more likely present"; probabilities where calibration is asked for.
+        truth: int8 [N, C]: 1 present, 0 absent, -1 only difficult objects.
+        class_names: C names.
+        difficult: what -1 counts as.
+        empty_class: what a class without positives counts as.
+        threshold: a score from here on says "present"; one number or [C].
+
+    Returns:
+        mAP: mean over classes of the non-interpolated average precision.
+        AP: the same by class name; None for a class without positives.
+        CP, CR, CF1: precision and recall at `threshold`, averaged over classes, and their harmonic mean.
+        OP, OR, OF1: the same over all pairs of image and class at once.
+        top3: those six where each image's three highest scores say "present".
+        sample_F1: mean over images of the F1 of their decisions; 0 where an image has neither.
+        hit_at_1: share of the images with a positive whose highest score is one.
+        calibration_error: mean |confidence - frequency| over 15 bins; None for scores outside [0, 1].
+        left_out: names of the classes without positives.
+        difficult, empty_class, threshold, images: the conventions and N.
+
+    Raises:
+        PipelineError: shapes or values do not fit, or no class has a positive and `empty_class` is "skip".
+    """
+    _check(scores, truth, class_names)
+    truth = apply_difficult(truth, difficult)
+    precisions = average_precision(scores, truth)  # [C]
+    empty = np.isnan(precisions)
+    if empty.all() and empty_class == "skip":
+        raise PipelineError(
+            f"none of the {len(class_names)} classes is present in the {len(truth)} images, "
+            'so there is no mean over classes. Check the labels, or count empty classes as "zero".'
+        )
+    counted = ~empty if empty_class == "skip" else np.ones_like(empty)
+    top3 = _top_k(scores, truth, k=3)
+    return {
+        "mAP": float(np.nan_to_num(precisions)[counted].mean()),
+        "AP": {n: None if np.isnan(p) else float(p) for n, p in zip(class_names, precisions, strict=True)},
+        **_decision_metrics(scores >= threshold, truth, counted),
+        "top3": _decision_metrics(top3, truth, counted),
+        "sample_F1": _sample_f1(scores >= threshold, truth),
+        "hit_at_1": _hit_at_1(scores, truth),
+        "calibration_error": _calibration_error(scores, truth),
+        "left_out": [name for name, is_empty in zip(class_names, empty, strict=True) if is_empty],
+        "difficult": difficult,
+        "empty_class": empty_class,
+        "threshold": np.asarray(threshold, dtype=float).tolist(),
+        "images": len(truth),
+    }
+
+
+def label_metrics(
+    labels: np.ndarray,
+    truth: np.ndarray,
+    class_names: list[str],
+    *,
+    difficult: Difficult = "ignore",
+    empty_class: EmptyClass = "skip",
+) -> dict[str, Any]:
+    """`multilabel_metrics` of pseudo-labels at 0.5, and what tells soft labels from scores.
+
+    Args:
+        labels: float [N, C] in [0, 1].
+        truth: int8 [N, C], as of `multilabel_metrics`.
+        class_names: C names.
+        difficult: what -1 counts as.
+        empty_class: what a class without positives counts as.
+
+    Returns:
+        Also label_sum: mean over images of the sum of their labels. positives_per_image: mean number of
+        labels from 0.5 on. classes_per_image: mean number of classes present. ties: see `tied_fraction`.
+    """
+    figures = multilabel_metrics(labels, truth, class_names, difficult=difficult, empty_class=empty_class)
+    return figures | {
+        "label_sum": float(labels.sum(axis=1).mean()),
+        "positives_per_image": float((labels >= 0.5).sum(axis=1).mean()),
+        "classes_per_image": float((apply_difficult(truth, difficult) == 1).sum(axis=1).mean()),
+        "ties": tied_fraction(labels),
+    }
+
+
+def apply_difficult(truth: np.ndarray, difficult: Difficult) -> np.ndarray:
+    """Copy of the int8 [N, C] ground truth with -1 replaced by what it counts as; -1 stays for "ignore"."""
+    if difficult not in _DIFFICULT_VALUE:
+        raise PipelineError(f"difficult is {difficult!r}, expected ignore, negative or positive.")
+    return np.where(truth == -1, np.int8(_DIFFICULT_VALUE[difficult]), truth)
+
+
+def average_precision(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Non-interpolated AP of each class, float64 [C]; NaN for one without positives, -1 is ignored."""
+    result = np.full(truth.shape[1], np.nan)
+    counted = (truth == 1).any(axis=0)
+    if counted.any():
+        # Scores outside [0, 1] torchmetrics puts through a float32 sigmoid, which makes ties; not so ranks.
+        result[counted] = multilabel_average_precision(
+            torch.from_numpy(_relative_ranks(scores[:, counted])),
+            torch.from_numpy(truth[:, counted].astype(np.int64)),
+            num_labels=int(counted.sum()),
+            average="none",
+            ignore_index=-1,
+            validate_args=False,
+        ).numpy()
+    return result
+
+
+def precision_recall(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The curve of one class, a point each distinct score of a positive, from the highest down.
+
+    Args:
+        scores: float [N].
+        truth: int8 [N], -1 is ignored.
+
+    Returns:
+        Recall, strictly rising to 1, and precision, float64 [P] each; empty without positives.
+    """
+    known = truth != -1
+    order = np.argsort(-scores[known], kind="stable")
+    descending, positive = scores[known][order], truth[known][order] == 1
+    last_of_ties = np.append(descending[1:] < descending[:-1], True)[: len(order)]
+    hits, taken = np.cumsum(positive)[last_of_ties], np.arange(1, len(order) + 1)[last_of_ties]
+    rising = np.diff(hits, prepend=0) > 0
+    return hits[rising] / max(positive.sum(), 1), hits[rising] / taken[rising]
+
+
+def tied_fraction(labels: np.ndarray) -> float:
+    """Share of the N * C labels that another image has too in the same class: no ranking parts them."""
+    tied = 0
+    for column in labels.T:
+        counts = np.unique(column, return_counts=True)[1]
+        tied += counts[counts > 1].sum()
+    return float(tied / labels.size)
+
+
+def bootstrap_interval(
+    scores: np.ndarray,
+    truth: np.ndarray,
+    *,
+    difficult: Difficult = "ignore",
+    empty_class: EmptyClass = "skip",
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mAP over resampled images.
+
+    Args:
+        scores: float [N, C].
+        truth: int8 [N, C], as of `multilabel_metrics`.
+        difficult: what -1 counts as.
+        empty_class: what a class without positives in a resample counts as.
+        resamples: number of draws of N images with replacement.
+        confidence: coverage, in (0, 1).
+        seed: of the draws; equal seeds and N draw equal images.
+
+    Returns:
+        (low, high), in [0, 1].
+    """
+    truth = apply_difficult(truth, difficult)
+    means = _resampled_map(scores, truth, empty_class, resamples, seed)
+    return _percentile_interval(means, confidence)
+
+
+def bootstrap_difference(
+    scores: Sequence[np.ndarray],
+    other_scores: Sequence[np.ndarray],
+    truth: np.ndarray,
+    *,
+    difficult: Difficult = "ignore",
+    empty_class: EmptyClass = "skip",
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Interval of mAP(other_scores) - mAP(scores) on the same resampled images, each the mean over repeated runs.
+
+    Arguments are those of `bootstrap_interval`, but that there is a float [N, C] a run. With 0 outside, the two differ
+    by more than the choice of test images.
+    """
+    truth = apply_difficult(truth, difficult)
+    means, other_means = (
+        np.mean([_resampled_map(each, truth, empty_class, resamples, seed) for each in runs], axis=0)
+        for runs in (scores, other_scores)
+    )
+    return _percentile_interval(other_means - means, confidence)
+
+
+def _check(scores: np.ndarray, truth: np.ndarray, class_names: list[str]) -> None:
+    if not scores.shape == truth.shape == (len(truth), len(class_names)) or len(truth) == 0:
+        raise PipelineError(
+            f"scores are {scores.shape}, ground truth is {truth.shape}, expected both "
+            f"(images, {len(class_names)}), at least one image. Rebuild whichever is of another dataset."
+        )
+    if not np.isfinite(scores).all():
+        raise PipelineError(
+            f"{np.count_nonzero(~np.isfinite(scores))} of {scores.size} scores are not finite, expected all. "
+            "The training that made them diverged; lower its learning rate."
+        )
+    if not np.isin(truth, (-1, 0, 1)).all():
+        raise PipelineError(f"ground truth holds {np.unique(truth)[:5].tolist()}, expected 1, 0 and -1 alone.")
+
+
+def _relative_ranks(scores: np.ndarray) -> np.ndarray:
+    """Dense rank of each score in its column over the number of distinct ones, float64 [N, C] in (0, 1]."""
+    ranks = np.empty(scores.shape)
+    for column in range(scores.shape[1]):
+        values, inverse = np.unique(scores[:, column], return_inverse=True)
+        ranks[:, column] = (inverse + 1) / len(values)
+    return ranks
+
+
+def _decision_metrics(decisions: np.ndarray, truth: np.ndarray, counted: np.ndarray) -> dict[str, float]:
+    """CP, CR, CF1, OP, OR, OF1 of bool [N, C] decisions; a class never predicted has precision 0."""
+    pair = (torch.from_numpy(decisions.astype(np.int64)), torch.from_numpy(truth.astype(np.int64)))
+    options = {"num_labels": truth.shape[1], "ignore_index": -1, "validate_args": False}
+    class_precision = multilabel_precision(*pair, average="none", **options).numpy()[counted].mean()
+    class_recall = multilabel_recall(*pair, average="none", **options).numpy()[counted].mean()
+    precision = multilabel_precision(*pair, average="micro", **options)
+    recall = multilabel_recall(*pair, average="micro", **options)
+    return {
+        "CP": float(class_precision),
+        "CR": float(class_recall),
+        "CF1": _harmonic_mean(float(class_precision), float(class_recall)),
+        "OP": float(precision),
+        "OR": float(recall),
+        "OF1": _harmonic_mean(float(precision), float(recall)),
+    }
+
+
+def _harmonic_mean(a: float, b: float) -> float:
+    return 2 * a * b / (a + b) if a + b > 0 else 0.0
+
+
+def _top_k(scores: np.ndarray, truth: np.ndarray, k: int) -> np.ndarray:
+    """Each image's k highest scores, bool [N, C]; no ignored pairs, the earlier class of equal ones."""
+    order = np.argsort(-np.where(truth == -1, -np.inf, scores), axis=1, kind="stable")[:, :k]
+    chosen = np.zeros(scores.shape, dtype=bool)
+    np.put_along_axis(chosen, order, True, axis=1)
+    return chosen
+
+
+def _sample_f1(decisions: np.ndarray, truth: np.ndarray) -> float:
+    scores = multilabel_f1_score(
+        torch.from_numpy(decisions.T.astype(np.int64)),
+        torch.from_numpy(truth.T.astype(np.int64)),
+        num_labels=len(truth),  # transposed: every image is a "label"
+        average="none",
+        ignore_index=-1,
+        validate_args=False,
+    )
+    return float(scores.mean())
+
+
+def _hit_at_1(scores: np.ndarray, truth: np.ndarray) -> float | None:
+    """None where no image has a positive."""
+    labelled = (truth == 1).any(axis=1)
+    hits = truth[_top_k(scores, truth, k=1)] == 1  # [N]
+    return float(hits[labelled].mean()) if labelled.any() else None
+
+
+def _calibration_error(scores: np.ndarray, truth: np.ndarray) -> float | None:
+    known = truth != -1
+    if scores.min() < 0 or scores.max() > 1 or not known.any():
+        return None
+    confidence, present = torch.from_numpy(scores[known]), torch.from_numpy(truth[known].astype(np.int64))
+    return float(binary_calibration_error(confidence, present, n_bins=15, norm="l1", validate_args=False))
+
+
+def _resample_counts(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each image is drawn, int32 [N, R] in chunks of R that fit in memory."""
+    generator = np.random.default_rng(seed)
+    chunk = max(1, _CHUNK_CELLS // images)
+    for start in range(0, resamples, chunk):
+        columns = min(chunk, resamples - start)
+        draws = generator.integers(0, images, size=(columns, images))
+        counts = [np.bincount(drawn, minlength=images) for drawn in draws]
+        yield np.stack(counts, axis=1).astype(np.int32)
+
+
+def _resampled_map(
+    scores: np.ndarray, truth: np.ndarray, empty_class: EmptyClass, resamples: int, seed: int
+) -> np.ndarray:
+    """The mAP of each resample, float64 [resamples]; NaN where none of its classes has a positive."""
+    means = []
+    for counts in _resample_counts(len(truth), resamples, seed):
+        columns = zip(scores.T, truth.T, strict=True)
+        precisions = np.stack([_weighted_average_precision(s, t, counts) for s, t in columns])  # [C, R]
+        present = ~np.isnan(precisions)
+        classes = present.sum(axis=0) if empty_class == "skip" else np.full(len(precisions.T), len(precisions))
+        total = np.nan_to_num(precisions).sum(axis=0)
+        means.append(np.divide(total, classes, out=np.full(len(total), np.nan), where=classes > 0))
+    return np.concatenate(means)
+
+
+def _weighted_average_precision(scores: np.ndarray, truth: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """AP of one class for R weightings of its images at once.
+
+    Args:
+        scores: float [N].
+        truth: int8 [N]; -1 is ignored.
+        counts: int32 [N, R], weight of each image.
+
+    Returns:
+        float64 [R]; NaN where the positives weigh nothing.
+    """
+    known = np.flatnonzero(truth != -1)
+    order = known[np.argsort(-scores[known], kind="stable")]
+    losses, positives = -scores[order], np.flatnonzero(truth[order] == 1)
+    # Equal scores enter together: each positive's precision is that at the last of its group of ties.
+    last = np.searchsorted(losses, losses[positives], side="right") - 1
+    last_positive = np.searchsorted(positives, last, side="right") - 1
+    weights = counts[order]
+    seen = np.cumsum(weights, axis=0, dtype=np.int32)[last]  # [positives, R]
+    found = np.cumsum(weights[positives], axis=0, dtype=np.int32)[last_positive]
+    area = (weights[positives] * (found / np.maximum(seen, 1))).sum(axis=0)
+    weight = weights[positives].sum(axis=0)
+    return np.divide(area, weight, out=np.full(len(weight), np.nan), where=weight > 0)
+
+
+def _percentile_interval(values: np.ndarray, confidence: float) -> tuple[float, float]:
+    if not 0 < confidence < 1:
+        raise PipelineError(f"the confidence of an interval is {confidence}, expected a number between 0 and 1.")
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(values, [tail, 1 - tail])
+    return float(low), float(high)

@@ -1,0 +1,75 @@
+"""The figures of a run as tables for the terminal."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from pipeline.machine.progress import say, show
+
+
+def show_metrics(folder: Path) -> None:
+    """Print the tables of `metrics.json`: the figures of the run, and AP by class."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    show(summary_table(metrics))
+    show(class_table(metrics))
+    corrected = metrics["labels"]["final"].get("corrected_entries")
+    if corrected:
+        say(f"{corrected} labels were corrected by hand, so the classifier was trained with human labels.")
+    if "gain" in metrics:
+        say(gain_sentence(metrics["gain"]))
+    if "epochs" in metrics:
+        epochs = metrics["epochs"]
+        say(
+            f"Epoch {epochs['chosen_epoch']} was chosen without labels (mAP {100 * epochs['chosen_mAP']:.1f}); "
+            f"the oracle, which looks at ground truth, is epoch {epochs['oracle_epoch']} ({100 * epochs['oracle_mAP']:.1f})."
+        )
+
+
+def gain_sentence(gain: dict[str, Any]) -> str:
+    """The final classifier against the teacher."""
+    interval = ""
+    if "mAP_interval" in gain:
+        low, high = (100 * edge for edge in gain["mAP_interval"])
+        interval = f" (95 % interval over the test images {low:+.1f} to {high:+.1f})"
+    return f"The final classifier against its teacher: {100 * gain['mAP']:+.1f} mAP{interval}."
+
+
+def sources_of(metrics: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    """What was measured: split, name, figures."""
+    rows = [("test", name, figures) for name, figures in metrics.get("test", {}).items()]
+    return rows + [("train", f"{name} labels", figures) for name, figures in metrics["labels"].items()]
+
+
+def summary_table(metrics: dict[str, Any]) -> Table:
+    """A row each classifier and each set of labels, at threshold 0.5; another where it has thresholds of its own."""
+    conventions = next(iter(metrics["labels"].values()))
+    table = Table(
+        title=f"difficult: {conventions['difficult']}; a class without positives: {conventions['empty_class']}"
+    )
+    for name in ("split", "", "mAP", "95 % interval", "CF1", "OF1", "sample F1", "images"):
+        table.add_column(name, justify="left" if name in ("split", "") else "right")
+    for split, name, figures in sources_of(metrics):
+        low, high = figures.get("mAP_interval", (None, None))
+        interval = "" if low is None else f"{100 * low:.1f} to {100 * high:.1f}"
+        decisions = ("CF1", "OF1", "sample_F1")
+        values = [f"{100 * figures[key]:.1f}" for key in ("mAP", *decisions)]
+        table.add_row(split, name, values[0], interval, *values[1:], str(figures["images"]))
+        if "own_thresholds" in figures:
+            own = [f"{100 * figures['own_thresholds'][key]:.1f}" for key in decisions]
+            table.add_row("", "  at own thresholds", "", "", *own, "")
+    return table
+
+
+def class_table(metrics: dict[str, Any]) -> Table:
+    """AP of every class, a column each classifier and each set of labels."""
+    sources = sources_of(metrics)
+    table = Table(title="AP by class")
+    table.add_column("class")
+    for split, name, _ in sources:
+        table.add_column(f"{name}\n({split})", justify="right")
+    for class_name in sources[0][2]["AP"]:
+        values = [figures["AP"][class_name] for _, _, figures in sources]
+        table.add_row(class_name, *("-" if v is None else f"{100 * v:.1f}" for v in values))
+    return table

@@ -1,0 +1,1 @@
+"""The paper's arithmetic, on arrays and without files."""

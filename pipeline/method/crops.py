@@ -1,0 +1,58 @@
+"""Where to look closer: boxes that need no classifier, and the sizes at which their crops are seen.
+
+Boxes are xyxy in pixels of the original image; sizes are (H, W).
+"""
+
+import torch
+from torch import Tensor
+
+
+def grid_boxes(size: tuple[int, int], tiles: int) -> Tensor:
+    """The tiles x tiles equal tiles of an image, row by row: float32 Tensor[tiles^2, 4] (the views of CDUL)."""
+    height, width = size
+    xs, ys = torch.linspace(0, width, tiles + 1), torch.linspace(0, height, tiles + 1)
+    return torch.stack([torch.stack([xs[c], ys[r], xs[c + 1], ys[r + 1]]) for r in range(tiles) for c in range(tiles)])
+
+
+def random_boxes(boxes: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Boxes of the same sizes at random places of the image: the control that tells place from size.
+
+    Args:
+        boxes: Tensor[M, 4] of one image.
+        size: (H, W) of the image.
+        generator: source of the places.
+    """
+    spans = boxes[:, 2:] - boxes[:, :2]  # [M, 2], (w, h)
+    room = (torch.tensor([size[1], size[0]], dtype=torch.float32) - spans).clamp(min=0)
+    corner = torch.rand(len(boxes), 2, generator=generator) * room
+    return torch.cat([corner, corner + spans], dim=1)
+
+
+def square_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """Boxes grown to squares about their centres, shifted into the image; cut where the image is too narrow.
+
+    Args:
+        boxes: Tensor[M, 4].
+        sizes: Tensor[M, 2], (H, W) of each box's image.
+    """
+    limit = sizes.flip(1).to(boxes.dtype)  # [M, 2], (W, H)
+    spans = boxes[:, 2:] - boxes[:, :2]
+    grown = spans.amax(dim=1, keepdim=True).minimum(limit)
+    corner = ((boxes[:, :2] + boxes[:, 2:] - grown) / 2).clamp(min=0).minimum(limit - grown)
+    return torch.cat([corner, corner + grown], dim=1)
+
+
+def view_size(box: Tensor, long_side: int, multiple: int = 32) -> tuple[int, int]:
+    """(H, W) at which the teacher sees a box: long side as given, aspect kept to the nearest `multiple` pixels.
+
+    Rounding the short side gives few distinct sizes, so that crops can share a batch; it changes the aspect by at
+    most half a multiple.
+    """
+    width, height = (box[2:] - box[:2]).tolist()
+    scale = long_side / max(width, height)
+    return snapped_size(height * scale, width * scale, multiple)
+
+
+def snapped_size(height: float, width: float, stride: int) -> tuple[int, int]:
+    """(H, W) with both sides the nearest multiple of `stride`, at least one stride."""
+    return max(1, round(height / stride)) * stride, max(1, round(width / stride)) * stride

@@ -1,0 +1,1 @@
+"""Pixels: decoding, caching, prefetching, augmenting and drawing photos."""

@@ -1,0 +1,55 @@
+"""A photo and its boxes to a picture for people."""
+
+import colorsys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline.photos.images import load_image
+
+SMALLEST = 720
+"""Least width of a picture in pixels: room for a line of text."""
+
+
+def class_colour(index: int, count: int) -> tuple[int, int, int]:
+    """A bright RGB colour for a class; that of -1, for no class, is white."""
+    if index < 0:
+        return 255, 255, 255
+    return tuple(round(255 * v) for v in colorsys.hsv_to_rgb(index / count, 0.75, 1.0))
+
+
+def draw_boxes(
+    photo: Path, boxes: np.ndarray, class_index: np.ndarray, class_names: Sequence[str], caption: Sequence[str]
+) -> Image.Image:
+    """The photo with its boxes, named and coloured by class, and lines of text below.
+
+    Args:
+        photo: image file.
+        boxes: float [M, 4], xyxy in its pixels.
+        class_index: int [M], -1 for a box that stands for no class.
+        class_names: C names.
+        caption: lines of text.
+    """
+    image = Image.fromarray(load_image(photo).permute(1, 2, 0).numpy())
+    scale = max(1.0, SMALLEST / image.width)
+    image = image.resize((round(scale * image.width), round(scale * image.height)), Image.Resampling.BICUBIC)
+    boxes = scale * boxes
+    size = max(14, round(min(image.size) / 36))
+    font = ImageFont.load_default(size)
+    line = round(1.5 * size)
+    canvas = Image.new("RGB", (image.width, image.height + line * len(caption)), "white")
+    canvas.paste(image)
+    draw = ImageDraw.Draw(canvas)
+    for box, index in zip(boxes.tolist(), class_index.tolist(), strict=True):
+        colour = class_colour(index, len(class_names))
+        draw.rectangle(box, outline=colour, width=max(2, size // 6))
+        if index >= 0:
+            # inside the photo even where the box begins above it
+            corner = (box[0], max(box[1] - line, 0.0))
+            draw.rectangle(draw.textbbox(corner, class_names[index], font=font), fill=colour)
+            draw.text(corner, class_names[index], fill="black", font=font)
+    for row, text in enumerate(caption):
+        draw.text((size // 2, image.height + row * line + size // 5), text, fill="black", font=font)
+    return canvas

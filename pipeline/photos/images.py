@@ -1,0 +1,225 @@
+"""Image files to uint8 RGB tensors: whatever the file holds, one decode per image and view."""
+
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, UnidentifiedImageError
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from pipeline.machine.errors import PipelineError
+
+MAX_PIXELS = 100_000_000
+"""Larger images are refused: a file of some kB can claim gigapixels, and 100 megapixels are 300 MB of RGB."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+"""What Pillow may take a file for. A closed list, as others of its readers start programs (EPS)."""
+
+DRAFT_MARGIN = 2
+"""A JPEG to be squashed is decoded at no less than this many times the target; closer shows in the pixels."""
+
+# What Pillow's readers raise on broken files.
+_DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    IndexError,
+    EOFError,
+    OverflowError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+_EXIF_ERRORS = (SyntaxError, ValueError, TypeError, IndexError, KeyError, struct.error)
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (5, 6, 7, 8)
+
+# MAX_PIXELS decides, with an error; Pillow's warning starts below it.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+class UnreadableImage(PipelineError):
+    """An image file that cannot be decoded; the message names the file and the reason."""
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(H, W) in pixels as displayed, that is after the EXIF rotation; reads the header alone (PNG: the file).
+
+    Raises:
+        UnreadableImage: the file is missing, no image, or above MAX_PIXELS.
+    """
+    with _opened(path) as image:
+        return _displayed_size(image)
+
+
+def verify_image(path: Path) -> tuple[int, int]:
+    """(H, W) as displayed, after decoding the whole file at the least cost: a JPEG at an eighth of its size.
+
+    Raises:
+        UnreadableImage: `load_image` of the file would fail.
+    """
+    with _opened(path) as image:
+        size = _displayed_size(image)
+        _decode(image, min_size=(1, 1))
+        return size
+
+
+def load_image(path: Path, min_size: tuple[int, int] | None = None) -> Tensor:
+    """Decode an image, turned as its EXIF says; transparency over white, 16-bit grey to its high byte.
+
+    Args:
+        path: JPEG, PNG, WebP, BMP, GIF (first frame) or TIFF, whatever its extension.
+        min_size: (H, W) that the caller needs. A JPEG may then be decoded at 1/2, 1/4 or 1/8 of its size,
+            never below `min_size`: coordinates are those of the result, `image_size` gives the original's.
+
+    Returns:
+        uint8 Tensor[3, H, W], RGB; a channels-last view, `.contiguous()` copies.
+
+    Raises:
+        UnreadableImage: the file is missing, truncated, no image, or above MAX_PIXELS.
+    """
+    with _opened(path) as image:
+        return _to_tensor(_decode(image, min_size))
+
+
+def from_pillow(image: Image.Image) -> Tensor:
+    """What `load_image` returns for the file of an image that Pillow has opened, or for one made in memory.
+
+    Raises:
+        UnreadableImage: its file is broken, or its pixels cannot become RGB.
+    """
+    try:
+        return _to_tensor(_decode(image, None))
+    except _DECODE_ERRORS as error:
+        raise UnreadableImage(f"a {image.mode} image cannot be read: {error}. Replace it or take it out.") from error
+
+
+def squash(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize to exactly (H, W), the aspect not kept: bicubic and antialiased, within 1/255 or so of Pillow's.
+
+    Args:
+        image: uint8 Tensor[3, h, w] on the CPU; a crop of another tensor will do.
+        size: (H, W) in pixels.
+
+    Returns:
+        uint8 Tensor[3, H, W].
+    """
+    return interpolate(image[None], size, mode="bicubic", antialias=True)[0]
+
+
+def load_squashed(path: Path, size: tuple[int, int]) -> Tensor:
+    """`squash(load_image(path), size)`; a JPEG much larger than the target is decoded reduced, hence faster.
+
+    Args:
+        path: an image file as of `load_image`.
+        size: (H, W) in pixels.
+
+    Returns:
+        uint8 Tensor[3, H, W].
+
+    Raises:
+        UnreadableImage: as of `load_image`.
+    """
+    return squash(load_image(path, (DRAFT_MARGIN * size[0], DRAFT_MARGIN * size[1])), size)
+
+
+def cut(image: Tensor, box: Tensor, size: tuple[int, int]) -> Tensor:
+    """The part of an image inside a box, resized.
+
+    Args:
+        image: uint8 Tensor[3, H, W].
+        box: Tensor[4]; its edges are rounded outwards to whole pixels, at least one.
+        size: (H, W) of the result.
+
+    Returns:
+        uint8 Tensor[3, *size].
+    """
+    height, width = image.shape[1:]
+    x1, y1 = (min(max(int(edge), 0), limit - 1) for edge, limit in zip(box[:2].tolist(), (width, height), strict=True))
+    x2, y2 = (-int(-edge // 1) for edge in box[2:].tolist())
+    return squash(image[:, y1 : max(min(y2, height), y1 + 1), x1 : max(min(x2, width), x1 + 1)], size)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The image with its header read; what Pillow raises on it becomes UnreadableImage."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                megapixels = image.width * image.height / 1e6
+                raise ValueError(f"it has {megapixels:.0f} megapixels, the limit is {MAX_PIXELS / 1e6:.0f}")
+            yield image
+    except _DECODE_ERRORS as error:
+        raise UnreadableImage(
+            f"{path} cannot be read as an image: {_reason(path, error)}. Replace it or take it out."
+        ) from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "the file is empty" if path.stat().st_size == 0 else f"it is none of {', '.join(FORMATS)}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).rstrip(".") or type(error).__name__
+
+
+def _to_tensor(rgb: Image.Image) -> Tensor:
+    """uint8 Tensor[3, H, W], a channels-last view of a copy of the pixels."""
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
+
+
+def _displayed_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    return (width, height) if _orientation(image) in _SIDEWAYS else (height, width)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation still to be applied, 1 to 8; a broken EXIF block counts as none."""
+    if image.format == "TIFF":
+        return 1  # Pillow turns a TIFF itself, and its size is the turned one from the start
+    if image.format == "PNG":
+        image.load()  # its EXIF block may follow the pixels
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _EXIF_ERRORS:
+        return 1
+
+
+def _decode(image: Image.Image, min_size: tuple[int, int] | None) -> Image.Image:
+    """The opened image in mode RGB, upright; a JPEG reduced as far as (H, W) `min_size` allows."""
+    orientation = _orientation(image)
+    if min_size is not None:
+        height, width = min_size if orientation not in _SIDEWAYS else min_size[::-1]
+        image.draft(None, (width, height))
+    rgb = _to_rgb(image)
+    return rgb.transpose(_TURNS[orientation]) if orientation in _TURNS else rgb
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image.load()
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of unknown range")
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip at 255
+        high_byte = np.asarray(image).clip(0, 65535) >> 8
+        return Image.fromarray(high_byte.astype(np.uint8)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    rgba = image.convert("RGBA")
+    canvas = Image.new("RGB", image.size, "white")
+    canvas.paste(rgba, mask=rgba.getchannel("A"))
+    return canvas

@@ -1,0 +1,1 @@
+"""A run: its graph, its files and settings."""

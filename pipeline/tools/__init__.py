@@ -1,0 +1,1 @@
+"""What a person types that is no stage."""

@@ -1,0 +1,108 @@
+"""A classifier and labelled photos to a classifier file with the thresholds of highest F1."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from pipeline.classifier.api import Classifier, score_files
+from pipeline.datasets.checks import check_files, check_unique, class_index
+from pipeline.datasets.downloads import sha256_of
+from pipeline.datasets.tables import read_table
+from pipeline.machine.errors import PipelineError
+from pipeline.machine.progress import say, show
+from pipeline.method.thresholds import class_f1, out_of_fold_thresholds
+from pipeline.runs.artifacts import Checkpoint, Provenance, read_checkpoint, write_checkpoint
+from pipeline.runs.config import Config, option
+
+
+@dataclass(frozen=True)
+class CalibrateConfig(Config):
+    """How thresholds are found."""
+
+    folds: int = option(
+        5, "parts of the labelled photos; each is decided by what is best on the others", min=2, max=100
+    )
+    seed: int = option(0, "seed of the parts", min=0)
+
+
+def read_labelled(table: Path, class_names: list[str]) -> tuple[list[Path], np.ndarray]:
+    """N photos of a table and their labels, int8 [N, C]; rows without labels are left out.
+
+    Raises:
+        PipelineError: the table is no such table, has no labels, or names an unknown class or a missing file.
+    """
+    rows = [row for row in read_table(table) if row.labels is not None]
+    if not rows:
+        raise PipelineError(f"{table} has no labels, expected the columns image and labels (class names joined by ;).")
+    image_ids, paths = [row.image_id for row in rows], [row.path for row in rows]
+    check_unique(image_ids, table)
+    check_files(image_ids, paths, table)
+    truth = np.zeros((len(rows), len(class_names)), np.int8)
+    for n, row in enumerate(rows):
+        truth[n, [class_index(name, class_names, table) for name in row.labels]] = 1
+    return paths, truth
+
+
+def calibrated(checkpoint: Checkpoint, thresholds: np.ndarray, provenance: Provenance) -> Checkpoint:
+    """The classifier with other thresholds; for prediction alone, as what training would go on from is left out."""
+    steps = {"steps": checkpoint.training["steps"]}
+    return replace(checkpoint, thresholds=thresholds.tolist(), provenance=provenance, training=steps)
+
+
+def run(
+    classifier_path: Path, labelled: Path, out: Path, config: CalibrateConfig, *, batch_size: int, device: str
+) -> None:
+    """Write the classifier with thresholds from labelled photos, and show what F1 to expect of them.
+
+    Args:
+        classifier_path: file of a classifier; stays as it is, since the run's other files were made from it.
+        labelled: CSV or Parquet file with the columns image and labels.
+        out: file to write.
+        config: options.
+        batch_size: photos that go through the network together.
+        device: torch device.
+
+    Raises:
+        PipelineError: a file is missing or wrong, there are fewer photos than folds, or `out` is the classifier.
+    """
+    if out.resolve() == classifier_path.resolve():
+        raise PipelineError(f"{out} would be written over the classifier itself. Give another file to --out.")
+    checkpoint = read_checkpoint(classifier_path)
+    paths, truth = read_labelled(labelled, checkpoint.class_names)
+    found = score_files(Classifier(checkpoint, device), paths, batch_size)
+    truth = truth[found.rows]
+    if len(truth) < config.folds:
+        raise PipelineError(
+            f"{labelled} has {len(truth)} labelled photos, expected at least {config.folds}, one a fold. "
+            "Label more, or lower --folds."
+        )
+    thresholds, f1 = out_of_fold_thresholds(found.scores, truth, config.folds, config.seed)
+    provenance = Provenance(
+        Checkpoint.SCHEMA,
+        Checkpoint.VERSION,
+        {**config.identity(), "labelled": sha256_of(labelled)},
+        {classifier_path.name: checkpoint.provenance.fingerprint},
+        uses_ground_truth=True,
+    )
+    write_checkpoint(out, calibrated(checkpoint, thresholds, provenance))
+    before = class_f1(found.scores >= np.array(checkpoint.thresholds), truth)
+    show(threshold_table(checkpoint, thresholds, truth, before, f1))
+    counted = (truth == 1).any(axis=0)
+    means = [100 * figure[counted].mean() if counted.any() else 0.0 for figure in (before, f1)]
+    say(f"{out}: mean F1 on {len(truth)} photos {means[0]:.1f} before, {means[1]:.1f} to expect now (out of fold).")
+
+
+def threshold_table(
+    checkpoint: Checkpoint, thresholds: np.ndarray, truth: np.ndarray, before: np.ndarray, f1: np.ndarray
+) -> Table:
+    """A row a class: photos that show it, and threshold and F1, both before and now."""
+    table = Table("class", title="Thresholds")
+    for heading in ("photos", "threshold", "F1 before", "new threshold", "F1 to expect"):
+        table.add_column(heading, justify="right")
+    columns = (checkpoint.class_names, truth.sum(axis=0), checkpoint.thresholds, before, thresholds, f1)
+    for name, count, old, old_f1, new, new_f1 in zip(*columns, strict=True):
+        f1_before, f1_now = (f"{100 * figure:.1f}" if count else "-" for figure in (old_f1, new_f1))
+        table.add_row(name, str(count), f"{old:.3f}", f1_before, f"{new:.3f}", f1_now)
+    return table

@@ -1,0 +1,141 @@
+"""A classifier file to a model that other runtimes load, ONNX or torch.export, checked against the classifier."""
+
+import json
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.classifier.inference import load_classifier
+from pipeline.classifier.network import CamNet
+from pipeline.machine.errors import PipelineError, first_line
+from pipeline.machine.progress import say
+from pipeline.runs.artifacts import Checkpoint, read_checkpoint, replacing
+
+Format = Literal["onnx", "torch-export"]
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
+
+DESCRIPTION_FILE = "classifier.json"
+"""Name of the description inside a torch.export archive."""
+
+TOLERANCE = 1e-4
+"""Largest difference of a score between the classifier and what was exported."""
+
+
+class Scorer(nn.Module):
+    """A classifier up to its scores; normalisation is inside already."""
+
+    def __init__(self, net: CamNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores Tensor[B, C] in [0, 1] of float Tensor[B, 3, S, S] in [0, 1], RGB."""
+        return self.net(images).sigmoid()
+
+
+def describe(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What whoever runs an exported model must know, ready for JSON."""
+    size = checkpoint.image_size
+    return {
+        "class_names": checkpoint.class_names,
+        "thresholds": checkpoint.thresholds,
+        "image_size": size,
+        "input": f"images: float32 [B, 3, {size}, {size}], RGB in [0, 1]. The whole photo, turned as its EXIF says, "
+        f"is resized to {size} x {size} (bicubic, antialiased, aspect not kept) and divided by 255; "
+        "mean and deviation are applied inside the model.",
+        "output": "scores: float32 [B, C] in [0, 1], in the order of class_names; "
+        "a class is present if its score reaches its threshold.",
+        "fingerprint": checkpoint.provenance.fingerprint,
+    }
+
+
+def trace(scorer: Scorer, size: int) -> torch.export.ExportedProgram:
+    """The graph of a scorer for any number of images of `size` pixels."""
+    # an example of two: torch takes a size of one for a constant
+    batch = {0: torch.export.Dim("batch", min=1)}
+    return torch.export.export(scorer, (torch.zeros(2, 3, size, size),), dynamic_shapes={"images": batch})
+
+
+def write_onnx(program: torch.export.ExportedProgram, description: dict[str, Any], path: Path) -> None:
+    """Write an ONNX file with the description in its metadata, a text a key."""
+    try:
+        model = torch.onnx.export(program, dynamo=True, input_names=["images"], output_names=["scores"], verbose=False)
+    except torch.onnx.OnnxExporterError as error:
+        raise PipelineError(
+            f"this backbone cannot be exported to ONNX ({first_line(error)}); try --format torch-export."
+        ) from error
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in description.items()}
+    model.model.metadata_props.update(texts)
+    model.save(path)
+
+
+def load_onnx(path: Path) -> Callable[[Tensor], Tensor]:
+    """An ONNX file as a function of images, run by onnxruntime on the CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(["scores"], {"images": images.numpy()})[0])
+
+
+def write_torch_export(program: torch.export.ExportedProgram, description: dict[str, Any], path: Path) -> None:
+    """Write a torch.export archive with the description as JSON inside."""
+    with path.open("wb") as file:
+        torch.export.save(program, file, extra_files={DESCRIPTION_FILE: json.dumps(description)})
+
+
+def load_torch_export(path: Path) -> Callable[[Tensor], Tensor]:
+    """A torch.export archive as a function of images."""
+    with path.open("rb") as file:
+        return torch.export.load(file).module()
+
+
+def largest_difference(scorer: Scorer, exported: Callable[[Tensor], Tensor], size: int) -> float:
+    """Largest difference of a score on batches of one and of three random images."""
+    generator = torch.Generator().manual_seed(0)
+    batches = [torch.rand(count, 3, size, size, generator=generator) for count in (1, 3)]
+    with torch.no_grad():
+        return max(float((scorer(batch) - exported(batch)).abs().max()) for batch in batches)
+
+
+def check_packages(format: Format) -> None:
+    """Raise unless the packages that a format needs are installed."""
+    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
+    if format == "onnx" and missing:
+        raise PipelineError(
+            f"ONNX needs {', '.join(missing)}. Install with `pip install 'ccd-pipeline[onnx]'`, "
+            "or use --format torch-export."
+        )
+
+
+def run(classifier_path: Path, format: Format, out: Path | None = None) -> None:
+    """Write a classifier in another format.
+
+    Args:
+        classifier_path: file of a classifier.
+        format: "onnx" or "torch-export".
+        out: file to write; None for the classifier's name with the format's ending, beside it.
+
+    Raises:
+        PipelineError: the classifier or a package is missing, the backbone cannot be exported, or the exported
+            model gives other scores; nothing is written then.
+    """
+    check_packages(format)
+    checkpoint = read_checkpoint(classifier_path)
+    out = out or classifier_path.with_suffix(SUFFIXES[format])
+    # channels-last weights lie in memory as torch.export cannot store them
+    scorer = Scorer(load_classifier(checkpoint).to(memory_format=torch.contiguous_format)).eval().requires_grad_(False)
+    program = trace(scorer, checkpoint.image_size)
+    write, load = (write_onnx, load_onnx) if format == "onnx" else (write_torch_export, load_torch_export)
+    with replacing(out) as partial:
+        write(program, describe(checkpoint), partial)
+        difference = largest_difference(scorer, load(partial), checkpoint.image_size)
+        if not difference <= TOLERANCE:
+            raise PipelineError(
+                f"the scores of the exported model differ by {difference:.1e} from those of {classifier_path}, "
+                f"expected at most {TOLERANCE:.0e}; nothing was written."
+            )
+    say(f"{out}: {out.stat().st_size / 1e6:.1f} MB, scores within {difference:.1e} of the classifier's.")

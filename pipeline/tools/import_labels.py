@@ -1,0 +1,35 @@
+"""Corrections of people, from a CSV or a Label Studio export, to what `fuse` puts in the place of pseudo-labels."""
+
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.machine.progress import say
+from pipeline.runs.artifacts import Corrections, check_same_images, read, read_manifest, write
+from pipeline.tools.corrections import UNTOUCHED, make_corrections, read_answers
+
+
+def run(source: Path, folder: Path, *, replace: bool = False) -> None:
+    """Write `corrections.h5`; what was imported before stays where nothing new is said.
+
+    Args:
+        source: CSV or JSON, see `pipeline.tools.corrections.read_answers`.
+        folder: the run folder.
+        replace: forget what was imported before.
+
+    Raises:
+        PipelineError: the file is not as expected, or about other images or classes.
+    """
+    path = folder / "corrections.h5"
+    train = read_manifest(folder).split("train")
+    before: Corrections | None = None
+    if path.exists() and not replace:
+        before = read(path)
+        check_same_images(train, before, folder / "manifest.csv", path)
+    corrections = make_corrections(read_answers(source, train.class_names), train, source, before)
+    write(path, corrections)
+    fixed = corrections.labels != UNTOUCHED
+    say(
+        f"{path}: {np.count_nonzero(fixed)} labels of {np.count_nonzero(fixed.any(1))} images are fixed, "
+        f"{np.count_nonzero(corrections.labels == 1)} of them to present. Go on with `ccd fuse` and `ccd train`."
+    )

@@ -1,0 +1,394 @@
+"""Any artifact to tables that a person can read."""
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from pipeline.evaluation.box_quality import box_quality
+from pipeline.evaluation.tables import show_metrics
+from pipeline.machine.errors import PipelineError
+from pipeline.machine.progress import say, show
+from pipeline.method.thresholds import PRESENT
+from pipeline.photos.drawing import draw_boxes
+from pipeline.runs.artifacts import (
+    MAKERS,
+    OPTIONAL,
+    Artifact,
+    Boxes,
+    Checkpoint,
+    Corrections,
+    CropScores,
+    Embeddings,
+    EpochScores,
+    GroundTruth,
+    Labels,
+    Manifest,
+    Provenance,
+    check_current,
+    read,
+    read_checkpoint,
+    read_manifest,
+    read_provenance,
+    replacing,
+)
+from pipeline.tools.compare import compare, option_differences
+from pipeline.tools.label_sets import LabelSet, read_label_set
+
+EXAMPLES = 10
+"""Images in a list."""
+
+
+def run(path: Path, image: str = "") -> None:
+    """Print what an artifact, or every artifact of a run folder, holds.
+
+    Args:
+        path: an artifact or a run folder.
+        image: id of an image to show as well; empty for none.
+
+    Raises:
+        PipelineError: the file is missing, damaged or none of ours, or has no such image.
+    """
+    if path.is_dir():
+        show(run_table(path))
+        if image:
+            found = [name for name in MAKERS if name.endswith(".h5") and (path / name).exists()]
+            show_image({name: read(path / name) for name in found}, image)
+        return
+    if path.name == "metrics.json":
+        show(origin_table(path, read_provenance(path)))
+        show_metrics(path.parent)
+        return
+    if path.suffix == ".h5":
+        artifact = read(path)
+        show(origin_table(path, artifact.provenance))
+        show(array_table(artifact))
+        show(class_table(artifact))
+        if isinstance(artifact, Boxes) and (path.parent / "ground_truth.h5").exists():
+            show_box_quality(artifact, read(path.parent / "ground_truth.h5"))
+        if image:
+            show_image({path.name: artifact}, image)
+        return
+    content = read_checkpoint(path) if path.suffix == ".pt" else read_manifest(path.parent)
+    show(origin_table(path, content.provenance))
+    show(checkpoint_table(content) if isinstance(content, Checkpoint) else manifest_table(content))
+
+
+def run_class(path: Path, class_name: str) -> None:
+    """Print the images on which a set of labels is surest of a class, and those on which it is in doubt.
+
+    Args:
+        path: a run folder, or a file of a run that holds labels.
+        class_name: one of its classes.
+
+    Raises:
+        PipelineError: no labels, or no such class (names the nearest).
+    """
+    labels = read_label_set(path)
+    if class_name not in labels.class_names:
+        near = difflib.get_close_matches(class_name, labels.class_names, n=3) or labels.class_names[:3]
+        raise PipelineError(f"{labels.path} has no class {class_name!r}; there are for example {', '.join(near)}.")
+    c = labels.class_names.index(class_name)
+    truth = truth_of(labels)
+    values = labels.labels[:, c]
+    top = np.argsort(-values, kind="stable")[:EXAMPLES]
+    doubtful = np.argsort(np.abs(values - labels.thresholds[c]), kind="stable")[:EXAMPLES]
+    show(example_table(f"{class_name}: top images", labels, top, c, truth))
+    show(
+        example_table(f"{class_name}: nearest to the threshold {labels.thresholds[c]:.2f}", labels, doubtful, c, truth)
+    )
+
+
+def run_compare(first: Path, second: Path) -> None:
+    """Print how two sets of labels differ and, for two run folders, what they were made with.
+
+    Args:
+        first: a run folder, or a file of a run that holds labels.
+        second: the same.
+
+    Raises:
+        PipelineError: one holds no labels, or they have no image or class in common.
+    """
+    found = compare(read_label_set(first), read_label_set(second))
+    title = (
+        f"{first} and {second}: {len(found.image_ids)} images, {len(found.class_names)} classes, "
+        f"{found.agreement:.1%} of the decisions alike"
+    )
+    show(number_table(title, found.class_names, found.class_columns()))
+    table = Table("image", "class", "first", "second", title="labels that differ most")
+    for row, c in found.most_changed(EXAMPLES):
+        before, after = (values[row, c] for values in found.labels)
+        table.add_row(found.image_ids[row], found.class_names[c], format_number(before), format_number(after))
+    show(table)
+    if first.is_dir() and second.is_dir():
+        table = Table("file", "option", "first", "second", title="made with")
+        for name, option, *values in option_differences(first, second):
+            table.add_row(name, option, *(json.dumps(value) for value in values))
+        show(table)
+
+
+def save_picture(folder: Path, image_id: str, out: Path) -> None:
+    """Write a photo with its boxes and labels as a PNG.
+
+    Args:
+        folder: a run folder.
+        image_id: one of its images.
+        out: the file.
+
+    Raises:
+        PipelineError: no such image, or its file cannot be read.
+    """
+    manifest = read_manifest(folder)
+    if image_id not in manifest.image_ids:
+        raise unknown_image(image_id, manifest.image_ids, [folder.name])
+    names = manifest.class_names
+    box, class_index = np.zeros((0, 4)), np.zeros(0, int)
+    if (folder / "boxes.h5").exists():
+        boxes: Boxes = read(folder / "boxes.h5")
+        here = np.array([boxes.image_ids[i] == image_id for i in boxes.image_index], dtype=bool)
+        box, class_index = boxes.box[here], boxes.class_index[here]
+    caption = []
+    for name in ("initial_labels.h5", "final_labels.h5", "ground_truth.h5"):
+        artifact = read(folder / name) if (folder / name).exists() else None
+        if artifact is not None and image_id in artifact.image_ids:
+            values = artifact.labels[artifact.image_ids.index(image_id)]
+            listed = [f"{names[c]} {values[c]:.2g}" for c in np.argsort(-values) if values[c] >= PRESENT]
+            caption.append(f"{name.removesuffix('.h5').replace('_', ' ')}: {', '.join(listed) or 'none'}")
+    path = Path(manifest.paths[manifest.image_ids.index(image_id)])
+    picture = draw_boxes(path, box, class_index, names, caption)
+    with replacing(out) as partial:
+        picture.save(partial, "PNG")
+    say(f"{out}: {image_id} with {len(box)} boxes.")
+
+
+def run_table(folder: Path) -> Table:
+    """Every artifact of a run: there or not, current or stale."""
+    table = Table("file", "command", "state", "fingerprint", title=str(folder))
+    for name, (command, _) in MAKERS.items():
+        path = folder / name
+        if not path.exists() and not path.with_suffix(".json").exists():
+            table.add_row(name, command, "none" if name in OPTIONAL else "missing", "")
+            continue
+        try:
+            table.add_row(name, command, "current", check_current(path).fingerprint)
+        except PipelineError as error:
+            table.add_row(name, command, str(error), "")
+    return table
+
+
+def origin_table(path: Path, provenance: Provenance) -> Table:
+    """Where an artifact came from."""
+    table = Table("", "", title=str(path), show_header=False)
+    table.add_row("schema", f"{provenance.schema} version {provenance.version}")
+    table.add_row("fingerprint", provenance.fingerprint)
+    table.add_row("made by", f"ccd {MAKERS[path.name][0]}" if path.name in MAKERS else "unknown")
+    table.add_row("inputs", "\n".join(f"{name}  {value}" for name, value in provenance.inputs.items()) or "none")
+    table.add_row("config", "\n".join(f"{name} = {json.dumps(value)}" for name, value in provenance.config.items()))
+    if provenance.uses_ground_truth:
+        table.add_row("ground truth", "USED: by a study, or for the thresholds of a calibrated classifier")
+    return table
+
+
+def array_table(artifact: Artifact) -> Table:
+    """Datasets of an artifact with shape and range."""
+    counts = f"{len(artifact.image_ids)} images, {len(artifact.class_names)} classes"
+    table = Table("dataset", "dtype", "shape", "min", "mean", "max", title=counts)
+    for item in artifact.array_fields():
+        value = getattr(artifact, item.name)
+        if value is None:
+            table.add_row(item.name, "", "absent", "", "", "")
+            continue
+        shape = ", ".join(
+            f"{d} = {n}" if isinstance(d, str) else str(n)
+            for d, n in zip(item.metadata["dims"], value.shape, strict=True)
+        )
+        numbers = value.astype(np.float64).ravel()
+        numbers = numbers[~np.isnan(numbers)]
+        spread = [f"{f(numbers):.4g}" for f in (np.min, np.mean, np.max)] if numbers.size else ["-"] * 3
+        table.add_row(item.name, str(value.dtype), f"[{shape}]", *spread)
+    return table
+
+
+def class_table(artifact: Artifact) -> Table:
+    """What an artifact says of each class."""
+    return number_table("classes", artifact.class_names, class_columns(artifact))
+
+
+def number_table(title: str, class_names: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> Table:
+    """A row a class, a column of numbers a title."""
+    table = Table(title=title)
+    table.add_column("class")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for c, class_name in enumerate(class_names):
+        table.add_row(class_name, *(format_number(values[c]) for values in columns.values()))
+    return table
+
+
+def class_columns(artifact: Artifact) -> dict[str, np.ndarray]:
+    """Column title to values [C]."""
+    class_count = len(artifact.class_names)
+    match artifact:
+        case Embeddings():
+            top = np.bincount(artifact.probabilities[artifact.is_train].argmax(1), minlength=class_count)
+            return {
+                "bias": artifact.bias,
+                "confident images on top": artifact.bias_counts,
+                "train images on top": top,
+                "mean probability": artifact.probabilities.mean(0),
+            }
+        case Labels():
+            return {
+                "label mean": artifact.labels.mean(0),
+                "positives (>= 0.5)": (artifact.labels >= 0.5).sum(0),
+                "clamped (> 1)": (artifact.scores > 1).sum(0),
+                "largest score": artifact.scores.max(0),
+            }
+        case Boxes():
+            known = artifact.class_index[artifact.class_index >= 0]
+            return {"boxes": np.bincount(known, minlength=class_count)}
+        case CropScores():
+            top = (
+                np.bincount(artifact.probabilities.argmax(1), minlength=class_count)
+                if len(artifact.probabilities)
+                else None
+            )
+            return {
+                "crops on top": np.zeros(class_count, int) if top is None else top,
+                "mean local": artifact.local.mean(0),
+            }
+        case Corrections():
+            return {"fixed to 1": (artifact.labels == 1).sum(0), "fixed to 0": (artifact.labels == 0).sum(0)}
+        case GroundTruth():
+            return {
+                "positives": (artifact.labels == 1).sum(0),
+                "difficult": (artifact.labels == -1).sum(0),
+                "objects": np.bincount(artifact.object_class_index, minlength=class_count),
+            }
+        case EpochScores():
+            return {f"mean score, epoch {e + 1}": scores.mean(0) for e, scores in enumerate(artifact.scores)}
+    raise TypeError(type(artifact).__name__)
+
+
+def checkpoint_table(checkpoint: Checkpoint) -> Table:
+    """Architecture and weights of a checkpoint."""
+    table = Table("", "", show_header=False)
+    for name, value in {**checkpoint.architecture, "image_size": checkpoint.image_size}.items():
+        table.add_row(name, str(value))
+    table.add_row(
+        "weights",
+        f"{sum(w.numel() for w in checkpoint.weights.values()):,} numbers in {len(checkpoint.weights)} tensors",
+    )
+    table.add_row("trained on", f"{len(checkpoint.image_ids)} images, {checkpoint.training['steps']} steps")
+    table.add_row(
+        "thresholds",
+        ", ".join(f"{n} {t:.3f}" for n, t in zip(checkpoint.class_names, checkpoint.thresholds, strict=True)),
+    )
+    return table
+
+
+def manifest_table(manifest: Manifest) -> Table:
+    """Counts of a manifest, its classes, and what was skipped."""
+    table = Table("", "", show_header=False)
+    for split, count in manifest.images["split"].value_counts().items():
+        table.add_row(f"{split} images", str(count))
+    table.add_row("classes", "\n".join(f"{name}: {', '.join(words)}" for name, words in manifest.display_names.items()))
+    table.add_row("skipped", "\n".join(manifest.skipped.values()) or "none")
+    return table
+
+
+def show_image(artifacts: dict[str, Artifact], image_id: str) -> None:
+    """Print what the artifacts say of one image: a row a class, then its boxes and crops."""
+    holding = {name: a for name, a in artifacts.items() if image_id in a.image_ids}
+    if not holding:
+        known = [i for a in artifacts.values() for i in a.image_ids]
+        raise unknown_image(image_id, known, list(artifacts))
+    columns: dict[str, Sequence[Any]] = {}
+    for name, artifact in holding.items():
+        row = artifact.image_ids.index(image_id)
+        columns |= {
+            f"{name.removesuffix('.h5')}\n{title}": values for title, values in image_columns(artifact, row).items()
+        }
+    if columns:
+        show(number_table(image_id, next(iter(holding.values())).class_names, columns))
+    for artifact in holding.values():
+        if isinstance(artifact, Boxes | CropScores):
+            show(box_table(artifact, artifact.image_ids.index(image_id)))
+
+
+def unknown_image(image_id: str, known: list[str], where: list[str]) -> PipelineError:
+    """The error for an image that is not there; names the nearest ids."""
+    near = difflib.get_close_matches(image_id, known, n=3) or known[:3]
+    return PipelineError(f"no image {image_id!r} in {', '.join(where)}; there are for example {', '.join(near)}.")
+
+
+def truth_of(labels: LabelSet) -> np.ndarray | None:
+    """Ground truth int8 [N, C] of these images where the run has it."""
+    path = labels.path.with_name("ground_truth.h5")
+    return read(path).rows_of(labels.image_ids) if path.exists() else None
+
+
+def example_table(title: str, labels: LabelSet, rows: np.ndarray, c: int, truth: np.ndarray | None) -> Table:
+    """Images with their label of one class and, where it is known, the truth."""
+    table = Table("image", "label", *(["truth"] if truth is not None else []), title=title)
+    words = {1: "present", 0: "absent", -1: "unknown"}
+    for row in rows:
+        cells = [] if truth is None else [words[int(truth[row, c])]]
+        table.add_row(labels.image_ids[row], format_number(labels.labels[row, c]), *cells)
+    return table
+
+
+def show_box_quality(boxes: Boxes, truth: GroundTruth) -> None:
+    """Print how well the boxes lie, where there are annotated objects."""
+    if not len(truth.object_box):
+        return
+    figures = box_quality(boxes, truth)
+    table = Table("", "", title="boxes against annotated objects", show_header=False)
+    table.add_row("hold the centre of an object of their class", f"{figures['centre_share']:.1%}")
+    table.add_row("mean best IoU with an object of their class", f"{figures['mean_best_iou']:.3f}")
+    table.add_row("present classes with such a box", f"{figures['recall']:.1%}")
+    show(table)
+
+
+def image_columns(artifact: Artifact, row: int) -> dict[str, np.ndarray]:
+    """Column title to values [C] of one image."""
+    match artifact:
+        case Embeddings():
+            return {f"probability (entropy {artifact.entropy[row]:.2f})": artifact.probabilities[row]}
+        case Labels():
+            return {"score": artifact.scores[row], "label": artifact.labels[row]}
+        case CropScores():
+            return {f"local ({(artifact.image_index == row).sum()} crops)": artifact.local[row]}
+        case GroundTruth():
+            return {"truth": artifact.labels[row]}
+        case Corrections():
+            return {"corrected": artifact.labels[row]}
+        case EpochScores():
+            return {"score": artifact.scores[artifact.chosen_epoch - 1, row]}
+    return {}
+
+
+def box_table(artifact: Boxes | CropScores, row: int) -> Table:
+    """Boxes of one image, or what the teacher says of each of its crops."""
+    names = np.array([*artifact.class_names, "-"], dtype=object)
+    here = np.flatnonzero(artifact.image_index == row)
+    if isinstance(artifact, Boxes):
+        table = Table("box", "class", "x1, y1, x2, y2 (pixels)", "CAM peak", title="boxes")
+        for m in here:
+            corners = ", ".join(f"{v:.0f}" for v in artifact.box[m])
+            table.add_row(str(m), names[artifact.class_index[m]], corners, format_number(artifact.cam_peak[m]))
+        return table
+    table = Table("crop", "most probable classes", title="crops")
+    for m in here:
+        top = np.argsort(-artifact.probabilities[m])[:3]
+        table.add_row(str(m), ", ".join(f"{names[c]} {artifact.probabilities[m, c]:.2f}" for c in top))
+    return table
+
+
+def format_number(value: float | int) -> str:
+    """Integers whole, everything else to three decimals."""
+    return f"{value:d}" if isinstance(value, np.integer | int) else f"{value:.3f}"

@@ -1,0 +1,331 @@
+"""The artifacts of a run to the charts and tables of its page: plain values, ready for JSON.
+
+Shares and scores are in [0, 1]; None stands for what is not known.
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.evaluation.box_quality import box_quality
+from pipeline.evaluation.metrics import average_precision, precision_recall
+from pipeline.evaluation.tables import sources_of
+from pipeline.method.thresholds import PRESENT, class_f1
+from pipeline.runs.artifacts import MAKERS, Labels
+from pipeline.runs.run_files import RunFiles
+
+CURVE_POINTS = 48
+BINS = 20
+SOURCE_TITLES = {
+    "teacher zero-shot": "teacher",
+    "warm-up classifier": "warm-up",
+    "final classifier": "classifier",
+    "initial labels": "initial labels",
+    "final labels": "final labels",
+}
+
+
+def content_of(run: RunFiles) -> dict[str, Any]:
+    """Everything on the page but the gallery."""
+    return {
+        "run": run.folder.resolve().name,
+        "dataset": run.manifest.provenance.config["dataset"],
+        "classes": run.manifest.class_names,
+        "counts": {split: len(run.manifest.split(split).image_ids) for split in ("train", "test")},
+        "skipped": list(run.manifest.skipped.values())[:50],
+        "supervision": supervision(run),
+        "cards": cards(run),
+        "unknown": unknown(run),
+        "stages": stages(run),
+        "bias": bias(run),
+        "table": class_table(run),
+        "curves": curves(run),
+        "training": training(run),
+        "distribution": distribution(run),
+        "cooccurrence": cooccurrence(run),
+        "files": files(run),
+    }
+
+
+def short(value: float | None, digits: int = 4) -> float | None:
+    """A number rounded for the page; None for NaN."""
+    return None if value is None or not np.isfinite(value) else round(float(value), digits)
+
+
+def shorts(values: np.ndarray, digits: int = 4) -> list[float | None]:
+    """An array [K] rounded for the page."""
+    return [short(v, digits) for v in values]
+
+
+def cards(run: RunFiles) -> list[dict[str, str]]:
+    """The figures at the top: title, value, note."""
+    found = []
+    for stage in reversed(stages(run)):
+        if stage["name"] in ("classifier", "final labels"):
+            interval = "" if stage["low"] is None else f"95 %: {100 * stage['low']:.1f} to {100 * stage['high']:.1f}"
+            note = f"{stage['split']} images" + (f", {interval}" if interval else "")
+            found.append({"title": f"mAP of the {stage['name']}", "value": f"{100 * stage['mAP']:.1f}", "note": note})
+    gain = (run.metrics or {}).get("gain")
+    if gain:
+        low, high = gain.get("mAP_interval", (None, None))
+        note = "" if low is None else f"mAP; 95 %: {100 * low:+.1f} to {100 * high:+.1f}"
+        found.append({"title": "against the teacher", "value": f"{100 * gain['mAP']:+.1f}", "note": note or "mAP"})
+    counts = run.manifest.images["split"].value_counts()
+    found.append(
+        {
+            "title": "images",
+            "value": f"{len(run.manifest.image_ids):,}",
+            "note": f"{counts.get('train', 0):,} train, {counts.get('test', 0):,} test, {len(run.manifest.skipped)} skipped",
+        }
+    )
+    labels = run.final or run.initial
+    if labels is not None:
+        each = (labels.labels >= PRESENT).sum(1)
+        note = f"{(each == 0).mean():.0%} of the train images have none"
+        found.append({"title": "labels an image", "value": f"{each.mean():.2f}", "note": note})
+    if run.final is not None and run.final.corrected_entries:
+        found.append({"title": "corrected by hand", "value": f"{run.final.corrected_entries:,}", "note": "labels"})
+    if run.boxes is not None:
+        boxed = len(np.unique(run.boxes.image_index)) / max(len(run.boxes.image_ids), 1)
+        found.append({"title": "boxes", "value": f"{len(run.boxes.box):,}", "note": f"{boxed:.0%} of the train images"})
+    quality = quality_of_boxes(run)
+    if quality is not None:
+        note = f"hold the centre of an object of their class; mean best IoU {quality['mean_best_iou']:.2f}"
+        found.append({"title": "boxes on target", "value": f"{quality['centre_share']:.0%}", "note": note})
+    return found
+
+
+def supervision(run: RunFiles) -> str:
+    """Which labels the classifier was trained with, beside those that the pipeline made itself."""
+    if any(provenance.uses_ground_truth for provenance in run.provenances.values()):
+        return "ground truth was used in the making, as a study"
+    if run.final is not None and run.final.corrected_entries:
+        return f"{run.final.corrected_entries:,} labels were corrected by hand"
+    return "no human label was used for training"
+
+
+def unknown(run: RunFiles) -> list[str]:
+    """What the page cannot say, and why."""
+    found = []
+    if run.truth is None:
+        found.append(
+            "There is no ground truth: whether a label is right, AP, F1 and the oracle epoch are not known. "
+            "What is shown is what the teacher and the classifier believe."
+        )
+    elif run.metrics is None:
+        found.append("Nothing is measured yet: `ccd evaluate` does it.")
+    used = [name for name, provenance in run.provenances.items() if provenance.uses_ground_truth]
+    if used:
+        found.append(f"A study: {', '.join(used)} looked at ground truth, so this is no result without labels.")
+    bad = {name: state for name, state in run.states.items() if state not in ("current", "missing", "none")}
+    found += [f"Left out: {state}" for state in dict.fromkeys(bad.values())]
+    missing = [name for name, state in run.states.items() if state == "missing"]
+    if missing:
+        found.append(f"Not made yet: {', '.join(missing)}.")
+    return found
+
+
+def stages(run: RunFiles) -> list[dict[str, Any]]:
+    """The mAP after each stage, with its interval where there is one: labels first, then classifiers."""
+    if run.metrics is None:
+        return []
+    rows = sources_of(run.metrics)
+    order = ["initial labels", "final labels", "teacher zero-shot", "warm-up classifier", "final classifier"]
+    rows = sorted(rows, key=lambda row: order.index(row[1]))
+    return [
+        {
+            "name": SOURCE_TITLES[name],
+            "split": split,
+            "mAP": short(figures["mAP"]),
+            "low": short(figures.get("mAP_interval", [None])[0]),
+            "high": short(figures.get("mAP_interval", [None])[-1]),
+        }
+        for split, name, figures in rows
+    ]
+
+
+def bias(run: RunFiles) -> dict[str, Any] | None:
+    """The teacher's bias by class and the images behind it."""
+    if run.embeddings is None:
+        return None
+    return {"values": shorts(run.embeddings.bias), "counts": run.embeddings.bias_counts.tolist()}
+
+
+def quality_of_boxes(run: RunFiles) -> dict[str, float] | None:
+    """`box_quality` of the run; None without boxes or annotated objects."""
+    if run.boxes is None or run.truth is None or not len(run.truth.object_box):
+        return None
+    return box_quality(run.boxes, run.truth)
+
+
+def class_table(run: RunFiles) -> dict[str, Any]:
+    """Columns (key, title, help, kind: text, count or share) and a row of values a class."""
+    columns: list[tuple[str, str, str, list[Any]]] = [("class", "what is looked for", "text", run.manifest.class_names)]
+    train, test = run.manifest.split("train"), run.manifest.split("test")
+    for name, labels in (("initial", run.initial), ("final", run.final)):
+        if labels is not None:
+            present = (labels.labels >= PRESENT).sum(0).tolist()
+            columns.append(
+                (f"{name} labels", f"train images whose {name} label is at least {PRESENT}", "count", present)
+            )
+    if run.truth is not None:
+        there = (run.truth.rows_of(train.image_ids) == 1).sum(0).tolist()
+        columns.append(("truly there", "train images with the class, by the ground truth", "count", there))
+    if run.metrics is not None:
+        for split, name, figures in sources_of(run.metrics):
+            title = SOURCE_TITLES[name]
+            values = [short(figures["AP"][c]) for c in run.manifest.class_names]
+            columns.append((f"AP {title}", f"average precision of the {title} on {split} images", "share", values))
+    if run.truth is not None and run.epoch_scores is not None and len(test.image_ids):
+        decisions = run.epoch_scores.chosen >= thresholds(run)
+        f1 = shorts(class_f1(decisions, run.truth.rows_of(test.image_ids)))
+        columns.append(("F1 classifier", "F1 of the classifier at its own thresholds on test images", "share", f1))
+    if run.embeddings is not None:
+        columns.append(("bias", "mean probability where the class is on top", "share", shorts(run.embeddings.bias)))
+    return {
+        "columns": [{"title": title, "help": text, "kind": kind} for title, text, kind, _ in columns],
+        "rows": [list(row) for row in zip(*(values for *_, values in columns), strict=True)],
+    }
+
+
+def thresholds(run: RunFiles) -> np.ndarray:
+    """The classifier's own thresholds [C]."""
+    return np.array(run.thresholds or [PRESENT] * len(run.manifest.class_names))
+
+
+def curves(run: RunFiles) -> list[dict[str, Any]]:
+    """Precision against recall: a curve a class and one of all classes together, for each source of scores."""
+    if run.truth is None:
+        return []
+    found = []
+    for name, split, scores in scored(run):
+        truth = run.truth.rows_of(run.manifest.split(split).image_ids)
+        average = average_precision(scores, truth)
+        by_class = [thin_curve(scores[:, c], truth[:, c]) for c in range(truth.shape[1])]
+        found.append(
+            {
+                "name": name,
+                "split": split,
+                "AP": shorts(average),
+                "classes": by_class,
+                "all": thin_curve(scores.ravel(), truth.ravel()),
+            }
+        )
+    return found
+
+
+def scored(run: RunFiles) -> list[tuple[str, str, np.ndarray]]:
+    """Name, split and scores [N, C] of everything that ranks images."""
+    found = []
+    if run.embeddings is not None and not run.embeddings.is_train.all():
+        found.append(("teacher", "test", run.embeddings.probabilities[~run.embeddings.is_train]))
+    if run.epoch_scores is not None and len(run.epoch_scores.image_ids):
+        found.append(("classifier", "test", run.epoch_scores.chosen))
+    for name, labels in (("initial labels", run.initial), ("final labels", run.final)):
+        if labels is not None:
+            found.append((name, "train", labels.scores))
+    return found
+
+
+def thin_curve(scores: np.ndarray, truth: np.ndarray) -> list[list[float]]:
+    """At most CURVE_POINTS pairs of recall and precision, evenly spaced in recall; empty without positives."""
+    recall, precision = precision_recall(scores, truth)
+    if not len(recall):
+        return []
+    wanted = np.linspace(recall[0], 1, CURVE_POINTS)
+    rows = np.unique(np.searchsorted(recall, wanted - 1e-9).clip(max=len(recall) - 1))
+    return [[round(float(recall[i]), 3), round(float(precision[i]), 3)] for i in rows]
+
+
+def training(run: RunFiles) -> dict[str, Any] | None:
+    """Curves of the epochs, warm-up before training, and which epoch was chosen and would have been."""
+    if run.warmup_epochs is None and run.train_epochs is None:
+        return None
+    rows = []
+    for stage, history in (("warm-up", run.warmup_epochs), ("train", run.train_epochs)):
+        rows += [] if history is None else [epoch_row(stage, row) for _, row in history.iterrows()]
+    chosen = run.train_epochs is not None and run.train_epochs.loc[run.train_epochs["chosen"], "epoch"].iloc[0]
+    epochs = (run.metrics or {}).get("epochs")
+    return {
+        "rows": rows,
+        "warmup": 0 if run.warmup_epochs is None else len(run.warmup_epochs),
+        "chosen": int(chosen) if chosen else None,
+        "oracle": epochs and epochs["oracle_epoch"],
+        "test": epochs and shorts(epochs["mAP_by_epoch"]),
+    }
+
+
+def epoch_row(stage: str, row: pd.Series) -> dict[str, Any]:
+    """One epoch of the training curves."""
+    return {
+        "stage": stage,
+        "epoch": int(row["epoch"]),
+        "loss": short(row["loss"]),
+        "label_map": short(row["label_map"]),
+    }
+
+
+def distribution(run: RunFiles) -> dict[str, Any] | None:
+    """Histograms of the labels, and of the number of classes an image, before and after fusion."""
+    found = {name: labels for name, labels in (("initial", run.initial), ("final", run.final)) if labels is not None}
+    if not found:
+        return None
+    most = max(int((labels.labels >= PRESENT).sum(1).max(initial=0)) for labels in found.values())
+    per_image = {
+        name: np.bincount(present_counts(labels), minlength=most + 1).tolist() for name, labels in found.items()
+    }
+    if run.truth is not None:
+        counts = (run.truth.rows_of(run.manifest.split("train").image_ids) == 1).sum(1)
+        per_image["ground truth"] = np.bincount(counts, minlength=most + 1).tolist()
+    return {
+        "labels": {
+            name: np.histogram(labels.labels, bins=BINS, range=(0, 1))[0].tolist() for name, labels in found.items()
+        },
+        "per_image": per_image,
+    }
+
+
+def present_counts(labels: Labels) -> np.ndarray:
+    """Classes of each image, int [N]."""
+    return (labels.labels >= PRESENT).sum(1)
+
+
+def cooccurrence(run: RunFiles) -> list[dict[str, Any]]:
+    """For labels and ground truth: share of the images with the row's class that also have the column's."""
+    found = []
+    labels = run.final or run.initial
+    if labels is not None:
+        found.append(("final labels" if run.final else "initial labels", labels.labels >= PRESENT))
+    if run.truth is not None and labels is not None:
+        found.append(("ground truth", run.truth.rows_of(labels.image_ids) == 1))
+    return [
+        {"name": name, "shares": [shorts(row, 3) for row in conditional(present)], "counts": present.sum(0).tolist()}
+        for name, present in found
+    ]
+
+
+def conditional(present: np.ndarray) -> np.ndarray:
+    """P(column | row) from bool [N, C], float64 [C, C]; a row of zeros for a class that is nowhere."""
+    together = present.T.astype(np.float64) @ present  # [C, C]
+    return together / np.maximum(np.diag(together), 1)[:, None]
+
+
+def files(run: RunFiles) -> list[dict[str, Any]]:
+    """Where everything came from: a row an artifact."""
+    rows = []
+    for name, (command, _) in MAKERS.items():
+        provenance = run.provenances.get(name)
+        config = {} if provenance is None else provenance.config
+        rows.append(
+            {
+                "file": name,
+                "command": f"ccd {command}",
+                "state": run.states[name],
+                "fingerprint": provenance and provenance.fingerprint,
+                "seed": provenance and provenance.seed,
+                "config": ", ".join(f"{key} = {json.dumps(value)}" for key, value in config.items() if key != "seed"),
+            }
+        )
+    return rows
