@@ -25,9 +25,9 @@ from pipeline.runs.artifacts import (
     write,
     write_checkpoint,
     write_csv,
-    write_json,
     write_manifest,
 )
+from pipeline.runs.files import write_json
 from pipeline.stages.evaluate import EvaluateConfig, gain_over_teacher, measure, measure_labels, oracle_epoch
 
 CLASSES = ["cat", "dog", 'cow </script> "&']

@@ -24,13 +24,12 @@ from pipeline.runs.artifacts import (
     read_checkpoint,
     read_manifest,
     read_provenance,
-    replacing,
     save_pt,
     write,
     write_checkpoint,
-    write_json,
     write_manifest,
 )
+from pipeline.runs.files import replacing, write_json
 from pipeline.stages.fuse import FuseConfig
 
 

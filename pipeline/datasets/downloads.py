@@ -1,6 +1,5 @@
 """A URL to a whole, checked file on disk: resumes what was interrupted and shows progress."""
 
-import hashlib
 import os
 from http import HTTPStatus
 from http.client import HTTPException
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 from pipeline.machine.errors import PipelineError
+from pipeline.runs.files import sha256_of
 
 TIMEOUT = 30
 """Seconds without a byte after which a connection counts as broken."""
@@ -22,12 +22,6 @@ BLOCK = 1 << 20
 def cache_folder(option: Path | None = None) -> Path:
     """Where downloads are kept: `option`, else `$CCD_CACHE`, else ~/.cache/ccd."""
     return Path(option or os.environ.get("CCD_CACHE") or "~/.cache/ccd").expanduser()
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def download(url: str, path: Path, sha256: str | None = None) -> Path:

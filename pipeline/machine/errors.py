@@ -1,4 +1,7 @@
-"""The one error type that a user sees as one line."""
+"""The one error type that a user sees as one line, and what such a line is made of."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class PipelineError(Exception):
@@ -11,3 +14,18 @@ class PipelineError(Exception):
 def first_line(error: BaseException) -> str:
     """First line of an error's text, or its type where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """The known names that resemble `name` in any case, the nearest first, at most three."""
+    by_lower = {str(each).lower(): str(each) for each in known}
+    return [by_lower[match] for match in get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)]
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """A sentence that ends an error about an unknown name: the nearest names, or some of those that there are."""
+    known = list(map(str, known))
+    near = nearest(name, known)
+    if near:
+        return f"Did you mean {' or '.join(repr(each) for each in near)}?"
+    return f"There are {', '.join(known[:20])}{' ...' if len(known) > 20 else ''}." if known else "There are none."

@@ -11,7 +11,6 @@ C classes, M crops, K annotated objects, D embedding size, E epochs.
 
 import hashlib
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -30,6 +29,7 @@ from pipeline.machine import distributed
 from pipeline.machine.errors import PipelineError, first_line
 from pipeline.machine.progress import say
 from pipeline.runs.config import Config
+from pipeline.runs.files import replacing, write_json
 
 
 @dataclass(frozen=True)
@@ -666,39 +666,10 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write indented JSON, whole or not at all; NaN is refused."""
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
     """Write a frame without its index, whole or not at all."""
     with replacing(path) as partial:
         frame.to_csv(partial, index=False, lineterminator="\n")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Path to write to; takes the place of `path` at the end, or is removed if anything went wrong.
-
-    Raises:
-        PipelineError: the disk is full or the folder cannot be written to; what was there stays.
-    """
-    partial = path.with_name(path.name + ".partial-file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:
-        # torch and h5py report a full disk as RuntimeError and OSError
-        raise PipelineError(
-            f"{path} could not be written ({first_line(error)}); what was there is unchanged."
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextmanager

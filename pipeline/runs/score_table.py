@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from pipeline.machine.errors import PipelineError
-from pipeline.runs.artifacts import replacing, write_csv
+from pipeline.runs.artifacts import write_csv
+from pipeline.runs.files import replacing
 
 LABEL_SEPARATOR = ";"
 """Parts the class names of an image in a table's cell."""

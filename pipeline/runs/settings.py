@@ -11,8 +11,8 @@ from typing import Any
 import tomli_w
 
 from pipeline.machine.errors import PipelineError
-from pipeline.runs.artifacts import replacing
 from pipeline.runs.config import Config
+from pipeline.runs.files import replacing
 
 FILE = "run.toml"
 

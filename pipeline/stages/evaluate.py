@@ -27,9 +27,9 @@ from pipeline.runs.artifacts import (
     read,
     read_checkpoint,
     read_manifest,
-    write_json,
 )
 from pipeline.runs.config import Config, option
+from pipeline.runs.files import write_json
 from pipeline.runs.score_table import prediction_frame, write_predictions
 
 DECISION_FIGURES = ("CP", "CR", "CF1", "OP", "OR", "OF1", "sample_F1", "threshold")

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.datasets.downloads import cache_folder, download, sha256_of
+from pipeline.datasets.downloads import cache_folder, download
 from pipeline.machine.errors import PipelineError
+from pipeline.runs.files import sha256_of
 from pipeline.teachers.encoding import compute_dtype, encode_in_chunks, normalise_pixels, snap_to_stride
 from pipeline.teachers.names import near_names
 

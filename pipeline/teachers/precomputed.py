@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.datasets.downloads import sha256_of
 from pipeline.machine.errors import PipelineError
+from pipeline.runs.files import sha256_of
 
 SUM_TOLERANCE = 0.02
 """Largest deviation of a row of probabilities from 1: what rounding to float16 leaves."""

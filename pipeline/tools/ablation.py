@@ -16,7 +16,8 @@ from pipeline.evaluation.metrics import bootstrap_difference
 from pipeline.machine import distributed
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import say
-from pipeline.runs.artifacts import Manifest, read, read_json, read_manifest, replacing, write_csv, write_manifest
+from pipeline.runs.artifacts import Manifest, read, read_json, read_manifest, write_csv, write_manifest
+from pipeline.runs.files import replacing
 from pipeline.runs.settings import Settings, parse_assignment, write_run
 from pipeline.stages import STAGES
 from pipeline.stages.chain import check_settings, files_of, run_chain

@@ -8,13 +8,13 @@ from rich.table import Table
 
 from pipeline.classifier.api import Classifier, score_files
 from pipeline.datasets.checks import check_files, check_unique, class_index
-from pipeline.datasets.downloads import sha256_of
 from pipeline.datasets.tables import read_table
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import say, show
 from pipeline.method.thresholds import class_f1, out_of_fold_thresholds
 from pipeline.runs.artifacts import Checkpoint, Provenance, read_checkpoint, write_checkpoint
 from pipeline.runs.config import Config, option
+from pipeline.runs.files import sha256_of
 
 
 @dataclass(frozen=True)

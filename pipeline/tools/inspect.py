@@ -34,8 +34,8 @@ from pipeline.runs.artifacts import (
     read_checkpoint,
     read_manifest,
     read_provenance,
-    replacing,
 )
+from pipeline.runs.files import replacing
 from pipeline.tools.compare import compare, option_differences
 from pipeline.tools.label_sets import LabelSet, read_label_set
 

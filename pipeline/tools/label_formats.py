@@ -4,7 +4,6 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.machine.errors import PipelineError
-from pipeline.runs.artifacts import Boxes, read, replacing
+from pipeline.runs.artifacts import Boxes, read
+from pipeline.runs.files import replacing_folder, write_text
 from pipeline.runs.score_table import prediction_frame, write_predictions
 from pipeline.tools import label_studio
 from pipeline.tools.label_sets import LabelSet
@@ -184,31 +184,6 @@ ENDINGS = {
     "cleanlab": ".json",
 }
 """Of the formats that are one file; the others are folders."""
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """A new folder to write into, which gets its name at the end or is removed if anything went wrong.
-
-    Raises:
-        PipelineError: there is something of that name.
-    """
-    if path.exists():
-        raise PipelineError(f"{path} exists already. Remove it, or give another --out.")
-    partial = path.with_name(path.name + ".partial-folder")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def place_images(export: Export, folder: Path) -> list[PurePosixPath]:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.machine.progress import say
-from pipeline.runs.artifacts import replacing
 from pipeline.runs.config import Config, option
+from pipeline.runs.files import replacing
 from pipeline.runs.run_files import read_run
 from pipeline.tools.report.content import content_of
 from pipeline.tools.report.gallery import gallery

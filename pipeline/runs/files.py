@@ -1,0 +1,116 @@
+"""Files and folders that appear whole or not at all, and hashes of their content."""
+
+import glob
+import hashlib
+import json
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.machine.errors import PipelineError, first_line
+
+UNFINISHED = ".unfinished"
+"""Ending of what is being written; nothing reads such a file."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Path to write a file to; takes the place of `path` at the end, or is removed if anything went wrong.
+
+    Raises:
+        PipelineError: the disk is full or the folder cannot be written to; what was there stays.
+    """
+    partial = _beside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_over(path)
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        # torch and h5py report a full disk as RuntimeError and OSError
+        raise PipelineError(
+            f"{path} could not be written ({first_line(error)}); what was there is unchanged."
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A new folder to write into, which gets its name at the end or is removed if anything went wrong.
+
+    Raises:
+        PipelineError: there is something of that name, the disk is full, or the folder cannot be written to.
+    """
+    if path.exists():
+        raise PipelineError(f"{path} exists already. Remove it, or name another.")
+    partial = _beside(path)
+    try:
+        _remove_left_over(path)
+        partial.mkdir(parents=True)
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        raise PipelineError(f"{path} could not be written ({first_line(error)}); nothing is left of it.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    """A name that no other thread, process or machine writes to."""
+    return path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}{UNFINISHED}")
+
+
+def _remove_left_over(path: Path) -> None:
+    """Remove what a killed process of this machine has left of the same file or folder."""
+    for name in path.parent.glob(f"{glob.escape(path.name)}.{glob.escape(socket.gethostname())}-*{UNFINISHED}"):
+        pid = name.name.removesuffix(UNFINISHED).rsplit("-", 2)[1]
+        if not is_running(int(pid)):
+            shutil.rmtree(name) if name.is_dir() else name.unlink(missing_ok=True)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write indented JSON, whole or not at all; NaN is refused."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of all files below a folder, as hexadecimal digits.
+
+    Raises:
+        PipelineError: it cannot be read.
+    """
+    try:
+        if not path.is_dir():
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        for item in sorted(item for item in path.rglob("*") if item.is_file()):
+            digest.update(f"{item.relative_to(path).as_posix()}\0{sha256_of(item)}\n".encode())
+        return digest.hexdigest()
+    except OSError as error:
+        raise PipelineError(f"{path} cannot be read ({error.strerror or error}). Check the path.") from error
