@@ -1,5 +1,18 @@
 """Classifier-guided CLIP distillation: unlabelled photos and class names in, a multi-label classifier out."""
 
-from pipeline.classifier.api import Classifier, Prediction
+from typing import Any
 
-__all__ = ["Classifier", "Prediction"]
+__all__ = ["Classifier", "Prediction", "read"]
+
+
+def __getattr__(name: str) -> Any:
+    """The Python API, imported at first use: the command line needs none of it."""
+    if name in ("Classifier", "Prediction"):
+        from pipeline.classifier import api
+
+        return getattr(api, name)
+    if name == "read":
+        from pipeline.tools.read import read
+
+        return read
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

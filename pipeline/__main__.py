@@ -1,6 +1,18 @@
-"""Entry point of `python -m pipeline`."""
+"""Entry point of `ccd` and `python -m pipeline`."""
 
-from pipeline.cli import main
+import sys
+
+
+def main() -> None:
+    """Run the command line; Ctrl-C is one line even before the first import is done."""
+    try:
+        from pipeline.cli import main as run
+
+        run()
+    except KeyboardInterrupt:
+        print("interrupted.", file=sys.stderr)
+        sys.exit(130)
+
 
 if __name__ == "__main__":
     main()

@@ -1,52 +1,46 @@
-"""The command line: one command a stage, `all`, and what looks at a run. Parses, calls, and reports our errors."""
+"""The command line: one command per stage, `all`, and what looks at a run. Parses, calls, and reports our errors."""
 
 import inspect as python_inspect
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-import torch
 import typer
 
-from pipeline.datasets.benchmarks import BENCHMARKS, fetch
 from pipeline.machine import distributed
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.memory import keep_freed_memory
-from pipeline.machine.progress import console, say, show
+from pipeline.machine.progress import console, printable, say, show
 from pipeline.runs import settings
 from pipeline.runs.config import Config
-from pipeline.stages import STAGES, Stage
-from pipeline.stages.chain import STAGE_NAMES, check_settings, run_chain, run_stage
-from pipeline.tools import calibrate as calibrate_stage
-from pipeline.tools import export as export_stage
-from pipeline.tools import export_labels as export_labels_stage
-from pipeline.tools import import_labels as import_labels_stage
-from pipeline.tools import inspect as inspect_stage
-from pipeline.tools import predict as predict_stage
-from pipeline.tools import review_list as review_list_stage
-from pipeline.tools.ablation import ablation_table, read_plan, run_plan
-from pipeline.tools.calibrate import CalibrateConfig
-from pipeline.tools.export import Format
-from pipeline.tools.export_labels import Format as LabelFormat
-from pipeline.tools.label_studio import LOCAL_FILES
-from pipeline.tools.report import build as report_stage
-from pipeline.tools.report.build import ReportConfig
-
-ARTIFACTS = Path("artifacts")
+from pipeline.runs.folders import existing_run, known_runs, run_folder, run_or_file
+from pipeline.runs.graph import STAGE_NAMES, STAGES, Stage, find_stage, options_of, run_argument, up_to
+from pipeline.runs.lock import locked
+from pipeline.runs.options import CalibrateConfig, PrepareConfig, ReportConfig
 
 app = typer.Typer(
     help="Photos and class names in, a multi-label classifier out: classifier-guided CLIP distillation, stage by stage.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+LOCAL_FILES = "/data/local-files/?d="
+"""How Label Studio names a file below its document root."""
+
 RunOption = Annotated[
-    str, typer.Option("--run", envvar="CCD_RUN", help="Run: a name under artifacts/, or a folder's path.")
+    str,
+    typer.Option(
+        "--run",
+        envvar="CCD_RUN",
+        help="Run: a name under artifacts/, or a folder's path; needed where there are several.",
+    ),
 ]
 NewRunOption = Annotated[
     str,
@@ -58,6 +52,7 @@ NewRunOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps, or auto: CUDA where there is one.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Build even what is up to date.")]
+ResetOption = Annotated[bool, typer.Option("--reset", help="Forget what the run was told before.")]
 PresetOption = Annotated[str, typer.Option(help=f"{', '.join(settings.shipped('presets'))}, or a .toml file.")]
 RecipeOption = Annotated[
     str, typer.Option(help=f"{', '.join(settings.shipped('recipes'))}, or a .toml file; empty: the defaults.")
@@ -67,28 +62,46 @@ SetOption = Annotated[
 ]
 
 
-def run_folder(run: str) -> Path:
-    """The folder of a run: what has a slash is a path, anything else a name under artifacts/."""
-    # not a folder of that name in the working directory: photos in `photos` make the run artifacts/photos
-    return Path(run) if "/" in run or os.sep in run else ARTIFACTS / run
+def show_version(wanted: bool) -> None:
+    """Print the version and end."""
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"ccd {version('ccd-pipeline')}")
+        raise typer.Exit
 
 
-def pick_device(name: str) -> str:
-    """The torch device that a name stands for; "cuda" is this process's own GPU."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and 0 < torch.cuda.device_count() <= distributed.local_rank():
-        raise PipelineError(
-            f"there are {torch.cuda.device_count()} GPUs for {distributed.local_world_size()} processes; "
-            "give torchrun one process a GPU, or try --device cpu."
-        )
-    try:
-        torch.zeros(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise PipelineError(
-            f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try --device cpu."
-        ) from None
-    return name
+@app.callback()
+def main_options(
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Say nothing but errors and what was asked for.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show where in the code an error arose.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=show_version)
+    ] = False,
+) -> None:
+    """Photos and class names in, a multi-label classifier out: classifier-guided CLIP distillation, stage by stage."""
+    console.quiet = quiet
+    reporting["traceback"] = verbose
+
+
+reporting = {"traceback": False}
+"""How errors are reported: with a traceback or as one line."""
+
+
+def chosen_run(run: str) -> Path:
+    """The folder of the run that a command is about: the one that was named, or the only one that there is."""
+    known = known_runs()
+    if not run and len(known) != 1:
+        found = f"there are {', '.join(known)}" if known else "there is none yet"
+        raise PipelineError(f"which run? Say it with --run NAME; {found}.")
+    return existing_run(run or known[0])
+
+
+def given_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that were given on the command line; the others are None."""
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def option_parameters(kind: type[Config]) -> list[python_inspect.Parameter]:
@@ -98,7 +111,9 @@ def option_parameters(kind: type[Config]) -> list[python_inspect.Parameter]:
         meta = item.metadata
         default = item.default if item.default is not MISSING else item.default_factory()
         bounds = {key: meta[key] for key in ("min", "max") if meta[key] is not None and item.type in (int, float)}
-        choice = typer.Option(help=meta["help"] + f" (default: {default!r})", show_default=False, **bounds)
+        panel = f"Datasets of kind {', '.join(meta['kinds'])}" if meta["kinds"] else None
+        text = meta["help"] + f" (default: {default!r})"
+        choice = typer.Option(help=text, show_default=False, rich_help_panel=panel, **bounds)
         annotation = Annotated[item.type | None, choice]
         parameters.append(
             python_inspect.Parameter(
@@ -123,20 +138,23 @@ def with_options(kind: type[Config]) -> Callable[[Callable[..., None]], Callable
 def add_stage(stage: Stage) -> None:
     """Register the command of a stage."""
 
-    @with_options(stage.config)
+    @with_options(options_of(stage))
     def command(
-        *, run: RunOption = "demo", device: DeviceOption = "auto", force: ForceOption = False, **given: Any
+        *, run: RunOption = "", device: DeviceOption = "auto", force: ForceOption = False, **given: Any
     ) -> None:
-        folder = run_folder(run)
-        own = settings.read_run(folder, STAGE_NAMES)
-        given = {name: value for name, value in given.items() if value is not None}
-        run_stage(stage, folder, own, pick_device(device), force, given)
+        from pipeline.stages.chain import run_stage
+
+        folder = chosen_run(run)
+        with locked(folder):
+            run_stage(stage, folder, settings.read_run(folder), device, force, given_options(given))
+            if stage.name == "evaluate":
+                show_figures(folder)
 
     app.command(stage.name, help=stage.summary)(command)
 
 
-@app.command("prepare", help=STAGES[0].summary)
-@with_options(STAGES[0].config)
+@app.command("prepare", help=find_stage("prepare").summary)
+@with_options(PrepareConfig)
 def prepare(
     *,
     run: NewRunOption = "",
@@ -144,15 +162,16 @@ def prepare(
     recipe: RecipeOption = "",
     assignments: SetOption = [],  # noqa: B006 - typer copies it
     force: ForceOption = False,
+    reset: ResetOption = False,
     **given: Any,
 ) -> None:
-    """Begin a run: the first stage, and the only one that takes a preset."""
-    folder, own = begin_run(run, preset, recipe, given, assignments)
-    run_stage(STAGES[0], folder, own, "cpu", force)
+    """Begin a run: the first stage, and with `all` the only one that takes a preset."""
+    with begun_run(run, preset, recipe, given_options(given), assignments, reset, force):
+        pass
 
 
 @app.command("all")
-@with_options(STAGES[0].config)
+@with_options(PrepareConfig)
 def run_all(
     *,
     run: NewRunOption = "",
@@ -161,48 +180,112 @@ def run_all(
     assignments: SetOption = [],  # noqa: B006 - typer copies it
     device: DeviceOption = "auto",
     force: ForceOption = False,
+    reset: ResetOption = False,
+    to: Annotated[str, typer.Option("--to", help=f"Last stage to run: one of {', '.join(STAGE_NAMES)}.")] = "evaluate",
     **given: Any,
 ) -> None:
     """Run every stage, from photos and class names to a trained classifier and its figures."""
-    folder, own = begin_run(run, preset, recipe, given, assignments)
-    run_chain(folder, own, pick_device(device), force)
+    from pipeline.stages.chain import run_chain
+    from pipeline.tools.plan import say_end
+
+    if to not in STAGE_NAMES:
+        raise PipelineError(f"--to names the stage {to!r}, expected one of {', '.join(STAGE_NAMES)}.")
+    with begun_run(run, preset, recipe, given_options(given), assignments, reset, force) as (folder, own):
+        run_chain(folder, own, device, force, up_to(to)[1:])
+        if to == "evaluate" and (folder / "metrics.json").exists():
+            show_figures(folder)
+        say_end(folder)
 
 
-def begin_run(
-    run: str, preset: str, recipe: str, given: Mapping[str, Any], assignments: list[str]
-) -> tuple[Path, settings.Settings]:
-    """Folder and settings of a run that is begun or taken up again; the settings are kept in its `run.toml`."""
-    given = {name: value for name, value in given.items() if value is not None}
+@contextmanager
+def begun_run(
+    run: str, preset: str, recipe: str, given: dict[str, Any], assignments: list[str], reset: bool, force: bool
+) -> Iterator[tuple[Path, settings.Settings]]:
+    """Folder and settings of a run that is begun or taken up again, with its images prepared and its folder locked.
+
+    The settings are kept in the run's `run.toml` once the images are there: a command that fails changes nothing.
+    """
+    from pipeline.stages.chain import run_stage
+
     if given.get("images") and not preset and given.get("kind", "folder") == "folder":
         preset = "folder"
     folder = run_folder(run or default_run(preset, given))
-    own = compose(folder, preset, recipe, given, assignments)
-    if distributed.is_main():
-        settings.write_run(folder, own)
-    return folder, own
+    before = settings.Settings() if reset else settings.read_run(folder)
+    own = compose(folder, before, preset, recipe, given, assignments)
+    check_kind(folder, own, given)
+    if not run and not reset:
+        check_same_photos(folder, before, own)
+    with locked(folder):
+        run_stage(STAGES[0], folder, own, "cpu", force)
+        if distributed.is_main():
+            if before.tables:
+                for line in before.changes(own):
+                    say(f"changed for this run: {line}")
+            settings.write_run(folder, own)
+        yield folder, own
 
 
 def default_run(preset: str, given: Mapping[str, Any]) -> str:
     """Name of a run that was given none."""
     if given.get("images"):
-        return Path(given["images"]).resolve().name
-    return Path(preset or "demo").name.removesuffix(".toml")
+        return Path(given["images"]).expanduser().resolve().name
+    if not preset:
+        raise PipelineError(
+            'nothing says which photos: give --images DIR --classes "dog,cat,car", or --preset demo (scenes that ship '
+            "with ccd), voc12 and the like, or --run NAME of a run that has been begun."
+        )
+    return Path(preset).name.removesuffix(".toml")
 
 
 def compose(
-    folder: Path, preset: str, recipe: str, given: Mapping[str, Any], assignments: list[str]
+    folder: Path,
+    before: settings.Settings,
+    preset: str,
+    recipe: str,
+    given: Mapping[str, Any],
+    assignments: list[str],
 ) -> settings.Settings:
-    """Settings of a run: the preset (or what the run has already), the recipe, and the command line on top."""
-    own = settings.load("presets", preset, STAGE_NAMES) if preset else settings.read_run(folder, STAGE_NAMES)
-    if recipe:
-        own = own.merged(settings.load("recipes", recipe, STAGE_NAMES))
-    tables: dict[str, dict[str, Any]] = {"prepare": dict(given)}
-    for text in assignments:
-        stage, option, value = settings.parse_assignment(text)
-        tables.setdefault(stage, {})[option] = value
-    own = own.merged(settings.Settings(tables, where=str(folder / settings.FILE)))
-    check_settings(own)
+    """Settings of a run: what it has already, the preset, the recipe, and the command line on top."""
+    where = str(folder / settings.FILE)
+    own = before.given("preset", preset).given("recipe", recipe)
+    own = own.merged(settings.Settings({"prepare": dict(given)}, where=where))
+    own = own.merged(settings.assignments_to_settings(assignments, where))
+    own.check()
     return own
+
+
+def check_kind(folder: Path, own: settings.Settings, given: Mapping[str, Any]) -> None:
+    """Raise where no dataset is named, or an option is given that another kind of dataset has."""
+    kind = own.tables.get("prepare", {}).get("kind", "")
+    if not kind:
+        raise PipelineError(
+            f'nothing says which photos {folder} is about: give --images DIR --classes "dog,cat,car", or --preset demo, '
+            "voc12 and the like."
+        )
+    for item in fields(PrepareConfig):
+        if item.name in given and item.metadata["kinds"] and kind not in item.metadata["kinds"]:
+            name = item.name.replace("_", "-")
+            raise PipelineError(
+                f"--{name} is for datasets of kind {' or '.join(item.metadata['kinds'])}, and this one is of kind {kind}."
+            )
+
+
+def check_same_photos(folder: Path, before: settings.Settings, own: settings.Settings) -> None:
+    """Raise where a run of the same name has other photos, and nobody said that it is meant."""
+    old, new = (each.tables.get("prepare", {}).get("images", "") for each in (before, own))
+    if old and new and Path(old).expanduser().resolve() != Path(new).expanduser().resolve():
+        raise PipelineError(
+            f"{folder} is the run of {old}. Name another run for {new} with --run, or say --run {run_argument(folder)} "
+            "if the same photos lie there now."
+        )
+
+
+def show_figures(folder: Path) -> None:
+    """Print the tables of a measured run."""
+    from pipeline.evaluation.tables import show_metrics
+
+    if distributed.is_main():
+        show_metrics(folder)
 
 
 for _stage in STAGES[1:]:
@@ -210,8 +293,34 @@ for _stage in STAGES[1:]:
 
 
 @app.command()
+def plan(run: RunOption = "") -> None:
+    """Print what `all` would do for a run, and about how long it would take; builds nothing."""
+    from pipeline.tools.plan import show_plan
+
+    folder = chosen_run(run)
+    show_plan(folder, settings.read_run(folder))
+
+
+@app.command()
+def runs() -> None:
+    """List the runs under artifacts/."""
+    from pipeline.tools.runs import show_runs
+
+    show_runs()
+
+
+@app.command()
+def config(run: RunOption = "") -> None:
+    """Print the settings of a run, and where each comes from."""
+    from pipeline.tools.runs import show_config
+
+    folder = chosen_run(run)
+    show_config(folder, settings.read_run(folder))
+
+
+@app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="Any artifact of a run, or a run folder.")],
+    path: Annotated[str, typer.Argument(help="Any artifact of a run, a run folder, or the name of a run.")],
     image: Annotated[str, typer.Option(help="Image id: also show that image's scores, boxes and labels.")] = "",
     picture: Annotated[
         bool, typer.Option("--show", help="With --image: write the photo with its boxes as a PNG.")
@@ -219,40 +328,48 @@ def inspect(
     out: Annotated[Path | None, typer.Option(help="That PNG; by default the image's id in the current folder.")] = None,
     class_name: Annotated[str, typer.Option("--class", help="List the top and the doubtful images of a class.")] = "",
     compare: Annotated[
-        Path | None, typer.Option(help="Another run or labels file: say how the two differ, and nothing else.")
-    ] = None,
+        str, typer.Option(help="Another run or labels file: say how the two differ, and nothing else.")
+    ] = "",
 ) -> None:
     """Show what an artifact holds: its origin, shapes and classes; or one image, one class, or two runs side by side."""
+    from pipeline.tools import inspect as tool
+
+    found = run_or_file(path)
     if compare:
-        inspect_stage.run_compare(path, compare)
+        tool.run_compare(found, run_or_file(compare))
     elif class_name:
-        inspect_stage.run_class(path, class_name)
+        tool.run_class(found, class_name)
     elif picture and image:
-        folder = path if path.is_dir() else path.parent
-        inspect_stage.save_picture(folder, image, out or Path(image.replace("/", "_")).with_suffix(".png"))
+        folder = found if found.is_dir() else found.parent
+        tool.save_picture(folder, image, out or Path(image.replace("/", "_")).with_suffix(".png"))
     else:
-        inspect_stage.run(path, image)
+        tool.run(found, image)
 
 
 @app.command()
 def ablation(
     plan: Annotated[str, typer.Argument(help="Plan that ships with the package (paper), or a .toml file.")] = "paper",
-    run: RunOption = "demo",
+    run: RunOption = "",
     device: DeviceOption = "auto",
 ) -> None:
     """Run a plan of settings on the images of a run and compare them: label and classifier mAP, with intervals."""
-    folder = run_folder(run)
-    own = settings.read_run(folder, STAGE_NAMES)
-    show(ablation_table(run_plan(folder, own, read_plan(plan), pick_device(device))))
+    from pipeline.tools.ablation import ablation_table, read_plan, run_plan
+
+    folder = chosen_run(run)
+    with locked(folder):
+        show(ablation_table(run_plan(folder, settings.read_run(folder), read_plan(plan), device)))
 
 
-ClassifierArgument = Annotated[Path, typer.Argument(help="classifier.pt of a run, or the run folder.")]
+ClassifierArgument = Annotated[
+    str, typer.Argument(help="classifier.pt of a run, the run folder, or the name of a run.")
+]
 BatchOption = Annotated[int, typer.Option(min=1, max=4096, help="Images that go through the network together.")]
 
 
-def classifier_file(path: Path) -> Path:
-    """The classifier of a run folder, or the file that was given."""
-    return path / "classifier.pt" if path.is_dir() else path
+def classifier_file(path: str) -> Path:
+    """The classifier of a run, or the file that was given."""
+    found = run_or_file(path)
+    return found / "classifier.pt" if found.is_dir() else found
 
 
 @app.command()
@@ -266,7 +383,10 @@ def predict(
     device: DeviceOption = "auto",
 ) -> None:
     """Say which classes are in photos, with a trained classifier alone: labels by its thresholds, and scores."""
-    predict_stage.run(classifier_file(classifier), images, out, batch_size=batch_size, device=pick_device(device))
+    from pipeline.machine.devices import pick_device
+    from pipeline.tools import predict as tool
+
+    tool.run(classifier_file(classifier), images, out, batch_size=batch_size, device=pick_device(device))
 
 
 @app.command()
@@ -281,16 +401,24 @@ def calibrate(
     **given: Any,
 ) -> None:
     """Write a classifier file whose thresholds are those of highest F1 on labelled photos."""
+    from pipeline.machine.devices import pick_device
+    from pipeline.tools import calibrate as tool
+
     path = classifier_file(classifier)
-    config = CalibrateConfig(**{name: value for name, value in given.items() if value is not None})
+    options = CalibrateConfig(**given_options(given))
     out = out or path.with_name("calibrated.pt")
-    calibrate_stage.run(path, labelled, out, config, batch_size=batch_size, device=pick_device(device))
+    tool.run(path, labelled, out, options, batch_size=batch_size, device=pick_device(device))
 
 
 @app.command("export-labels")
 def export_labels(
-    source: Annotated[Path, typer.Argument(help="Run folder (its final labels), labels file, or epoch_scores.h5.")],
-    format: Annotated[LabelFormat, typer.Option(help="What to write.")] = "csv",
+    source: Annotated[
+        str, typer.Argument(help="Run (its final labels), labels file, or epoch_scores.h5 (the test images).")
+    ],
+    format: Annotated[
+        Literal["csv", "parquet", "coco", "label-studio", "fiftyone", "cleanlab", "yolo", "imagefolder"],
+        typer.Option(help="What to write."),
+    ] = "csv",
     out: Annotated[
         Path | None, typer.Option(help="File, or folder for yolo and imagefolder; by default beside it.")
     ] = None,
@@ -302,7 +430,9 @@ def export_labels(
     ] = LOCAL_FILES,
 ) -> None:
     """Write labels and scores for another tool: a table, COCO, Label Studio, FiftyOne, cleanlab, YOLO, imagefolder."""
-    export_labels_stage.run(source, format, out, copy_images=copy_images, image_prefix=image_prefix)
+    from pipeline.tools import export_labels as tool
+
+    tool.run(run_or_file(source), format, out, copy_images=copy_images, image_prefix=image_prefix)
 
 
 @app.command("import-labels")
@@ -310,20 +440,24 @@ def import_labels(
     source: Annotated[
         Path,
         typer.Argument(
-            help="CSV with image_id and labels (joined by ;) or a column of 1, 0 or nothing a class, of the images that "
-            "a person has looked at alone; or a JSON export of Label Studio."
+            help="CSV with image_id and labels (joined by ;) or one column of 1, 0 or nothing per class, of the images "
+            "that a person has looked at alone; or a JSON export of Label Studio."
         ),
     ],
-    run: RunOption = "demo",
+    run: RunOption = "",
     replace: Annotated[bool, typer.Option("--replace", help="Forget what was imported before.")] = False,
 ) -> None:
     """Take corrections of people into a run; `fuse` puts them in the place of the pseudo-labels."""
-    import_labels_stage.run(source, run_folder(run), replace=replace)
+    from pipeline.tools import import_labels as tool
+
+    folder = chosen_run(run)
+    with locked(folder):
+        tool.run(source, folder, replace=replace)
 
 
 @app.command("review-list")
 def review_list(
-    run: RunOption = "demo",
+    run: RunOption = "",
     count: Annotated[int, typer.Option("--n", min=1, help="Most images.")] = 100,
     out: Annotated[Path | None, typer.Option(help="JSON file; by default review.json in the run.")] = None,
     image_prefix: Annotated[
@@ -331,38 +465,45 @@ def review_list(
     ] = LOCAL_FILES,
 ) -> None:
     """Write the images whose correction would tell most, the most doubtful first, as tasks of Label Studio."""
-    review_list_stage.run(run_folder(run), count, out, image_prefix=image_prefix)
+    from pipeline.tools import review_list as tool
+
+    tool.run(chosen_run(run), count, out, image_prefix=image_prefix)
 
 
 @app.command()
 @with_options(ReportConfig)
-def report(*, run: RunOption = "demo", **given: Any) -> None:
+def report(*, run: RunOption = "", **given: Any) -> None:
     """Write report.html: what happened in a run, as charts and images on one page that opens from disk."""
-    config = ReportConfig(**{name: value for name, value in given.items() if value is not None})
-    report_stage.run(run_folder(run), config)
+    from pipeline.tools.report import build
+
+    build.run(chosen_run(run), ReportConfig(**given_options(given)))
 
 
 @app.command()
 def export(
     classifier: ClassifierArgument,
-    format: Annotated[Format, typer.Option(help="What to write.")] = "onnx",
+    format: Annotated[Literal["onnx", "torch-export"], typer.Option(help="What to write.")] = "onnx",
     out: Annotated[
         Path | None, typer.Option(help="File to write; by default beside the classifier, with the format's ending.")
     ] = None,
 ) -> None:
     """Write a classifier as an ONNX or torch.export model, and check that it gives the same scores."""
-    export_stage.run(classifier_file(classifier), format, out)
+    from pipeline.tools import export as tool
+
+    tool.run(classifier_file(classifier), format, out)
 
 
 @app.command()
 def download(
-    benchmark: Annotated[str, typer.Argument(help=f"{', '.join(BENCHMARKS)}.")],
+    benchmark: Annotated[Literal["voc07", "voc12", "coco14"], typer.Argument(help="What to fetch.")],
     root: Annotated[Path, typer.Option(help="Folder for the archives and the images, the --root of `prepare` later.")],
     mirror: Annotated[
         str | None, typer.Option(help="Address of a folder with the same archives; by default the official servers.")
     ] = None,
 ) -> None:
     """Fetch a benchmark dataset and unpack it; a second call continues where the first one was interrupted."""
+    from pipeline.datasets.benchmarks import fetch
+
     fetch(benchmark, root, mirror)
     say(f"{root}: {benchmark} is complete. Go on with `ccd all --preset {benchmark} --root {root}`.")
 
@@ -378,8 +519,15 @@ def main() -> None:
         distributed.join()
         app()
     except PipelineError as error:
+        if reporting["traceback"]:
+            traceback.print_exception(error)
         process = "" if distributed.is_main() else f"process {distributed.rank()}: "
-        console.print(f"{process}error: {error}", style="red", soft_wrap=True, markup=False)
+        console.quiet = False
+        console.print(f"{process}error: {printable(str(error))}", style="red", soft_wrap=True, markup=False)
+        sys.exit(1)
+    except BrokenPipeError:
+        # whoever read our output, as `head` does, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except SystemExit as end:
         if end.code == INTERRUPTED:
@@ -387,7 +535,3 @@ def main() -> None:
         raise
     finally:
         distributed.leave()
-
-
-if __name__ == "__main__":
-    main()

@@ -14,7 +14,8 @@ from runs import write_run
 from small import ARCHITECTURE, small_net
 
 from pipeline.classifier.features import STORE
-from pipeline.runs.artifacts import Checkpoint, Provenance, write_checkpoint
+from pipeline.runs.artifacts import Provenance
+from pipeline.runs.checkpoints import Checkpoint, write_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -41,13 +42,14 @@ def tiny_classifier(tmp_path_factory) -> Path:
     write_checkpoint(
         path,
         Checkpoint(
-            provenance=Provenance(Checkpoint.SCHEMA, Checkpoint.VERSION, {"seed": 0}, {}),
+            provenance=Provenance("classifier", 2, {"seed": 0}, {}),
             image_ids=["0.png"],
             class_names=["cat", "dog", "cow"],
             architecture=ARCHITECTURE,
             image_size=32,
             weights=net.state_dict(),
-            training={"steps": 0},
+            training={},
+            steps=0,
             thresholds=[0.5, 0.4, 0.6],
         ),
     )

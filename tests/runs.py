@@ -8,27 +8,16 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pipeline.runs.artifacts import (
-    MAKERS,
-    MANIFEST_COLUMNS,
-    Boxes,
-    Checkpoint,
-    CropScores,
-    Embeddings,
-    EpochScores,
-    GroundTruth,
-    Labels,
-    Manifest,
-    Provenance,
-    check_current,
-    digest_images,
-    write,
-    write_checkpoint,
-    write_csv,
-    write_manifest,
-)
+from pipeline.evaluation.ground_truth import GroundTruth
+from pipeline.runs.artifacts import Boxes, CropScores, Embeddings, EpochScores, Labels, Provenance, write
+from pipeline.runs.checkpoints import Checkpoint, write_checkpoint
 from pipeline.runs.files import write_json
-from pipeline.stages.evaluate import EvaluateConfig, gain_over_teacher, measure, measure_labels, oracle_epoch
+from pipeline.runs.graph import VERSIONS
+from pipeline.runs.manifest import COLUMNS, Manifest, manifest_provenance, write_csv, write_manifest
+from pipeline.runs.options import EvaluateConfig
+from pipeline.runs.state import check_current
+from pipeline.stages.evaluate import conventions, measure_labels, measure_test
+from pipeline.tools.read import read
 
 CLASSES = ["cat", "dog", 'cow </script> "&']
 TRAIN, TEST = 8, 4
@@ -59,6 +48,7 @@ def write_run(folder: Path) -> Path:
         ["manifest.csv"],
         **common,
         labels=TRUTH,
+        labelled=np.ones(TRAIN + TEST, bool),
         object_image_index=np.repeat(index, TRUTH.sum(1)),
         object_class_index=np.nonzero(TRUTH)[1].astype(np.int64),
         object_box=np.tile(np.float32([8, 8, 32, 40]), (TRUTH.sum(), 1)),
@@ -76,6 +66,7 @@ def write_run(folder: Path) -> Path:
         bias_counts=np.array([4, 3, 0]),
         logit_scale=100.0,
         image_size=32,
+        teacher="none",
         teacher_fingerprint="none",
     )
     initial = (0.6 * truth[:TRAIN] + 0.3 * probabilities[:TRAIN]).astype(np.float32)
@@ -111,9 +102,8 @@ def write_run(folder: Path) -> Path:
         ["manifest.csv", "embeddings.h5", "boxes.h5"],
         **train,
         image_index=owner,
+        class_index=np.array([0, 1] * TRAIN),
         probabilities=crops,
-        local=crops.reshape(TRAIN, 2, 3).max(1),
-        votes=np.full((TRAIN, 3), 2),
     )
     final = 0.1 + 0.8 * truth[:TRAIN]
     final[0] = [0.4, 0.7, 0.1]  # the truth is cat
@@ -121,15 +111,17 @@ def write_run(folder: Path) -> Path:
     put("final_labels.h5", Labels, sources, **put_labels, labels=final, scores=final)
     sources = ["manifest.csv", "warmup.pt", "final_labels.h5"]
     write_weights(folder, "classifier.pt", sources, ids[:TRAIN])
-    epochs = np.stack([probabilities[TRAIN:], 0.2 + 0.6 * truth[TRAIN:]]).astype(np.float32)
+    scores = [probabilities[TRAIN:], probabilities[TRAIN:], 0.2 + 0.6 * truth[TRAIN:]]
     put(
         "epoch_scores.h5",
         EpochScores,
         sources,
         image_ids=ids[TRAIN:],
         class_names=CLASSES,
-        scores=epochs,
+        epochs=np.arange(3),
+        scores=np.stack(scores).astype(np.float32),
         chosen_epoch=2,
+        thresholds=np.full(3, 0.5),
     )
     write_epochs(folder)
     write_figures(folder)
@@ -137,8 +129,10 @@ def write_run(folder: Path) -> Path:
 
 
 def origin(folder: Path, name: str, inputs: list[str]) -> Provenance:
-    kind = MAKERS[name][1]
-    return Provenance(kind.SCHEMA, kind.VERSION, {}, {i: check_current(folder / i).fingerprint for i in inputs})
+    schema = Path(name).stem
+    config = {"embeddings.h5": {"entropy_limit": 0.668}, "crop_scores.h5": {"teacher": ""}}.get(name, {})
+    found = {i: check_current(folder / i).fingerprint for i in inputs}
+    return Provenance(schema, VERSIONS[schema], config, found)
 
 
 def write_photos(folder: Path, ids: list[str]) -> None:
@@ -151,11 +145,11 @@ def write_photos(folder: Path, ids: list[str]) -> None:
 
 def write_images(folder: Path, ids: list[str]) -> None:
     rows = [(i, str(folder / "photos" / i), i.split("/")[0], HEIGHT, WIDTH, "0" * 64) for i in ids]
-    images = pd.DataFrame(rows, columns=MANIFEST_COLUMNS)
-    provenance = Provenance("manifest", 1, {"dataset": "squares", "images": digest_images(images)}, {})
+    images = pd.DataFrame(rows, columns=COLUMNS)
     names = {name: [name] for name in CLASSES}
     manifest = Manifest(
-        provenance=provenance,
+        provenance=manifest_provenance(images, names),
+        dataset="squares",
         class_names=CLASSES,
         display_names=names,
         images=images,
@@ -174,7 +168,8 @@ def write_weights(folder: Path, name: str, inputs: list[str], image_ids: list[st
             architecture={"backbone": "none", "class_count": 3, "boost": 3.0},
             image_size=32,
             weights={},
-            training={"steps": 0},
+            training={},
+            steps=0,
             thresholds=[0.5] * 3,
         ),
     )
@@ -188,21 +183,14 @@ def write_epochs(folder: Path) -> None:
 
 
 def write_figures(folder: Path) -> None:
-    from pipeline.runs.artifacts import read
-
     config = EvaluateConfig(resamples=20)
+    train, test = np.arange(TRAIN), np.arange(TEST)
     labels = {
-        name: measure_labels(read(folder / f"{name}_labels.h5"), TRUTH[:TRAIN], config) for name in ("initial", "final")
+        name: measure_labels(read(folder / f"{name}_labels.h5"), train, TRUTH[:TRAIN], config)
+        for name in ("initial", "final")
     }
-    epochs = read(folder / "epoch_scores.h5")
-    scores = {
-        "teacher zero-shot": read(folder / "embeddings.h5").probabilities[TRAIN:],
-        "warm-up classifier": epochs.scores[0],
-        "final classifier": epochs.scores[1],
-    }
-    test = {name: measure(values, TRUTH[TRAIN:], CLASSES, config) for name, values in scores.items()}
-    test["final classifier"]["own_thresholds"] = {"threshold": [0.5] * 3, "CF1": 1.0, "OF1": 1.0, "sample_F1": 1.0}
+    embeddings, epochs = read(folder / "embeddings.h5"), read(folder / "epoch_scores.h5")
+    figures = measure_test(embeddings, epochs, test, TRUTH[TRAIN:], config)
     provenance = origin(folder, "metrics.json", ["classifier.pt", "ground_truth.h5"])
-    content = {"attributes": provenance.to_attributes(), "labels": labels, "test": test}
-    content |= {"gain": gain_over_teacher(scores, TRUTH[TRAIN:], test, config)}
-    write_json(folder / "metrics.json", content | {"epochs": oracle_epoch(epochs, TRUTH[TRAIN:])})
+    content = {"attributes": provenance.to_attributes(), "conventions": conventions(config), "not_measured": []}
+    write_json(folder / "metrics.json", content | {"labels": labels} | figures)

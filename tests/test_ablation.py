@@ -6,9 +6,8 @@ import pytest
 from colours import invoke
 
 from pipeline.machine.errors import PipelineError
-from pipeline.runs.artifacts import read
-from pipeline.stages.chain import check_settings
 from pipeline.tools.ablation import FIGURES, add_differences, common_prefix, plot, read_plan, summarise, to_markdown
+from pipeline.tools.read import read
 
 PLAN = """
 seeds = [0, 1]
@@ -80,7 +79,7 @@ def test_the_shipped_plan_is_valid():
     plan = read_plan("paper")
     assert len({(row.group, row.name) for row in plan.rows}) == len(plan.rows)
     for row in plan.rows:
-        check_settings(row.settings)
+        row.settings.check()
 
 
 @pytest.mark.parametrize(
@@ -100,7 +99,7 @@ def test_rows_share_their_common_stages(finished, tmp_path, colour_teacher, monk
     pytest.importorskip("matplotlib")
     from pipeline.stages import embed, warmup
 
-    calls = {"encode": 0, "fit": 0}
+    calls = {"embed_images": 0, "fit": 0}
 
     def counted(module, name):
         original = getattr(module, name)
@@ -111,7 +110,7 @@ def test_rows_share_their_common_stages(finished, tmp_path, colour_teacher, monk
 
         monkeypatch.setattr(module, name, call)
 
-    counted(embed, "encode")
+    counted(embed, "embed_images")
     counted(warmup, "fit")
     run = tmp_path / "run"
     shutil.copytree(finished, run)
@@ -119,7 +118,7 @@ def test_rows_share_their_common_stages(finished, tmp_path, colour_teacher, monk
     code, output = invoke("ablation", tmp_path / "plan.toml", "--run", run, "--device", "cpu")
     assert code == 0, output
     # the embedding and the warm-up of seed 0 are the run's own; one more for seed 1, two for the supervised row
-    assert calls == {"encode": 0, "fit": 3}
+    assert calls == {"embed_images": 0, "fit": 3}
     table = pd.read_csv(run / "ablation" / "ablation.csv")
     assert len(table) == 8 and table["final_mAP"].between(0, 1).all()
     supervised = run / "ablation" / "reference-all-labels-0"

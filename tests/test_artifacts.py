@@ -7,36 +7,22 @@ import pandas as pd
 import pytest
 
 from pipeline.machine.errors import PipelineError
-from pipeline.runs.artifacts import (
-    MANIFEST_COLUMNS,
-    Checkpoint,
-    CropScores,
-    Labels,
-    Manifest,
-    Partial,
-    Provenance,
-    begin,
-    check_current,
-    check_same_images,
-    digest_images,
-    load_pt,
-    read,
-    read_checkpoint,
-    read_manifest,
-    read_provenance,
-    save_pt,
-    write,
-    write_checkpoint,
-    write_manifest,
-)
+from pipeline.method import FORMULAS
+from pipeline.runs.artifacts import CropScores, Embeddings, Labels, Provenance, check_same_images, write
+from pipeline.runs.checkpoints import Checkpoint, load_pt, read_checkpoint, read_header, save_pt, write_checkpoint
 from pipeline.runs.files import replacing, write_json
-from pipeline.stages.fuse import FuseConfig
+from pipeline.runs.graph import find_stage
+from pipeline.runs.manifest import COLUMNS, Manifest, manifest_provenance, read_manifest, write_manifest
+from pipeline.runs.options import FuseConfig
+from pipeline.runs.pieces import Pieces
+from pipeline.runs.state import check_current, is_built, origin_of, read_provenance
+from pipeline.tools.read import read
 
 
-def labels(ids=("a", "b"), classes=("cat", "dog", "cow"), inputs=None, **config):
+def labels(ids=("a", "b"), classes=("cat", "dog", "cow"), inputs=None, schema="initial_labels", **config):
     values = np.arange(len(ids) * len(classes), dtype=np.float32).reshape(len(ids), -1) / 10
     return Labels(
-        provenance=Provenance("labels", 1, {"ratio": 0.5, **config}, inputs or {}),
+        provenance=Provenance(schema, 1, {"ratio": 0.5, **config}, inputs or {}),
         image_ids=list(ids),
         class_names=list(classes),
         labels=values.clip(0, 1),
@@ -45,26 +31,43 @@ def labels(ids=("a", "b"), classes=("cat", "dog", "cow"), inputs=None, **config)
     )
 
 
-def crop_scores(inputs=None):
+def crop_scores(inputs=None, **config):
     return CropScores(
-        provenance=Provenance("crop_scores", 1, {}, inputs or {}),
+        provenance=Provenance("crop_scores", 3, config, inputs or {}),
         image_ids=["a", "b"],
         class_names=["cat", "dog", "cow"],
         image_index=np.zeros(0, np.int64),
+        class_index=np.zeros(0, np.int64),
         probabilities=np.zeros((0, 3), np.float32),
-        local=np.zeros((2, 3), np.float32),
-        votes=np.zeros((2, 3), np.int64),
+    )
+
+
+def embeddings(**config):
+    return Embeddings(
+        provenance=Provenance("embeddings", 2, config, {}),
+        image_ids=["a", "b"],
+        class_names=["cat", "dog", "cow"],
+        is_train=np.array([True, True]),
+        probabilities=np.full((2, 3), 1 / 3, np.float32),
+        entropy=np.ones(2, np.float32),
+        bias=np.ones(3, np.float32),
+        bias_counts=np.ones(3, np.int64),
+        logit_scale=10.0,
+        image_size=32,
+        teacher="none",
+        teacher_fingerprint="none",
     )
 
 
 def manifest_of(tmp_path, names=("a", "b")):
     rows = [(n, str(tmp_path / "photos" / f"{n}.jpg"), "train", 10, 20, n * 64) for n in names]
-    images = pd.DataFrame(rows, columns=MANIFEST_COLUMNS)
-    provenance = Provenance("manifest", 1, {"images": digest_images(images)}, {})
+    images = pd.DataFrame(rows, columns=COLUMNS)
+    display_names = {"cat": ["cat"], "dog": ["dog", "puppy"]}
     return Manifest(
-        provenance=provenance,
+        provenance=manifest_provenance(images, display_names),
+        dataset="photos",
         class_names=["cat", "dog"],
-        display_names={"cat": ["cat"], "dog": ["dog", "puppy"]},
+        display_names=display_names,
         images=images,
         skipped={"c": "c.jpg is empty"},
     )
@@ -102,11 +105,12 @@ def test_every_option_and_input_changes_the_fingerprint():
     base = Provenance("labels", 1, {"ratio": 0.5}, {"a.h5": "1"})
     others = [
         Provenance("labels", 2, {"ratio": 0.5}, {"a.h5": "1"}),
+        Provenance("labels", 1, {"ratio": 0.5}, {"a.h5": "1"}, {"labels": 2}),
         Provenance("labels", 1, {"ratio": 0.6}, {"a.h5": "1"}),
         Provenance("labels", 1, {"ratio": 0.5}, {"a.h5": "2"}),
         Provenance("boxes", 1, {"ratio": 0.5}, {"a.h5": "1"}),
     ]
-    assert len({p.fingerprint for p in [base, *others]}) == 5
+    assert len({p.fingerprint for p in [base, *others]}) == 6
 
 
 def damage_shape(file):
@@ -189,44 +193,110 @@ def test_files_about_different_images_are_refused(tmp_path):
         check_same_images(first, labels(("b", "a")), tmp_path / "a.h5", tmp_path / "b.h5")
 
 
+FUSE = find_stage("fuse")
+
+
 def chain(folder):
     """embeddings <- initial labels, crop scores: enough inputs for `fuse`."""
-    write(folder / "embeddings.h5", crop_scores())
+    write(folder / "embeddings.h5", embeddings())
     source = {"embeddings.h5": read_provenance(folder / "embeddings.h5").fingerprint}
     write(folder / "initial_labels.h5", labels(inputs=source))
     write(folder / "crop_scores.h5", crop_scores(inputs=source))
-    return ["embeddings.h5", "initial_labels.h5", "crop_scores.h5"]
 
 
-def test_a_stage_is_up_to_date_until_an_option_or_an_input_changes(tmp_path):
-    sources = chain(tmp_path)
-    output = tmp_path / "final_labels.h5"
-    first = begin(tmp_path, output.name, FuseConfig(ratio=0.5), sources)
-    made = labels()
-    object.__setattr__(made, "provenance", first)
-    write(output, made)
-    assert begin(tmp_path, output.name, FuseConfig(ratio=0.5), sources) is None
-    assert begin(tmp_path, output.name, FuseConfig(ratio=0.5), sources, force=True) == first
-    assert begin(tmp_path, output.name, FuseConfig(ratio=0.6), sources) != first
+def test_a_stage_is_up_to_date_until_an_option_an_input_or_a_formula_changes(tmp_path, monkeypatch):
+    chain(tmp_path)
+    origin = origin_of(FUSE, tmp_path, FuseConfig(ratio=0.5))
+    made = labels(schema="final_labels")
+    object.__setattr__(made, "provenance", origin)
+    write(tmp_path / "final_labels.h5", made)
+    assert is_built(FUSE, tmp_path, origin_of(FUSE, tmp_path, FuseConfig(ratio=0.5)))
+    assert not is_built(FUSE, tmp_path, origin_of(FUSE, tmp_path, FuseConfig(ratio=0.6)))
+    monkeypatch.setitem(FORMULAS, "labels", FORMULAS["labels"] + 1)
+    assert not is_built(FUSE, tmp_path, origin_of(FUSE, tmp_path, FuseConfig(ratio=0.5)))
+    with pytest.raises(PipelineError, match=r"final_labels.h5 is stale: the formulas of labels have changed.*ccd fuse"):
+        check_current(tmp_path / "final_labels.h5")
 
 
 def test_a_stale_input_names_the_command_that_rebuilds_it(tmp_path):
-    sources = chain(tmp_path)
-    changed = crop_scores(inputs={})
-    object.__setattr__(changed, "provenance", Provenance("crop_scores", 1, {"new": 1}, {}))
-    write(tmp_path / "embeddings.h5", changed)
+    chain(tmp_path)
+    write(tmp_path / "embeddings.h5", embeddings(new=1))
     with pytest.raises(PipelineError, match=r"initial_labels.h5 is stale: embeddings.h5 has changed.*ccd init-labels"):
-        begin(tmp_path, "final_labels.h5", FuseConfig(), sources)
+        origin_of(FUSE, tmp_path, FuseConfig())
 
 
 def test_ground_truth_in_an_input_marks_what_is_made_from_it(tmp_path):
-    write(tmp_path / "embeddings.h5", crop_scores())
+    chain(tmp_path)
+    assert not origin_of(FUSE, tmp_path, FuseConfig()).uses_ground_truth
     marked = labels()
-    object.__setattr__(marked, "provenance", Provenance("labels", 1, {}, {}, uses_ground_truth=True))
+    object.__setattr__(marked, "provenance", Provenance("initial_labels", 1, {}, {}, uses_ground_truth=True))
     write(tmp_path / "initial_labels.h5", marked)
-    made = begin(tmp_path, "final_labels.h5", FuseConfig(), ["embeddings.h5", "initial_labels.h5"])
-    assert made.uses_ground_truth
-    assert not begin(tmp_path, "final_labels.h5", FuseConfig(), ["embeddings.h5"]).uses_ground_truth
+    assert origin_of(FUSE, tmp_path, FuseConfig()).uses_ground_truth
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "message"),
+    [
+        (crop_scores, "final_labels.h5", "final_labels.h5 holds crop_scores, expected final_labels"),
+        (labels, "final_labels.h5", "final_labels.h5 holds initial_labels, expected final_labels"),
+    ],
+)
+def test_another_artifact_under_a_name_is_refused(tmp_path, content, name, message):
+    write(tmp_path / name, content())
+    for look in (read, check_current, read_provenance):
+        with pytest.raises(PipelineError, match=message):
+            look(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [(1.5, "has a value of 1.5, expected at most 1"), (np.nan, "1 values that are not finite")]
+)
+def test_labels_out_of_range_are_refused(tmp_path, value, message):
+    path = tmp_path / "initial_labels.h5"
+    write(path, labels())
+    with h5py.File(path, "r+") as file:
+        file["labels"][0, 0] = value
+    with pytest.raises(PipelineError, match=f"labels in .*{message}.*ccd init-labels"):
+        read(path)
+
+
+def external_link(file, folder):
+    del file["scores"]
+    file["scores"] = h5py.ExternalLink(str(folder / "secret.h5"), "/x")
+
+
+def external_storage(file, folder):
+    del file["scores"]
+    (folder / "secret.txt").write_text("secret text of another file, long enough")
+    file.create_dataset("scores", (2, 3), np.float32, external=[(str(folder / "secret.txt"), 0, 24)])
+
+
+def soft_link(file, folder):
+    del file["scores"]
+    file["scores"] = h5py.SoftLink("/labels")
+
+
+def claims_terabytes(file, folder):
+    del file["scores"]
+    file.create_dataset("scores", (2**20, 2**20), np.float32, chunks=(1024, 1024))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (external_link, "scores is a link"),
+        (external_storage, "scores lies in another file"),
+        (soft_link, "scores is a link"),
+        (claims_terabytes, r"scores claims 4,398,046,511,104 bytes"),
+    ],
+)
+def test_content_that_lies_elsewhere_or_nowhere_is_refused(tmp_path, damage, message):
+    path = tmp_path / "initial_labels.h5"
+    write(path, labels())
+    with h5py.File(path, "r+") as file:
+        damage(file, tmp_path)
+    with pytest.raises(PipelineError, match=message):
+        read(path)
 
 
 def test_manifest_survives_and_its_paths_may_move_with_the_run(tmp_path):
@@ -258,19 +328,21 @@ def test_ids_that_look_like_numbers_or_nothing_stay_text(tmp_path):
 def test_a_checkpoint_is_read_back_and_a_broken_one_refused(tmp_path):
     path = tmp_path / "warmup.pt"
     checkpoint = Checkpoint(
-        provenance=Provenance("classifier", 1, {}, {}),
+        provenance=Provenance("warmup", 2, {}, {}),
         image_ids=["a"],
         class_names=["cat", "dog"],
-        architecture={"backbone": "lite0"},
+        architecture={"backbone": "lite0", "class_count": 2, "boost": 3.0},
         image_size=64,
         weights={"w": load_safe()},
         training={"steps": 3},
+        steps=3,
         thresholds=[0.5, 0.5],
     )
     write_checkpoint(path, checkpoint)
     found = read_checkpoint(path)
     assert found.weights["w"].tolist() == [0, 1, 2, 3, 4] and found.training == {"steps": 3}
     assert check_current(path) == checkpoint.provenance
+    assert read_header(path).thresholds == [0.5, 0.5]
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(PipelineError, match=r"warmup.pt is damaged.*ccd warmup"):
         read_checkpoint(path)
@@ -288,14 +360,14 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
 def test_unfinished_work_is_kept_for_the_same_provenance_alone(tmp_path):
     target = tmp_path / "embeddings.h5"
     first, other = Provenance("embeddings", 1, {}, {}), Provenance("embeddings", 1, {"x": 1}, {})
-    Partial(target, first).save_arrays(3, {"image": np.arange(4)})
-    again = Partial(target, first)
+    Pieces(target, first).save_arrays(3, {"image": np.arange(4)})
+    again = Pieces(target, first)
     assert again.has_arrays(3) and not again.has_arrays(2)
     assert again.load_arrays(3)["image"].tolist() == [0, 1, 2, 3]
-    assert not Partial(target, first, fresh=True).has_arrays(3)
+    assert not Pieces(target, first, fresh=True).has_arrays(3)
     again.save_arrays(3, {"image": np.arange(4)})
-    assert not Partial(target, other).has_arrays(3)
-    Partial(target, other).remove()
+    assert not Pieces(target, other).has_arrays(3)
+    Pieces(target, other).remove()
     assert not list(tmp_path.iterdir())
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from pipeline.evaluation.box_quality import box_quality
-from pipeline.runs.artifacts import Boxes, GroundTruth, Provenance
+from pipeline.evaluation.ground_truth import GroundTruth
+from pipeline.runs.artifacts import Boxes, Provenance
 
 
 def boxes(rows):
@@ -30,6 +31,7 @@ def truth(rows, difficult=()):
         image_ids=["test", "b", "a"],
         class_names=["cat", "dog"],
         labels=np.zeros((3, 2), np.int8),
+        labelled=np.ones(3, bool),
         object_image_index=table[:, 0].astype(np.int64),
         object_class_index=table[:, 1].astype(np.int64),
         object_box=table[:, 2:],

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from pipeline import Classifier, cli
 from pipeline.machine.errors import PipelineError
 from pipeline.method.thresholds import out_of_fold_thresholds
-from pipeline.runs.artifacts import read_checkpoint
+from pipeline.runs.checkpoints import read_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,8 @@ from pipeline.method.cam import (
     rescale_boxes,
 )
 
+PAPER = {"threshold": 0.95, "margin": 0.125, "rule": "extent", "peak_limit": 3}
+
 
 def naive_extent(plane):
     cells = [(r, c) for r in range(plane.shape[0]) for c in range(plane.shape[1]) if plane[r, c]]
@@ -105,7 +107,7 @@ def test_rescaling_undoes_the_squash():
 def test_box_lies_around_the_peak(rule):
     cams = torch.zeros(1, 8, 8)
     cams[0, 2, 5] = 1.0
-    boxes, owner = cam_boxes(cams, (64, 64), rule=rule)
+    boxes, owner = cam_boxes(cams, (64, 64), **{**PAPER, "rule": rule})
     assert owner.tolist() == [0]
     x1, y1, x2, y2 = boxes[0].tolist()
     # the centre of cell (2, 5) is pixel (20, 44); the margin is 8 pixels
@@ -116,7 +118,7 @@ def test_box_lies_around_the_peak(rule):
 def test_a_peak_in_the_corner_is_clipped_to_the_view():
     cams = torch.zeros(1, 4, 4)
     cams[0, 3, 3] = 1.0
-    boxes, _ = cam_boxes(cams, (64, 64))
+    boxes, _ = cam_boxes(cams, (64, 64), **PAPER)
     assert boxes[0, 2:].tolist() == [64.0, 64.0]
     assert (boxes[0, :2] < 64).all()
 
@@ -124,12 +126,12 @@ def test_a_peak_in_the_corner_is_clipped_to_the_view():
 def test_flat_maps_have_no_box_and_the_others_keep_their_owner():
     cams = torch.zeros(3, 4, 4)
     cams[1, 1, 1] = 2.0
-    boxes, owner = cam_boxes(cams, (32, 32))
+    boxes, owner = cam_boxes(cams, (32, 32), **PAPER)
     assert owner.tolist() == [1]
     assert boxes.shape == (1, 4)
 
 
 def test_no_selected_class_gives_no_box():
-    boxes, owner = cam_boxes(torch.zeros(0, 4, 4), (32, 32))
+    boxes, owner = cam_boxes(torch.zeros(0, 4, 4), (32, 32), **PAPER)
     assert boxes.shape == (0, 4)
     assert owner.shape == (0,)

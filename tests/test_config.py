@@ -2,13 +2,8 @@ import pytest
 
 from pipeline.machine.errors import PipelineError
 from pipeline.runs import settings
-from pipeline.stages import STAGES
-from pipeline.stages.boxes import BoxesConfig
-from pipeline.stages.embed import EmbedConfig
-from pipeline.stages.fuse import FuseConfig
-from pipeline.stages.train import TrainConfig
-
-STAGE_NAMES = [stage.name for stage in STAGES]
+from pipeline.runs.graph import STAGES, options_of
+from pipeline.runs.options import BoxesConfig, EmbedConfig, FuseConfig, TrainConfig, WarmupConfig
 
 
 @pytest.mark.parametrize(
@@ -19,8 +14,8 @@ STAGE_NAMES = [stage.name for stage in STAGES]
         (FuseConfig, {"ratio": "half"}, "ratio is 'half', expected float"),
         (TrainConfig, {"epochs": 0}, "epochs is 0, expected at least 1"),
         (TrainConfig, {"epochs": 2.5}, "epochs is 2.5, expected int"),
-        (TrainConfig, {"frozen_norms": 1}, "frozen_norms is 1, expected bool"),
-        (BoxesConfig, {"view": "cams"}, "view is 'cams', expected one of cam, grid, random, gt, around-gt"),
+        (TrainConfig, {"freeze_norms": 1}, "freeze_norms is 1, expected bool"),
+        (BoxesConfig, {"view": "cams"}, "view is 'cams', expected one of cam, grid, random, none, gt, around-gt"),
     ],
 )
 def test_impossible_values_are_refused_by_value(kind, options, message):
@@ -29,7 +24,7 @@ def test_impossible_values_are_refused_by_value(kind, options, message):
 
 
 def test_an_unknown_option_names_the_nearest():
-    with pytest.raises(PipelineError, match=r"\[fuse\] in run.toml has an unknown option 'rato'; did you mean 'ratio'"):
+    with pytest.raises(PipelineError, match=r"\[fuse\] in run.toml has an unknown option 'rato'. Did you mean 'ratio'"):
         FuseConfig.from_table({"rato": 0.5}, "[fuse] in run.toml")
 
 
@@ -49,23 +44,23 @@ def test_every_shipped_file_is_valid(kind):
     names = settings.shipped(kind)
     assert names
     for name in names:
-        loaded = settings.load(kind, name, STAGE_NAMES)
+        loaded = settings.load(kind, name)
         for stage in STAGES:
-            loaded.config(stage.name, stage.config, {})
+            loaded.config(stage.name, options_of(stage), {})
 
 
 def test_the_paper_recipe_has_the_papers_numbers():
-    paper = settings.load("recipes", "paper", STAGE_NAMES)
+    paper = settings.load("recipes", "paper")
     assert paper.tables["fuse"]["ratio"] == 0.2
     assert paper.tables["warmup"]["backbone"] == "resnet101"
-    assert paper.tables["boxes"]["rule"] == "corners"
+    assert paper.tables["boxes"]["rule"] == "corners" and paper.tables["fuse"]["votes"] == "all"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[trian]\nepochs = 1", r"unknown table \[trian\]; did you mean \[train\]"),
-        ("[train\n", "no valid TOML"),
+        ("[trian]\nepochs = 1", r"unknown table \[trian\]. Did you mean 'train'"),
+        ("[train\n", "not valid TOML"),
         ("train = 3", r"unknown table \[train\]"),
     ],
 )
@@ -73,24 +68,24 @@ def test_wrong_settings_are_refused(tmp_path, text, message):
     path = tmp_path / "mine.toml"
     path.write_text(text)
     with pytest.raises(PipelineError, match=message):
-        settings.load("presets", str(path), STAGE_NAMES)
+        settings.load("presets", str(path))
 
 
 def test_an_unknown_preset_lists_the_known():
     with pytest.raises(PipelineError, match=r"no preset 'voc13'; there are .*voc12"):
-        settings.load("presets", "voc13", STAGE_NAMES)
+        settings.load("presets", "voc13")
 
 
 def test_a_run_keeps_its_settings(tmp_path):
     own = settings.Settings({"train": {"epochs": 3}, "fuse": {}}, {"tvmonitor": ["tv monitor"]})
     settings.write_run(tmp_path, own)
-    found = settings.read_run(tmp_path, STAGE_NAMES)
+    found = settings.read_run(tmp_path)
     assert found.tables == {"train": {"epochs": 3}} and found.classes == own.classes
 
 
 def test_a_recipe_keeps_what_the_preset_says_of_the_dataset():
-    preset = settings.load("presets", "voc12", STAGE_NAMES)
-    merged = preset.merged(settings.load("recipes", "paper", STAGE_NAMES))
+    preset = settings.load("presets", "voc12")
+    merged = preset.merged(settings.load("recipes", "paper"))
     assert merged.tables["prepare"]["kind"] == "voc" and merged.tables["embed"]["teacher"] == "openai:RN50x64"
     assert merged.classes["tvmonitor"] == preset.classes["tvmonitor"]
 
@@ -99,7 +94,7 @@ def test_a_recipe_keeps_what_the_preset_says_of_the_dataset():
     ("text", "expected"),
     [
         ("train.epochs=12", ("train", "epochs", 12)),
-        ("train.frozen-norms=true", ("train", "frozen_norms", True)),
+        ("train.freeze-norms=true", ("train", "freeze_norms", True)),
         ("embed.teacher=openai:RN50", ("embed", "teacher", "openai:RN50")),
         ("boxes.tau=0.5", ("boxes", "tau", 0.5)),
     ],
@@ -112,3 +107,33 @@ def test_assignments_are_typed(text, expected):
 def test_malformed_assignments_are_refused(text):
     with pytest.raises(PipelineError, match=r"STAGE\.OPTION=VALUE"):
         settings.parse_assignment(text)
+
+
+def test_a_stage_that_is_none_is_refused_in_an_assignment():
+    with pytest.raises(PipelineError, match=r"names the stage 'trian'. Did you mean 'train'"):
+        settings.parse_assignment("trian.epochs=3")
+
+
+def test_a_preset_named_again_lies_below_what_the_run_was_given_since():
+    begun = settings.Settings().given("preset", "voc07")
+    told = begun.merged(settings.Settings({"prepare": {"year": 2012}, "train": {"epochs": 3}}))
+    again = told.given("preset", "voc07")
+    assert again.tables == told.tables and again.classes == begun.classes
+    assert list(told.changes(told.given("preset", "voc12"))) == []
+    other = told.given("preset", "demo")
+    assert other.tables["prepare"]["kind"] == "demo" and other.tables["train"] == {"epochs": 3}
+    assert "prepare.kind: 'voc' -> 'demo'" in list(told.changes(other))
+
+
+def test_a_file_counts_by_its_content_and_not_by_its_place(tmp_path):
+    for name, content in (("a.pt", b"one"), ("b.pt", b"one"), ("c.pt", b"two")):
+        (tmp_path / name).write_bytes(content)
+    same, moved, other = (WarmupConfig(weights=str(tmp_path / name)).identity() for name in ("a.pt", "b.pt", "c.pt"))
+    assert same == moved != other
+    teachers = [
+        EmbedConfig(teacher=f"openai:{tmp_path / name}").identity()["teacher"] for name in ("a.pt", "b.pt", "c.pt")
+    ]
+    assert teachers[0] == teachers[1] != teachers[2] and str(tmp_path) not in teachers[0]
+    assert EmbedConfig(teacher="openai:RN50").identity()["teacher"] == "openai:RN50"
+    with pytest.raises(PipelineError, match=r"missing\.pt cannot be read"):
+        WarmupConfig(weights=str(tmp_path / "missing.pt")).identity()

@@ -10,18 +10,20 @@ from colours import ColourTeacher
 
 from pipeline.machine import distributed
 from pipeline.machine.errors import PipelineError
-from pipeline.runs.artifacts import read, read_checkpoint
+from pipeline.runs.checkpoints import read_checkpoint
+from pipeline.runs.graph import STAGES
 from pipeline.runs.settings import Settings
-from pipeline.stages import STAGES, embed, score_crops
+from pipeline.stages import embed, score_crops
 from pipeline.stages.chain import run_stage
+from pipeline.tools.read import read
 
 # Statistics of a batch depend on who sees what of it: without them two processes do the arithmetic of one.
 TRAINING = {
     "image_size": 32,
     "predict_size": 0,
     "epochs": 2,
-    "frozen_stages": 0,
-    "frozen_norms": True,
+    "freeze_backbone": False,
+    "freeze_norms": True,
     "backbone_lr": 1e-3,
     "ema": 0.5,
     "precision": "float32",
@@ -124,23 +126,23 @@ def test_shares_cover_everything_once(monkeypatch):
     shares = []
     for rank in range(3):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        shares.append(list(distributed.own_share(range(7))))
+        shares.append(list(distributed.shard(range(7))))
     assert shares == [[0, 3, 6], [1, 4], [2, 5]]
 
 
 def test_alone_nothing_happens():
     distributed.join()
     values = torch.tensor([1.0, 2.0])
-    distributed.sum_up(values)
-    distributed.take_largest(values)
-    distributed.average([values])
+    distributed.all_reduce_sum(values)
+    distributed.all_reduce_max(values)
+    distributed.all_reduce_mean([values])
     distributed.barrier()
     model = torch.nn.Linear(1, 1)
     assert values.tolist() == [1.0, 2.0] and distributed.is_main() and distributed.parallel(model) is model
 
 
 def test_the_end_of_another_process_is_one_line(monkeypatch):
-    def lost(values, operation):
+    def lost(values, operation, group=None):
         raise RuntimeError("Connection closed by peer\nmore")
 
     monkeypatch.setattr(distributed, "is_joined", lambda: True)

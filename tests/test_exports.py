@@ -9,9 +9,9 @@ from PIL import Image
 from runs import CLASSES, HEIGHT, TRAIN, WIDTH
 
 from pipeline.machine.errors import PipelineError
-from pipeline.runs.artifacts import read
 from pipeline.tools import export_labels
 from pipeline.tools.label_formats import ENDINGS, FORMATS
+from pipeline.tools.read import read
 
 PRESENT = [["dog"], ["cat", "dog"], ["dog"], [CLASSES[2]]] * 2  # the final labels call the first image a dog
 PRESENT[4] = ["cat"]

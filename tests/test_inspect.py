@@ -9,9 +9,10 @@ from PIL import Image
 from runs import CLASSES, HEIGHT, WIDTH
 
 from pipeline.machine.errors import PipelineError
-from pipeline.runs.artifacts import Corrections, Provenance, read, write
+from pipeline.runs.artifacts import Corrections, Provenance, write
 from pipeline.tools.compare import compare
 from pipeline.tools.label_sets import read_label_set
+from pipeline.tools.read import read
 
 
 def squeezed(output):

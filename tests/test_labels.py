@@ -1,24 +1,35 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from pipeline.method.labels import (
     clamp_labels,
     class_bias,
-    class_probabilities,
     confident_images,
     debias,
-    entropy,
     fuse_scores,
     local_scores,
-    training_targets,
 )
+from pipeline.method.losses import consistency_loss, image_weights, label_loss, training_targets
+from pipeline.method.probabilities import class_probabilities, entropy
+from pipeline.runs.options import EmbedConfig
+
+LIMIT = EmbedConfig.entropy_limit
+
+
+def array(values):
+    return np.array(values, np.float32)
 
 
 def rows(count, classes, seed=0, sharpness=3.0):
-    generator = torch.Generator().manual_seed(seed)
-    return (torch.randn(count, classes, generator=generator) * sharpness).softmax(1)
+    values = np.random.default_rng(seed).normal(size=(count, classes)) * sharpness
+    return (np.exp(values) / np.exp(values).sum(1, keepdims=True)).astype(np.float32)
+
+
+def entropies(probabilities):
+    return -(probabilities * np.log(probabilities)).sum(1)
 
 
 def naive_bias(probabilities, confident, shrinkage):
@@ -38,12 +49,126 @@ def naive_bias(probabilities, confident, shrinkage):
 
 
 def naive_fusion(initial, local, has_crops, ratio):
-    fused = initial.clone()
+    fused = initial.copy()
     for n in range(initial.shape[0]):
         for c in range(initial.shape[1]):
             if has_crops[n, c]:
                 fused[n, c] = ratio * initial[n, c] + (1 - ratio) * local[n, c]
     return fused
+
+
+def test_confidence_limit_is_two_nats_at_twenty_classes():
+    assert confident_images(array([1.999, 2.01]), 20, LIMIT).tolist() == [True, False]
+
+
+def test_confidence_limit_scales_with_the_number_of_classes():
+    assert confident_images(array([2.9, 2.94]), 81, LIMIT).tolist() == [True, False]
+
+
+def test_bias_by_hand():
+    probabilities = array([[0.9, 0.1, 0.0], [0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.2, 0.3, 0.5]])
+    confident = np.array([True, True, True, False])
+    bias, counts = class_bias(probabilities, confident)
+    # class 2 is on top of an image that is not confident alone: it gets the mean of 0.8 and 0.6
+    np.testing.assert_allclose(bias, array([0.8, 0.6, 0.7]), rtol=1e-5)
+    assert counts.tolist() == [2, 1, 0]
+
+
+@pytest.mark.parametrize("classes", [2, 7])
+@pytest.mark.parametrize("shrinkage", [0.0, 2.5])
+def test_bias_equals_a_naive_loop(classes, shrinkage):
+    probabilities = rows(60, classes)
+    confident = confident_images(entropies(probabilities), classes, LIMIT)
+    assert 0 < confident.sum() < 60
+    bias, counts = class_bias(probabilities, confident, shrinkage)
+    expected, expected_counts = naive_bias(probabilities, confident, shrinkage)
+    np.testing.assert_allclose(bias, array(expected), rtol=1e-5)
+    assert counts.tolist() == expected_counts
+
+
+def test_bias_without_confident_images_changes_nothing():
+    probabilities = rows(5, 4)
+    bias, counts = class_bias(probabilities, np.zeros(5, bool))
+    assert counts.sum() == 0
+    np.testing.assert_allclose(debias(probabilities, bias), probabilities, rtol=1e-5)
+
+
+def test_much_shrinkage_makes_all_biases_equal():
+    probabilities = rows(60, 5)
+    bias, _ = class_bias(probabilities, np.ones(60, bool), shrinkage=1e9)
+    np.testing.assert_allclose(bias, np.full(5, bias.mean()), rtol=1e-5)
+
+
+def test_floor_comes_before_the_division():
+    found = debias(array([[0.01, 0.99]]), array([0.5, 0.9]), floor_share=0.1)
+    np.testing.assert_allclose(found, array([[0.05 / 0.5, 0.99 / 0.9]]), rtol=1e-5)
+    np.testing.assert_allclose(clamp_labels(found), array([[0.1, 1.0]]), rtol=1e-5)
+
+
+def test_without_bias_only_the_floor_acts():
+    found = debias(array([[0.01, 0.99]]), None, floor_share=0.1)
+    np.testing.assert_allclose(found, array([[0.05, 0.99]]), rtol=1e-5)
+
+
+def test_debiasing_keeps_the_order_within_a_class():
+    probabilities = rows(40, 6)
+    bias, _ = class_bias(probabilities, np.ones(40, bool))
+    assert (probabilities.argsort(0) == debias(probabilities, bias).argsort(0)).all()
+
+
+def test_local_scores_by_hand():
+    crops = array([[0.2, 0.8], [0.6, 0.4], [0.1, 0.9]])
+    local, votes = local_scores(crops, np.array([0, 0, 2]), 3)
+    np.testing.assert_allclose(local, array([[0.6, 0.8], [0.0, 0.0], [0.1, 0.9]]), rtol=1e-5)
+    assert votes.tolist() == [[2, 2], [0, 0], [1, 1]]
+    mean, _ = local_scores(crops, np.array([0, 0, 2]), 3, combine="mean")
+    np.testing.assert_allclose(mean, array([[0.4, 0.6], [0.0, 0.0], [0.1, 0.9]]), rtol=1e-5)
+
+
+def test_a_crop_speaks_of_the_class_that_it_was_cut_for():
+    crops = array([[0.2, 0.8], [0.6, 0.4], [0.1, 0.9], [0.3, 0.7]])
+    image, spoken = np.array([0, 0, 0, 1]), np.array([0, 0, 1, -1])
+    local, votes = local_scores(crops, image, 2, spoken_class=spoken)
+    np.testing.assert_allclose(local, array([[0.6, 0.9], [0.3, 0.7]]), rtol=1e-5)
+    assert votes.tolist() == [[2, 1], [1, 1]]
+    mean, _ = local_scores(crops, image, 2, "mean", spoken)
+    np.testing.assert_allclose(mean, array([[0.4, 0.9], [0.3, 0.7]]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("combine", ["max", "mean"])
+@pytest.mark.parametrize("all_speak", [True, False])
+def test_local_scores_equal_a_naive_loop(combine, all_speak):
+    crops, generator = rows(60, 4), np.random.default_rng(5)
+    image = np.sort(generator.integers(20, size=60))
+    spoken = None if all_speak else generator.integers(-1, 4, size=60)
+    local, votes = local_scores(crops, image, 20, combine, spoken)
+    for i in range(20):
+        for c in range(4):
+            heard = [
+                crops[m, c].item() for m in range(60) if image[m] == i and (all_speak or spoken[m].item() in (-1, c))
+            ]
+            expected = (max(heard) if combine == "max" else sum(heard) / len(heard)) if heard else 0.0
+            assert votes[i, c] == len(heard)
+            assert local[i, c].item() == pytest.approx(expected)
+
+
+def test_local_scores_without_any_crop():
+    local, votes = local_scores(np.zeros((0, 3), np.float32), np.zeros(0, np.int64), 2)
+    assert local.tolist() == votes.tolist() == [[0] * 3] * 2
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.2, 1.0])
+def test_fusion_equals_a_naive_loop(ratio):
+    initial, local = rows(30, 4, seed=1), rows(30, 4, seed=2)
+    has_crops = np.random.default_rng(3).random((30, 4)) > 0.4
+    found = fuse_scores(initial, local, has_crops, ratio)
+    np.testing.assert_allclose(found, naive_fusion(initial, local, has_crops, ratio), rtol=1e-5)
+
+
+def test_an_image_without_crops_keeps_its_initial_labels():
+    initial = array([[0.3, 0.9]])
+    found = fuse_scores(initial, np.zeros((1, 2), np.float32), np.array([[False, False]]), ratio=0.2)
+    assert (found == initial).all()
 
 
 def test_probabilities_by_hand():
@@ -65,121 +190,20 @@ def test_entropy_by_hand():
     torch.testing.assert_close(found, torch.tensor([0.0, math.log(4), math.log(2)]))
 
 
-def test_confidence_limit_is_two_nats_at_twenty_classes():
-    assert confident_images(torch.tensor([1.999, 2.01]), 20).tolist() == [True, False]
-
-
-def test_confidence_limit_scales_with_the_number_of_classes():
-    assert confident_images(torch.tensor([2.9, 2.94]), 81).tolist() == [True, False]
-
-
-def test_bias_by_hand():
-    probabilities = torch.tensor([[0.9, 0.1, 0.0], [0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.2, 0.3, 0.5]])
-    confident = torch.tensor([True, True, True, False])
-    bias, counts = class_bias(probabilities, confident)
-    # class 2 is on top of an image that is not confident alone: it gets the mean of 0.8 and 0.6
-    torch.testing.assert_close(bias, torch.tensor([0.8, 0.6, 0.7]))
-    assert counts.tolist() == [2, 1, 0]
-
-
-@pytest.mark.parametrize("classes", [2, 7])
-@pytest.mark.parametrize("shrinkage", [0.0, 2.5])
-def test_bias_equals_a_naive_loop(classes, shrinkage):
-    probabilities = rows(60, classes)
-    confident = confident_images(entropy(probabilities), classes)
-    assert 0 < confident.sum() < 60
-    bias, counts = class_bias(probabilities, confident, shrinkage)
-    expected, expected_counts = naive_bias(probabilities, confident, shrinkage)
-    torch.testing.assert_close(bias, torch.tensor(expected))
-    assert counts.tolist() == expected_counts
-
-
-def test_bias_without_confident_images_changes_nothing():
-    probabilities = rows(5, 4)
-    bias, counts = class_bias(probabilities, torch.zeros(5, dtype=torch.bool))
-    assert counts.sum() == 0
-    torch.testing.assert_close(debias(probabilities, bias), probabilities)
-
-
-def test_much_shrinkage_makes_all_biases_equal():
-    probabilities = rows(60, 5)
-    bias, _ = class_bias(probabilities, torch.ones(60, dtype=torch.bool), shrinkage=1e9)
-    torch.testing.assert_close(bias, bias.mean().expand(5))
-
-
-def test_floor_comes_before_the_division():
-    found = debias(torch.tensor([[0.01, 0.99]]), torch.tensor([0.5, 0.9]), floor_share=0.1)
-    torch.testing.assert_close(found, torch.tensor([[0.05 / 0.5, 0.99 / 0.9]]))
-    torch.testing.assert_close(clamp_labels(found), torch.tensor([[0.1, 1.0]]))
-
-
-def test_without_bias_only_the_floor_acts():
-    found = debias(torch.tensor([[0.01, 0.99]]), None, floor_share=0.1)
-    torch.testing.assert_close(found, torch.tensor([[0.05, 0.99]]))
-
-
-def test_debiasing_keeps_the_order_within_a_class():
-    probabilities = rows(40, 6)
-    bias, _ = class_bias(probabilities, torch.ones(40, dtype=torch.bool))
-    assert torch.equal(probabilities.argsort(0), debias(probabilities, bias).argsort(0))
-
-
-def test_local_scores_by_hand():
-    crops = torch.tensor([[0.2, 0.8], [0.6, 0.4], [0.1, 0.9]])
-    local, votes = local_scores(crops, torch.tensor([0, 0, 2]), 3)
-    torch.testing.assert_close(local, torch.tensor([[0.6, 0.8], [0.0, 0.0], [0.1, 0.9]]))
-    assert votes.tolist() == [[2, 2], [0, 0], [1, 1]]
-    mean, _ = local_scores(crops, torch.tensor([0, 0, 2]), 3, combine="mean")
-    torch.testing.assert_close(mean, torch.tensor([[0.4, 0.6], [0.0, 0.0], [0.1, 0.9]]))
-
-
-def test_a_crop_speaks_of_the_class_that_it_was_cut_for():
-    crops = torch.tensor([[0.2, 0.8], [0.6, 0.4], [0.1, 0.9], [0.3, 0.7]])
-    image, spoken = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, -1])
-    local, votes = local_scores(crops, image, 2, spoken_class=spoken)
-    torch.testing.assert_close(local, torch.tensor([[0.6, 0.9], [0.3, 0.7]]))
-    assert votes.tolist() == [[2, 1], [1, 1]]
-    mean, _ = local_scores(crops, image, 2, "mean", spoken)
-    torch.testing.assert_close(mean, torch.tensor([[0.4, 0.9], [0.3, 0.7]]))
-
-
-@pytest.mark.parametrize("combine", ["max", "mean"])
-@pytest.mark.parametrize("all_speak", [True, False])
-def test_local_scores_equal_a_naive_loop(combine, all_speak):
-    crops, generator = rows(60, 4), torch.Generator().manual_seed(5)
-    image = torch.randint(20, (60,), generator=generator).sort().values
-    spoken = None if all_speak else torch.randint(-1, 4, (60,), generator=generator)
-    local, votes = local_scores(crops, image, 20, combine, spoken)
-    for i in range(20):
-        for c in range(4):
-            heard = [
-                crops[m, c].item() for m in range(60) if image[m] == i and (all_speak or spoken[m].item() in (-1, c))
-            ]
-            expected = (max(heard) if combine == "max" else sum(heard) / len(heard)) if heard else 0.0
-            assert votes[i, c] == len(heard)
-            assert local[i, c].item() == pytest.approx(expected)
-
-
-def test_local_scores_without_any_crop():
-    local, votes = local_scores(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), 2)
-    assert local.tolist() == votes.tolist() == [[0] * 3] * 2
-
-
-@pytest.mark.parametrize("ratio", [0.0, 0.2, 1.0])
-def test_fusion_equals_a_naive_loop(ratio):
-    initial, local = rows(30, 4, seed=1), rows(30, 4, seed=2)
-    has_crops = torch.rand(30, 4, generator=torch.Generator().manual_seed(3)) > 0.4
-    found = fuse_scores(initial, local, has_crops, ratio)
-    torch.testing.assert_close(found, naive_fusion(initial, local, has_crops, ratio))
-
-
-def test_an_image_without_crops_keeps_its_initial_labels():
-    initial = torch.tensor([[0.3, 0.9]])
-    found = fuse_scores(initial, torch.zeros(1, 2), torch.tensor([[False, False]]), ratio=0.2)
-    assert torch.equal(found, initial)
-
-
 def test_training_targets_by_hand():
     labels = torch.tensor([[0.0, 0.5, 1.0]])
     torch.testing.assert_close(training_targets(labels), labels)
     torch.testing.assert_close(training_targets(labels, 2.0, 0.1), torch.tensor([[0.1, 0.325, 1.0]]))
+
+
+def test_losses_by_hand():
+    logits, targets = torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.5, 0.5]])
+    assert label_loss(logits, targets, torch.tensor([1.0, 0.0])).item() == pytest.approx(math.log(2) / 2)
+    assert consistency_loss(logits, logits).item() == pytest.approx(math.log(2))
+    assert image_weights(torch.tensor([True, False]), 0.25).tolist() == [1.0, 0.25]
+
+
+def test_the_first_view_teaches_the_second_and_not_the_other_way_round():
+    first, second = (torch.ones(1, 2, requires_grad=True) for _ in range(2))
+    consistency_loss(2 * second, first).backward()
+    assert first.grad is None and second.grad.abs().min() > 0

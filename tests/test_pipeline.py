@@ -11,7 +11,9 @@ from colours import ColourTeacher, invoke, options
 
 from pipeline import Classifier
 from pipeline.method.thresholds import class_prior, prior_thresholds
-from pipeline.runs.artifacts import MAKERS, read, read_manifest
+from pipeline.runs.graph import MAKERS
+from pipeline.runs.manifest import read_manifest
+from pipeline.tools.read import read
 
 STAGES = ["prepare", "embed", "init-labels", "warmup", "boxes", "score-crops", "fuse", "train", "evaluate"]
 MADE = [name for name in MAKERS if name != "corrections.h5"]  # those of a person do not come from the stages
@@ -31,6 +33,7 @@ def digests(folder):
 
 def test_every_artifact_is_there_and_nothing_else(finished):
     expected = {*MADE, "manifest.json", "run.toml", "warmup.csv", "train.csv", "predictions.csv"}
+    expected |= {"image_embeddings", "timings.json", ".lock"}
     assert {path.name for path in finished.iterdir()} == expected
 
 
@@ -155,7 +158,7 @@ def test_a_missing_input_names_the_command(stage, run, colour_teacher):
     before = digests_of_present(run)
     code, output = invoke(stage, "--run", run)
     assert code == 1
-    maker = MAKERS[name.replace(".json", ".csv")][0]
+    maker = MAKERS[name.replace(".json", ".csv")]
     assert f"{name.replace('.json', '')}" in output and "missing" in output and f"`ccd {maker}" in output
     assert digests_of_present(run) == before
 

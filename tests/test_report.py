@@ -10,13 +10,14 @@ from PIL import Image
 from runs import CLASSES, TRAIN
 
 from pipeline.machine.errors import PipelineError
-from pipeline.runs.artifacts import read, write
-from pipeline.runs.run_files import read_run
+from pipeline.runs.artifacts import write
+from pipeline.runs.options import ReportConfig
+from pipeline.tools.read import read
 from pipeline.tools.report import build as report
-from pipeline.tools.report.build import ReportConfig
 from pipeline.tools.report.content import conditional, content_of, thin_curve
 from pipeline.tools.report.gallery import entry, gallery, split_view
 from pipeline.tools.report.page import script_json
+from pipeline.tools.run_files import read_run
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
@@ -168,7 +169,7 @@ def test_an_entry_tells_the_stages_of_an_image(small_run):
     found = entry(split_view(files, "train"), "train", 0)
     assert found["id"] == "train/0.png" and found["size"] == [64, 48]
     teacher, initial, final = files.embeddings.probabilities[0], files.initial.labels[0], files.final.labels[0]
-    local = files.crops.local[0]
+    local = files.local[0]
     expected = [[c, *(round(100 * float(v[c])) for v in (teacher, initial, local, final))] for c in (1, 0, 2)]
     assert [row[:-2] for row in found["labels"]] == expected  # most likely first
     assert [row[-2:] for row in found["labels"]] == [[1, 0], [0, 1], [0, 0]]  # called dog, is cat

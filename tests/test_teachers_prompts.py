@@ -6,7 +6,7 @@ import torch
 
 import pipeline
 from pipeline.machine.errors import PipelineError
-from pipeline.method.labels import class_logits
+from pipeline.method.probabilities import class_logits
 from pipeline.teachers.prompts import (
     OPENAI_IMAGENET_TEMPLATES,
     class_embeddings,

@@ -18,24 +18,23 @@ from torch.optim import swa_utils
 from pipeline.classifier import training
 from pipeline.classifier.batches import draw_order, plan_epoch
 from pipeline.classifier.network import Backbone, CamNet
-from pipeline.classifier.training import (
-    Consistency,
-    TrainingConfig,
-    TrainingSet,
-    average_of,
-    fit,
-    losses_of,
-    set_rates,
-    start_training,
-)
+from pipeline.classifier.training import Consistency, TrainingSet, average_of, fit, losses_of, set_rates, start_training
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.precision import autocast_dtype
-from pipeline.runs.artifacts import Partial, Provenance, load_pt, read_checkpoint
-from pipeline.stages import train, warmup
+from pipeline.runs.artifacts import Provenance
+from pipeline.runs.checkpoints import load_pt, read_checkpoint
+from pipeline.runs.options import TrainConfig, TrainingConfig, WarmupConfig
+from pipeline.runs.pieces import Pieces
 
 CPU = torch.device("cpu")
 EPOCHS = 12
-WHOLE = {"frozen_stages": 0, "frozen_norms": False, "schedule": "constant", "predict_size": 0, "precision": "float32"}
+WHOLE = {
+    "freeze_backbone": False,
+    "freeze_norms": False,
+    "schedule": "constant",
+    "predict_size": 0,
+    "precision": "float32",
+}
 """Options that train every weight and keep the arithmetic plain."""
 SMALL = TrainingConfig(image_size=32, batch_size=4, epochs=3, **WHOLE)
 
@@ -65,7 +64,7 @@ def fitted(data, folder, config, model=None, consistency=None):
 
 
 def partial_of(folder):
-    return Partial(folder / "model.pt", Provenance("classifier", 1, {}, {}))
+    return Pieces(folder / "model.pt", Provenance("classifier", 1, {}, {}))
 
 
 def weights_of(state):
@@ -81,9 +80,8 @@ def arguments(stage, folder, backbone):
     own = ["--backbone", "timm:test_resnet", "--weights", backbone] if stage == "warmup" else []
     return [
         *given,
-        "--frozen-stages",
-        0,
-        "--no-frozen-norms",
+        "--no-freeze-backbone",
+        "--no-freeze-norms",
         "--ema",
         0.9,
         "--backbone-lr",
@@ -161,9 +159,9 @@ def test_an_interrupted_training_names_the_command_that_continues_it(unbroken, b
 
 def run_stages(folder, backbone, **options):
     shared = {"image_size": 32, "batch_size": 4, "backbone_lr": 1e-3, **WHOLE, **options}
-    config = warmup.WarmupConfig(backbone="timm:test_resnet", weights=str(backbone), epochs=1, **shared)
-    warmup.run(folder, config)
-    train.run(folder, train.TrainConfig(epochs=2, **shared))
+    config = WarmupConfig(backbone="timm:test_resnet", weights=str(backbone), epochs=1, **shared)
+    tiny.run_stage("warmup", folder, config)
+    tiny.run_stage("train", folder, TrainConfig(epochs=2, **shared))
     return folder
 
 
@@ -174,12 +172,12 @@ def test_the_seed_decides_the_bytes(backbone, tmp_path):
     assert not same(*weights)
 
 
-@pytest.mark.parametrize("options", [{"frozen_stages": 1}, {"ema": 0.5}, {"frozen_norms": True}])
+@pytest.mark.parametrize("options", [{"frozen_stages": 1}, {"ema": 0.5}, {"freeze_norms": True}])
 def test_final_training_may_be_set_otherwise_than_the_warmup(options, backbone, tmp_path):
     folder = tiny.write_run(tmp_path / "run")
     shared = {"image_size": 32, "epochs": 1, "backbone_lr": 1e-3, **WHOLE}
-    warmup.run(folder, warmup.WarmupConfig(backbone="timm:test_resnet", weights=str(backbone), **shared))
-    train.run(folder, train.TrainConfig(**{**shared, **options}))
+    tiny.run_stage("warmup", folder, WarmupConfig(backbone="timm:test_resnet", weights=str(backbone), **shared))
+    tiny.run_stage("train", folder, TrainConfig(**{**shared, **options}))
     before, after = (read_checkpoint(folder / name).weights for name in ("warmup.pt", "classifier.pt"))
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert any(name.startswith("head.") for name in moved)
@@ -189,15 +187,15 @@ def test_final_training_may_be_set_otherwise_than_the_warmup(options, backbone, 
 def test_what_was_frozen_in_the_warmup_may_be_trained_after_it(backbone, tmp_path):
     folder = tiny.write_run(tmp_path / "run")
     shared = {"image_size": 32, "epochs": 1, "backbone_lr": 1e-3, **WHOLE}
-    config = warmup.WarmupConfig(backbone="timm:test_resnet", weights=str(backbone), **{**shared, "frozen_stages": 9})
-    warmup.run(folder, config)
-    train.run(folder, train.TrainConfig(**shared))
+    config = WarmupConfig(backbone="timm:test_resnet", weights=str(backbone), **{**shared, "freeze_backbone": True})
+    tiny.run_stage("warmup", folder, config)
+    tiny.run_stage("train", folder, TrainConfig(**shared))
     before, after = (read_checkpoint(folder / name).weights for name in ("warmup.pt", "classifier.pt"))
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert any(name.startswith("stages.") and name.endswith("weight") for name in moved)
 
 
-@pytest.mark.parametrize("options", [{}, {"frozen_stages": 9, "frozen_norms": True}])
+@pytest.mark.parametrize("options", [{}, {"freeze_backbone": True, "freeze_norms": True}])
 def test_a_loss_that_is_not_finite_keeps_the_epochs_before(options, data, tmp_path, monkeypatch):
     config = SMALL.replace(**options)
     expected, _ = fitted(data, tmp_path / "unbroken", config)
@@ -277,12 +275,12 @@ def test_the_average_has_the_batch_statistics_too(data, tmp_path):
     ("options", "position", "factor"),
     [
         ({}, 0.7, 1.0),
-        ({"ramp": 0.2}, 0.0, 0.0),
-        ({"ramp": 0.2}, 0.05, 0.25),
-        ({"ramp": 0.2}, 0.2, 1.0),
+        ({"lr_warmup": 0.2}, 0.0, 0.0),
+        ({"lr_warmup": 0.2}, 0.05, 0.25),
+        ({"lr_warmup": 0.2}, 0.2, 1.0),
         ({"schedule": "cosine"}, 0.0, 1.0),
         ({"schedule": "cosine"}, 0.5, 0.5),
-        ({"schedule": "cosine", "ramp": 1.0}, 0.5, 0.25),
+        ({"schedule": "cosine", "lr_warmup": 1.0}, 0.5, 0.25),
     ],
 )
 def test_rates_along_a_stage(options, position, factor):
@@ -412,7 +410,7 @@ def test_curves_are_written_where_asked_for(data, tmp_path):
 
 def test_curves_without_tensorboard_say_what_to_install(data, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(PipelineError, match="pip install tensorboard"):
+    with pytest.raises(PipelineError, match=r"pip install '\.\[tensorboard\]'"):
         fitted(data, tmp_path, SMALL.replace(tensorboard=True))
 
 

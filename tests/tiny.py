@@ -9,16 +9,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pipeline.runs.artifacts import (
-    MANIFEST_COLUMNS,
-    Labels,
-    Manifest,
-    Provenance,
-    digest_images,
-    read_manifest,
-    write,
-    write_manifest,
-)
+from pipeline.runs.artifacts import Labels, Provenance, write
+from pipeline.runs.graph import find_stage, module_of
+from pipeline.runs.manifest import COLUMNS, Manifest, manifest_provenance, read_manifest, write_manifest
+from pipeline.runs.state import origin_of
 
 CLASSES = ["red", "green", "blue"]
 TRAIN, TEST = 8, 4
@@ -45,12 +39,18 @@ def write_run(folder):
     paths = write_photos(folder / "photos")
     splits = ["train"] * TRAIN + ["test"] * TEST
     rows = [(p.stem, str(p), split, 48, 48, p.stem * 32) for p, split in zip(paths, splits, strict=True)]
-    images = pd.DataFrame(rows, columns=MANIFEST_COLUMNS)
-    provenance = Provenance(Manifest.SCHEMA, Manifest.VERSION, {"images": digest_images(images)}, {})
+    images = pd.DataFrame(rows, columns=COLUMNS)
     names = {name: [name] for name in CLASSES}
     write_manifest(
         folder,
-        Manifest(provenance=provenance, class_names=CLASSES, display_names=names, images=images, skipped={}),
+        Manifest(
+            provenance=manifest_provenance(images, names),
+            dataset="tiny",
+            class_names=CLASSES,
+            display_names=names,
+            images=images,
+            skipped={},
+        ),
     )
     scores = np.random.default_rng(1).uniform(0, 0.4, (TRAIN, len(CLASSES))).astype(np.float32)
     scores[np.arange(TRAIN), np.arange(TRAIN) % 3] += 0.6
@@ -58,7 +58,7 @@ def write_run(folder):
         write(
             folder / name,
             Labels(
-                provenance=Provenance(Labels.SCHEMA, Labels.VERSION, config, {}),
+                provenance=Provenance(Path(name).stem, 1, config, {}),
                 image_ids=read_manifest(folder).split("train").image_ids,
                 class_names=CLASSES,
                 labels=scores.clip(0, 1),
@@ -67,6 +67,12 @@ def write_run(folder):
             ),
         )
     return folder
+
+
+def run_stage(name, folder, config):
+    """Run one stage with these options, whether it has been or not."""
+    stage = find_stage(name)
+    module_of(stage).run(folder, config, origin_of(stage, folder, config), device="cpu", fresh=False)
 
 
 def start(target, *arguments, log, **environment):

@@ -25,7 +25,7 @@ from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import bar, say
 from pipeline.photos.images import UnreadableImage, from_pillow, load_squashed, squash
 from pipeline.photos.prefetch import Prefetch, chunks
-from pipeline.runs.artifacts import Checkpoint, read_checkpoint
+from pipeline.runs.checkpoints import Checkpoint, read_checkpoint
 from pipeline.runs.score_table import present_classes
 
 Photo = str | Path | Image.Image | np.ndarray

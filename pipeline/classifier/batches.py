@@ -33,7 +33,7 @@ def plan_epoch(order: Tensor, batch_size: int, accumulate: int) -> list[Batch]:
     for step in order.split(batch_size * accumulate):
         parts = step.split(batch_size)
         for number, rows in enumerate(parts):
-            mine = distributed.own_share(torch.arange(len(rows)))
+            mine = distributed.shard(torch.arange(len(rows)))
             # the mean over processes divides by their number, though their parts may be of unequal size
             share = len(mine) * distributed.world_size() / len(step)
             if not len(mine):

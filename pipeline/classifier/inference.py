@@ -12,7 +12,7 @@ from pipeline.machine.progress import bar
 from pipeline.photos.image_cache import ImageCache
 from pipeline.photos.images import load_squashed
 from pipeline.photos.prefetch import Prefetch, chunks
-from pipeline.runs.artifacts import Checkpoint
+from pipeline.runs.checkpoints import Checkpoint
 
 
 def load_batch(paths: Sequence[Path | str], size: int, cache: ImageCache | None = None) -> Tensor:

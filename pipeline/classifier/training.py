@@ -8,12 +8,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -23,75 +22,16 @@ from pipeline.classifier.view_sources import PhotoSource, ViewSource, can_share_
 from pipeline.evaluation.metrics import average_precision
 from pipeline.machine import distributed
 from pipeline.machine.errors import PipelineError
-from pipeline.machine.precision import Precision, autocast, autocast_dtype
+from pipeline.machine.precision import autocast, autocast_dtype
 from pipeline.machine.progress import Bar, bar
-from pipeline.method.labels import training_targets
+from pipeline.method.losses import consistency_loss, label_loss, training_targets
 from pipeline.photos.image_cache import ImageCache
-from pipeline.runs.artifacts import Partial, load_pt, save_pt
-from pipeline.runs.config import Config, option
+from pipeline.runs.checkpoints import load_piece, save_pt
+from pipeline.runs.options import TrainingConfig
+from pipeline.runs.pieces import Pieces
 
 NOTE_EVERY = 10
 """Steps between two looks at the loss: each waits for the device."""
-
-
-@dataclass(frozen=True)
-class TrainingConfig(Config):
-    """What warm-up and final training have in common."""
-
-    image_size: int = option(224, "side of the squashed input in training, pixels (paper: 448)", min=32, max=2048)
-    predict_size: int = option(320, "side in prediction, pixels; 0: as in training", min=0, max=2048)
-    batch_size: int = option(16, "images a forward pass, all processes of torchrun together", min=1, max=65536)
-    accumulate: int = option(1, "forward passes a step; their gradients add up", min=1, max=1000)
-    scale_batch: bool = option(
-        False, "under torchrun, batch_size times the processes and learning rates times its root", identity=False
-    )
-    sampling: Literal["each", "balanced"] = option(
-        "each", "each: every image once an epoch; balanced: draw a class, then an image by its label of that class"
-    )
-    target_exponent: float = option(2.0, "power of the labels that are trained on (paper: 1)", min=0.1, max=10.0)
-    target_smoothing: float = option(0.05, "target of what is certainly absent (paper: 0)", min=0.0, max=0.9)
-    epochs: int = option(2, "passes over the train images", min=1, max=1000)
-    backbone_lr: float = option(1e-5, "Adam's learning rate of the backbone, where it is trained", min=0.0, max=1.0)
-    head_lr: float = option(3e-3, "Adam's learning rate of the head (paper: 1e-4)", min=0.0, max=1.0)
-    head_l2: float = option(
-        0.02, "L2 penalty on the head's weights, as Adam's weight decay (paper: 0)", min=0.0, max=10.0
-    )
-    schedule: Literal["constant", "cosine"] = option(
-        "cosine", "learning rate over the steps of the stage (paper: constant)"
-    )
-    ramp: float = option(0.0, "share of the steps in which the learning rate rises from 0", min=0.0, max=1.0)
-    ema: float = option(0.0, "decay a step of the running average of the weights; 0: none", min=0.0, max=0.99999)
-    frozen_stages: int = option(
-        100, "first stages of the backbone that are not trained; 100: all (paper: 0)", min=0, max=100
-    )
-    frozen_norms: bool = option(True, "keep the batch norms' ImageNet statistics (paper: off)")
-    precision: Precision = option("auto", "of training; auto: bfloat16 where the device computes with it")
-    compile: bool = option(False, "compile the network first: minutes that long trainings win back", identity=False)
-    tensorboard: bool = option(False, "also write losses to RUN/tensorboard", identity=False)
-    seed: int = option(0, "seed of head, order, flips and jitter", min=0)
-    cache: str = option("", "folder to keep squashed images in for later epochs; empty: none", identity=False)
-
-    @property
-    def test_size(self) -> int:
-        """Side of the squashed input that the classifier predicts from."""
-        return self.predict_size or self.image_size
-
-    def targets(self, labels: Tensor) -> Tensor:
-        """What is trained on, Tensor[N, C], for labels Tensor[N, C] in [0, 1]."""
-        return training_targets(labels, self.target_exponent, self.target_smoothing)
-
-    def scaled(self, processes: int) -> Self:
-        """Options for several processes, where `scale_batch` asks for it; the artifact then records these.
-
-        Adam's gradient noise keeps its size if the learning rate grows with the root of the batch (Malladi et al.,
-        NeurIPS 2022).
-        """
-        if not self.scale_batch:
-            return self
-        root = math.sqrt(processes)
-        return self.replace(
-            batch_size=self.batch_size * processes, backbone_lr=self.backbone_lr * root, head_lr=self.head_lr * root
-        )
 
 
 @dataclass(frozen=True)
@@ -143,9 +83,9 @@ class TrainingState:
 
     def average_statistics(self) -> None:
         """Make the processes, whose weights are equal, equal in their batch norms' statistics too."""
-        distributed.average(self.model.buffers())
+        distributed.all_reduce_mean(self.model.buffers())
         if self.average is not None:
-            distributed.average(self.average.module.buffers())
+            distributed.all_reduce_mean(self.average.module.buffers())
 
     def to_content(self) -> dict[str, Any]:
         """Tensors and plain values to continue from."""
@@ -174,13 +114,23 @@ class TrainingState:
         self.steps = content["steps"]
 
 
+def targets_of(labels: Tensor, config: TrainingConfig) -> Tensor:
+    """What is trained on, Tensor[N, C], for labels Tensor[N, C] in [0, 1]."""
+    return training_targets(labels, config.target_exponent, config.target_smoothing)
+
+
+def freeze(model: CamNet, config: TrainingConfig) -> None:
+    """Take what is not to be trained out of training; call it after `train()`, which would undo it."""
+    model.freeze(len(model.stages) if config.freeze_backbone else config.frozen_stages, config.freeze_norms)
+
+
 def start_training(model: CamNet, config: TrainingConfig, device: torch.device) -> TrainingState:
     """State before the first step, with the model moved to `device`."""
     # channels-last convolutions are the faster ones, on CUDA as on CPUs
     model.to(device, memory_format=torch.channels_last)
     model.train()
-    model.freeze(config.frozen_stages, config.frozen_norms)
-    groups = parameter_groups(model, config.backbone_lr, config.head_lr, config.head_l2)
+    freeze(model, config)
+    groups = parameter_groups(model, config.backbone_lr, config.head_lr, config.head_weight_decay)
     optimizer = torch.optim.Adam(groups)
     average = average_of(model, config.ema) if config.ema else None
     if config.compile:
@@ -205,19 +155,19 @@ def fit(
     state: TrainingState,
     data: TrainingSet,
     config: TrainingConfig,
-    partial: Partial,
+    pieces: Pieces,
     *,
     consistency: Consistency | None = None,
     after_epoch: Callable[[CamNet], Tensor] | None = None,
     title: str = "train",
 ) -> pd.DataFrame:
-    """Train for `config.epochs`, keeping every finished epoch in `partial` and continuing from what is there.
+    """Train for `config.epochs`, keeping every finished epoch in `pieces` and continuing from what is there.
 
     Args:
         state: changed in place; ends as after the last epoch.
         data: images and soft labels.
         config: options.
-        partial: gets `epoch_001.pt` and so on (see `read_epoch`) and `last.pt`.
+        pieces: gets `epoch_001.pt` and so on (see `read_epoch`) and `last.pt`.
         consistency: the second view and its loss; None for one view.
         after_epoch: called with the model to predict with; its tensor is kept with the epoch.
         title: stands before the progress bar, and is the folder of TensorBoard's files.
@@ -229,23 +179,23 @@ def fit(
         PipelineError: the loss is no longer finite; the finished epochs stay.
     """
     rows: list[dict[str, float]] = []
-    if partial.path("last.pt").exists():
-        content = load_pt(partial.path("last.pt"))
+    if pieces.path("last.pt").exists():
+        content = load_piece(pieces.path("last.pt"))
         state.restore(content)
         rows = content["rows"]
     distributed.barrier()  # all have read it before the first process replaces or removes it
     if len(rows) < config.epochs:
         source = view_source(state, data, config, consistency, title)
     count = len(data.paths)
-    log = partial.folder.parent / "tensorboard" / title if config.tensorboard else None
+    log = pieces.folder.parent / "tensorboard" / title if config.tensorboard else None
     with bar(title, config.epochs * count, done=len(rows) * count, log=log) as progress:
         for epoch in range(len(rows) + 1, config.epochs + 1):
             rows.append(train_one_epoch(state, data, config, source, consistency, epoch, progress))
             progress.record({key: value for key, value in rows[-1].items() if key != "epoch"}, "epoch")
             scores = after_epoch(state.predictor) if after_epoch else None
             if distributed.is_main():
-                save_pt(partial.path(epoch_name(epoch)), {"weights": state.predictor.state_dict(), "scores": scores})
-                save_pt(partial.path("last.pt"), {**state.to_content(), "rows": rows})
+                save_pt(pieces.path(epoch_name(epoch)), {"weights": state.predictor.state_dict(), "scores": scores})
+                save_pt(pieces.path("last.pt"), {**state.to_content(), "rows": rows})
     return pd.DataFrame(rows)
 
 
@@ -257,7 +207,7 @@ def view_source(
     dtype = autocast_dtype(config.precision, device)
     jitter = None if consistency is None else consistency.jitter
     state.model.train()
-    state.model.freeze(config.frozen_stages, config.frozen_norms)
+    freeze(state.model, config)
     if can_share_features(state.model, len(data.paths), config.image_size, jitter):
         return share_features(
             state.model, dtype, data.paths, config.image_size, jitter, config.seed, f"{title}: views", data.cache
@@ -271,9 +221,9 @@ def epoch_name(epoch: int) -> str:
     return f"epoch_{epoch:03d}.pt"
 
 
-def read_epoch(partial: Partial, epoch: int) -> dict[str, Any]:
+def read_epoch(pieces: Pieces, epoch: int) -> dict[str, Any]:
     """A finished epoch: "weights", a state dict to predict with, and "scores", what `after_epoch` gave."""
-    return load_pt(partial.path(epoch_name(epoch)))
+    return load_piece(pieces.path(epoch_name(epoch)))
 
 
 def train_one_epoch(
@@ -296,12 +246,12 @@ def train_one_epoch(
     """
     device = next(state.model.parameters()).device
     state.model.train()
-    state.model.freeze(config.frozen_stages, config.frozen_norms)
+    freeze(state.model, config)
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.steps)
     order = draw_order(data.labels, config.sampling, generator)
     batches = plan_epoch(order, config.batch_size, config.accumulate)
     waited = source.waited
-    targets, weights = config.targets(data.labels).to(device), data.weights.to(device)
+    targets, weights = targets_of(data.labels, config).to(device), data.weights.to(device)
     sums = torch.zeros(2, dtype=torch.float64, device=device)
     scores = torch.zeros(targets.shape, device=device)
     start = time.perf_counter()
@@ -310,7 +260,7 @@ def train_one_epoch(
             set_rates(state.optimizer, config, (number + (epoch - 1) * len(batches)) / (config.epochs * len(batches)))
             state.optimizer.zero_grad(set_to_none=True)
         rows = batch.own_rows.to(device)
-        with distributed.without_exchange(state.network, not batch.ends_step):
+        with distributed.no_sync(state.network, not batch.ends_step):
             logits, losses = losses_of(source.forward, views, targets[rows], weights[rows], consistency)
             (losses.sum() * batch.share).backward()
         if batch.ends_step:
@@ -322,8 +272,8 @@ def train_one_epoch(
             progress.advance(0, f"epoch {epoch}/{config.epochs} loss {losses.sum().item():.4f}")
             progress.record({"loss": losses.sum().item()}, "batch")
         progress.advance(len(batch.rows))
-    distributed.sum_up(sums)
-    distributed.take_largest(scores)
+    distributed.all_reduce_sum(sums)
+    distributed.all_reduce_max(scores)
     state.average_statistics()
     seconds = time.perf_counter() - start
     bce, consistent = (sums / len(order)).tolist()
@@ -365,16 +315,15 @@ def losses_of(
     """
     first, second = views
     logits = forward(first)
-    bce = (weights[:, None] * F.binary_cross_entropy_with_logits(logits, labels, reduction="none")).mean()
+    bce = label_loss(logits, labels, weights)
     if consistency is None:
         return logits, torch.stack([bce, torch.zeros_like(bce)])
-    agreement = F.binary_cross_entropy_with_logits(forward(second), logits.detach().sigmoid())
-    return logits, torch.stack([bce, consistency.weight * agreement])
+    return logits, torch.stack([bce, consistency.weight * consistency_loss(forward(second), logits)])
 
 
 def set_rates(optimizer: torch.optim.Optimizer, config: TrainingConfig, position: float) -> None:
     """Set the learning rates for a place in the stage, from 0 (first step) to 1."""
-    factor = min(1.0, position / config.ramp) if config.ramp else 1.0
+    factor = min(1.0, position / config.lr_warmup) if config.lr_warmup else 1.0
     if config.schedule == "cosine":
         factor *= 0.5 * (1 + math.cos(math.pi * position))
     for group, rate in zip(optimizer.param_groups, (config.backbone_lr, config.head_lr, config.head_lr), strict=True):

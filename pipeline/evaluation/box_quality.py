@@ -1,10 +1,9 @@
 """Boxes and annotated objects to figures of how well the boxes lie; for people to look at, never for training."""
 
 import numpy as np
-import torch
-from torchvision.ops import box_iou
 
-from pipeline.runs.artifacts import Boxes, GroundTruth
+from pipeline.evaluation.ground_truth import GroundTruth
+from pipeline.runs.artifacts import Boxes
 
 
 def box_quality(boxes: Boxes, truth: GroundTruth) -> dict[str, float]:
@@ -67,8 +66,16 @@ def best_overlaps(
         x, y = (candidates[:, :2] + candidates[:, 2:]).T / 2
         x1, y1, x2, y2 = boxes[m]
         holds[m] = ((x1 <= x) & (x < x2) & (y1 <= y) & (y < y2)).any()
-        best[m] = box_iou(torch.from_numpy(boxes[m : m + 1]), torch.from_numpy(candidates)).max()
+        best[m] = overlaps(boxes[m], candidates).max()
     return best, holds
+
+
+def overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """IoU of one box [4] with each of K others [K, 4], float64 [K] in [0, 1]; xyxy."""
+    box, others = box.astype(np.float64), others.astype(np.float64)
+    shared = (np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])).clip(0).prod(axis=1)
+    areas = (others[:, 2:] - others[:, :2]).prod(axis=1)
+    return shared / ((box[2:] - box[:2]).prod() + areas - shared)
 
 
 def mean(values: np.ndarray) -> float:

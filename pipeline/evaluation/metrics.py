@@ -141,6 +141,16 @@ def average_precision(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return result
 
 
+def mean_average_precision(
+    scores: np.ndarray, truth: np.ndarray, *, difficult: Difficult = "ignore", empty_class: EmptyClass = "skip"
+) -> float:
+    """The mAP that `multilabel_metrics` gives, alone; NaN where no class counts."""
+    precisions = average_precision(scores, apply_difficult(truth, difficult))
+    if empty_class == "zero":
+        return float(np.nan_to_num(precisions).mean())
+    return float(np.nanmean(precisions)) if not np.isnan(precisions).all() else float("nan")
+
+
 def precision_recall(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The curve of one class, a point each distinct score of a positive, from the highest down.
 

@@ -4,17 +4,38 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+from pipeline.machine.progress import PlainTable, say, show
+from pipeline.runs.artifacts import reporting_damage
+from pipeline.runs.state import read_provenance
 
-from pipeline.machine.progress import say, show
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """The figures of `metrics.json`.
+
+    Raises:
+        PipelineError: missing, damaged, or not as specified.
+    """
+    path = folder / "metrics.json"
+    read_provenance(path)
+    with reporting_damage(path):
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        for _, _, figures in sources_of(metrics):
+            if not isinstance(figures["AP"], dict) or not isinstance(figures["mAP"], float):
+                raise ValueError("its figures are not as specified")
+        if not isinstance(metrics["conventions"], dict) or not isinstance(metrics["not_measured"], list):
+            raise ValueError("its conventions are not as specified")
+        return metrics
 
 
 def show_metrics(folder: Path) -> None:
     """Print the tables of `metrics.json`: the figures of the run, and AP by class."""
-    metrics = json.loads((folder / "metrics.json").read_text())
-    show(summary_table(metrics))
-    show(class_table(metrics))
-    corrected = metrics["labels"]["final"].get("corrected_entries")
+    metrics = read_metrics(folder)
+    if sources_of(metrics):
+        show(summary_table(metrics))
+        show(class_table(metrics))
+    for sentence in metrics["not_measured"]:
+        say(sentence)
+    corrected = metrics.get("labels", {}).get("final", {}).get("corrected_entries")
     if corrected:
         say(f"{corrected} labels were corrected by hand, so the classifier was trained with human labels.")
     if "gain" in metrics:
@@ -39,13 +60,13 @@ def gain_sentence(gain: dict[str, Any]) -> str:
 def sources_of(metrics: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
     """What was measured: split, name, figures."""
     rows = [("test", name, figures) for name, figures in metrics.get("test", {}).items()]
-    return rows + [("train", f"{name} labels", figures) for name, figures in metrics["labels"].items()]
+    return rows + [("train", f"{name} labels", figures) for name, figures in metrics.get("labels", {}).items()]
 
 
-def summary_table(metrics: dict[str, Any]) -> Table:
+def summary_table(metrics: dict[str, Any]) -> PlainTable:
     """A row each classifier and each set of labels, at threshold 0.5; another where it has thresholds of its own."""
-    conventions = next(iter(metrics["labels"].values()))
-    table = Table(
+    conventions = metrics["conventions"]
+    table = PlainTable(
         title=f"difficult: {conventions['difficult']}; a class without positives: {conventions['empty_class']}"
     )
     for name in ("split", "", "mAP", "95 % interval", "CF1", "OF1", "sample F1", "images"):
@@ -62,14 +83,14 @@ def summary_table(metrics: dict[str, Any]) -> Table:
     return table
 
 
-def class_table(metrics: dict[str, Any]) -> Table:
+def class_table(metrics: dict[str, Any]) -> PlainTable:
     """AP of every class, a column each classifier and each set of labels."""
     sources = sources_of(metrics)
-    table = Table(title="AP by class")
+    table = PlainTable(title="AP by class")
     table.add_column("class")
     for split, name, _ in sources:
         table.add_column(f"{name}\n({split})", justify="right")
     for class_name in sources[0][2]["AP"]:
-        values = [figures["AP"][class_name] for _, _, figures in sources]
+        values = [figures["AP"].get(class_name) for _, _, figures in sources]
         table.add_row(class_name, *("-" if v is None else f"{100 * v:.1f}" for v in values))
     return table

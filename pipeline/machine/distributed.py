@@ -1,57 +1,76 @@
 """The processes that torchrun started: which one this is, and what they do together; alone, nothing to do.
 
-Values that processes exchange on the CPU travel by gloo, gradients on CUDA by NCCL.
+Values that processes exchange on the CPU travel by gloo, gradients on CUDA by NCCL. torch is imported only where there
+are several processes, so that asking which one this is costs nothing.
 """
 
 import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from inspect import signature
-from typing import TypeVar
-
-import torch
-import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.machine.errors import PipelineError, first_line
 
-Items = TypeVar("Items", range, list, Tensor)
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Items = TypeVar("Items", range, list, "Tensor")
+
+PROMPTNESS = timedelta(minutes=10)
+"""How long a process waits for the others in the middle of shared work: longer, and one of them is gone."""
 
 PATIENCE = timedelta(days=7)
-"""How long a process waits for the others: the first one may be at a stage that runs in one process alone. If one
-dies, torchrun ends the rest."""
+"""How long the others wait while the first process does a stage that is not shared."""
+
+_patient_group: Any = None
+"""Group of all processes whose exchanges wait with `PATIENCE`."""
+
+
+def is_launched() -> bool:
+    """Whether torchrun started several processes, of which this is one."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def join() -> None:
     """Join the other processes if torchrun started several, each with a GPU of its own where there are GPUs."""
-    if not dist.is_available() or not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
+    global _patient_group
+    if not is_launched():
         return
+    import torch
+    import torch.distributed as dist
+
     if local_rank() < torch.cuda.device_count():
         torch.cuda.set_device(local_rank())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PROMPTNESS)
+    _patient_group = dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
 def leave() -> None:
     """Undo `join`."""
     if is_joined():
+        import torch.distributed as dist
+
         dist.destroy_process_group()
 
 
 def is_joined() -> bool:
     """Whether this is one of several processes."""
-    return dist.is_available() and dist.is_initialized()
+    if not is_launched():
+        return False
+    import torch.distributed as dist
+
+    return dist.is_initialized()
 
 
 def rank() -> int:
     """Number of this process, from 0."""
-    return dist.get_rank() if is_joined() else 0
+    return int(os.environ["RANK"]) if is_launched() else 0
 
 
 def world_size() -> int:
     """Number of processes."""
-    return dist.get_world_size() if is_joined() else 1
+    return int(os.environ["WORLD_SIZE"]) if is_launched() else 1
 
 
 def local_rank() -> int:
@@ -69,52 +88,69 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def own_share(items: Items) -> Items:
+def shard(items: Items) -> Items:
     """What of a list, range or tensor is this process's part: every K-th item of K processes, in order."""
     return items[rank() :: world_size()]
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
-    sum_up(torch.zeros(1))
+    """Wait until every process is here, which is soon."""
+    if is_joined():
+        import torch
+
+        all_reduce_sum(torch.zeros(1))
 
 
-def sum_up(values: Tensor) -> None:
+def wait_for_main() -> None:
+    """Wait until every process is here, though the first one may do a whole stage before."""
+    if is_joined():
+        import torch
+
+        _all_reduce(torch.zeros(1), "SUM", _patient_group)
+
+
+def all_reduce_sum(values: "Tensor") -> None:
     """Replace values by their sum over the processes."""
-    exchange(values, dist.ReduceOp.SUM)
+    _all_reduce(values, "SUM")
 
 
-def take_largest(values: Tensor) -> None:
+def all_reduce_max(values: "Tensor") -> None:
     """Replace each value by the largest that a process has."""
-    exchange(values, dist.ReduceOp.MAX)
+    _all_reduce(values, "MAX")
 
 
-def average(tensors: Iterable[Tensor]) -> None:
+def all_reduce_mean(tensors: "Iterable[Tensor]") -> None:
     """Replace floating-point tensors by their means over the processes; others stay."""
     for tensor in tensors:
-        if tensor.is_floating_point():
-            exchange(tensor, dist.ReduceOp.SUM)
+        if tensor.is_floating_point() and is_joined():
+            _all_reduce(tensor, "SUM")
             tensor /= world_size()
 
 
-def exchange(values: Tensor, operation: dist.ReduceOp.RedOpType) -> None:
-    """Replace values by what an operation makes of those of all processes.
+def _all_reduce(values: "Tensor", operation: str, group: Any = None) -> None:
+    """Replace values by what an operation of `torch.distributed.ReduceOp` makes of those of all processes.
 
     Raises:
         PipelineError: one of them is gone.
     """
     if not is_joined():
         return
+    import torch.distributed as dist
+
     try:
-        dist.all_reduce(values, operation)
+        dist.all_reduce(values, getattr(dist.ReduceOp, operation), group=group)
     except RuntimeError as error:
         raise PipelineError(f"another process of this command has ended ({first_line(error)}); see there.") from error
 
 
-def parallel(model: nn.Module) -> nn.Module:
+def parallel(model: "nn.Module") -> "nn.Module":
     """The module to call in training: gradients become their mean over the processes in `backward`."""
     if not is_joined():
         return model
+    from inspect import signature
+
+    from torch.nn.parallel import DistributedDataParallel
+
     # Every process keeps its own batch statistics during an epoch: sending them would change, between two forward
     # passes, what the backward pass of the first needs. Newer versions of torch call the option otherwise.
     names = signature(DistributedDataParallel).parameters
@@ -122,6 +158,6 @@ def parallel(model: nn.Module) -> nn.Module:
     return DistributedDataParallel(model, **{sync: False})
 
 
-def without_exchange(network: nn.Module, wanted: bool) -> AbstractContextManager:
+def no_sync(network: "nn.Module", wanted: bool) -> AbstractContextManager:
     """Inside, gradients of `parallel`'s module are added up in this process alone, if wanted."""
-    return network.no_sync() if wanted and isinstance(network, DistributedDataParallel) else nullcontext()
+    return network.no_sync() if wanted and hasattr(network, "no_sync") else nullcontext()

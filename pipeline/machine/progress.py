@@ -1,6 +1,7 @@
 """What a person sees while a stage runs: one bar, and lines that say what happened."""
 
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,9 @@ console = Console(stderr=True, highlight=False)
 output = Console(highlight=False)
 """What a command was asked to print: tables of `inspect` and `evaluate`."""
 
+HEARTBEAT = 30.0
+"""Seconds between two lines of progress where there is no terminal to draw a bar in."""
+
 
 class Rate(ProgressColumn):
     """Images per second."""
@@ -40,18 +44,34 @@ class Rate(ProgressColumn):
 
 
 class Bar:
-    """One task of a rich progress bar; counts images, shows a rate and a short note."""
+    """One task of a rich progress bar; counts images, shows a rate and a short note.
 
-    def __init__(self, progress: Progress, description: str, total: int, done: int, writer: Any) -> None:
+    Args:
+        progress: draws the bar.
+        description: stands before it.
+        total: images.
+        done: of them, those that are there already.
+        writer: TensorBoard's, or None.
+        lines: say how far it is every now and then, for want of a terminal.
+    """
+
+    def __init__(self, progress: Progress, description: str, total: int, done: int, writer: Any, lines: bool) -> None:
         self._progress = progress
         self._task = progress.add_task(description, total=total, completed=done, note="")
+        self._description = description
+        self._total = total
         self._images = done
         self._writer = writer
+        self._lines = lines
+        self._said = time.monotonic()
 
     def advance(self, count: int, note: str | None = None) -> None:
         """Count `count` more images; `note` stands behind the bar until there is another."""
         self._images += count
         self._progress.update(self._task, advance=count, **({} if note is None else {"note": note}))
+        if self._lines and time.monotonic() - self._said >= HEARTBEAT:
+            self._said = time.monotonic()
+            say(f"{self._description.strip()}: {self._images} of {self._total}")
 
     def record(self, values: Mapping[str, float], group: str) -> None:
         """Add a point, at the images counted so far, to the curve of each value; only where a log is kept."""
@@ -62,7 +82,7 @@ class Bar:
 
 @contextmanager
 def bar(description: str, total: int, done: int = 0, log: Path | None = None) -> Iterator[Bar]:
-    """Progress bar over `total` images, `done` of which are there already; silent where stderr is no terminal.
+    """Progress bar over `total` images, `done` of which are there already; a line now and then without a terminal.
 
     Args:
         description: stands before the bar.
@@ -74,17 +94,18 @@ def bar(description: str, total: int, done: int = 0, log: Path | None = None) ->
         PipelineError: a log is wanted and TensorBoard is not installed.
     """
     columns = (
-        TextColumn("{task.description:<12}"),
+        TextColumn("{task.description:<12}", markup=False),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
         Rate(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    quiet = not (sys.stderr.isatty() and distributed.is_main())
+    terminal = sys.stderr.isatty()
+    quiet = not terminal or not distributed.is_main() or console.quiet
     with open_log(log, done) as writer, Progress(*columns, console=console, disable=quiet) as progress:
-        yield Bar(progress, description, total, done, writer)
+        yield Bar(progress, description, total, done, writer, lines=not terminal)
 
 
 @contextmanager
@@ -97,7 +118,7 @@ def open_log(folder: Path | None, done: int) -> Iterator[Any]:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise PipelineError(
-            "--tensorboard needs the package tensorboard; install it with `pip install tensorboard`."
+            "--tensorboard needs the package tensorboard; install it with `pip install '.[tensorboard]'`."
         ) from None
     with SummaryWriter(str(folder), purge_step=done) as writer:
         yield writer
@@ -106,9 +127,34 @@ def open_log(folder: Path | None, done: int) -> Iterator[Any]:
 def say(message: str) -> None:
     """Print one line about what a stage did, once for all processes."""
     if distributed.is_main():
-        console.print(message, soft_wrap=True, markup=False)
+        console.print(printable(message), soft_wrap=True, markup=False)
+
+
+class PlainTable(Table):
+    """A table whose texts are shown as they are: class names and file names may hold what is markup to rich."""
+
+    def __init__(self, *headers: str, title: str = "", show_header: bool = True) -> None:
+        super().__init__(*headers, title=Text(printable(title)) if title else None, show_header=show_header)
+
+    def add_column(self, header: Any = "", *rest: Any, **options: Any) -> None:
+        """As of rich, of plain text."""
+        super().add_column(plain(header), *rest, **options)
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """As of rich, of plain text."""
+        super().add_row(*(plain(cell) for cell in cells), **options)
+
+
+def plain(value: Any) -> Any:
+    """A text that is no markup; anything else as it is."""
+    return Text(printable(value)) if isinstance(value, str) else value
 
 
 def show(table: Table) -> None:
     """Print a table that a command was asked for."""
     output.print(table)
+
+
+def printable(text: str) -> str:
+    """The text without control characters, which could move the cursor or change the title of a terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)

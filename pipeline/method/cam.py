@@ -115,10 +115,10 @@ def cam_boxes(
     cams: Tensor,
     size: tuple[int, int],
     *,
-    threshold: float = 0.95,
-    margin: float = 0.125,
-    rule: str = "extent",
-    peak_limit: int = 3,
+    threshold: float,
+    margin: float,
+    rule: str,
+    peak_limit: int,
 ) -> tuple[Tensor, Tensor]:
     """Boxes around the strongest response of each map.
 

@@ -1,12 +1,17 @@
 """Options of a stage: one declaration gives the default, the check, the help text and the fingerprint."""
 
 import dataclasses
-import difflib
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin
 
-from pipeline.machine.errors import PipelineError
+from pipeline.machine.errors import PipelineError, hint
+from pipeline.runs.files import sha256_of
+
+TEACHER_FILES = ("openai:", "open_clip:local-dir:", "open_clip:")
+"""What may stand before a path in the spec of a teacher."""
 
 
 def option(
@@ -16,6 +21,8 @@ def option(
     min: float | None = None,
     max: float | None = None,
     identity: bool = True,
+    content: Callable[[str], str] | None = None,
+    kinds: tuple[str, ...] = (),
 ) -> Any:
     """Dataclass field of a `Config`.
 
@@ -25,8 +32,10 @@ def option(
         min: smallest allowed value.
         max: largest allowed value.
         identity: whether the value is part of the artifact's fingerprint; False for what changes only the speed.
+        content: for a value that names a file, what stands for it in the fingerprint.
+        kinds: the datasets that it is for; none: all.
     """
-    metadata = {"help": help, "min": min, "max": max, "identity": identity}
+    metadata = {"help": help, "min": min, "max": max, "identity": identity, "content": content, "kinds": kinds}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: default, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -40,9 +49,27 @@ class Config:
         for item in fields(self):
             check_value(item, getattr(self, item.name))
 
+    @property
+    def uses_ground_truth(self) -> bool:
+        """Whether a stage with these options looks at ground truth, as a study."""
+        return False
+
+    def scaled(self, processes: int) -> Self:
+        """Options for so many processes of torchrun."""
+        return self
+
     def identity(self) -> dict[str, Any]:
-        """Options that decide the content of the stage's artifact, ready for JSON."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get("identity", True)}
+        """Options that decide the content of the stage's artifact, ready for JSON; files count by their content.
+
+        Raises:
+            PipelineError: a file cannot be read.
+        """
+        found = {}
+        for item in fields(self):
+            value, content = getattr(self, item.name), item.metadata.get("content")
+            if item.metadata.get("identity", True):
+                found[item.name] = content(value) if content else value
+        return found
 
     def replace(self, **changes: Any) -> Self:
         """Copy with some options changed."""
@@ -62,13 +89,28 @@ class Config:
         known = [f.name for f in fields(cls)]
         for name in table:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"it may hold {', '.join(known)}."
-                raise PipelineError(f"{where} has an unknown option {name!r}; {hint}")
+                raise PipelineError(f"{where} has an unknown option {name!r}. {hint(name, known)}")
         try:
             return cls(**table)
         except PipelineError as error:
             raise PipelineError(f"{where}: {error}") from None
+
+
+def file_identity(path: str) -> str:
+    """Hash of the content of a file or folder; empty for no path."""
+    return f"sha256:{sha256_of(Path(path).expanduser())[:16]}" if path else ""
+
+
+def teacher_identity(spec: str) -> str:
+    """The spec of a teacher, with the hash of its content in the place of a path."""
+    for prefix in TEACHER_FILES:
+        path = spec.removeprefix(prefix)
+        if prefix == "open_clip:":  # MODEL/PRETRAINED, where PRETRAINED is a tag or a file
+            model, _, path = path.partition("/")
+            prefix += f"{model}/"
+        if spec.startswith(prefix) and path and Path(path).expanduser().exists():
+            return prefix + file_identity(path)
+    return spec
 
 
 def check_value(item: dataclasses.Field, value: Any) -> None:
@@ -81,9 +123,10 @@ def check_value(item: dataclasses.Field, value: Any) -> None:
     accepted = {float: (int, float), int: (int,), bool: (bool,), str: (str,)}.get(kind)
     if accepted and (not isinstance(value, accepted) or (kind is not bool and isinstance(value, bool))):
         raise PipelineError(f"{name} is {value!r}, expected {kind.__name__}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise PipelineError(f"{name} is {value}, expected a number.")
     low, high = item.metadata.get("min"), item.metadata.get("max")
-    # `not (low <= value)` also refuses NaN.
-    if low is not None and not low <= value:
+    if low is not None and value < low:
         raise PipelineError(f"{name} is {value}, expected at least {low}.")
-    if high is not None and not value <= high:
+    if high is not None and value > high:
         raise PipelineError(f"{name} is {value}, expected at most {high}.")

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from pipeline.machine.errors import PipelineError
-from pipeline.runs.artifacts import write_csv
 from pipeline.runs.files import replacing
+from pipeline.runs.manifest import write_csv
 
 LABEL_SEPARATOR = ";"
 """Parts the class names of an image in a table's cell."""

@@ -1,20 +1,20 @@
 """Settings of a run: a preset, a recipe and what the user gave, kept in the run's own `run.toml`."""
 
-import difflib
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
-from pipeline.machine.errors import PipelineError
+from pipeline.machine.errors import PipelineError, hint
 from pipeline.runs.config import Config
-from pipeline.runs.files import replacing
+from pipeline.runs.files import write_text
+from pipeline.runs.graph import STAGE_NAMES, STAGES, options_of
 
 FILE = "run.toml"
+ORIGINS = ("preset", "recipe")
+"""What the table [run] may name."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Settings:
     tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     classes: Mapping[str, list[str]] = field(default_factory=dict)
     """Class name to display names; a class that is missing is called by its name."""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """"preset" and "recipe" to the name of the one that is in the tables."""
     where: str = FILE
     """Names the settings in an error."""
 
@@ -38,10 +40,38 @@ class Settings:
         """These settings with another's on top."""
         stages = [*self.tables, *(s for s in other.tables if s not in self.tables)]
         tables = {s: {**self.tables.get(s, {}), **other.tables.get(s, {})} for s in stages}
-        return Settings(tables, {**self.classes, **other.classes}, other.where)
+        return Settings(tables, {**self.classes, **other.classes}, {**self.origins, **other.origins}, other.where)
+
+    def given(self, kind: str, name: str) -> "Settings":
+        """These settings after `--preset NAME` or `--recipe NAME`.
+
+        One that they have already lies below what the run was given since; another one comes on top.
+
+        Args:
+            kind: one of `ORIGINS`.
+            name: see `load`; empty for none.
+        """
+        if not name:
+            return self
+        loaded = replace(load(f"{kind}s", name), origins={kind: name})
+        return replace(loaded.merged(self), where=self.where) if self.origins.get(kind) == name else self.merged(loaded)
+
+    def check(self) -> None:
+        """Raise on a wrong option or value now and not an hour into the run."""
+        for stage in STAGES:
+            self.config(stage.name, options_of(stage), {})
+
+    def changes(self, other: "Settings") -> Iterator[str]:
+        """A line per option whose value another's settings change, as "train.epochs: 8 -> 12"."""
+        for stage in STAGES:
+            before, after = (each.tables.get(stage.name, {}) for each in (self, other))
+            for name in {**before, **after}:
+                if before.get(name) != after.get(name):
+                    values = [f"{each[name]!r}" if name in each else "default" for each in (before, after)]
+                    yield f"{stage.name}.{name}: {' -> '.join(values)}"
 
 
-def parse(text: str, where: str, stages: list[str]) -> Settings:
+def parse(text: str, where: str) -> Settings:
     """Settings from TOML.
 
     Raises:
@@ -49,74 +79,94 @@ def parse(text: str, where: str, stages: list[str]) -> Settings:
     """
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise PipelineError(f"{where} is no valid TOML: {error}.") from None
-    classes = tables.pop("classes", {})
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise PipelineError(f"{where} is not valid TOML: {error}.") from None
     for name, table in tables.items():
-        if name not in stages or not isinstance(table, dict):
-            near = difflib.get_close_matches(name, stages, n=1)
-            hint = f"did you mean [{near[0]}]?" if near else f"expected one of {', '.join(stages)} and classes."
-            raise PipelineError(f"{where} has an unknown table [{name}]; {hint}")
-    words = {name: [value] if isinstance(value, str) else list(value) for name, value in classes.items()}
-    return Settings(tables, words, where)
+        if name not in (*STAGE_NAMES, "classes", "run") or not isinstance(table, dict):
+            raise PipelineError(f"{where} has an unknown table [{name}]. {hint(name, [*STAGE_NAMES, 'classes'])}")
+    classes, origins = tables.pop("classes", {}), tables.pop("run", {})
+    words = {name: [value] if isinstance(value, str) else value for name, value in classes.items()}
+    for name, value in words.items():
+        if not isinstance(value, list) or not value or not all(isinstance(word, str) for word in value):
+            raise PipelineError(f"[classes] in {where} has {name} = {value!r}, expected a text or a list of texts.")
+    for name, value in origins.items():
+        if name not in ORIGINS or not isinstance(value, str):
+            raise PipelineError(f"[run] in {where} has {name} = {value!r}, expected the name of a preset or recipe.")
+    return Settings(tables, words, origins, where)
 
 
-def read_file(path: Path, stages: list[str]) -> Settings:
+def read_file(path: Path) -> Settings:
     """Settings from a TOML file."""
     try:
-        return parse(path.read_text(encoding="utf-8"), str(path), stages)
+        return parse(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise PipelineError(f"{path} could not be read ({error}).") from None
 
 
 def shipped(kind: str) -> list[str]:
-    """Names of the presets or recipes in the package."""
+    """Names of the presets, recipes or plans in the package."""
     return sorted(
         p.name.removesuffix(".toml") for p in files("pipeline").joinpath(kind).iterdir() if p.name.endswith(".toml")
     )
 
 
-def load(kind: str, name: str, stages: list[str]) -> Settings:
+def load(kind: str, name: str) -> Settings:
     """A preset or recipe by name, or any TOML file by path.
 
     Args:
         kind: "presets" or "recipes".
         name: one of `shipped(kind)`, or a path that ends in .toml.
-        stages: names of the tables that may stand in it.
     """
     if name.endswith(".toml"):
-        return read_file(Path(name), stages)
+        return read_file(Path(name))
     known = shipped(kind)
     if name not in known:
         raise PipelineError(
             f"there is no {kind.removesuffix('s')} {name!r}; there are {', '.join(known)}, or give a .toml file."
         )
-    return parse(files("pipeline").joinpath(kind, f"{name}.toml").read_text(encoding="utf-8"), name, stages)
+    return parse(files("pipeline").joinpath(kind, f"{name}.toml").read_text(encoding="utf-8"), name)
 
 
-def read_run(folder: Path, stages: list[str]) -> Settings:
+def read_run(folder: Path) -> Settings:
     """Settings of a run; the defaults where it has none yet."""
     path = folder / FILE
-    return read_file(path, stages) if path.exists() else Settings()
+    return read_file(path) if path.exists() else Settings(where=str(path))
 
 
 def write_run(folder: Path, settings: Settings) -> None:
     """Write `run.toml`, which a person may edit."""
-    tables = {name: dict(table) for name, table in settings.tables.items() if table}
+    import tomli_w
+
+    tables: dict[str, Any] = {"run": dict(settings.origins)} if settings.origins else {}
+    tables |= {name: dict(table) for name, table in settings.tables.items() if table}
     if settings.classes:
         tables["classes"] = dict(settings.classes)
-    with replacing(folder / FILE) as partial:
-        partial.write_text(tomli_w.dumps(tables), encoding="utf-8")
+    write_text(folder / FILE, tomli_w.dumps(tables))
 
 
 def parse_assignment(text: str) -> tuple[str, str, Any]:
-    """Stage, option and value of "train.epochs=12"; the value is read as TOML, or as text where it is none."""
+    """Stage, option and value of "train.epochs=12"; the value is read as TOML, or as text where it is none.
+
+    Raises:
+        PipelineError: it does not have this form, or names no stage.
+    """
     name, equals, value = text.partition("=")
     stage, dot, option = name.strip().partition(".")
     if not (equals and dot and option):
-        raise PipelineError(f"--set {text!r} has not the form STAGE.OPTION=VALUE, as train.epochs=12.")
+        raise PipelineError(f"--set {text!r} does not have the form STAGE.OPTION=VALUE, as train.epochs=12.")
+    if stage not in STAGE_NAMES:
+        raise PipelineError(f"--set {text!r} names the stage {stage!r}. {hint(stage, STAGE_NAMES)}")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         parsed = value.strip()
     return stage, option.strip().replace("-", "_"), parsed
+
+
+def assignments_to_settings(assignments: list[str] | tuple[str, ...], where: str) -> Settings:
+    """Settings of "STAGE.OPTION=VALUE" texts."""
+    tables: dict[str, dict[str, Any]] = {}
+    for text in assignments:
+        stage, option, value = parse_assignment(text)
+        tables.setdefault(stage, {})[option] = value
+    return Settings(tables, where=where)

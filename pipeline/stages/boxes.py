@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -11,56 +10,14 @@ from torch import Tensor
 
 from pipeline.classifier.inference import feature_batches, load_classifier, predict_scores
 from pipeline.classifier.network import CamNet
+from pipeline.evaluation.ground_truth import GroundTruth, read_ground_truth
 from pipeline.machine.progress import say
 from pipeline.method.cam import cam_boxes, expand_boxes, normalise, quantile_threshold, relative_scores, rescale_boxes
 from pipeline.method.crops import grid_boxes, random_boxes
-from pipeline.runs.artifacts import (
-    Boxes,
-    GroundTruth,
-    Manifest,
-    begin,
-    check_same_images,
-    read,
-    read_checkpoint,
-    read_manifest,
-    write,
-)
-from pipeline.runs.config import Config, option
-
-GROUND_TRUTH_VIEWS = ("gt", "around-gt")
-
-
-@dataclass(frozen=True)
-class BoxesConfig(Config):
-    """Where to look closer (CCD, section 3.1)."""
-
-    view: Literal["cam", "grid", "random", "gt", "around-gt"] = option(
-        "cam", "cam (paper), grid (tiles, as CDUL), random (sizes of cam), gt and around-gt (studies; use ground truth)"
-    )
-    image_size: int = option(
-        320, "side of the squashed view that the CAMs are made from, pixels (paper: 640)", min=32, max=2048
-    )
-    select: Literal["relative", "score"] = option(
-        "relative", "classes that stand out against the other images, or those of the highest scores (paper)"
-    )
-    classes_per_image: float = option(
-        3.0, "mean number of classes selected an image (paper, VOC: 5)", min=0.01, max=1000.0
-    )
-    tau: float = option(
-        0.0,
-        "fixed threshold instead, on the score or, relative, in standard deviations; 0: from classes_per_image",
-        min=0.0,
-        max=100.0,
-    )
-    rule: Literal["extent", "corners", "peaks"] = option(
-        "extent", "extent of the strongest pixels, the authors' corners, or a box a connected region"
-    )
-    threshold: float = option(0.95, "share of the normalised CAM's maximum (paper: 0.95)", min=0.01, max=0.999)
-    margin: float = option(0.125, "widening of each edge, share of the side (paper: 0.125)", min=0.0, max=1.0)
-    peaks: int = option(3, "most boxes a class and image under the rule peaks", min=1, max=100)
-    tiles: int = option(3, "tiles a side under the view grid", min=1, max=16)
-    batch_size: int = option(16, "images a classifier call", min=1, max=4096, identity=False)
-    seed: int = option(0, "seed of the view random", min=0)
+from pipeline.runs.artifacts import Boxes, Provenance, check_same_images, write
+from pipeline.runs.checkpoints import Checkpoint, read_checkpoint
+from pipeline.runs.manifest import Manifest, read_manifest
+from pipeline.runs.options import BoxesConfig
 
 
 @dataclass(frozen=True)
@@ -170,7 +127,7 @@ def random_view(found: Found, train: Manifest, config: BoxesConfig) -> Found:
     moved = [
         random_boxes(found.box[found.image_index == i], tuple(size), generator) for i, size in enumerate(train.sizes)
     ]
-    return without_cams(found.image_index, found.class_index, torch.cat(moved))
+    return without_cams(found.image_index, found.class_index, torch.cat([torch.zeros(0, 4), *moved]))
 
 
 def annotated_view(truth: GroundTruth, train: Manifest, config: BoxesConfig) -> Found:
@@ -188,30 +145,32 @@ def annotated_view(truth: GroundTruth, train: Manifest, config: BoxesConfig) -> 
     return Found.joined(sorted(parts, key=lambda part: int(part.image_index)))
 
 
-def run(folder: Path, config: BoxesConfig, *, device: str = "cpu", force: bool = False) -> None:
+def look(
+    folder: Path, train: Manifest, checkpoint: Checkpoint, config: BoxesConfig, device: str
+) -> tuple[Found, float]:
+    """Boxes of the view that the options name, and the threshold that selected their classes, NaN without one."""
+    if config.view == "none":
+        return Found.joined([]), math.nan
+    if config.uses_ground_truth:
+        return annotated_view(read_ground_truth(folder), train, config), math.nan
+    if config.view == "grid":
+        return grid_view(train, config), math.nan
+    found, tau = cam_view(load_classifier(checkpoint, device), train, config)
+    return (random_view(found, train, config) if config.view == "random" else found), tau
+
+
+def run(folder: Path, config: BoxesConfig, origin: Provenance, *, device: str, fresh: bool) -> None:
     """Write `boxes.h5` from the manifest and `warmup.pt` (and, for the study views, `ground_truth.h5`)."""
+    del fresh  # there are no unfinished pieces
     path = folder / "boxes.h5"
-    uses_truth = config.view in GROUND_TRUTH_VIEWS
-    sources = ["manifest.csv", "warmup.pt", *(["ground_truth.h5"] if uses_truth else [])]
-    provenance = begin(folder, path.name, config, sources, force=force, uses_ground_truth=uses_truth)
-    if provenance is None:
-        return
     train = read_manifest(folder).split("train")
     checkpoint = read_checkpoint(folder / "warmup.pt")
     check_same_images(train, checkpoint, folder / "manifest.csv", folder / "warmup.pt")
-    tau = math.nan
-    if uses_truth:
-        found = annotated_view(read(folder / "ground_truth.h5"), train, config)
-    elif config.view == "grid":
-        found = grid_view(train, config)
-    else:
-        found, tau = cam_view(load_classifier(checkpoint, device), train, config)
-        if config.view == "random":
-            found = random_view(found, train, config)
+    found, tau = look(folder, train, checkpoint, config, device)
     write(
         path,
         Boxes(
-            provenance=provenance,
+            provenance=origin,
             image_ids=train.image_ids,
             class_names=train.class_names,
             image_index=found.image_index.numpy(),

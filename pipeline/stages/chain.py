@@ -1,34 +1,44 @@
-"""Stages one after another: the whole chain of a run."""
+"""Stages one after another: which of them have work to do, and the doing of it."""
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.machine import distributed
-from pipeline.machine.errors import PipelineError
+from pipeline.machine.devices import pick_device
 from pipeline.machine.progress import say
-from pipeline.runs.artifacts import MAKERS
+from pipeline.runs.config import Config
+from pipeline.runs.graph import STAGES, Stage, module_of, options_of
 from pipeline.runs.settings import Settings
-from pipeline.stages import STAGES, Stage
-
-STAGE_NAMES = [stage.name for stage in STAGES]
-SIDE_FILES = {"warmup": ["warmup.csv"], "train": ["train.csv"], "evaluate": ["predictions.csv"]}
-"""What a stage writes beside its artifacts."""
+from pipeline.runs.state import is_built, origin_of
+from pipeline.runs.timings import keep_timing
 
 
 def run_stage(
     stage: Stage, folder: Path, own: Settings, device: str, force: bool, given: Mapping[str, Any] | None = None
 ) -> None:
-    """Run one stage on a run folder, with the run's own settings and what was given for this time."""
-    arguments: dict[str, Any] = {"force": force}
-    if stage.uses_device:
-        arguments["device"] = device
+    """Run one stage on a run folder if it has work, with the run's own settings and what was given for this time."""
+    config = own.config(stage.name, options_of(stage), given or {}).scaled(distributed.world_size())
+    if stage.asks or distributed.is_main():
+        do_work(stage, folder, config, own, device, force)
+    distributed.wait_for_main()  # what follows reads what the first process wrote
+
+
+def do_work(stage: Stage, folder: Path, config: Config, own: Settings, device: str, force: bool) -> None:
+    """Run a stage unless everything that it makes is there and current, which it says."""
+    start = time.perf_counter()
     if stage.name == "prepare":
-        arguments["display_names"] = own.classes
-    config = own.config(stage.name, stage.config, given or {})
-    if stage.shared or distributed.is_main():
-        stage.run(folder, config, **arguments)
-    distributed.barrier()  # what follows reads what the first process wrote
+        module_of(stage).run(folder, config, own.classes, force=force)
+    else:
+        origin = origin_of(stage, folder, config)
+        if not force and is_built(stage, folder, origin):
+            say(f"{folder / stage.makes[0]} is up to date.")
+            return
+        network = {"device": pick_device(device), "fresh": force} if stage.asks else {}
+        module_of(stage).run(folder, config, origin, **network)
+    if distributed.is_main():
+        keep_timing(folder, stage, time.perf_counter() - start)
 
 
 def run_chain(folder: Path, own: Settings, device: str, force: bool = False, stages: Sequence[Stage] = STAGES) -> None:
@@ -38,17 +48,3 @@ def run_chain(folder: Path, own: Settings, device: str, force: bool = False, sta
             say(f"{folder} has no ground truth, so nothing is measured. See the labels: `ccd inspect {folder}`.")
             continue
         run_stage(stage, folder, own, device, force)
-
-
-def check_settings(own: Settings) -> None:
-    """Raise on a wrong table, option or value now and not an hour into the run."""
-    for name in own.tables:
-        if name not in STAGE_NAMES:
-            raise PipelineError(f"{own.where} names the stage {name!r}; the stages are {', '.join(STAGE_NAMES)}.")
-    for stage in STAGES:
-        own.config(stage.name, stage.config, {})
-
-
-def files_of(stage: str) -> list[str]:
-    """Files that a stage writes."""
-    return [name for name, (command, _) in MAKERS.items() if command == stage] + SIDE_FILES.get(stage, [])

@@ -1,8 +1,8 @@
-"""Images and class names to teacher embeddings, class probabilities, entropy and bias."""
+"""Images and class names to class probabilities, entropy and bias; the teacher is asked about each photo once."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -10,11 +10,17 @@ from torch import Tensor
 
 from pipeline.classifier.inference import image_batches
 from pipeline.machine import distributed
-from pipeline.machine.progress import bar, say
-from pipeline.method.labels import ENTROPY_LIMIT, class_bias, class_probabilities, confident_images, entropy
+from pipeline.machine.errors import PipelineError
+from pipeline.machine.progress import Bar, say
+from pipeline.method.labels import class_bias, confident_images
+from pipeline.method.probabilities import class_probabilities, entropy
 from pipeline.photos.prefetch import chunks
-from pipeline.runs.artifacts import Embeddings, Manifest, Partial, begin, read_manifest, write
-from pipeline.runs.config import Config, option
+from pipeline.runs.artifacts import Embeddings, Provenance, write
+from pipeline.runs.folders import run_folder
+from pipeline.runs.image_store import BLOCK, ImageStore, StoreKey
+from pipeline.runs.manifest import Manifest, read_manifest
+from pipeline.runs.options import EmbedConfig
+from pipeline.runs.pieces import Pieces, work_in_pieces
 from pipeline.teachers import Teacher, load_teacher
 from pipeline.teachers.encoding import find_batch_size
 from pipeline.teachers.precomputed import align, read_precomputed
@@ -25,148 +31,157 @@ PIECE = 256
 
 
 @dataclass(frozen=True)
-class EmbedConfig(Config):
-    """The teacher and what it is asked."""
+class Texts:
+    """The classes as the teacher knows them."""
 
-    teacher: str = option("conse", "conse, openai:NAME_OR_FILE or open_clip:MODEL/PRETRAINED (paper: openai:RN50x64)")
-    image_size: int = option(
-        0, "side of the squashed global view, pixels; 0: the teacher's own (paper: 640)", min=0, max=2048
-    )
-    templates: str = option("paper", "prompt templates: paper, openai-imagenet-80, or a sentence with {} for the class")
-    synonyms: Literal["mean", "max"] = option("mean", "how the names of one class are combined")
-    logit_scale: float = option(0.0, "s of softmax(s f.t); 0: the teacher's own (CLIP: 100)", min=0.0, max=1000.0)
-    entropy_limit: float = option(
-        ENTROPY_LIMIT, "images above this share of log C do not count for the bias", min=0.0, max=1.0
-    )
-    bias_shrinkage: float = option(0.0, "pseudo-counts that pull each class's bias to the mean (paper: 0)", min=0.0)
-    precision: Literal["float32", "bfloat16", "float16"] = option(
-        "float32", "of the teacher on CUDA; a CPU uses float32"
-    )
-    precomputed: str = option("", "HDF5 file or clip-retrieval folder of scores or embeddings to start from")
-    batch_size: int = option(0, "images a teacher call; 0: what fits", min=0, max=4096, identity=False)
+    text: Tensor
+    """float32 Tensor[S, D], unit rows."""
+    text_class: Tensor
+    """int64 Tensor[S], class of each text."""
+    logit_scale: float
 
 
 @dataclass(frozen=True)
-class Encoded:
+class Answers:
     """What a teacher, or a file in its place, says of N images."""
 
-    probabilities: Tensor
-    """float32 Tensor[N, C]."""
-    image: Tensor | None
-    """float32 Tensor[N, D], unit rows; None where only probabilities were given."""
-    text: Tensor | None
-    """float32 Tensor[S, D], unit rows; None likewise."""
-    text_class: Tensor | None
-    """int64 Tensor[S], class of each text; None likewise."""
-    logit_scale: float
+    probabilities: np.ndarray
+    """float32 [N, C]."""
+    entropy: np.ndarray
+    """float32 [N], nats."""
+    texts: Texts | None
+    """None where only probabilities were given."""
     image_size: int
     """Side of the squashed global view; 0 where precomputed scores were given."""
     fingerprint: str
 
 
-def encode(teacher: Teacher, paths: list[str], size: int, batch_size: int, partial: Partial) -> Tensor:
-    """Embeddings float32 Tensor[N, D] of images; pieces of the work are kept in `partial` and taken from there.
+def embed_images(
+    teacher: Teacher, manifest: Manifest, store: ImageStore, size: int, batch_size: int, pieces: Pieces
+) -> int:
+    """Put the embeddings of those images that the store does not know into it, and return how many they were.
 
-    Several processes share the pieces, and each returns all of them.
+    The processes of torchrun share the work; the first one writes the store.
     """
-    pieces = chunks(len(paths), PIECE)
-    mine = distributed.own_share(range(len(pieces)))
-    done = sum(len(pieces[i]) for i in mine if partial.has_arrays(i))
-    with bar("embed", sum(len(pieces[i]) for i in mine), done) as progress:
-        for index in mine:
-            if partial.has_arrays(index):
-                continue
-            rows = []
-            for batch, images in image_batches([paths[i] for i in pieces[index]], size, batch_size):
-                rows.append(teacher.encode_images(images).float().cpu())
-                progress.advance(len(batch))
-            partial.save_arrays(index, {"image": torch.cat(rows).numpy()})
-    distributed.barrier()
-    return torch.cat([torch.from_numpy(partial.load_arrays(i)["image"]) for i in range(len(pieces))])
+    wanted = store.missing(manifest.digests)
+    if not wanted:
+        return 0
+    path_of = dict(zip(manifest.digests, manifest.paths, strict=True))
+    rows = chunks(len(wanted), PIECE)
+
+    def encode(index: int, progress: Bar) -> np.ndarray:
+        found = []
+        paths = [path_of[wanted[i]] for i in rows[index]]
+        for batch, images in image_batches(paths, size, batch_size):
+            found.append(teacher.encode_images(images).float().cpu())
+            progress.advance(len(batch))
+        return torch.cat(found).numpy()
+
+    images = work_in_pieces("embed", [len(r) for r in rows], pieces, encode)
+    if distributed.is_main():
+        store.add(wanted, images)
+    return len(wanted)
 
 
-def ask_teacher(manifest: Manifest, config: EmbedConfig, device: str, partial: Partial) -> Encoded:
-    """Embed the images of the manifest and its classes."""
+def answer(images: Iterator[np.ndarray], texts: Texts) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities float32 [N, C] and their entropy float32 [N], in nats, of image embeddings that come in blocks."""
+    probabilities, entropies = [], []
+    for block in images:
+        found = class_probabilities(torch.from_numpy(block), texts.text, texts.logit_scale, texts.text_class)
+        probabilities.append(found.numpy())
+        entropies.append(entropy(found).numpy())
+    return np.concatenate(probabilities), np.concatenate(entropies)
+
+
+def embed_classes(teacher: Teacher, manifest: Manifest, config: EmbedConfig) -> tuple[Tensor, Tensor]:
+    """Text embeddings Tensor[S, D] of the classes, and int64 Tensor[S], the class of each."""
     names = display_names(manifest.class_names, manifest.display_names)
-    teacher = load_teacher(config.teacher, device, config.precision)
     text, text_class = class_embeddings(teacher, names, find_templates(config.templates), config.synonyms)
+    return text.float().cpu(), text_class.cpu()
+
+
+def ask_teacher(folder: Path, manifest: Manifest, config: EmbedConfig, device: str, pieces: Pieces) -> Answers:
+    """Embed the classes, and the images that the teacher has not seen yet."""
+    teacher = load_teacher(config.teacher, device, config.precision)
+    text, text_class = embed_classes(teacher, manifest, config)
+    texts = Texts(text, text_class, config.logit_scale or teacher.logit_scale)
     size = config.image_size or teacher.input_size
-    batch_size = config.batch_size or find_batch_size(teacher.encode_images, (size, size), device)
-    image = encode(teacher, manifest.paths, size, batch_size, partial)
-    scale = config.logit_scale or teacher.logit_scale
-    text, text_class = text.float().cpu(), text_class.cpu()
-    probabilities = class_probabilities(image, text, scale, text_class)
-    return Encoded(probabilities, image, text, text_class, scale, size, teacher.fingerprint)
+    precision = str(getattr(teacher, "dtype", torch.float32)).removeprefix("torch.")
+    key = StoreKey(teacher.fingerprint, size, precision)
+    store = ImageStore(folder, key)
+    if config.known_from and distributed.is_main():
+        other = ImageStore(run_folder(config.known_from), key)
+        if not other.path.exists():
+            raise PipelineError(
+                f"{config.known_from} has no image embeddings of {config.teacher} at {size} px, as this run needs them. "
+                "Name another run, or take the option known_from away."
+            )
+        say(f"{store.path}: {store.take_over(other, manifest.digests)} images are known from {config.known_from}.")
+    distributed.barrier()
+    store = ImageStore(folder, key)
+    unseen = len(store.missing(manifest.digests))
+    batch_size = config.batch_size or (find_batch_size(teacher.encode_images, (size, size), device) if unseen else 1)
+    embed_images(teacher, manifest, store, size, batch_size, pieces)
+    distributed.barrier()  # the first process has written what all read
+    if unseen < len(manifest.digests):
+        say(f"{store.path}: {unseen} of {len(manifest.digests)} images were new to the teacher.")
+    probabilities, entropies = answer(ImageStore(folder, key).blocks(manifest.digests), texts)
+    return Answers(probabilities, entropies, texts, size, teacher.fingerprint)
 
 
-def take_precomputed(manifest: Manifest, config: EmbedConfig, device: str) -> Encoded:
+def take_precomputed(manifest: Manifest, config: EmbedConfig, device: str) -> Answers:
     """Scores that someone else computed; classes without a text embedding are embedded by the teacher."""
     found = align(read_precomputed(Path(config.precomputed)), manifest.image_ids, manifest.class_names)
     if found.probabilities is not None:
-        scale = found.logit_scale or 0.0
-        return Encoded(found.probabilities, None, None, None, scale, 0, found.fingerprint)
+        return Answers(found.probabilities.numpy(), entropy(found.probabilities).numpy(), None, 0, found.fingerprint)
     text, text_class, scale = found.text, torch.arange(len(manifest.class_names)), found.logit_scale
     if text is None or scale is None:
         teacher = load_teacher(config.teacher, device, config.precision)
         scale = scale or teacher.logit_scale
     if text is None:
-        names = display_names(manifest.class_names, manifest.display_names)
-        text, text_class = class_embeddings(teacher, names, find_templates(config.templates), config.synonyms)
-    scale = config.logit_scale or scale
-    probabilities = class_probabilities(found.image, text, scale, text_class)
-    return Encoded(probabilities, found.image, text, text_class, scale, 0, found.fingerprint)
+        text, text_class = embed_classes(teacher, manifest, config)
+    texts = Texts(text, text_class, config.logit_scale or scale)
+    blocks = (block.numpy() for block in found.image.split(BLOCK))
+    return Answers(*answer(blocks, texts), texts, 0, found.fingerprint)
 
 
-def bias_of(probabilities: Tensor, is_train: Tensor, config: EmbedConfig) -> tuple[Tensor, Tensor]:
-    """Bias and counts of the train images, Tensor[C] each."""
-    train = probabilities[is_train]
-    confident = confident_images(entropy(train), probabilities.shape[1], config.entropy_limit)
-    return class_bias(train, confident, config.bias_shrinkage)
-
-
-def run(folder: Path, config: EmbedConfig, *, device: str = "cpu", force: bool = False) -> None:
-    """Write `embeddings.h5` from the manifest."""
+def run(folder: Path, config: EmbedConfig, origin: Provenance, *, device: str, fresh: bool) -> None:
+    """Write `embeddings.h5` from the manifest, and what the teacher said of the images to `image_embeddings/`."""
     path = folder / "embeddings.h5"
-    provenance = begin(folder, path.name, config, ["manifest.csv"], force=force)
-    if provenance is None:
-        return
-    manifest: Manifest = read_manifest(folder)
-    partial = Partial(path, provenance, fresh=force)
+    manifest = read_manifest(folder)
+    pieces = Pieces(path, origin, fresh=fresh)
     if config.precomputed:
-        encoded = take_precomputed(manifest, config, device)
+        answers = take_precomputed(manifest, config, device)
     else:
-        encoded = ask_teacher(manifest, config, device, partial)
-    is_train = torch.tensor(manifest.images["split"].to_numpy() == "train")
-    bias, counts = bias_of(encoded.probabilities, is_train, config)
-    distributed.barrier()  # all have read the pieces before the first process removes them
+        answers = ask_teacher(folder, manifest, config, device, pieces)
     if not distributed.is_main():
         return
+    is_train = manifest.images["split"].to_numpy() == "train"
+    train = answers.probabilities[is_train]
+    confident = confident_images(answers.entropy[is_train], train.shape[1], config.entropy_limit)
+    bias, counts = class_bias(train, confident, config.bias_shrinkage)
+    texts = answers.texts
     write(
         path,
         Embeddings(
-            provenance=provenance,
+            provenance=origin,
             image_ids=manifest.image_ids,
             class_names=manifest.class_names,
-            is_train=is_train.numpy(),
-            image=to_numpy(encoded.image),
-            text=to_numpy(encoded.text),
-            text_class_index=to_numpy(encoded.text_class),
-            probabilities=to_numpy(encoded.probabilities),
-            entropy=entropy(encoded.probabilities).numpy(),
-            bias=bias.numpy(),
-            bias_counts=counts.numpy(),
-            logit_scale=encoded.logit_scale,
-            image_size=encoded.image_size,
-            teacher_fingerprint=encoded.fingerprint,
+            is_train=is_train,
+            text=None if texts is None else texts.text.numpy(),
+            text_class_index=None if texts is None else texts.text_class.numpy(),
+            probabilities=answers.probabilities,
+            entropy=answers.entropy,
+            bias=bias,
+            bias_counts=counts,
+            logit_scale=0.0 if texts is None else texts.logit_scale,
+            image_size=answers.image_size,
+            teacher=config.teacher,
+            teacher_fingerprint=answers.fingerprint,
         ),
     )
-    partial.remove()
-    report(path, manifest.class_names, bias.numpy(), counts.numpy())
-
-
-def to_numpy(values: Tensor | None) -> np.ndarray | None:
-    """The values as an array, None where there are none."""
-    return None if values is None else values.cpu().numpy()
+    pieces.remove()
+    report(path, manifest.class_names, bias, counts)
 
 
 def report(path: Path, class_names: list[str], bias: np.ndarray, counts: np.ndarray) -> None:

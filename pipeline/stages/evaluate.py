@@ -1,80 +1,63 @@
-"""Classifiers, labels and ground truth to the figures of the run; the one stage that measures."""
+"""Scores, labels and ground truth to the figures of the run; the one stage that measures. It asks no network."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from pipeline.classifier.inference import load_classifier, predict_scores
+from pipeline.evaluation.ground_truth import GroundTruth, need_ground_truth
 from pipeline.evaluation.metrics import (
-    average_precision,
     bootstrap_difference,
     bootstrap_interval,
     label_metrics,
+    mean_average_precision,
     multilabel_metrics,
 )
-from pipeline.evaluation.tables import show_metrics
-from pipeline.machine.errors import PipelineError
-from pipeline.runs.artifacts import (
-    Checkpoint,
-    Embeddings,
-    EpochScores,
-    GroundTruth,
-    Labels,
-    begin,
-    check_same_images,
-    read,
-    read_checkpoint,
-    read_manifest,
-)
-from pipeline.runs.config import Config, option
+from pipeline.runs.artifacts import Embeddings, EpochScores, Labels, Provenance, check_same_images, read_arrays
 from pipeline.runs.files import write_json
+from pipeline.runs.manifest import Manifest, read_manifest
+from pipeline.runs.options import EvaluateConfig
 from pipeline.runs.score_table import prediction_frame, write_predictions
 
 DECISION_FIGURES = ("CP", "CR", "CF1", "OP", "OR", "OF1", "sample_F1", "threshold")
 """Figures of `multilabel_metrics` that depend on its threshold."""
 
 
-@dataclass(frozen=True)
-class EvaluateConfig(Config):
-    """The conventions of the figures."""
-
-    difficult: Literal["ignore", "negative", "positive"] = option(
-        "ignore", "what a class with only difficult objects counts as (CCD: negative)"
-    )
-    empty_class: Literal["skip", "zero"] = option("skip", "AP of a class without positives: left out, or 0")
-    resamples: int = option(1000, "bootstrap resamples of the test images behind the intervals", min=0, max=100_000)
-    seed: int = option(0, "seed of the bootstrap", min=0)
+def conventions(config: EvaluateConfig) -> dict[str, Any]:
+    """How difficult objects and empty classes count, as the metrics take it."""
+    return {"difficult": config.difficult, "empty_class": config.empty_class}
 
 
 def measure(scores: np.ndarray, truth: np.ndarray, class_names: list[str], config: EvaluateConfig) -> dict[str, Any]:
     """Figures of one set of scores [N, C] against ground truth [N, C], with the interval of its mAP."""
-    conventions = {"difficult": config.difficult, "empty_class": config.empty_class}
-    figures = multilabel_metrics(scores, truth, class_names, **conventions)
+    figures = multilabel_metrics(scores, truth, class_names, **conventions(config))
     if config.resamples:
-        interval = bootstrap_interval(scores, truth, **conventions, resamples=config.resamples, seed=config.seed)
-        figures["mAP_interval"] = list(interval)
+        draws = {"resamples": config.resamples, "seed": config.seed}
+        figures["mAP_interval"] = list(bootstrap_interval(scores, truth, **conventions(config), **draws))
     return figures
 
 
 def measure_decisions(
-    scores: np.ndarray, truth: np.ndarray, checkpoint: Checkpoint, config: EvaluateConfig
+    scores: np.ndarray, truth: np.ndarray, class_names: list[str], thresholds: np.ndarray, config: EvaluateConfig
 ) -> dict[str, Any]:
-    """Figures of the labels that a classifier gives by its own thresholds: those that depend on a threshold."""
-    conventions = {"difficult": config.difficult, "empty_class": config.empty_class}
-    thresholds = np.array(checkpoint.thresholds)
-    figures = multilabel_metrics(scores, truth, checkpoint.class_names, **conventions, threshold=thresholds)
+    """Figures of the labels that a classifier gives by its own thresholds [C]: those that depend on a threshold."""
+    figures = multilabel_metrics(scores, truth, class_names, **conventions(config), threshold=thresholds)
     return {key: figures[key] for key in DECISION_FIGURES}
 
 
-def measure_labels(labels: Labels, truth: np.ndarray, config: EvaluateConfig) -> dict[str, Any]:
-    """Figures of pseudo-labels; the mAP is that of the unclamped scores, everything else that of the labels."""
-    conventions = {"difficult": config.difficult, "empty_class": config.empty_class}
-    figures = label_metrics(labels.labels, truth, labels.class_names, **conventions)
-    ranked = multilabel_metrics(labels.scores, truth, labels.class_names, **conventions)
+def measure_labels(labels: Labels, rows: np.ndarray, truth: np.ndarray, config: EvaluateConfig) -> dict[str, Any]:
+    """Figures of pseudo-labels; the mAP is that of the unclamped scores, everything else that of the labels.
+
+    Args:
+        labels: of the train images.
+        rows: int64 [K], the images among them that ground truth knows.
+        truth: int8 [K, C], of these.
+        config: options.
+    """
+    figures = label_metrics(labels.labels[rows], truth, labels.class_names, **conventions(config))
+    ranked = multilabel_metrics(labels.scores[rows], truth, labels.class_names, **conventions(config))
     return {**figures, "labels_mAP": figures["mAP"], "mAP": ranked["mAP"], "AP": ranked["AP"]} | {
-        "corrected_entries": int(labels.corrected_entries)
+        "corrected_entries": labels.corrected_entries
     }
 
 
@@ -85,79 +68,95 @@ def gain_over_teacher(
     teacher, final = "teacher zero-shot", "final classifier"
     gain: dict[str, Any] = {"mAP": figures[final]["mAP"] - figures[teacher]["mAP"]}
     if config.resamples:
-        gain["mAP_interval"] = bootstrap_difference(
-            [scores[teacher]],
-            [scores[final]],
-            truth,
-            difficult=config.difficult,
-            empty_class=config.empty_class,
-            resamples=config.resamples,
-            seed=config.seed,
-        )
+        draws = {"resamples": config.resamples, "seed": config.seed}
+        pair = [scores[teacher]], [scores[final]]
+        gain["mAP_interval"] = list(bootstrap_difference(*pair, truth, **conventions(config), **draws))
     return gain
 
 
-def oracle_epoch(epochs: EpochScores, truth: np.ndarray) -> dict[str, Any]:
-    """The epoch that ground truth would have chosen, beside the one that was: reported, never used."""
-    means = [float(np.nanmean(average_precision(scores, truth))) for scores in epochs.scores]
+def oracle_epoch(epochs: EpochScores, rows: np.ndarray, truth: np.ndarray, config: EvaluateConfig) -> dict[str, Any]:
+    """The epoch that ground truth would have chosen, beside the one that was: reported, never used.
+
+    Args:
+        epochs: scores of the test images.
+        rows: int64 [K], the images among them that ground truth knows.
+        truth: int8 [K, C], of these.
+        config: the conventions, which are those of the table.
+    """
+    trained = np.flatnonzero(epochs.epochs > 0)
+    means = [mean_average_precision(epochs.scores[e][rows], truth, **conventions(config)) for e in trained]
     best = int(np.argmax(means))
+    numbers = epochs.epochs[trained].tolist()
     return {
-        "chosen_epoch": int(epochs.chosen_epoch),
-        "chosen_mAP": means[epochs.chosen_epoch - 1],
-        "oracle_epoch": best + 1,
+        "chosen_epoch": epochs.chosen_epoch,
+        "chosen_mAP": means[numbers.index(epochs.chosen_epoch)],
+        "oracle_epoch": numbers[best],
         "oracle_mAP": means[best],
         "mAP_by_epoch": means,
     }
 
 
-def run(folder: Path, config: EvaluateConfig, *, device: str = "cpu", force: bool = False) -> None:
-    """Write `metrics.json` and `predictions.csv`, and show the table of the run."""
-    path = folder / "metrics.json"
-    sources = [
-        "manifest.csv",
-        "ground_truth.h5",
-        "embeddings.h5",
-        "initial_labels.h5",
-        "final_labels.h5",
-        "warmup.pt",
-        "classifier.pt",
-        "epoch_scores.h5",
-    ]
-    if not (folder / "ground_truth.h5").exists():
-        raise PipelineError(
-            f"{folder} has no ground truth, so there is nothing to measure against; "
-            "look at the labels with `ccd inspect`, or give --labels to `ccd prepare`."
-        )
-    provenance = begin(folder, path.name, config, sources, force=force)
-    if provenance is None:
-        show_metrics(folder)
-        return
+def measure_test(
+    embeddings: Embeddings, epochs: EpochScores, rows: np.ndarray, truth: np.ndarray, config: EvaluateConfig
+) -> dict[str, Any]:
+    """Figures of teacher, warm-up and final classifier on those test images (rows) that ground truth knows."""
+    names = epochs.class_names
+    scores = {
+        "teacher zero-shot": embeddings.probabilities[~embeddings.is_train][rows],
+        "warm-up classifier": epochs.of_epoch(0)[rows],
+        "final classifier": epochs.chosen[rows],
+    }
+    figures = {name: measure(values, truth, names, config) for name, values in scores.items()}
+    gain = gain_over_teacher(scores, truth, figures, config)
+    own = measure_decisions(scores["final classifier"], truth, names, epochs.thresholds, config)
+    figures["final classifier"]["own_thresholds"] = own
+    return {"test": figures, "gain": gain, "epochs": oracle_epoch(epochs, rows, truth, config)}
+
+
+def known_rows(truth: GroundTruth, part: Manifest) -> tuple[np.ndarray, np.ndarray]:
+    """Those images of a split that ground truth knows: their rows int64 [K] in the split, and labels int8 [K, C]."""
+    places = truth.positions_of(part.image_ids)
+    rows = np.flatnonzero(truth.labelled[places]) if len(places) else np.zeros(0, np.int64)
+    return rows, truth.labels[places[rows]]
+
+
+def not_measured(known: dict[str, tuple[int, int]]) -> list[str]:
+    """Sentences about what has no ground truth; `known` holds, by split, how many images have some, and all."""
+    found = []
+    for split, what in (("test", "teacher and classifiers"), ("train", "pseudo-labels")):
+        labelled, images = known[split]
+        if not images:
+            found.append(f"There are no {split} images, so {what} are not measured.")
+        elif not labelled:
+            found.append(f"The {images} {split} images have no labels, so {what} are not measured.")
+        elif labelled < images:
+            found.append(f"{labelled} of the {images} {split} images have labels; {what} are measured on these.")
+    return found
+
+
+def run(folder: Path, config: EvaluateConfig, origin: Provenance) -> None:
+    """Write `metrics.json` and, where there are test images, `predictions.csv`.
+
+    Raises:
+        PipelineError: there is no ground truth, or it is about other images.
+    """
     manifest = read_manifest(folder)
-    truth: GroundTruth = read(folder / "ground_truth.h5")
+    truth = need_ground_truth(folder)
     check_same_images(manifest, truth, folder / "manifest.csv", folder / "ground_truth.h5")
-    embeddings: Embeddings = read(folder / "embeddings.h5")
-    final = read_checkpoint(folder / "classifier.pt")
     train, test = manifest.split("train"), manifest.split("test")
-    labels = {name: read(folder / f"{name}_labels.h5") for name in ("initial", "final")}
-    train_truth, test_truth = truth.rows_of(train.image_ids), truth.rows_of(test.image_ids)
-    metrics: dict[str, Any] = {"labels": {n: measure_labels(v, train_truth, config) for n, v in labels.items()}}
+    train_rows, train_truth = known_rows(truth, train)
+    test_rows, test_truth = known_rows(truth, test)
+    counts = {"train": (len(train_rows), len(train.image_ids)), "test": (len(test_rows), len(test.image_ids))}
+    metrics: dict[str, Any] = {"conventions": conventions(config), "not_measured": not_measured(counts)}
+    if len(train_rows):
+        labels = {name: read_arrays(folder / f"{name}_labels.h5") for name in ("initial", "final")}
+        metrics["labels"] = {n: measure_labels(v, train_rows, train_truth, config) for n, v in labels.items()}
+    epochs: EpochScores = read_arrays(folder / "epoch_scores.h5")
+    if len(test_rows):
+        embeddings: Embeddings = read_arrays(folder / "embeddings.h5")
+        metrics |= measure_test(embeddings, epochs, test_rows, test_truth, config)
     if len(test.image_ids):
-        scores = {
-            "teacher zero-shot": embeddings.probabilities[~embeddings.is_train],
-            "warm-up classifier": scores_of(read_checkpoint(folder / "warmup.pt"), test.paths, device, "warm-up"),
-            "final classifier": scores_of(final, test.paths, device, "final"),
-        }
-        metrics["test"] = {n: measure(v, test_truth, test.class_names, config) for n, v in scores.items()}
-        metrics["gain"] = gain_over_teacher(scores, test_truth, metrics["test"], config)
-        metrics["epochs"] = oracle_epoch(read(folder / "epoch_scores.h5"), test_truth)
-        predicted = scores["final classifier"]
-        metrics["test"]["final classifier"]["own_thresholds"] = measure_decisions(predicted, test_truth, final, config)
-        frame = prediction_frame(test.image_ids, predicted, final.thresholds, final.class_names, key="image_id")
+        thresholds = epochs.thresholds.tolist()
+        frame = prediction_frame(test.image_ids, epochs.chosen, thresholds, test.class_names, key="image_id")
         write_predictions(folder / "predictions.csv", frame)
-    write_json(path, {"attributes": provenance.to_attributes(), **metrics})
-    show_metrics(folder)
-
-
-def scores_of(checkpoint: Checkpoint, paths: list[str], device: str, title: str) -> np.ndarray:
-    """Scores float32 [N, C] of a checkpoint on images."""
-    return predict_scores(load_classifier(checkpoint, device), paths, checkpoint.image_size, title=title).numpy()
+    write_json(folder / "metrics.json", {"attributes": origin.to_attributes(), **metrics})

@@ -1,66 +1,111 @@
-"""Initial labels and the scores of crops to final labels."""
+"""Initial labels, the scores of crops and what people corrected to final labels."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from pipeline.machine.progress import say
-from pipeline.method.labels import clamp_labels, correct, debias, fuse_scores
-from pipeline.runs.artifacts import Corrections, CropScores, Embeddings, Labels, begin, check_same_images, read, write
-from pipeline.runs.config import Config, option
+from pipeline.method.labels import (
+    clamp_labels,
+    class_bias,
+    confident_images,
+    correct,
+    debias,
+    fuse_scores,
+    local_scores,
+)
+from pipeline.runs.artifacts import (
+    Corrections,
+    CropScores,
+    Embeddings,
+    Labels,
+    Provenance,
+    check_same_images,
+    read_arrays,
+    write,
+)
+from pipeline.runs.options import FuseConfig, InitLabelsConfig
 
 
 @dataclass(frozen=True)
-class FuseConfig(Config):
-    """How much the whole image counts against its crops."""
+class Fused:
+    """Final labels, before corrections."""
 
-    ratio: float = option(0.5, "weight of the initial labels (paper: 0.2 in the VOC12 script)", min=0.0, max=1.0)
+    labels: np.ndarray
+    """float32 [N, C] in [0, 1]."""
+    scores: np.ndarray
+    """float32 [N, C], not clamped."""
 
 
-def run(folder: Path, config: FuseConfig, *, force: bool = False) -> None:
+def fuse(
+    initial_scores: np.ndarray,
+    crops: CropScores,
+    bias: np.ndarray | None,
+    label_floor: float,
+    config: FuseConfig,
+) -> Fused:
+    """Fuse what the teacher says of whole images and of their crops (CCD, section 3.1).
+
+    Args:
+        initial_scores: float32 [N, C], not clamped.
+        crops: what the teacher says of each crop.
+        bias: float32 [C], of the teacher that scored the crops; None where initial labels are not debiased either.
+        label_floor: as of the initial labels, in units of 1/C.
+        config: options.
+    """
+    spoken = crops.class_index if config.votes == "own" else None
+    local, votes = local_scores(crops.probabilities, crops.image_index, len(initial_scores), config.combine, spoken)
+    local = debias(local, bias, label_floor)
+    # the paper fuses the clamped global label with the local score; the scores stay free of ties
+    labels = clamp_labels(fuse_scores(initial_scores.clip(max=1), local, votes > 0, config.ratio))
+    return Fused(labels, fuse_scores(initial_scores, local, votes > 0, config.ratio))
+
+
+def crop_bias(crops: CropScores, embeddings: Embeddings) -> np.ndarray:
+    """Bias float32 [C] of a teacher that was asked about crops alone: as that of whole images, over the crops.
+
+    Another teacher's bias says nothing of this one. The paper has one teacher and does not need this.
+    """
+    terms = crops.probabilities * np.log(np.maximum(crops.probabilities, np.finfo(np.float32).tiny))
+    limit = embeddings.provenance.config["entropy_limit"]
+    confident = confident_images(-terms.sum(1), len(crops.class_names), limit)
+    return class_bias(crops.probabilities, confident)[0]
+
+
+def run(folder: Path, config: FuseConfig, origin: Provenance) -> None:
     """Write `final_labels.h5` from `initial_labels.h5`, `crop_scores.h5` and the bias in `embeddings.h5`.
 
     Where there is `corrections.h5`, what people said in it replaces the pseudo-labels.
     """
     path = folder / "final_labels.h5"
-    corrected = (folder / "corrections.h5").exists()
-    sources = ["embeddings.h5", "initial_labels.h5", "crop_scores.h5", *(["corrections.h5"] if corrected else [])]
-    provenance = begin(folder, path.name, config, sources, force=force)
-    if provenance is None:
-        return
-    embeddings: Embeddings = read(folder / "embeddings.h5")
-    initial: Labels = read(folder / "initial_labels.h5")
-    crops: CropScores = read(folder / "crop_scores.h5")
+    embeddings: Embeddings = read_arrays(folder / "embeddings.h5")
+    initial: Labels = read_arrays(folder / "initial_labels.h5")
+    crops: CropScores = read_arrays(folder / "crop_scores.h5")
     check_same_images(initial, crops, folder / "initial_labels.h5", folder / "crop_scores.h5")
-    made = initial.provenance.config
-    bias = torch.from_numpy(embeddings.bias) if made["debias"] else None
-    local = debias(torch.from_numpy(crops.local), bias, made["label_floor"])
-    has_crops = torch.from_numpy(crops.votes > 0)
-    scores = torch.from_numpy(initial.scores)
-    # the paper fuses the clamped global label with the local score; the scores stay free of ties
-    fused = fuse_scores(scores.clamp(max=1), local, has_crops, config.ratio)
-    labels = clamp_labels(fused)
-    scores = fuse_scores(scores, local, has_crops, config.ratio)
-    corrected_entries = 0
-    if corrected:
-        corrections: Corrections = read(folder / "corrections.h5")
+    made = InitLabelsConfig.from_table(initial.provenance.config, "the options of initial_labels.h5")
+    bias = None
+    if made.debias:
+        bias = crop_bias(crops, embeddings) if crops.provenance.config["teacher"] else embeddings.bias
+    fused = fuse(initial.scores, crops, bias, made.label_floor, config)
+    labels, scores, corrected_entries = fused.labels, fused.scores, 0
+    if "corrections.h5" in origin.inputs:
+        corrections: Corrections = read_arrays(folder / "corrections.h5")
         check_same_images(initial, corrections, folder / "initial_labels.h5", folder / "corrections.h5")
-        said = torch.from_numpy(corrections.labels)
-        labels, scores = correct(labels, said), correct(scores, said)
-        corrected_entries = int((said >= 0).sum())
+        labels, scores = correct(labels, corrections.labels), correct(scores, corrections.labels)
+        corrected_entries = int((corrections.labels >= 0).sum())
     write(
         path,
         Labels(
-            provenance=provenance,
+            provenance=origin,
             image_ids=initial.image_ids,
             class_names=initial.class_names,
-            labels=labels.numpy(),
-            scores=scores.numpy(),
+            labels=labels,
+            scores=scores,
             confident=initial.confident,
             corrected_entries=corrected_entries,
         ),
     )
-    changed = (labels - torch.from_numpy(initial.labels)).abs().mean().item()
-    by_hand = f"; {corrected_entries} are corrected by hand" if corrected else ""
+    changed = np.abs(labels - initial.labels).mean()
+    by_hand = f"; {corrected_entries} are corrected by hand" if corrected_entries else ""
     say(f"{path}: {len(labels)} images, labels changed by {changed:.3f} on average{by_hand}.")

@@ -1,63 +1,43 @@
 """Teacher probabilities of the train images to initial pseudo-labels."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import torch
+import numpy as np
 
+from pipeline.evaluation.ground_truth import read_ground_truth
 from pipeline.machine.progress import say
-from pipeline.method.labels import ENTROPY_LIMIT, clamp_labels, confident_images, debias
-from pipeline.runs.artifacts import Embeddings, GroundTruth, Labels, begin, check_same_images, read, write
-from pipeline.runs.config import Config, option
+from pipeline.method.labels import clamp_labels, confident_images, debias
+from pipeline.runs.artifacts import Embeddings, Labels, Provenance, check_same_images, read_arrays, write
+from pipeline.runs.options import InitLabelsConfig
 
 
-@dataclass(frozen=True)
-class InitialLabelsConfig(Config):
-    """How probabilities become labels."""
-
-    source: Literal["teacher", "ground-truth"] = option(
-        "teacher", "ground-truth: human labels instead, the upper reference of a study"
-    )
-    debias: bool = option(True, "divide each class by the teacher's bias (CCD, section 3.2)")
-    label_floor: float = option(
-        0.0, "smallest score before the division, in units of 1/C (paper: 1)", min=0.0, max=10.0
-    )
-    entropy_limit: float = option(
-        ENTROPY_LIMIT, "largest entropy of a confident image, share of log C", min=0.0, max=1.0
-    )
-
-
-def run(folder: Path, config: InitialLabelsConfig, *, force: bool = False) -> None:
-    """Write `initial_labels.h5` from `embeddings.h5`."""
+def run(folder: Path, config: InitLabelsConfig, origin: Provenance) -> None:
+    """Write `initial_labels.h5` from `embeddings.h5` (and, for a study, from `ground_truth.h5`)."""
     path = folder / "initial_labels.h5"
-    uses_truth = config.source == "ground-truth"
-    sources = ["embeddings.h5", *(["ground_truth.h5"] if uses_truth else [])]
-    provenance = begin(folder, path.name, config, sources, force=force, uses_ground_truth=uses_truth)
-    if provenance is None:
-        return
-    embeddings: Embeddings = read(folder / "embeddings.h5")
+    embeddings: Embeddings = read_arrays(folder / "embeddings.h5")
     train = embeddings.is_train
-    bias = torch.from_numpy(embeddings.bias) if config.debias else None
-    scores = debias(torch.from_numpy(embeddings.probabilities[train]), bias, config.label_floor)
-    if uses_truth:
-        truth: GroundTruth = read(folder / "ground_truth.h5")
+    bias = embeddings.bias if config.debias else None
+    scores = debias(embeddings.probabilities[train], bias, config.label_floor)
+    if config.uses_ground_truth:
+        truth = read_ground_truth(folder)
         check_same_images(embeddings, truth, folder / "embeddings.h5", folder / "ground_truth.h5")
-        scores = torch.from_numpy(truth.labels[train]).clamp(min=0).float()
+        scores = truth.labels[train].clip(0).astype(np.float32)
     labels = clamp_labels(scores)
-    confident = confident_images(
-        torch.from_numpy(embeddings.entropy[train]), len(embeddings.class_names), config.entropy_limit
-    )
+    limit = embeddings.provenance.config["entropy_limit"]
+    confident = confident_images(embeddings.entropy[train], len(embeddings.class_names), limit)
+    image_ids = [i for i, keep in zip(embeddings.image_ids, train, strict=True) if keep]
     write(
         path,
         Labels(
-            provenance=provenance,
-            image_ids=[i for i, keep in zip(embeddings.image_ids, train, strict=True) if keep],
+            provenance=origin,
+            image_ids=image_ids,
             class_names=embeddings.class_names,
-            labels=labels.numpy(),
-            scores=scores.numpy(),
-            confident=confident.numpy(),
+            labels=labels,
+            scores=scores,
+            confident=confident,
         ),
     )
-    share = 1 - confident.float().mean().item()
-    say(f"{path}: {len(labels)} images, {labels.sum(1).mean():.2f} labels an image, {share:.1%} not confident.")
+    say(
+        f"{path}: {len(labels)} images, {labels.sum(1).mean():.2f} labels per image, "
+        f"{1 - confident.mean():.1%} not confident."
+    )

@@ -1,53 +1,24 @@
 """A dataset to the run's manifest and, where it is labelled, ground truth."""
 
 import hashlib
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pipeline.datasets import Dataset, coco, demo, folder, nuswide, voc
+from pipeline.evaluation.ground_truth import FILE, GroundTruth, digest_truth
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import bar, say
 from pipeline.photos.images import UnreadableImage, verify_image
 from pipeline.photos.prefetch import Prefetch
-from pipeline.runs.artifacts import (
-    MANIFEST_COLUMNS,
-    GroundTruth,
-    Manifest,
-    Provenance,
-    digest_images,
-    is_current,
-    write,
-    write_manifest,
-)
-from pipeline.runs.config import Config, option
-
-
-@dataclass(frozen=True)
-class PrepareConfig(Config):
-    """Which dataset, and where it lies."""
-
-    kind: Literal["demo", "voc", "coco", "nuswide", "folder"] = option("demo", "adapter that reads the dataset")
-    root: str = option("", "folder of the dataset; of the demo, where its scenes are written (default: in the run)")
-    year: int = option(2012, "VOC: year", min=2005, max=2012)
-    train_split: str = option("", "VOC, COCO: split to train on, without its labels (default: the literature's)")
-    test_split: str = option("", "VOC, COCO: split that `evaluate` measures on (default: the literature's)")
-    keep_unannotated: bool = option(False, "COCO: keep images without any annotation")
-    train_list: str = option("", "NUS-WIDE: list of a re-crawl to train on")
-    test_list: str = option("", "NUS-WIDE: list of a re-crawl to evaluate on")
-    images: str = option(
-        "", "folder of photos, CSV, Parquet or WebDataset tars; NUS-WIDE: folder that paths start from"
-    )
-    test_images: str = option("", "folder: the same, for evaluation alone")
-    classes: str = option("", "folder: class names joined by commas, or a text file with one a line")
-    labels: str = option("", "folder: CSV or Parquet with columns image and labels (joined by ;) for evaluation")
-    train_scenes: int = option(400, "demo: scenes of the train split", min=1, max=100_000)
-    test_scenes: int = option(200, "demo: scenes of the test split", min=0, max=100_000)
-    seed: int = option(0, "demo: seed of the scenes", min=0)
+from pipeline.runs.artifacts import Provenance, write
+from pipeline.runs.graph import VERSIONS
+from pipeline.runs.manifest import COLUMNS, Manifest, manifest_provenance, read_manifest, write_manifest
+from pipeline.runs.options import PrepareConfig
 
 
 def load_dataset(config: PrepareConfig, run_folder: Path) -> Dataset:
@@ -112,51 +83,82 @@ def run(
     """Check every image and write `manifest.csv`, `manifest.json` and, where there are labels, `ground_truth.h5`.
 
     Raises:
-        PipelineError: the dataset is not what its adapter expects, or none of its images can be read.
+        PipelineError: the dataset is not what its adapter expects, or none of its train images can be read.
     """
     dataset = load_dataset(config, run_folder)
-    rows, kept, skipped = [], [], {}
-    with bar("prepare", len(dataset.paths)) as progress:
-        for index, found in enumerate(Prefetch(verify, dataset.paths, ahead=64)):
-            image_id = dataset.image_ids[index]
-            if isinstance(found, str):
-                skipped[image_id] = found
-            else:
-                (height, width), digest = found
-                rows.append(
-                    (image_id, str(dataset.paths[index].resolve()), dataset.splits[index], height, width, digest)
-                )
-                kept.append(index)
-            progress.advance(1)
+    rows, kept, skipped = check_images(dataset)
     report_skipped(skipped)
     if not rows:
         raise PipelineError(
             f"none of the {len(dataset.paths)} images of {dataset.name} can be read; see the list above."
         )
-    images = pd.DataFrame(rows, columns=MANIFEST_COLUMNS)
+    images = pd.DataFrame(rows, columns=COLUMNS)
+    counts = images["split"].value_counts()
+    if not counts.get("train", 0):
+        raise PipelineError(
+            f"{dataset.name} has {len(images)} test images and no train image, so there is nothing to train on. "
+            "Give the photos to train on with --images."
+        )
     names = {name: list(display_names.get(name, [name])) for name in dataset.class_names}
-    content = {"images": digest_images(images), "classes": hashlib.sha256(repr(names).encode()).hexdigest()[:16]}
-    # what was found decides, not where: the same photos elsewhere are the same manifest
-    provenance = Provenance(Manifest.SCHEMA, Manifest.VERSION, {"dataset": dataset.name, **content}, {})
     manifest = Manifest(
-        provenance=provenance,
+        provenance=manifest_provenance(images, names),
+        dataset=dataset.name,
         class_names=dataset.class_names,
         display_names=names,
         images=images,
         skipped=skipped,
     )
-    if not force and is_current(run_folder / "manifest.csv", provenance):
-        (run_folder / "manifest.csv").touch()
-        say(f"{run_folder / 'manifest.csv'} is up to date.")
-    else:
+    keep_manifest(run_folder, manifest, force)
+    keep_ground_truth(run_folder, dataset, np.array(kept), manifest.provenance)
+
+
+def check_images(dataset: Dataset) -> tuple[list[tuple[Any, ...]], list[int], dict[str, str]]:
+    """Rows of the manifest, the index of each in the dataset, and image id to reason of those that cannot be read."""
+    rows, kept, skipped = [], [], {}
+    with bar("prepare", len(dataset.paths)) as progress:
+        for index, found in enumerate(Prefetch(verify, dataset.paths, ahead=64)):
+            image_id, path = dataset.image_ids[index], dataset.paths[index]
+            if isinstance(found, str):
+                skipped[image_id] = found
+            else:
+                (height, width), digest = found
+                rows.append((image_id, str(path.absolute()), dataset.splits[index], height, width, digest))
+                kept.append(index)
+            progress.advance(1)
+    return rows, kept, skipped
+
+
+def keep_manifest(run_folder: Path, manifest: Manifest, force: bool) -> None:
+    """Write the manifest; where only the photos' places have changed, nothing that was made from it gets stale."""
+    path = run_folder / "manifest.csv"
+    try:
+        before = read_manifest(run_folder)
+    except PipelineError:  # there is none, or it is damaged: then this one takes its place
+        before = None
+    if before is not None and before.provenance == manifest.provenance and not force:
+        if before.images.equals(manifest.images) and before.skipped == manifest.skipped:
+            say(f"{path} is up to date.")
+            return
         write_manifest(run_folder, manifest)
-        counts = images["split"].value_counts()
-        say(
-            f"{run_folder / 'manifest.csv'}: {counts.get('train', 0)} train and {counts.get('test', 0)} test images, "
-            f"{len(dataset.class_names)} classes."
-        )
-    if dataset.labels is not None:
-        write(run_folder / "ground_truth.h5", ground_truth(dataset, np.array(kept), provenance))
+        say(f"{path}: the same images, now in {os.path.commonpath(manifest.paths)}.")
+        return
+    write_manifest(run_folder, manifest)
+    counts = manifest.images["split"].value_counts()
+    say(
+        f"{path}: {counts.get('train', 0)} train and {counts.get('test', 0)} test images, "
+        f"{len(manifest.class_names)} classes."
+    )
+
+
+def keep_ground_truth(run_folder: Path, dataset: Dataset, kept: np.ndarray, manifest: Provenance) -> None:
+    """Write the ground truth of the dataset, or take away that of a dataset that had labels."""
+    path = run_folder / FILE
+    if dataset.labels is None:
+        if path.exists():
+            path.unlink()
+            say(f"{path} is removed: these photos have no labels.")
+        return
+    write(path, ground_truth(dataset, kept, manifest))
 
 
 def report_skipped(skipped: Mapping[str, str]) -> None:
@@ -174,13 +176,22 @@ def ground_truth(dataset: Dataset, kept: np.ndarray, manifest: Provenance) -> Gr
     objects = dataset.objects
     known = objects is not None
     here = row_of[objects.image_index] >= 0 if known else np.zeros(0, bool)
+    labels = dataset.labels[kept].astype(np.int8)
+    image_index = row_of[objects.image_index[here]] if known else np.zeros(0, np.int64)
+    class_index = objects.class_index[here].astype(np.int64) if known else np.zeros(0, np.int64)
+    box = objects.box[here].astype(np.float32) if known else np.zeros((0, 4), np.float32)
+    difficult = objects.difficult[here] if known else np.zeros(0, bool)
+    content = digest_truth(labels, image_index, class_index, box, difficult)
     return GroundTruth(
-        provenance=Provenance(GroundTruth.SCHEMA, GroundTruth.VERSION, {}, {"manifest.csv": manifest.fingerprint}),
+        provenance=Provenance(
+            "ground_truth", VERSIONS["ground_truth"], {"content": content}, {"manifest.csv": manifest.fingerprint}
+        ),
         image_ids=[dataset.image_ids[i] for i in kept],
         class_names=dataset.class_names,
-        labels=dataset.labels[kept].astype(np.int8),
-        object_image_index=row_of[objects.image_index[here]] if known else np.zeros(0, np.int64),
-        object_class_index=objects.class_index[here].astype(np.int64) if known else np.zeros(0, np.int64),
-        object_box=objects.box[here].astype(np.float32) if known else np.zeros((0, 4), np.float32),
-        object_difficult=objects.difficult[here] if known else np.zeros(0, bool),
+        labels=labels,
+        labelled=(labels != -1).any(axis=1),
+        object_image_index=image_index,
+        object_class_index=class_index,
+        object_box=box,
+        object_difficult=difficult,
     )

@@ -1,52 +1,31 @@
 """Boxes to what the teacher says of each crop, cut from the original photo."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.machine import distributed
 from pipeline.machine.errors import PipelineError
-from pipeline.machine.progress import bar, say
+from pipeline.machine.progress import Bar, say
 from pipeline.method.crops import square_boxes, view_size
-from pipeline.method.labels import class_probabilities, local_scores
+from pipeline.method.probabilities import class_probabilities
 from pipeline.photos.images import cut, load_image
 from pipeline.photos.prefetch import Prefetch, chunks
-from pipeline.runs.artifacts import (
-    Boxes,
-    CropScores,
-    Embeddings,
-    Partial,
-    begin,
-    check_same_images,
-    read,
-    read_manifest,
-    remedy,
-    write,
-)
-from pipeline.runs.config import Config, option
+from pipeline.runs.artifacts import Boxes, CropScores, Embeddings, Provenance, check_same_images, read_arrays, write
+from pipeline.runs.graph import remedy
+from pipeline.runs.manifest import Manifest, read_manifest
+from pipeline.runs.options import ScoreCropsConfig
+from pipeline.runs.pieces import Pieces, work_in_pieces
 from pipeline.teachers import Teacher, load_teacher
 from pipeline.teachers.encoding import batches_by_shape, find_batch_size
+from pipeline.teachers.prompts import class_embeddings, display_names, find_templates
 
 PIECE = 64
 """Images whose crops are in memory together and are saved together."""
-
-
-@dataclass(frozen=True)
-class CropScoresConfig(Config):
-    """How a box becomes a crop, and how an image's crops are combined."""
-
-    view_size: int = option(
-        0, "long side of a crop, pixels; 0: the side of the global view (paper: 640)", min=0, max=2048
-    )
-    shape: Literal["keep", "square"] = option("keep", "keep the box's aspect, or grow it to a square where it fits")
-    votes: Literal["own", "all"] = option(
-        "own", "own: a crop speaks of the class that it was cut for; all: of every class (paper)"
-    )
-    combine: Literal["max", "mean"] = option("max", "over the crops of an image, class by class (paper: max)")
-    batch_size: int = option(0, "crops a teacher call; 0: what fits", min=0, max=4096, identity=False)
 
 
 def crops_of(path: str, boxes: Tensor, long_side: int) -> list[Tensor]:
@@ -63,107 +42,147 @@ def encode_crops(teacher: Teacher, crops: list[Tensor], batch_size: int) -> Tens
     return torch.cat(rows)[order.argsort()]
 
 
+@dataclass(frozen=True)
+class CropTeacher:
+    """Who is asked about crops, and how."""
+
+    teacher: Teacher
+    text: Tensor
+    """float32 Tensor[S, D], unit rows."""
+    text_class: Tensor
+    """int64 Tensor[S]."""
+    logit_scale: float
+    long_side: int
+    """Of a crop, pixels."""
+
+
 def score_crops(
-    teacher: Teacher,
-    embeddings: Embeddings,
-    paths: list[str],
+    asked: CropTeacher,
+    paths: Sequence[str],
     owner: Tensor,
     boxes: Tensor,
-    config: CropScoresConfig,
-    partial: Partial,
-    device: str,
-) -> Tensor:
-    """Probabilities of every crop; pieces of the work are kept in `partial` and taken from there.
-
-    Several processes share the pieces, and each returns all of them.
+    batch_size: int,
+    pieces: Pieces,
+) -> np.ndarray:
+    """Probabilities of every crop; the processes of torchrun share the work, and each returns all of them.
 
     Args:
-        teacher: scores the crops.
-        embeddings: gives texts, scale and view size.
+        asked: who is asked.
         paths: N photos.
         owner: int64 Tensor[M], ascending, the photo of each box.
         boxes: Tensor[M, 4], xyxy in pixels of the photo.
-        config: options.
-        partial: folder of unfinished work.
-        device: where the teacher runs.
+        batch_size: crops per teacher call.
+        pieces: unfinished work.
 
     Returns:
-        float32 Tensor[M, C].
+        float32 [M, C].
     """
-    text, text_class = torch.from_numpy(embeddings.text), torch.from_numpy(embeddings.text_class_index)
-    long_side = config.view_size or embeddings.image_size
-    batch_size = config.batch_size or find_batch_size(teacher.encode_images, (long_side, long_side), device)
-    pieces = chunks(len(paths), PIECE)
-    bounds = [torch.searchsorted(owner, torch.tensor([p.start, p.stop])).tolist() for p in pieces]
-    counts = [stop - start for start, stop in bounds]
-    mine = distributed.own_share(range(len(pieces)))
-    done = sum(counts[i] for i in mine if partial.has_arrays(i))
-    with bar("score-crops", sum(counts[i] for i in mine), done) as progress:
-        for index in mine:
-            if partial.has_arrays(index):
-                continue
-            start, stop = bounds[index]
-            jobs = [(paths[i], boxes[start:stop][owner[start:stop] == i]) for i in pieces[index]]
-            loaded = Prefetch(lambda job: crops_of(*job, long_side), [job for job in jobs if len(job[1])])
-            crops = [crop for photo in loaded for crop in photo]
-            probabilities = torch.zeros(0, len(embeddings.class_names))
-            if crops:
-                image = encode_crops(teacher, crops, batch_size)
-                probabilities = class_probabilities(image, text, embeddings.logit_scale, text_class)
-            partial.save_arrays(index, {"probabilities": probabilities.numpy()})
-            progress.advance(counts[index])
-    distributed.barrier()
-    return torch.cat([torch.from_numpy(partial.load_arrays(i)["probabilities"]) for i in range(len(pieces))])
+    rows = chunks(len(paths), PIECE)
+    bounds = [torch.searchsorted(owner, torch.tensor([r.start, r.stop])).tolist() for r in rows]
+    class_count = int(asked.text_class.max()) + 1
+
+    def score(index: int, progress: Bar) -> np.ndarray:
+        start, stop = bounds[index]
+        jobs = [(paths[i], boxes[start:stop][owner[start:stop] == i]) for i in rows[index]]
+        loaded = Prefetch(lambda job: crops_of(*job, asked.long_side), [job for job in jobs if len(job[1])])
+        crops = [crop for photo in loaded for crop in photo]
+        probabilities = torch.zeros(0, class_count)
+        if crops:
+            image = encode_crops(asked.teacher, crops, batch_size)
+            probabilities = class_probabilities(image, asked.text, asked.logit_scale, asked.text_class)
+        progress.advance(stop - start)
+        return probabilities.numpy()
+
+    return work_in_pieces("score-crops", [stop - start for start, stop in bounds], pieces, score)
 
 
 def same_teacher(embeddings: Embeddings, path: Path, device: str) -> Teacher:
-    """The teacher behind the embeddings; raises if it now has other weights."""
-    spec = embeddings.provenance.config["teacher"]
-    if embeddings.text is None:
+    """The teacher behind the embeddings.
+
+    Raises:
+        PipelineError: it is not known, or now has other weights.
+    """
+    if embeddings.text is None or embeddings.provenance.config["precomputed"]:
         raise PipelineError(
-            f"{path} holds precomputed probabilities, so no teacher can score crops; train on global labels."
+            f"{path} holds scores that were computed elsewhere, so its teacher cannot score crops. Name one for the "
+            "crops with `ccd score-crops --teacher conse`, or train on global labels alone with `ccd boxes --view none`."
         )
-    teacher = load_teacher(spec, device, embeddings.provenance.config["precision"])
+    teacher = load_teacher(embeddings.teacher, device, embeddings.provenance.config["precision"])
     if teacher.fingerprint != embeddings.teacher_fingerprint:
         raise PipelineError(
-            f"{spec} has other weights than those behind {path}. Rebuild it with {remedy(path, force=True)}."
+            f"{embeddings.teacher} has other weights than those behind {path}. "
+            f"Rebuild it with {remedy(path, force=True)}."
         )
     return teacher
 
 
-def run(folder: Path, config: CropScoresConfig, *, device: str = "cpu", force: bool = False) -> None:
-    """Write `crop_scores.h5` from the manifest, `boxes.h5` and the text embeddings in `embeddings.h5`."""
-    path = folder / "crop_scores.h5"
-    provenance = begin(folder, path.name, config, ["manifest.csv", "embeddings.h5", "boxes.h5"], force=force)
-    if provenance is None:
-        return
-    train = read_manifest(folder).split("train")
-    embeddings: Embeddings = read(folder / "embeddings.h5")
-    boxes: Boxes = read(folder / "boxes.h5")
-    check_same_images(boxes, train, folder / "boxes.h5", folder / "manifest.csv")
-    teacher = same_teacher(embeddings, folder / "embeddings.h5", device)
-    partial = Partial(path, provenance, fresh=force)
-    owner = torch.from_numpy(boxes.image_index)
-    crop_boxes = torch.from_numpy(boxes.box)
+def crop_teacher(
+    embeddings: Embeddings, manifest: Manifest, config: ScoreCropsConfig, path: Path, device: str
+) -> CropTeacher:
+    """The teacher of the run, or another that the options name, with its texts.
+
+    Args:
+        embeddings: of the run.
+        manifest: gives the classes their words.
+        config: options.
+        path: of the embeddings, named in errors.
+        device: where the teacher runs.
+    """
+    if not config.teacher:
+        teacher = same_teacher(embeddings, path, device)
+        text, text_class = torch.from_numpy(embeddings.text), torch.from_numpy(embeddings.text_class_index)
+        side = config.view_size or embeddings.image_size
+        return CropTeacher(teacher, text, text_class, embeddings.logit_scale, side)
+    made = embeddings.provenance.config
+    teacher = load_teacher(config.teacher, device, made["precision"])
+    names = display_names(manifest.class_names, manifest.display_names)
+    text, text_class = class_embeddings(teacher, names, find_templates(made["templates"]), made["synonyms"])
+    side = config.view_size or teacher.input_size
+    return CropTeacher(teacher, text.float().cpu(), text_class.cpu(), teacher.logit_scale, side)
+
+
+def ask(
+    embeddings: Embeddings,
+    train: Manifest,
+    boxes: Boxes,
+    config: ScoreCropsConfig,
+    pieces: Pieces,
+    folder: Path,
+    device: str,
+) -> np.ndarray:
+    """Probabilities float32 [M, C] of the crops of all boxes; a run without boxes asks nobody."""
+    if not len(boxes.box):
+        return np.zeros((0, len(boxes.class_names)), np.float32)
+    owner, crop_boxes = torch.from_numpy(boxes.image_index), torch.from_numpy(boxes.box)
     if config.shape == "square":
         crop_boxes = square_boxes(crop_boxes, torch.from_numpy(train.sizes)[owner])
-    probabilities = score_crops(teacher, embeddings, train.paths, owner, crop_boxes, config, partial, device)
-    distributed.barrier()  # all have read the pieces before the first process removes them
+    asked = crop_teacher(embeddings, train, config, folder / "embeddings.h5", device)
+    largest = (asked.long_side, asked.long_side)
+    batch_size = config.batch_size or find_batch_size(asked.teacher.encode_images, largest, device)
+    return score_crops(asked, train.paths, owner, crop_boxes, batch_size, pieces)
+
+
+def run(folder: Path, config: ScoreCropsConfig, origin: Provenance, *, device: str, fresh: bool) -> None:
+    """Write `crop_scores.h5` from the manifest, `boxes.h5` and the text embeddings in `embeddings.h5`."""
+    path = folder / "crop_scores.h5"
+    train = read_manifest(folder).split("train")
+    embeddings: Embeddings = read_arrays(folder / "embeddings.h5")
+    boxes: Boxes = read_arrays(folder / "boxes.h5")
+    check_same_images(boxes, train, folder / "boxes.h5", folder / "manifest.csv")
+    pieces = Pieces(path, origin, fresh=fresh)
+    probabilities = ask(embeddings, train, boxes, config, pieces, folder, device)
     if not distributed.is_main():
         return
-    spoken_class = torch.from_numpy(boxes.class_index) if config.votes == "own" else None
-    local, votes = local_scores(probabilities, owner, len(train.paths), config.combine, spoken_class)
     write(
         path,
         CropScores(
-            provenance=provenance,
+            provenance=origin,
             image_ids=boxes.image_ids,
             class_names=boxes.class_names,
             image_index=boxes.image_index,
-            probabilities=probabilities.numpy(),
-            local=local.numpy(),
-            votes=votes.numpy(),
+            class_index=boxes.class_index,
+            probabilities=probabilities,
         ),
     )
-    partial.remove()
-    say(f"{path}: {len(owner)} crops of {len(owner.unique())} images.")
+    pieces.remove()
+    say(f"{path}: {len(boxes.box)} crops of {len(np.unique(boxes.image_index))} images.")

@@ -5,23 +5,27 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.table import Table
+from rich.text import Text
 
+from pipeline.evaluation.ground_truth import has_ground_truth, read_ground_truth
 from pipeline.evaluation.metrics import bootstrap_difference
+from pipeline.evaluation.tables import read_metrics
 from pipeline.machine import distributed
 from pipeline.machine.errors import PipelineError
-from pipeline.machine.progress import say
-from pipeline.runs.artifacts import Manifest, read, read_json, read_manifest, write_csv, write_manifest
+from pipeline.machine.progress import PlainTable, say
+from pipeline.runs.artifacts import read_arrays
 from pipeline.runs.files import replacing
-from pipeline.runs.settings import Settings, parse_assignment, write_run
-from pipeline.stages import STAGES
-from pipeline.stages.chain import check_settings, files_of, run_chain
-from pipeline.stages.evaluate import EvaluateConfig
+from pipeline.runs.graph import STAGES, files_of, options_of
+from pipeline.runs.manifest import Manifest, read_manifest, write_csv, write_manifest
+from pipeline.runs.options import EvaluateConfig
+from pipeline.runs.settings import Settings, assignments_to_settings, write_run
+from pipeline.stages.chain import run_chain
 
 FIGURES = ("label_mAP", "label_F1", "teacher_mAP", "warmup_mAP", "final_mAP", "low", "high", "oracle_mAP")
 
@@ -69,21 +73,15 @@ def read_plan(name: str) -> Plan:
         raise PipelineError(f"there is no plan {name!r}; there are {known}, or give a .toml file.")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-        rows = [Row(row.get("group", ""), row["name"], settings_of(row.get("set", []), name)) for row in content["row"]]
+        rows = [
+            Row(row.get("group", ""), row["name"], assignments_to_settings(row.get("set", []), name))
+            for row in content["row"]
+        ]
         return Plan([int(seed) for seed in content.get("seeds", [0])], rows)
     except tomllib.TOMLDecodeError as error:
         raise PipelineError(f"{name} is no valid TOML: {error}.") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise PipelineError(f"{name} is no plan: every [[row]] needs a name and a list `set` ({error}).") from None
-
-
-def settings_of(assignments: Sequence[str], where: str) -> Settings:
-    """Settings of "STAGE.OPTION=VALUE" texts."""
-    tables: dict[str, dict[str, Any]] = {}
-    for text in assignments:
-        stage, option, value = parse_assignment(text)
-        tables.setdefault(stage, {})[option] = value
-    return Settings(tables, where=where)
 
 
 def common_prefix(mine: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> int:
@@ -99,7 +97,9 @@ def link_files(source: Path, target: Path, names: Sequence[str]) -> None:
     """
     target.mkdir(parents=True, exist_ok=True)
     for name in names:
-        if (source / name).exists() and not (target / name).exists():
+        if (source / name).is_dir():
+            link_files(source / name, target / name, [item.name for item in (source / name).iterdir()])
+        elif (source / name).exists() and not (target / name).exists():
             os.link(source / name, target / name)
 
 
@@ -150,7 +150,7 @@ def add_differences(
         scores: by the title of every row, its final classifiers' scores, float [N, C] a seed.
         truth: int8 [N, C].
         reference: title of the row that is compared with; "" for none.
-        conventions: `difficult` and `empty_class`, see `bootstrap_difference`.
+        conventions: `difficult`, `empty_class`, `resamples` and `seed`, see `bootstrap_difference`.
 
     Returns:
         The summary with columns difference, difference_low and difference_high (95 % interval), NaN without reference
@@ -210,17 +210,22 @@ def to_markdown(summary: pd.DataFrame) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def check_plot() -> None:
+    """Raise unless the picture of a study can be drawn, before hours are spent on it."""
+    if find_spec("matplotlib") is None:
+        raise PipelineError("the plot of a study needs matplotlib: pip install '.[plot]'.")
+
+
 def plot(summary: pd.DataFrame, path: Path) -> None:
     """Draw the final mAP of every setting with its interval and, as a line, the teacher's mAP, a PNG; needs matplotlib.
 
     Raises:
         PipelineError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise PipelineError("the plot of a study needs matplotlib: pip install '.[plot]'.") from None
+    check_plot()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 0.6 + 0.34 * len(summary)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -239,10 +244,10 @@ def plot(summary: pd.DataFrame, path: Path) -> None:
         figure.savefig(partial, format="png", dpi=120)
 
 
-def ablation_table(summary: pd.DataFrame) -> Table:
+def ablation_table(summary: pd.DataFrame) -> PlainTable:
     """A row a setting of a study under its group, with those columns that fit a terminal; all are in `ablation.md`."""
     shown = [HEADER.index(name) for name in ("setting", "label mAP", "final mAP", "to the default")]
-    table = Table(title=f"ablation, seeds: {summary['seeds'].max()}")
+    table = PlainTable(title=f"ablation, seeds: {summary['seeds'].max()}")
     for k in shown:
         table.add_column(HEADER[k], justify="left" if HEADER[k] == "setting" else "right")
     group = None
@@ -250,7 +255,7 @@ def ablation_table(summary: pd.DataFrame) -> Table:
         if line[0] != group:
             group = line[0]
             table.add_section()
-            table.add_row(f"[bold]{group}[/bold]")
+            table.add_row(Text(group, style="bold"))
         table.add_row(*(line[k] for k in shown))
     return table
 
@@ -270,47 +275,48 @@ def run_plan(base: Path, own: Settings, plan: Plan, device: str) -> pd.DataFrame
             are several processes.
     """
     manifest = read_manifest(base)
-    if not (base / "ground_truth.h5").exists() or not manifest.split("test").image_ids:
+    check_plot()
+    if not has_ground_truth(base) or not manifest.split("test").image_ids:
         raise PipelineError(f"{base} has no ground truth of test images, so a study cannot be measured.")
     if distributed.world_size() > 1:
         raise PipelineError("a study runs in one process; start `ccd ablation` without torchrun.")
     seeded = [(row, seed, with_seed(own.merged(row.settings), seed)) for seed in plan.seeds for row in plan.rows]
     for _, _, settings in seeded:
-        check_settings(settings)
-    finished = [(base, options_of(own))]
+        settings.check()
+    finished = [(base, identities_of(own))]
     reference, lines, scores = "", [], {}
     for number, (row, seed, settings) in enumerate(seeded):
         say(f"{number + 1}/{len(seeded)}: {row.title}, seed {seed}")
         folder = base / "ablation" / f"{slug(row)}-{seed}"
-        options = options_of(settings)
+        options = identities_of(settings)
         start_row(base, folder, manifest, settings)
         source, other = max(finished, key=lambda pair: common_prefix(options, pair[1]))
         shared = STUDIED[: common_prefix(options, other)]
-        link_files(source, folder, [name for stage in shared for name in files_of(stage.name)])
+        link_files(source, folder, [name for stage in shared for name in files_of(stage)])
         run_chain(folder, settings, device, stages=STUDIED)
         finished.append((folder, options))
-        if options == options_of(with_seed(own, seed)):
+        if options == identities_of(with_seed(own, seed)):
             reference = reference or row.title
-        epochs = read(folder / "epoch_scores.h5")
+        epochs = read_arrays(folder / "epoch_scores.h5")
         scores.setdefault(row.title, []).append(epochs.chosen)
-        figures = row_figures(read_json(folder / "metrics.json"))
+        figures = row_figures(read_metrics(folder))
         lines.append({"group": row.group, "name": row.name, "seed": seed, **figures})
         write_csv(base / "ablation" / "ablation.csv", pd.DataFrame(lines))
     summary = summarise(pd.DataFrame(lines, columns=["group", "name", "seed", *FIGURES]))
-    truth = read(base / "ground_truth.h5").rows_of(epochs.image_ids)
+    truth = read_ground_truth(base).rows_of(epochs.image_ids)
     measured = own.config("evaluate", EvaluateConfig, {})
-    table = add_differences(
-        summary, scores, truth, reference, difficult=measured.difficult, empty_class=measured.empty_class
-    )
+    conventions = {"difficult": measured.difficult, "empty_class": measured.empty_class}
+    draws = {"resamples": max(measured.resamples, 1), "seed": measured.seed}
+    table = add_differences(summary, scores, truth, reference, **conventions, **draws)
     with replacing(base / "ablation" / "ablation.md") as partial:
         partial.write_text(to_markdown(table), encoding="utf-8")
     plot(table, base / "ablation" / "ablation.png")
     return table
 
 
-def options_of(settings: Settings) -> list[dict[str, Any]]:
+def identities_of(settings: Settings) -> list[dict[str, Any]]:
     """What decides the outputs of each stage of a study, in order."""
-    return [settings.config(stage.name, stage.config, {}).identity() for stage in STUDIED]
+    return [settings.config(stage.name, options_of(stage), {}).identity() for stage in STUDIED]
 
 
 def start_row(base: Path, folder: Path, manifest: Manifest, settings: Settings) -> None:

@@ -1,30 +1,21 @@
 """A classifier and labelled photos to a classifier file with the thresholds of highest F1."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from rich.table import Table
 
 from pipeline.classifier.api import Classifier, score_files
 from pipeline.datasets.checks import check_files, check_unique, class_index
 from pipeline.datasets.tables import read_table
 from pipeline.machine.errors import PipelineError
-from pipeline.machine.progress import say, show
+from pipeline.machine.progress import PlainTable, say, show
 from pipeline.method.thresholds import class_f1, out_of_fold_thresholds
-from pipeline.runs.artifacts import Checkpoint, Provenance, read_checkpoint, write_checkpoint
-from pipeline.runs.config import Config, option
+from pipeline.runs.artifacts import Provenance
+from pipeline.runs.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from pipeline.runs.files import sha256_of
-
-
-@dataclass(frozen=True)
-class CalibrateConfig(Config):
-    """How thresholds are found."""
-
-    folds: int = option(
-        5, "parts of the labelled photos; each is decided by what is best on the others", min=2, max=100
-    )
-    seed: int = option(0, "seed of the parts", min=0)
+from pipeline.runs.graph import VERSIONS
+from pipeline.runs.options import CalibrateConfig
 
 
 def read_labelled(table: Path, class_names: list[str]) -> tuple[list[Path], np.ndarray]:
@@ -47,8 +38,7 @@ def read_labelled(table: Path, class_names: list[str]) -> tuple[list[Path], np.n
 
 def calibrated(checkpoint: Checkpoint, thresholds: np.ndarray, provenance: Provenance) -> Checkpoint:
     """The classifier with other thresholds; for prediction alone, as what training would go on from is left out."""
-    steps = {"steps": checkpoint.training["steps"]}
-    return replace(checkpoint, thresholds=thresholds.tolist(), provenance=provenance, training=steps)
+    return replace(checkpoint, thresholds=thresholds.tolist(), provenance=provenance, training={})
 
 
 def run(
@@ -75,15 +65,15 @@ def run(
     truth = truth[found.rows]
     if len(truth) < config.folds:
         raise PipelineError(
-            f"{labelled} has {len(truth)} labelled photos, expected at least {config.folds}, one a fold. "
+            f"{labelled} has {len(truth)} labelled photos, expected at least {config.folds}, one per fold. "
             "Label more, or lower --folds."
         )
     thresholds, f1 = out_of_fold_thresholds(found.scores, truth, config.folds, config.seed)
     provenance = Provenance(
-        Checkpoint.SCHEMA,
-        Checkpoint.VERSION,
+        "classifier",
+        VERSIONS["classifier"],
         {**config.identity(), "labelled": sha256_of(labelled)},
-        {classifier_path.name: checkpoint.provenance.fingerprint},
+        {"classifier.pt": checkpoint.provenance.fingerprint},
         uses_ground_truth=True,
     )
     write_checkpoint(out, calibrated(checkpoint, thresholds, provenance))
@@ -96,9 +86,9 @@ def run(
 
 def threshold_table(
     checkpoint: Checkpoint, thresholds: np.ndarray, truth: np.ndarray, before: np.ndarray, f1: np.ndarray
-) -> Table:
-    """A row a class: photos that show it, and threshold and F1, both before and now."""
-    table = Table("class", title="Thresholds")
+) -> PlainTable:
+    """One row per class: photos that show it, and threshold and F1, both before and now."""
+    table = PlainTable("class", title="Thresholds")
     for heading in ("photos", "threshold", "F1 before", "new threshold", "F1 to expect"):
         table.add_column(heading, justify="right")
     columns = (checkpoint.class_names, truth.sum(axis=0), checkpoint.thresholds, before, thresholds, f1)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.machine.errors import PipelineError
-from pipeline.runs.artifacts import MAKERS, read_provenance
+from pipeline.runs.graph import MAKERS
+from pipeline.runs.state import read_provenance
 from pipeline.tools.label_sets import LabelSet
 
 

@@ -11,7 +11,9 @@ import pandas as pd
 
 from pipeline.datasets.listing import LABEL_SEPARATOR
 from pipeline.machine.errors import PipelineError
-from pipeline.runs.artifacts import Corrections, Manifest, Provenance
+from pipeline.runs.artifacts import Corrections, Provenance
+from pipeline.runs.graph import VERSIONS
+from pipeline.runs.manifest import Manifest
 from pipeline.tools.label_studio import CHOICES, answers
 
 UNTOUCHED = -1
@@ -128,6 +130,6 @@ def make_corrections(
         row[values != UNTOUCHED] = values[values != UNTOUCHED]
     digest = hashlib.sha256(labels.tobytes()).hexdigest()[:16]
     provenance = Provenance(
-        Corrections.SCHEMA, Corrections.VERSION, {"labels": digest}, {"manifest.csv": train.provenance.fingerprint}
+        "corrections", VERSIONS["corrections"], {"labels": digest}, {"manifest.csv": train.provenance.fingerprint}
     )
     return Corrections(provenance=provenance, image_ids=train.image_ids, class_names=train.class_names, labels=labels)

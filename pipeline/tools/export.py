@@ -13,7 +13,7 @@ from pipeline.classifier.inference import load_classifier
 from pipeline.classifier.network import CamNet
 from pipeline.machine.errors import PipelineError, first_line
 from pipeline.machine.progress import say
-from pipeline.runs.artifacts import Checkpoint, read_checkpoint
+from pipeline.runs.checkpoints import Checkpoint, read_checkpoint
 from pipeline.runs.files import replacing
 
 Format = Literal["onnx", "torch-export"]

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.machine.progress import say
-from pipeline.runs.artifacts import Corrections, check_same_images, read, read_manifest, write
+from pipeline.runs.artifacts import Corrections, check_same_images, write
+from pipeline.runs.manifest import read_manifest
 from pipeline.tools.corrections import UNTOUCHED, make_corrections, read_answers
+from pipeline.tools.read import read
 
 
 def run(source: Path, folder: Path, *, replace: bool = False) -> None:

@@ -1,43 +1,39 @@
 """Any artifact to tables that a person can read."""
 
-import difflib
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
 from pipeline.evaluation.box_quality import box_quality
+from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.tables import show_metrics
-from pipeline.machine.errors import PipelineError
-from pipeline.machine.progress import say, show
+from pipeline.machine.errors import PipelineError, hint
+from pipeline.machine.progress import PlainTable, say, show
 from pipeline.method.thresholds import PRESENT
-from pipeline.photos.drawing import draw_boxes
 from pipeline.runs.artifacts import (
-    MAKERS,
-    OPTIONAL,
     Artifact,
     Boxes,
-    Checkpoint,
     Corrections,
     CropScores,
     Embeddings,
     EpochScores,
-    GroundTruth,
     Labels,
-    Manifest,
     Provenance,
-    check_current,
-    read,
-    read_checkpoint,
-    read_manifest,
-    read_provenance,
+    reporting_damage,
 )
+from pipeline.runs.checkpoints import CheckpointHeader, read_header
 from pipeline.runs.files import replacing
+from pipeline.runs.folders import known_runs
+from pipeline.runs.graph import HISTORIES, MAKERS
+from pipeline.runs.manifest import Manifest, read_manifest
+from pipeline.runs.state import file_states, read_provenance
 from pipeline.tools.compare import compare, option_differences
 from pipeline.tools.label_sets import LabelSet, read_label_set
+from pipeline.tools.read import read
 
 EXAMPLES = 10
 """Images in a list."""
@@ -54,10 +50,10 @@ def run(path: Path, image: str = "") -> None:
         PipelineError: the file is missing, damaged or none of ours, or has no such image.
     """
     if path.is_dir():
-        show(run_table(path))
-        if image:
-            found = [name for name in MAKERS if name.endswith(".h5") and (path / name).exists()]
-            show_image({name: read(path / name) for name in found}, image)
+        show_run(path, image)
+        return
+    if path.name in HISTORIES:
+        show(history_table(path))
         return
     if path.name == "metrics.json":
         show(origin_table(path, read_provenance(path)))
@@ -73,9 +69,45 @@ def run(path: Path, image: str = "") -> None:
         if image:
             show_image({path.name: artifact}, image)
         return
-    content = read_checkpoint(path) if path.suffix == ".pt" else read_manifest(path.parent)
-    show(origin_table(path, content.provenance))
-    show(checkpoint_table(content) if isinstance(content, Checkpoint) else manifest_table(content))
+    if path.suffix == ".pt":
+        header = read_header(path)
+        show(origin_table(path, header.provenance))
+        show(checkpoint_table(header))
+        return
+    if path.name not in ("manifest.csv", "manifest.json"):
+        raise PipelineError(f"{path} is no file of a run that can be shown. {hint(path.name, [*MAKERS, *HISTORIES])}")
+    manifest = read_manifest(path.parent)
+    show(origin_table(path, manifest.provenance))
+    show(manifest_table(manifest))
+
+
+def show_run(folder: Path, image: str) -> None:
+    """Print the states of a run's files and, as wanted, what those that can be read say of one image."""
+    if not any((folder / name).exists() for name in (*MAKERS, "run.toml")):
+        raise PipelineError(f"{folder} holds no file of a run. {hint(folder.name, known_runs())}")
+    show(run_table(folder))
+    if not image:
+        return
+    found: dict[str, Artifact] = {}
+    for name in MAKERS:
+        if name.endswith(".h5") and (folder / name).exists():
+            try:
+                found[name] = read(folder / name)
+            except PipelineError as error:
+                say(f"left out: {error}")
+    show_image(found, image)
+
+
+def history_table(path: Path) -> PlainTable:
+    """The epochs of a training, one row each."""
+    with reporting_damage(path), path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+        if not rows or any(len(row) != len(rows[0]) for row in rows):
+            raise ValueError("its rows are not of equal length")
+    table = PlainTable(*(name for name in rows[0]), title=str(path))
+    for row in rows[1:]:
+        table.add_row(*(value[:8] for value in row))
+    return table
 
 
 def run_class(path: Path, class_name: str) -> None:
@@ -90,8 +122,7 @@ def run_class(path: Path, class_name: str) -> None:
     """
     labels = read_label_set(path)
     if class_name not in labels.class_names:
-        near = difflib.get_close_matches(class_name, labels.class_names, n=3) or labels.class_names[:3]
-        raise PipelineError(f"{labels.path} has no class {class_name!r}; there are for example {', '.join(near)}.")
+        raise PipelineError(f"{labels.path} has no class {class_name!r}. {hint(class_name, labels.class_names)}")
     c = labels.class_names.index(class_name)
     truth = truth_of(labels)
     values = labels.labels[:, c]
@@ -119,13 +150,13 @@ def run_compare(first: Path, second: Path) -> None:
         f"{found.agreement:.1%} of the decisions alike"
     )
     show(number_table(title, found.class_names, found.class_columns()))
-    table = Table("image", "class", "first", "second", title="labels that differ most")
+    table = PlainTable("image", "class", "first", "second", title="labels that differ most")
     for row, c in found.most_changed(EXAMPLES):
         before, after = (values[row, c] for values in found.labels)
         table.add_row(found.image_ids[row], found.class_names[c], format_number(before), format_number(after))
     show(table)
     if first.is_dir() and second.is_dir():
-        table = Table("file", "option", "first", "second", title="made with")
+        table = PlainTable("file", "option", "first", "second", title="made with")
         for name, option, *values in option_differences(first, second):
             table.add_row(name, option, *(json.dumps(value) for value in values))
         show(table)
@@ -142,6 +173,8 @@ def save_picture(folder: Path, image_id: str, out: Path) -> None:
     Raises:
         PipelineError: no such image, or its file cannot be read.
     """
+    from pipeline.photos.drawing import draw_boxes  # decodes photos, and no other part of this module does
+
     manifest = read_manifest(folder)
     if image_id not in manifest.image_ids:
         raise unknown_image(image_id, manifest.image_ids, [folder.name])
@@ -165,38 +198,34 @@ def save_picture(folder: Path, image_id: str, out: Path) -> None:
     say(f"{out}: {image_id} with {len(box)} boxes.")
 
 
-def run_table(folder: Path) -> Table:
+def run_table(folder: Path) -> PlainTable:
     """Every artifact of a run: there or not, current or stale."""
-    table = Table("file", "command", "state", "fingerprint", title=str(folder))
-    for name, (command, _) in MAKERS.items():
-        path = folder / name
-        if not path.exists() and not path.with_suffix(".json").exists():
-            table.add_row(name, command, "none" if name in OPTIONAL else "missing", "")
-            continue
-        try:
-            table.add_row(name, command, "current", check_current(path).fingerprint)
-        except PipelineError as error:
-            table.add_row(name, command, str(error), "")
+    table = PlainTable("file", "command", "state", "fingerprint", title=str(folder))
+    for found in file_states(folder).values():
+        fingerprint = found.provenance.fingerprint if found.provenance else ""
+        table.add_row(found.name, found.command, found.state, fingerprint)
     return table
 
 
-def origin_table(path: Path, provenance: Provenance) -> Table:
+def origin_table(path: Path, provenance: Provenance) -> PlainTable:
     """Where an artifact came from."""
-    table = Table("", "", title=str(path), show_header=False)
+    table = PlainTable("", "", title=str(path), show_header=False)
     table.add_row("schema", f"{provenance.schema} version {provenance.version}")
     table.add_row("fingerprint", provenance.fingerprint)
-    table.add_row("made by", f"ccd {MAKERS[path.name][0]}" if path.name in MAKERS else "unknown")
+    table.add_row("made by", f"ccd {MAKERS[path.name]}" if path.name in MAKERS else "unknown")
     table.add_row("inputs", "\n".join(f"{name}  {value}" for name, value in provenance.inputs.items()) or "none")
     table.add_row("config", "\n".join(f"{name} = {json.dumps(value)}" for name, value in provenance.config.items()))
+    if provenance.formulas:
+        table.add_row("formulas", ", ".join(f"{name} {version}" for name, version in provenance.formulas.items()))
     if provenance.uses_ground_truth:
         table.add_row("ground truth", "USED: by a study, or for the thresholds of a calibrated classifier")
     return table
 
 
-def array_table(artifact: Artifact) -> Table:
+def array_table(artifact: Artifact) -> PlainTable:
     """Datasets of an artifact with shape and range."""
     counts = f"{len(artifact.image_ids)} images, {len(artifact.class_names)} classes"
-    table = Table("dataset", "dtype", "shape", "min", "mean", "max", title=counts)
+    table = PlainTable("dataset", "dtype", "shape", "min", "mean", "max", title=counts)
     for item in artifact.array_fields():
         value = getattr(artifact, item.name)
         if value is None:
@@ -213,14 +242,14 @@ def array_table(artifact: Artifact) -> Table:
     return table
 
 
-def class_table(artifact: Artifact) -> Table:
+def class_table(artifact: Artifact) -> PlainTable:
     """What an artifact says of each class."""
     return number_table("classes", artifact.class_names, class_columns(artifact))
 
 
-def number_table(title: str, class_names: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> Table:
+def number_table(title: str, class_names: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> PlainTable:
     """A row a class, a column of numbers a title."""
-    table = Table(title=title)
+    table = PlainTable(title=title)
     table.add_column("class")
     for name in columns:
         table.add_column(name, justify="right")
@@ -244,7 +273,7 @@ def class_columns(artifact: Artifact) -> dict[str, np.ndarray]:
         case Labels():
             return {
                 "label mean": artifact.labels.mean(0),
-                "positives (>= 0.5)": (artifact.labels >= 0.5).sum(0),
+                f"positives (>= {PRESENT})": (artifact.labels >= PRESENT).sum(0),
                 "clamped (> 1)": (artifact.scores > 1).sum(0),
                 "largest score": artifact.scores.max(0),
             }
@@ -259,7 +288,7 @@ def class_columns(artifact: Artifact) -> dict[str, np.ndarray]:
             )
             return {
                 "crops on top": np.zeros(class_count, int) if top is None else top,
-                "mean local": artifact.local.mean(0),
+                "crops cut for it": np.bincount(artifact.class_index[artifact.class_index >= 0], minlength=class_count),
             }
         case Corrections():
             return {"fixed to 1": (artifact.labels == 1).sum(0), "fixed to 0": (artifact.labels == 0).sum(0)}
@@ -270,30 +299,24 @@ def class_columns(artifact: Artifact) -> dict[str, np.ndarray]:
                 "objects": np.bincount(artifact.object_class_index, minlength=class_count),
             }
         case EpochScores():
-            return {f"mean score, epoch {e + 1}": scores.mean(0) for e, scores in enumerate(artifact.scores)}
+            pairs = zip(artifact.epochs, artifact.scores, strict=True)
+            return {f"mean score, epoch {e}": scores.sum(0) / max(len(scores), 1) for e, scores in pairs}
     raise TypeError(type(artifact).__name__)
 
 
-def checkpoint_table(checkpoint: Checkpoint) -> Table:
-    """Architecture and weights of a checkpoint."""
-    table = Table("", "", show_header=False)
-    for name, value in {**checkpoint.architecture, "image_size": checkpoint.image_size}.items():
+def checkpoint_table(header: CheckpointHeader) -> PlainTable:
+    """What a classifier file says of itself."""
+    table = PlainTable("", "", show_header=False)
+    for name, value in {**header.architecture, "image_size": header.image_size, "steps": header.steps}.items():
         table.add_row(name, str(value))
-    table.add_row(
-        "weights",
-        f"{sum(w.numel() for w in checkpoint.weights.values()):,} numbers in {len(checkpoint.weights)} tensors",
-    )
-    table.add_row("trained on", f"{len(checkpoint.image_ids)} images, {checkpoint.training['steps']} steps")
-    table.add_row(
-        "thresholds",
-        ", ".join(f"{n} {t:.3f}" for n, t in zip(checkpoint.class_names, checkpoint.thresholds, strict=True)),
-    )
+    pairs = zip(header.class_names, header.thresholds, strict=True)
+    table.add_row("thresholds", ", ".join(f"{name} {threshold:.3f}" for name, threshold in pairs))
     return table
 
 
-def manifest_table(manifest: Manifest) -> Table:
+def manifest_table(manifest: Manifest) -> PlainTable:
     """Counts of a manifest, its classes, and what was skipped."""
-    table = Table("", "", show_header=False)
+    table = PlainTable("", "", show_header=False)
     for split, count in manifest.images["split"].value_counts().items():
         table.add_row(f"{split} images", str(count))
     table.add_row("classes", "\n".join(f"{name}: {', '.join(words)}" for name, words in manifest.display_names.items()))
@@ -322,8 +345,7 @@ def show_image(artifacts: dict[str, Artifact], image_id: str) -> None:
 
 def unknown_image(image_id: str, known: list[str], where: list[str]) -> PipelineError:
     """The error for an image that is not there; names the nearest ids."""
-    near = difflib.get_close_matches(image_id, known, n=3) or known[:3]
-    return PipelineError(f"no image {image_id!r} in {', '.join(where)}; there are for example {', '.join(near)}.")
+    return PipelineError(f"no image {image_id!r} in {', '.join(where)}. {hint(image_id, known)}")
 
 
 def truth_of(labels: LabelSet) -> np.ndarray | None:
@@ -332,9 +354,9 @@ def truth_of(labels: LabelSet) -> np.ndarray | None:
     return read(path).rows_of(labels.image_ids) if path.exists() else None
 
 
-def example_table(title: str, labels: LabelSet, rows: np.ndarray, c: int, truth: np.ndarray | None) -> Table:
+def example_table(title: str, labels: LabelSet, rows: np.ndarray, c: int, truth: np.ndarray | None) -> PlainTable:
     """Images with their label of one class and, where it is known, the truth."""
-    table = Table("image", "label", *(["truth"] if truth is not None else []), title=title)
+    table = PlainTable("image", "label", *(["truth"] if truth is not None else []), title=title)
     words = {1: "present", 0: "absent", -1: "unknown"}
     for row in rows:
         cells = [] if truth is None else [words[int(truth[row, c])]]
@@ -347,7 +369,7 @@ def show_box_quality(boxes: Boxes, truth: GroundTruth) -> None:
     if not len(truth.object_box):
         return
     figures = box_quality(boxes, truth)
-    table = Table("", "", title="boxes against annotated objects", show_header=False)
+    table = PlainTable("", "", title="boxes against annotated objects", show_header=False)
     table.add_row("hold the centre of an object of their class", f"{figures['centre_share']:.1%}")
     table.add_row("mean best IoU with an object of their class", f"{figures['mean_best_iou']:.3f}")
     table.add_row("present classes with such a box", f"{figures['recall']:.1%}")
@@ -362,27 +384,28 @@ def image_columns(artifact: Artifact, row: int) -> dict[str, np.ndarray]:
         case Labels():
             return {"score": artifact.scores[row], "label": artifact.labels[row]}
         case CropScores():
-            return {f"local ({(artifact.image_index == row).sum()} crops)": artifact.local[row]}
+            own = artifact.probabilities[artifact.image_index == row]
+            return {f"largest of {len(own)} crops": own.max(0, initial=0)}
         case GroundTruth():
             return {"truth": artifact.labels[row]}
         case Corrections():
             return {"corrected": artifact.labels[row]}
         case EpochScores():
-            return {"score": artifact.scores[artifact.chosen_epoch - 1, row]}
+            return {"score": artifact.chosen[row]}
     return {}
 
 
-def box_table(artifact: Boxes | CropScores, row: int) -> Table:
+def box_table(artifact: Boxes | CropScores, row: int) -> PlainTable:
     """Boxes of one image, or what the teacher says of each of its crops."""
     names = np.array([*artifact.class_names, "-"], dtype=object)
     here = np.flatnonzero(artifact.image_index == row)
     if isinstance(artifact, Boxes):
-        table = Table("box", "class", "x1, y1, x2, y2 (pixels)", "CAM peak", title="boxes")
+        table = PlainTable("box", "class", "x1, y1, x2, y2 (pixels)", "CAM peak", title="boxes")
         for m in here:
             corners = ", ".join(f"{v:.0f}" for v in artifact.box[m])
             table.add_row(str(m), names[artifact.class_index[m]], corners, format_number(artifact.cam_peak[m]))
         return table
-    table = Table("crop", "most probable classes", title="crops")
+    table = PlainTable("crop", "most probable classes", title="crops")
     for m in here:
         top = np.argsort(-artifact.probabilities[m])[:3]
         table.add_row(str(m), ", ".join(f"{names[c]} {artifact.probabilities[m, c]:.2f}" for c in top))

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.machine.errors import PipelineError
-from pipeline.runs.artifacts import Boxes, read
+from pipeline.runs.artifacts import Boxes
 from pipeline.runs.files import replacing_folder, write_text
 from pipeline.runs.score_table import prediction_frame, write_predictions
 from pipeline.tools import label_studio
 from pipeline.tools.label_sets import LabelSet
+from pipeline.tools.read import read
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ import numpy as np
 
 from pipeline.machine.errors import PipelineError
 from pipeline.method.thresholds import PRESENT
-from pipeline.runs.artifacts import EpochScores, Labels, Manifest, read, read_checkpoint, read_manifest
+from pipeline.runs.artifacts import EpochScores, Labels
+from pipeline.runs.manifest import Manifest, read_manifest
+from pipeline.tools.read import read
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def read_label_set(path: Path) -> LabelSet:
         thresholds = np.full(len(artifact.class_names), PRESENT)
     elif isinstance(artifact, EpochScores):
         split, labels = "test", artifact.chosen
-        thresholds = np.array(read_checkpoint(path.with_name("classifier.pt")).thresholds)
+        thresholds = artifact.thresholds
     else:
         raise PipelineError(f"{path} holds no labels; give a run, a labels file, or epoch_scores.h5.")
     part = manifest.split(split)

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.machine.progress import say
-from pipeline.runs.artifacts import Labels, check_same_images, read
+from pipeline.runs.artifacts import Labels, check_same_images
 from pipeline.runs.files import write_text
 from pipeline.tools import label_studio
 from pipeline.tools.corrections import UNTOUCHED
 from pipeline.tools.label_formats import prepare, studio_task
 from pipeline.tools.label_sets import read_label_set
+from pipeline.tools.read import read
 from pipeline.tools.review import DOUBTS, review_values
 
 

@@ -30,17 +30,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from pipeline.classifier.network import build_classifier
-from pipeline.classifier.training import (
-    Consistency,
-    TrainingConfig,
-    TrainingSet,
-    start_training,
-    train_one_epoch,
-    view_source,
-)
+from pipeline.classifier.training import Consistency, TrainingSet, start_training, train_one_epoch, view_source
 from pipeline.datasets.listing import scan_folder
 from pipeline.machine.memory import keep_freed_memory
 from pipeline.machine.progress import bar
+from pipeline.runs.options import TrainingConfig
 
 CLASSES = 20
 WARM_UP = 2
@@ -128,9 +122,7 @@ def plain_loop(task: Task) -> float:
 def our_loop(task: Task) -> float:
     """Seconds of our loop."""
     keep_freed_memory()  # as the command line does
-    frozen = (
-        {"frozen_stages": 100, "frozen_norms": True} if task.frozen else {"frozen_stages": 0, "frozen_norms": False}
-    )
+    frozen = {"freeze_backbone": task.frozen, "freeze_norms": task.frozen}
     config = TrainingConfig(image_size=task.size, batch_size=task.batch_size, **frozen)
     model = build_classifier(task.backbone, CLASSES, pretrained=False)
     state = start_training(model, config, torch.device(task.device))

@@ -138,7 +138,15 @@ def test_the_command_fetches_from_the_mirror_and_names_the_next_one(mirror: str,
 
 def test_the_command_refuses_an_unknown_benchmark(tmp_path: Path):
     result = CliRunner().invoke(cli.app, ["download", "voc13", "--root", str(tmp_path)])
-    assert isinstance(result.exception, PipelineError) and "no download of 'voc13'" in str(result.exception)
+    assert result.exit_code == 2 and "voc13" in result.output
+
+    with pytest.raises(PipelineError, match="no download of 'voc13'"):
+        fetch("voc13", tmp_path)
+
+
+def test_the_command_offers_every_benchmark():
+    found = CliRunner().invoke(cli.app, ["download", "--help"]).output
+    assert all(name in found for name in BENCHMARKS)
 
 
 def test_table_is_well_formed():

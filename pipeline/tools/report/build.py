@@ -6,10 +6,10 @@ from pathlib import Path
 from pipeline.machine.progress import say
 from pipeline.runs.config import Config, option
 from pipeline.runs.files import replacing
-from pipeline.runs.run_files import read_run
 from pipeline.tools.report.content import content_of
 from pipeline.tools.report.gallery import gallery
 from pipeline.tools.report.page import render
+from pipeline.tools.run_files import read_run
 
 
 @dataclass(frozen=True)

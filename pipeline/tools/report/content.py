@@ -13,8 +13,9 @@ from pipeline.evaluation.box_quality import box_quality
 from pipeline.evaluation.metrics import average_precision, precision_recall
 from pipeline.evaluation.tables import sources_of
 from pipeline.method.thresholds import PRESENT, class_f1
-from pipeline.runs.artifacts import MAKERS, Labels
-from pipeline.runs.run_files import RunFiles
+from pipeline.runs.artifacts import Labels
+from pipeline.runs.graph import MAKERS
+from pipeline.tools.run_files import RunFiles
 
 CURVE_POINTS = 48
 BINS = 20
@@ -31,7 +32,7 @@ def content_of(run: RunFiles) -> dict[str, Any]:
     """Everything on the page but the gallery."""
     return {
         "run": run.folder.resolve().name,
-        "dataset": run.manifest.provenance.config["dataset"],
+        "dataset": run.manifest.dataset,
         "classes": run.manifest.class_names,
         "counts": {split: len(run.manifest.split(split).image_ids) for split in ("train", "test")},
         "skipped": list(run.manifest.skipped.values())[:50],
@@ -315,7 +316,7 @@ def conditional(present: np.ndarray) -> np.ndarray:
 def files(run: RunFiles) -> list[dict[str, Any]]:
     """Where everything came from: a row an artifact."""
     rows = []
-    for name, (command, _) in MAKERS.items():
+    for name, command in MAKERS.items():
         provenance = run.provenances.get(name)
         config = {} if provenance is None else provenance.config
         rows.append(

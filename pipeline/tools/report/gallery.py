@@ -14,9 +14,9 @@ from pipeline.method.thresholds import PRESENT
 from pipeline.photos.images import load_image, squash
 from pipeline.photos.prefetch import Prefetch
 from pipeline.runs.artifacts import Boxes
-from pipeline.runs.run_files import RunFiles
 from pipeline.tools.report.content import thresholds
 from pipeline.tools.review import change, spread_choice, uncertainty, wrong
+from pipeline.tools.run_files import RunFiles
 
 JPEG_QUALITY = 72
 TOP_CLASSES = 5
@@ -99,8 +99,8 @@ def split_view(run: RunFiles, split: str) -> dict[str, Any]:
             if labels is not None:
                 columns[name] = labels.labels
                 present, unsure = labels.labels >= PRESENT, uncertainty(labels.labels)
-        if run.crops is not None:
-            columns["crops"] = run.crops.local
+        if run.local is not None:
+            columns["crops"] = run.local
         if run.initial is not None and run.final is not None:
             changed = change(run.initial.labels, run.final.labels)
     elif run.epoch_scores is not None:

@@ -1,0 +1,100 @@
+"""Human labels of a dataset. Only `prepare` writes them, and only what is allowed to look imports this module.
+
+The linter holds who that is: `evaluate`, what people look at runs with, and the options of a study.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.machine.errors import PipelineError
+from pipeline.runs.artifacts import Artifact, array, read_arrays
+from pipeline.runs.graph import remedy
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FILE = "ground_truth.h5"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundTruth(Artifact):
+    """Human labels of the images of a manifest, train and test."""
+
+    SCHEMAS = ("ground_truth",)
+
+    labels: np.ndarray = array("int8", "N", "C", low=-1, high=1)
+    """1 present, 0 absent, -1 only difficult objects or not known."""
+    labelled: np.ndarray = array("bool", "N")
+    """Images of which anything is known."""
+    object_image_index: np.ndarray = array("int64", "K", index="N")
+    object_class_index: np.ndarray = array("int64", "K", index="C")
+    object_box: np.ndarray = array("float32", "K", 4)
+    """xyxy in pixels of the original image."""
+    object_difficult: np.ndarray = array("bool", "K")
+
+    def frame(self) -> "pd.DataFrame":
+        """Labels 1, 0 or -1."""
+        return self.by_class(self.labels)
+
+    def rows_of(self, image_ids: list[str]) -> np.ndarray:
+        """Labels int8 [N, C] of these images, in their order.
+
+        Raises:
+            PipelineError: one of them is not known.
+        """
+        return self.labels[self.positions_of(image_ids)]
+
+    def positions_of(self, image_ids: list[str]) -> np.ndarray:
+        """Rows int64 [N] of these images.
+
+        Raises:
+            PipelineError: one of them is not known.
+        """
+        row = {image_id: i for i, image_id in enumerate(self.image_ids)}
+        missing = [i for i in image_ids if i not in row]
+        if missing:
+            raise PipelineError(
+                f"{FILE} does not know {len(missing)} images (first: {missing[0]}). Rebuild it with `ccd prepare`."
+            )
+        return np.array([row[i] for i in image_ids], dtype=np.int64)
+
+
+def digest_truth(labels: np.ndarray, *objects: np.ndarray) -> str:
+    """Hash of what ground truth says: labels and objects."""
+    digest = hashlib.sha256()
+    for values in (labels, *objects):
+        digest.update(f"{values.dtype} {values.shape}".encode())
+        digest.update(np.ascontiguousarray(values))
+    return digest.hexdigest()[:16]
+
+
+def has_ground_truth(folder: Path) -> bool:
+    """Whether a run has ground truth."""
+    return (folder / FILE).exists()
+
+
+def read_ground_truth(folder: Path) -> GroundTruth:
+    """The ground truth of a run folder.
+
+    Raises:
+        PipelineError: missing, damaged, or not as specified.
+    """
+    return read_arrays(folder / FILE, {"ground_truth": GroundTruth})
+
+
+def need_ground_truth(folder: Path) -> GroundTruth:
+    """The ground truth of a run folder, which has to have some.
+
+    Raises:
+        PipelineError: there is none.
+    """
+    if not has_ground_truth(folder):
+        raise PipelineError(
+            f"{folder} has no ground truth, so there is nothing to measure against; look at the labels with "
+            f"`ccd inspect {folder}`, or give labelled photos: {remedy(folder / FILE)[:-1]} --labels TABLE`."
+        )
+    return read_ground_truth(folder)

@@ -1,0 +1,50 @@
+"""Labels to what is trained on, and the losses of a step; pure functions of tensors.
+
+B images, C classes. Equations: CCD (Kim & Shim, CVPR 2025), section 3.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def training_targets(labels: Tensor, exponent: float = 1.0, smoothing: float = 0.0) -> Tensor:
+    """What a classifier is trained on: smoothing + (1 - smoothing) * labels ** exponent.
+
+    The paper trains on the labels. An exponent above 1 parts the likely from the unlikely without changing their
+    order; smoothing does what the label floor is for, without its ties.
+
+    Args:
+        labels: Tensor[N, C] in [0, 1].
+        exponent: positive; 1 is the paper's.
+        smoothing: target of what is certainly absent, in [0, 1); 0 is the paper's.
+
+    Returns:
+        Tensor[N, C] in [smoothing, 1].
+    """
+    return smoothing + (1 - smoothing) * labels**exponent
+
+
+def image_weights(confident: Tensor, floor: float) -> Tensor:
+    """Weight w of each image in the loss: 1 where the teacher is confident, `floor` elsewhere (CCD, eq. 8).
+
+    Args:
+        confident: bool Tensor[N].
+        floor: in [0, 1]; 1 is the authors' VOC12 script, so that all images count alike.
+    """
+    return (confident.float() + floor).clamp(max=1)
+
+
+def label_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """mean(w BCE(z, y)), a scalar (CCD, eq. 8 as in the authors' code).
+
+    Args:
+        logits: z, Tensor[B, C].
+        targets: y, Tensor[B, C] in [0, 1].
+        weights: w, Tensor[B] in [0, 1].
+    """
+    return (weights[:, None] * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")).mean()
+
+
+def consistency_loss(second: Tensor, first: Tensor) -> Tensor:
+    """BCE(z', stopgrad(sigmoid(z))) of the logits z' of the second view, a scalar (CCD, eq. 9 and 10)."""
+    return F.binary_cross_entropy_with_logits(second, first.detach().sigmoid())

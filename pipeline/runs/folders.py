@@ -1,0 +1,45 @@
+"""Where a run lies."""
+
+import os
+from pathlib import Path
+
+from pipeline.machine.errors import PipelineError, hint
+
+ARTIFACTS = Path("artifacts")
+
+
+def run_folder(run: str) -> Path:
+    """The folder of a run: what has a slash (or is a dot) is a path, anything else a name under artifacts/.
+
+    Not a folder of that name in the working directory: photos in `photos` make the run artifacts/photos.
+    """
+    is_path = run in (os.curdir, os.pardir) or "/" in run or os.sep in run
+    return Path(run).expanduser() if is_path else ARTIFACTS / run
+
+
+def existing_run(run: str) -> Path:
+    """The folder of a run that has been begun.
+
+    Raises:
+        PipelineError: there is no such run; names those that there are.
+    """
+    folder = run_folder(run)
+    if not any((folder / name).exists() for name in ("run.toml", "manifest.csv", "manifest.json")):
+        raise PipelineError(
+            f"{folder} is no run. {hint(folder.name, known_runs())} "
+            'Begin one with `ccd all --images DIR --classes "dog,cat"`.'
+        )
+    return folder
+
+
+def known_runs() -> list[str]:
+    """Names of the runs under artifacts/, sorted."""
+    if not ARTIFACTS.is_dir():
+        return []
+    return sorted(folder.name for folder in ARTIFACTS.iterdir() if (folder / "run.toml").exists())
+
+
+def run_or_file(path: str) -> Path:
+    """A file or folder that exists, or else the folder of a run of that name."""
+    found = Path(path).expanduser()
+    return found if found.exists() or not run_folder(path).exists() else run_folder(path)

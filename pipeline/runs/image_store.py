@@ -1,0 +1,105 @@
+"""What a teacher said of photos, kept by their content: a photo is encoded once, whatever it is asked about later."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from pipeline.machine.errors import PipelineError, first_line
+from pipeline.runs.artifacts import take
+from pipeline.runs.files import replacing
+
+FOLDER = "image_embeddings"
+"""Below a run folder; one file per teacher, view size and precision."""
+
+BLOCK = 65_536
+"""Rows that are in memory together."""
+
+
+@dataclass(frozen=True)
+class StoreKey:
+    """What decides the embedding of a photo beside the photo."""
+
+    teacher_fingerprint: str
+    image_size: int
+    """Side in pixels of the squashed view."""
+    precision: str
+    """In which the teacher computes."""
+
+    @property
+    def file(self) -> str:
+        """Name of the store's file."""
+        text = f"{self.teacher_fingerprint} {self.image_size} {self.precision}"
+        return f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.h5"
+
+
+class ImageStore:
+    """Embeddings by the SHA-256 of the photos.
+
+    The file holds `sha256` (64 characters [K]) and `image` (float32 [K, D], unit rows), and the key as attributes.
+
+    Args:
+        folder: run folder.
+        key: whose embeddings these are.
+    """
+
+    def __init__(self, folder: Path, key: StoreKey) -> None:
+        self.path = folder / FOLDER / key.file
+        self._key = key
+        self._rows: dict[str, int] = {}
+        if self.path.exists():
+            digests = self._take("sha256")
+            self._rows = {digest.decode(): row for row, digest in enumerate(digests)}
+
+    def missing(self, digests: Sequence[str]) -> list[str]:
+        """Those of these photos that are not known, each once, in order."""
+        return [digest for digest in dict.fromkeys(digests) if digest not in self._rows]
+
+    def add(self, digests: Sequence[str], images: np.ndarray) -> None:
+        """Keep the embeddings float32 [K, D] of K photos that are missing."""
+        if not len(digests):
+            return
+        kept = list(self._rows)
+        with replacing(self.path) as partial, h5py.File(partial, "w") as file:
+            file.attrs.update(vars(self._key))
+            file["sha256"] = np.array([*kept, *digests], dtype="S64")
+            made = file.create_dataset("image", (len(kept) + len(digests), images.shape[1]), np.float32)
+            for start in range(0, len(kept), BLOCK):
+                made[start : start + BLOCK] = self._read(slice(start, min(start + BLOCK, len(kept))))
+            made[len(kept) :] = images
+        self._rows |= {digest: len(kept) + n for n, digest in enumerate(digests)}
+
+    def take_over(self, other: "ImageStore", digests: Sequence[str]) -> int:
+        """Copy what another store knows of those photos that are missing here, and return how many they were."""
+        found = [digest for digest in self.missing(digests) if digest in other._rows]
+        if found:
+            self.add(found, np.concatenate(list(other.blocks(found))))
+        return len(found)
+
+    def blocks(self, digests: Sequence[str]) -> Iterator[np.ndarray]:
+        """Embeddings of known photos in this order, float32 [at most BLOCK, D] at a time."""
+        rows = np.array([self._rows[digest] for digest in digests], dtype=np.int64)
+        for start in range(0, len(rows), BLOCK):
+            wanted, inverse = np.unique(rows[start : start + BLOCK], return_inverse=True)
+            whole = slice(int(wanted[0]), int(wanted[-1]) + 1)
+            # one read of a range is far faster than HDF5's own selection of single rows
+            yield self._read(whole)[wanted - whole.start][inverse]
+
+    def _read(self, rows: slice) -> np.ndarray:
+        with h5py.File(self.path) as file:
+            return file["image"][rows]
+
+    def _take(self, name: str) -> np.ndarray:
+        try:
+            with h5py.File(self.path) as file:
+                wanted = {name: file.attrs.get(name) for name in vars(self._key)}
+                if wanted != vars(self._key) or file["image"].shape[:1] != file["sha256"].shape:
+                    raise ValueError("it holds something else")
+                return take(file, name)
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            raise PipelineError(
+                f"{self.path} is damaged ({first_line(error)}). Delete it: `ccd embed` asks the teacher again."
+            ) from error

@@ -1,0 +1,126 @@
+"""The images of a run and its classes: `manifest.csv` and, beside it, `manifest.json`."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline.machine.errors import PipelineError
+from pipeline.runs.artifacts import Provenance, check_schema, reporting_damage
+from pipeline.runs.files import replacing, write_json
+from pipeline.runs.graph import VERSIONS, remedy
+
+COLUMNS = ["image_id", "path", "split", "height", "width", "sha256"]
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """N images, each with its split, and C classes."""
+
+    provenance: Provenance
+    dataset: str
+    """What the photos are called as a whole; for people, and no part of the provenance."""
+    class_names: list[str]
+    display_names: dict[str, list[str]]
+    """Class name to the words that prompts use, synonyms included."""
+    images: pd.DataFrame
+    """Columns image_id, path (absolute), split ("train" or "test"), height, width, sha256."""
+    skipped: dict[str, str]
+    """Image id to the reason why it is not in `images`."""
+
+    def split(self, name: str) -> "Manifest":
+        """The manifest of one split alone, in the same order."""
+        return replace(self, images=self.images[self.images["split"] == name].reset_index(drop=True))
+
+    @cached_property
+    def image_ids(self) -> list[str]:
+        """N ids."""
+        return list(self.images["image_id"])
+
+    @cached_property
+    def paths(self) -> list[str]:
+        """N absolute paths."""
+        return list(self.images["path"])
+
+    @cached_property
+    def digests(self) -> list[str]:
+        """N SHA-256 of the files."""
+        return list(self.images["sha256"])
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """int64 [N, 2], (H, W) of the photos as displayed."""
+        return self.images[["height", "width"]].to_numpy(np.int64)
+
+
+def manifest_provenance(images: pd.DataFrame, display_names: Mapping[str, list[str]]) -> Provenance:
+    """Where a manifest comes from: what was found decides, not where it lies or what it is called."""
+    classes = hashlib.sha256(json.dumps(list(display_names.items())).encode()).hexdigest()[:16]
+    return Provenance("manifest", VERSIONS["manifest"], {"images": digest_images(images), "classes": classes}, {})
+
+
+def digest_images(images: pd.DataFrame) -> str:
+    """Hash of what a manifest says of its images, wherever they lie."""
+    digest = hashlib.sha256()
+    for row in zip(*(images[name].astype(str) for name in COLUMNS if name != "path"), strict=True):
+        digest.update(("\t".join(row) + "\n").encode())
+    return digest.hexdigest()[:16]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a run folder.
+
+    Raises:
+        PipelineError: missing, damaged, or the CSV was changed by hand (its rows do not fit the fingerprint).
+    """
+    csv_path, json_path = folder / "manifest.csv", folder / "manifest.json"
+    with reporting_damage(csv_path):
+        texts = dict.fromkeys(("image_id", "path", "split", "sha256"), str)
+        images = pd.read_csv(csv_path, dtype=texts, na_filter=False)
+    with reporting_damage(json_path):
+        side = json.loads(json_path.read_text(encoding="utf-8"))
+        provenance = Provenance.from_attributes(side["attributes"])
+        check_schema(json_path, provenance)
+        manifest = Manifest(
+            provenance=provenance,
+            dataset=str(side["dataset"]),
+            class_names=[str(name) for name in side["display_names"]],
+            display_names={str(name): [str(word) for word in words] for name, words in side["display_names"].items()},
+            images=images,
+            skipped={str(name): str(reason) for name, reason in side["skipped"].items()},
+        )
+    if list(images.columns) != COLUMNS or provenance != manifest_provenance(images, manifest.display_names):
+        raise PipelineError(
+            f"{csv_path} was changed after it was made. Rebuild it with {remedy(csv_path, force=True)}."
+        )
+    root = folder.resolve()
+    images["path"] = [str(root / path) for path in images["path"]]
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest.json` and then `manifest.csv`; paths inside the run folder become relative to it."""
+    inside = f"{folder.resolve()}/"
+    side = {
+        "attributes": manifest.provenance.to_attributes(),
+        "dataset": manifest.dataset,
+        "display_names": manifest.display_names,
+        "skipped": manifest.skipped,
+    }
+    write_json(folder / "manifest.json", side)
+    write_csv(
+        folder / "manifest.csv",
+        manifest.images.assign(path=[str(path).removeprefix(inside) for path in manifest.images["path"]]),
+    )
+
+
+def write_csv(path: Path, frame: pd.DataFrame) -> None:
+    """Write a frame without its index, whole or not at all."""
+    with replacing(path) as partial:
+        frame.to_csv(partial, index=False, lineterminator="\n")

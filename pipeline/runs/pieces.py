@@ -1,0 +1,84 @@
+"""The finished pieces of a stage that was stopped, from which the same command goes on."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.machine import distributed
+from pipeline.machine.progress import Bar, bar
+from pipeline.runs.artifacts import Provenance
+from pipeline.runs.files import replacing, write_text
+
+
+class Pieces:
+    """Folder `<name>.partial` of finished pieces.
+
+    A piece is a file that appears whole or not at all, so whatever is in the folder can be trusted. Pieces that were
+    made for another provenance are thrown away.
+
+    Args:
+        target: the artifact that is being made.
+        provenance: what it will carry.
+        fresh: throw finished pieces away.
+    """
+
+    def __init__(self, target: Path, provenance: Provenance, *, fresh: bool = False) -> None:
+        self.folder = target.with_name(target.name + ".partial")
+        stamp = self.folder / "fingerprint"
+        stale = fresh or not stamp.exists() or stamp.read_text() != provenance.fingerprint
+        if stale and distributed.is_main():
+            shutil.rmtree(self.folder, ignore_errors=True)
+            write_text(stamp, provenance.fingerprint)
+        distributed.barrier()  # no process looks for pieces, or saves one, before the old ones are gone
+
+    def path(self, name: str) -> Path:
+        """Where the piece of this name lies, or would."""
+        return self.folder / name
+
+    def save_arrays(self, index: int, arrays: dict[str, np.ndarray]) -> None:
+        """Keep one piece of named arrays."""
+        with replacing(self._arrays(index)) as partial, partial.open("wb") as file:
+            np.savez(file, **arrays)
+
+    def has_arrays(self, index: int) -> bool:
+        """Whether the piece of this index is finished."""
+        return self._arrays(index).exists()
+
+    def load_arrays(self, index: int) -> dict[str, np.ndarray]:
+        """One piece of named arrays."""
+        with np.load(self._arrays(index), allow_pickle=False) as content:
+            return dict(content)
+
+    def remove(self) -> None:
+        """Throw the folder away; the artifact is written."""
+        shutil.rmtree(self.folder)
+
+    def _arrays(self, index: int) -> Path:
+        return self.path(f"{index:08d}.npz")
+
+
+def work_in_pieces(
+    title: str, counts: Sequence[int], pieces: Pieces, work: Callable[[int, Bar], np.ndarray]
+) -> np.ndarray:
+    """What `work` gives for all pieces, one below the other; finished pieces are not worked on again.
+
+    The processes of torchrun share the pieces, and each returns all of them.
+
+    Args:
+        title: stands before the progress bar.
+        counts: rows of each piece, at least one piece.
+        pieces: where finished ones are kept.
+        work: the number of a piece, and the bar that it advances, to an array with as many rows.
+    """
+    mine = distributed.shard(range(len(counts)))
+    done = sum(counts[i] for i in mine if pieces.has_arrays(i))
+    with bar(title, sum(counts[i] for i in mine), done) as progress:
+        for index in mine:
+            if not pieces.has_arrays(index):
+                pieces.save_arrays(index, {"rows": work(index, progress)})
+    distributed.barrier()
+    found = np.concatenate([pieces.load_arrays(i)["rows"] for i in range(len(counts))])
+    distributed.barrier()  # all have read the pieces before the first process removes them
+    return found

@@ -1,0 +1,50 @@
+"""How long the stages of a run took and how large their files became: for `plan`, `all` and the report alone."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pipeline.runs.files import write_json
+from pipeline.runs.graph import STAGE_NAMES, Stage
+
+FILE = "timings.json"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The last time that a stage had work."""
+
+    seconds: float
+    bytes: int
+    """Of its artifacts."""
+    images: int
+    """In the manifest."""
+
+
+def read_timings(folder: Path) -> dict[str, Timing]:
+    """Stage to its timing, of those that have one; nothing depends on it, so a damaged file counts as none."""
+    try:
+        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        return {
+            name: Timing(float(content[name]["seconds"]), int(content[name]["bytes"]), int(content[name]["images"]))
+            for name in STAGE_NAMES
+            if name in content
+        }
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
+def keep_timing(folder: Path, stage: Stage, seconds: float) -> None:
+    """Note how long a stage took."""
+    size = sum((folder / name).stat().st_size for name in stage.makes if (folder / name).exists())
+    timings = {**read_timings(folder), stage.name: Timing(round(seconds, 3), size, count_images(folder))}
+    write_json(folder / FILE, {name: asdict(timings[name]) for name in STAGE_NAMES if name in timings})
+
+
+def count_images(folder: Path) -> int:
+    """Images of a run's manifest, 0 where there is none."""
+    try:
+        with (folder / "manifest.csv").open("rb") as file:
+            return max(sum(1 for _ in file) - 1, 0)
+    except OSError:
+        return 0
