@@ -68,7 +68,8 @@ class ImageStore:
             file["sha256"] = np.array([*kept, *digests], dtype="S64")
             made = file.create_dataset("image", (len(kept) + len(digests), images.shape[1]), np.float32)
             for start in range(0, len(kept), BLOCK):
-                made[start : start + BLOCK] = self._read(slice(start, min(start + BLOCK, len(kept))))
+                old = slice(start, min(start + BLOCK, len(kept)))
+                made[old] = self._read(old)
             made[len(kept) :] = images
         self._rows |= {digest: len(kept) + n for n, digest in enumerate(digests)}
 

@@ -1,0 +1,123 @@
+"""Every module of `pipeline.method` gives what it gave when its version was raised last.
+
+A change of results without a change of `FORMULAS` would leave stale artifacts "up to date". After raising a version:
+`python tests/test_formulas.py` records the new results in `formulas.json`.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.method import FORMULAS, cam, crops, epoch_choice, labels, losses, probabilities, thresholds
+
+RECORD = Path(__file__).with_name("formulas.json")
+
+
+def draws(*shape, seed=0):
+    return np.random.default_rng(seed).random(shape).astype(np.float32)
+
+
+def distributions(count, classes, seed=0):
+    values = draws(count, classes, seed=seed) ** 4 + 0.01
+    return values / values.sum(1, keepdims=True)
+
+
+def of_probabilities():
+    images, texts = (torch.from_numpy(draws(n, 5, seed=n)) for n in (4, 3))
+    images, texts = (values / values.norm(dim=1, keepdim=True) for values in (images, texts))
+    found = probabilities.class_probabilities(images, texts, 10.0, torch.tensor([0, 1, 1]))
+    return [found, probabilities.entropy(found)]
+
+
+def of_labels():
+    found = distributions(12, 4)
+    confident = labels.confident_images(-(found * np.log(found)).sum(1), 4, 0.7)
+    bias, counts = labels.class_bias(found, confident, 0.5)
+    scores = labels.debias(found, bias, 0.2)
+    crop, owner, spoken = distributions(9, 4, seed=1), np.array([0, 0, 1, 3, 3, 3, 7, 8, 11]), np.arange(9) % 5 - 1
+    local = [labels.local_scores(crop, owner, 12, combine, spoken) for combine in ("max", "mean")]
+    fused = labels.fuse_scores(scores, local[0][0], local[0][1] > 0, 0.3)
+    said = (np.arange(48).reshape(12, 4) % 7 - 1).clip(-1, 1).astype(np.int8)
+    said = np.where(np.arange(48).reshape(12, 4) % 5 == 0, said, np.int8(-1))
+    return [
+        confident,
+        bias,
+        counts,
+        scores,
+        *local[0],
+        *local[1],
+        fused,
+        labels.clamp_labels(fused),
+        labels.correct(fused, said),
+    ]
+
+
+def of_losses():
+    logits, targets = torch.from_numpy(4 * draws(3, 4) - 2), torch.from_numpy(draws(3, 4, seed=1))
+    weights = losses.image_weights(torch.tensor([True, False, True]), 0.3)
+    return [
+        losses.training_targets(targets, 2.0, 0.05),
+        weights,
+        losses.label_loss(logits, targets, weights),
+        losses.consistency_loss(logits.flip(0), logits),
+    ]
+
+
+def of_cam():
+    maps, scores = torch.from_numpy(draws(3, 4, 5) - 0.3), torch.from_numpy(draws(6, 4, seed=2))
+    found = [cam.quantile_threshold(scores, 1.5), cam.relative_scores(scores), cam.normalise(maps)]
+    for rule in ("extent", "corners", "peaks"):
+        found += cam.cam_boxes(maps, (32, 40), threshold=0.8, margin=0.1, rule=rule, peak_limit=2)
+    return [*found, cam.rescale_boxes(found[-2], (32, 40), torch.tensor([[64, 80]] * len(found[-2])))]
+
+
+def of_crops():
+    boxes = torch.tensor([[1.0, 2.0, 9.0, 30.0], [10.0, 0.0, 40.0, 12.0]])
+    sizes = torch.tensor([[32, 48], [32, 48]])
+    moved = crops.random_boxes(boxes, (32, 48), torch.Generator().manual_seed(0))
+    views = [crops.view_size(box, 320) for box in boxes]
+    return [crops.grid_boxes((32, 48), 2), moved, crops.square_boxes(boxes, sizes), np.array(views)]
+
+
+def of_thresholds():
+    scores, truth = draws(20, 3), (draws(20, 3, seed=3) > 0.6).astype(np.int8)
+    prior = thresholds.class_prior(scores)
+    best = thresholds.out_of_fold_thresholds(scores, truth, folds=4, seed=1)
+    return [prior, thresholds.prior_thresholds(scores, prior), *best, thresholds.class_f1(scores > 0.5, truth)]
+
+
+def of_epoch_choice():
+    curves = ([0.5, 0.7, 0.8, 0.86, 0.88], [0.6, 0.65, 0.66, 0.7, 0.8], [0.9])
+    return [np.array([epoch_choice.choose_epoch(rule, c) for c in curves for rule in ("last", "second-difference")])]
+
+
+def results(name):
+    """What a module gives for frozen inputs, as nested lists of numbers."""
+    return [np.asarray(value, dtype=np.float64).tolist() for value in globals()[f"of_{name}"]()]
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_results_change_with_the_version_alone(name):
+    recorded = json.loads(RECORD.read_text())[name]
+    found = results(name)
+    same = len(found) == len(recorded["results"]) and all(
+        np.shape(a) == np.shape(b) and np.allclose(a, b, rtol=1e-5, atol=1e-6)
+        for a, b in zip(found, recorded["results"], strict=True)
+    )
+    raised = recorded["version"] != FORMULAS[name]
+    assert same or raised, f"pipeline.method.{name} gives other results: raise its version in FORMULAS and record them"
+    assert not raised, f"the version of {name} was raised: record its results with `python tests/test_formulas.py`"
+
+
+def test_every_module_has_a_version():
+    modules = {path.stem for path in Path(labels.__file__).parent.glob("*.py")} - {"__init__"}
+    assert modules == set(FORMULAS)
+
+
+if __name__ == "__main__":
+    RECORD.write_text(
+        json.dumps({name: {"version": version, "results": results(name)} for name, version in FORMULAS.items()}) + "\n"
+    )

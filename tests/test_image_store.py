@@ -1,0 +1,125 @@
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+from colours import ColourTeacher, invoke, options
+from PIL import Image
+
+from pipeline.machine.errors import PipelineError
+from pipeline.runs.image_store import ImageStore, StoreKey
+from pipeline.tools.read import read
+
+KEY = StoreKey("teacher", 32, "float32")
+
+
+def digest(n):
+    return f"{n:064x}"
+
+
+def rows(*numbers):
+    return np.array([[n, n + 0.5] for n in numbers], np.float32)
+
+
+def test_embeddings_come_back_in_the_order_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.runs.image_store.BLOCK", 2)
+    store = ImageStore(tmp_path, KEY)
+    assert store.missing([digest(2), digest(1), digest(2)]) == [digest(2), digest(1)]
+    store.add([digest(2), digest(1)], rows(2, 1))
+    ImageStore(tmp_path, KEY).add([digest(3)], rows(3))
+    again = ImageStore(tmp_path, KEY)
+    assert again.missing([digest(3), digest(4)]) == [digest(4)]
+    wanted = [3, 1, 1, 2, 3]
+    np.testing.assert_array_equal(np.concatenate(list(again.blocks([digest(n) for n in wanted]))), rows(*wanted))
+
+
+def test_another_teacher_size_or_precision_has_a_store_of_its_own(tmp_path):
+    ImageStore(tmp_path, KEY).add([digest(1)], rows(1))
+    for other in (
+        StoreKey("other", 32, "float32"),
+        StoreKey("teacher", 64, "float32"),
+        StoreKey("teacher", 32, "float16"),
+    ):
+        assert ImageStore(tmp_path, other).missing([digest(1)]) == [digest(1)]
+
+
+def test_only_what_is_missing_is_taken_over(tmp_path):
+    here, there = ImageStore(tmp_path / "here", KEY), ImageStore(tmp_path / "there", KEY)
+    here.add([digest(1)], rows(1))
+    there.add([digest(n) for n in (1, 2, 3)], rows(10, 2, 3))
+    assert here.take_over(there, [digest(1), digest(3), digest(4)]) == 1
+    np.testing.assert_array_equal(next(here.blocks([digest(1), digest(3)])), rows(1, 3))
+
+
+def test_a_damaged_store_says_what_to_delete(tmp_path):
+    store = ImageStore(tmp_path, KEY)
+    store.add([digest(1)], rows(1))
+    with h5py.File(store.path, "r+") as file:
+        file.attrs["teacher_fingerprint"] = "another"
+    with pytest.raises(PipelineError, match=r"is damaged .*Delete it"):
+        ImageStore(tmp_path, KEY)
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """How many images the teacher is shown."""
+    counts = []
+
+    class Counting(ColourTeacher):
+        def encode_images(self, images):
+            counts.append(len(images))
+            return super().encode_images(images)
+
+    for stage in ("embed", "score_crops"):
+        monkeypatch.setattr(f"pipeline.stages.{stage}.load_teacher", lambda *args, **options: Counting())
+    return counts
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--templates", "a bad photo of the {}"],
+        ["--logit-scale", 5],
+        ["--entropy-limit", 0.3],
+        ["--bias-shrinkage", 2],
+        ["--synonyms", "max"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_what_does_not_concern_the_images_asks_the_teacher_about_none(arguments, run, seen):
+    before = read(run / "embeddings.h5").provenance
+    code, output = invoke("embed", "--run", run, *arguments)
+    assert code == 0, output
+    assert seen == [] and read(run / "embeddings.h5").provenance != before
+
+
+def test_photos_that_are_added_are_the_only_ones_that_are_encoded(finished, photos, backbone, tmp_path, seen):
+    folder, run = tmp_path / "photos", shutil.copytree(finished, tmp_path / "run")
+    shutil.copytree(photos, folder)
+    Image.fromarray(np.full((40, 50, 3), (220, 30, 30), np.uint8)).save(folder / "train" / "added.png")
+    code, output = invoke(*options(folder, backbone, run), "--to", "embed")
+    assert code == 0, output
+    assert sum(seen) == 1 and "1 of 13 images were new to the teacher" in output
+    before, after = (read(path / "embeddings.h5") for path in (finished, run))
+    kept = [after.image_ids.index(i) for i in before.image_ids]
+    np.testing.assert_allclose(after.probabilities[kept], before.probabilities, atol=1e-6)
+
+
+def test_another_run_that_is_named_spares_the_teacher_its_photos(finished, photos, backbone, tmp_path, seen):
+    told = ["--set", f"embed.known_from={finished}", "--to", "embed"]
+    code, output = invoke(*options(photos, backbone, tmp_path / "new"), *told)
+    assert code == 0, output
+    assert seen == [] and "12 images are known from" in output
+    first, second = (read(folder / "embeddings.h5") for folder in (finished, tmp_path / "new"))
+    assert first.provenance == second.provenance
+    np.testing.assert_array_equal(first.probabilities, second.probabilities)
+
+
+def test_a_run_that_knows_nothing_is_no_source(run, tmp_path, seen):
+    code, output = invoke("embed", "--run", run, "--force", "--known-from", tmp_path / "empty")
+    assert code == 1 and "has no image embeddings of conse" in output
