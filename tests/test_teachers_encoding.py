@@ -9,7 +9,6 @@ from pipeline.teachers.encoding import (
     find_batch_size,
     normalise_pixels,
 )
-from pipeline.teachers.names import near_names
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -64,8 +63,3 @@ def test_the_batch_size_doubles_until_memory_runs_out(limit, found):
 def test_a_view_that_never_fits_is_refused():
     with pytest.raises(PipelineError, match="One 8x9 view does not fit the memory of cuda"):
         find_batch_size(out_of_memory_above(0), (8, 9), "cuda")
-
-
-def test_near_names():
-    assert near_names("vit-b-16", ["ViT-B/16", "RN50"]) == "ViT-B/16"
-    assert near_names("?", ["ViT-B/16", "RN50"]) == "ViT-B/16, RN50"

@@ -80,6 +80,19 @@ def test_the_fingerprint_follows_the_weights(tmp_path):
     assert load_teacher(spec).fingerprint != before
 
 
+def test_the_fingerprint_does_not_depend_on_the_precision(tmp_path, monkeypatch):
+    save_model(tmp_path)
+    spec = f"open_clip:local-dir:{tmp_path}"
+    exact = load_teacher(spec)
+    # as on CUDA: on a CPU every precision is float32
+    monkeypatch.setattr("pipeline.teachers.open_clip.compute_dtype", lambda *_: torch.bfloat16)
+    rough = load_teacher(spec, precision="bfloat16")
+    images = torch.randint(256, (2, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert rough.fingerprint == exact.fingerprint
+    assert not torch.equal(rough.encode_images(images), exact.encode_images(images))
+    torch.testing.assert_close(rough.encode_images(images), exact.encode_images(images), atol=0.05, rtol=0)
+
+
 def test_folders_that_do_not_load(tmp_path):
     with pytest.raises(PipelineError, match=r"could not be loaded .*not found.* Expected open_clip_config\.json"):
         load_teacher(f"open_clip:local-dir:{tmp_path / 'missing'}")

@@ -213,7 +213,7 @@ def test_corrupt_files_are_refused(model_and_path, tmp_path):
 
 
 def test_names_that_do_not_exist(tmp_path):
-    with pytest.raises(PipelineError, match="Near names: RN50x64, RN50x16"):
+    with pytest.raises(PipelineError, match="Did you mean 'RN50x64' or 'RN50x16'"):
         load_teacher("openai:rn50x60")
     with pytest.raises(PipelineError, match=r"no weights file .*missing\.pt"):
         load_teacher(f"openai:{tmp_path / 'missing.pt'}")
@@ -229,7 +229,7 @@ def test_half_precision_keeps_the_embeddings(model_and_path, monkeypatch):
     # bfloat16 stands in for CUDA's precisions: a CPU has it too, though only for this test
     monkeypatch.setattr(openai_clip, "compute_dtype", lambda *_: torch.bfloat16)
     rough = load_teacher(spec)
-    assert rough.fingerprint != exact.fingerprint
+    assert rough.fingerprint == exact.fingerprint  # the same weights
     for got, expected in (
         (rough.encode_images(images), exact.encode_images(images)),
         (rough.encode_texts(texts), exact.encode_texts(texts)),

@@ -2,10 +2,9 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
-from pipeline.machine.errors import PipelineError
+from pipeline.machine.errors import PipelineError, hint
 
 
 def read_lines(path: Path) -> list[str]:
@@ -57,6 +56,6 @@ def class_index(name: str, class_names: Sequence[str], source: Path) -> int:
     """
     if name in class_names:
         return class_names.index(name)
-    guess = get_close_matches(name, class_names, n=1)
-    hint = f"Did you mean {guess[0]!r}?" if guess else "Correct it or add it to the class names."
-    raise PipelineError(f"{source} names class {name!r}, which is none of the {len(class_names)} classes. {hint}")
+    raise PipelineError(
+        f"{source} names class {name!r}, which is none of the {len(class_names)} classes. {hint(name, class_names)}"
+    )

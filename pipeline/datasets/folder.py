@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.datasets.checks import check_files, check_unique, class_index, read_lines
+from pipeline.datasets.checks import check_files, check_unique, class_index
 from pipeline.datasets.class_names import check_class_names
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.listing import IMAGE_SUFFIXES, ListedImage, scan_folder
@@ -53,17 +53,6 @@ def load(
     check_files(image_ids, paths, images)
     splits = [image.split or "train" for image in listed]
     return Dataset(images.stem, list(class_names), image_ids, paths, splits, _label_matrix(listed, class_names, images))
-
-
-def read_class_names(path: Path) -> list[str]:
-    """Unique class names of a text file, one a line.
-
-    Raises:
-        PipelineError: the file is missing, or `check_class_names` refuses them.
-    """
-    class_names = read_lines(path)
-    check_class_names(class_names)
-    return class_names
 
 
 def _read_source(source: Path, class_names: list[str], cache: Path | None) -> list[ListedImage]:

@@ -72,9 +72,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise PipelineError(
-            f"{path} needs pyarrow. Install it with `pip install 'ccd-pipeline[parquet]'`, or use CSV."
-        ) from error
+        raise PipelineError(f"{path} needs pyarrow. Install it with `pip install '.[parquet]'`, or use CSV.") from error
     try:
         header = pyarrow.parquet.read_schema(path).names
         _require_image_column(header, path)

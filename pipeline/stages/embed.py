@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.classifier.inference import image_batches
+from pipeline.datasets.class_names import display_names
 from pipeline.machine import distributed
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import Bar, say
@@ -24,7 +25,7 @@ from pipeline.runs.pieces import Pieces, work_in_pieces
 from pipeline.teachers import Teacher, load_teacher
 from pipeline.teachers.encoding import find_batch_size
 from pipeline.teachers.precomputed import align, read_precomputed
-from pipeline.teachers.prompts import class_embeddings, display_names, find_templates
+from pipeline.teachers.prompts import class_embeddings, find_templates
 
 PIECE = 256
 """Images between two savings of unfinished work."""

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.datasets import Dataset, coco, demo, folder, nuswide, voc
+from pipeline.datasets.class_names import default_display_names, parse_class_names
 from pipeline.evaluation.ground_truth import FILE, GroundTruth, digest_truth
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import bar, say
@@ -60,11 +61,9 @@ def need(config: PrepareConfig, name: str) -> Path:
 
 
 def read_class_names(config: PrepareConfig) -> list[str]:
-    """Class names from "dog,cat,car" or from a text file with one a line."""
+    """Class names from "dog,cat,car" or from a text file with one per line."""
     need(config, "classes")
-    if config.classes.endswith(".txt"):
-        return folder.read_class_names(Path(config.classes))
-    return [name.strip() for name in config.classes.split(",") if name.strip()]
+    return parse_class_names(config.classes)
 
 
 def verify(path: Path) -> tuple[tuple[int, int], str] | str:
@@ -99,7 +98,7 @@ def run(
             f"{dataset.name} has {len(images)} test images and no train image, so there is nothing to train on. "
             "Give the photos to train on with --images."
         )
-    names = {name: list(display_names.get(name, [name])) for name in dataset.class_names}
+    names = default_display_names(dataset.class_names, display_names)
     manifest = Manifest(
         provenance=manifest_provenance(images, names),
         dataset=dataset.name,

@@ -91,7 +91,7 @@ def batches_by_shape(shapes: Sequence[tuple[int, int]], batch_size: int) -> list
 
 
 def find_batch_size(encode: Callable[[Tensor], Tensor], image_size: tuple[int, int], device: str) -> int:
-    """Images per call of `encode` that fit the device, for `--batch-size auto`.
+    """Images per call of `encode` that fit the device, for `--batch-size 0`.
 
     Args:
         encode: a teacher's `encode_images`.

@@ -13,20 +13,19 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from pipeline.datasets.downloads import cache_folder
-from pipeline.machine.errors import PipelineError
+from pipeline.machine.errors import PipelineError, hint
 from pipeline.teachers.encoding import compute_dtype, encode_in_chunks, normalise_pixels
-from pipeline.teachers.names import near_names
 
 try:
     import open_clip
 except ModuleNotFoundError as error:
     raise PipelineError(
         f"open_clip: teachers need the package {error.name}, which is missing. Install it with "
-        "`pip install .[open-clip]`."
+        "`pip install '.[open-clip]'`."
     ) from error
 
-SHORT_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-"""Precisions as open_clip writes them."""
+SHORT_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+"""Half precisions as open_clip writes them."""
 TEXTS_PER_CALL = 256
 
 
@@ -39,6 +38,7 @@ class OpenClip:
         model: as open_clip created it, on its device and in its precision.
         tokenizer: C texts to integer Tensor[C, tokens].
         name: the spec it was loaded from.
+        digest: see `fingerprint`.
         device: of the model.
         dtype: of the model's convolutions.
     """
@@ -48,13 +48,14 @@ class OpenClip:
         model: nn.Module,
         tokenizer: Callable[[list[str]], Tensor],
         name: str,
+        digest: str,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
         self.name = name
         self.device = device
         self.dtype = dtype
-        self.fingerprint = fingerprint(model)
+        self.fingerprint = digest
         self.logit_scale = model.logit_scale.exp().item()
         self.logit_bias = 0.0 if model.logit_bias is None else model.logit_bias.item()
         self._preprocessing = model.visual.preprocess_cfg
@@ -100,19 +101,24 @@ def load_open_clip(model: str, device: str | torch.device, precision: str, cache
     name, pretrained = (model, None) if model.startswith("local-dir:") else split_model(model)
     cache = str(cache_folder(cache_dir) / "open_clip")
     try:
-        clip = open_clip.create_model(
-            name,
-            pretrained,
-            precision=SHORT_NAMES[dtype],
-            device=device,
-            cache_dir=cache,
-            require_pretrained=True,
-        )
+        clip = open_clip.create_model(name, pretrained, cache_dir=cache, require_pretrained=True)
+        digest = fingerprint(clip)
+        if dtype == torch.float32:
+            clip = clip.to(device)
+        else:  # read again, as open_clip's way of casting a model is its own
+            clip = open_clip.create_model(
+                name,
+                pretrained,
+                precision=SHORT_NAMES[dtype],
+                device=device,
+                cache_dir=cache,
+                require_pretrained=True,
+            )
         tokenizer = open_clip.get_tokenizer(name, cache_dir=cache)
     except (KeyError, OSError, RuntimeError, SafetensorError, UnpicklingError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise PipelineError(f"open_clip:{model} could not be loaded ({reason}). {remedy(name, pretrained)}") from error
-    return OpenClip(clip, tokenizer, f"open_clip:{model}", device, dtype)
+    return OpenClip(clip, tokenizer, f"open_clip:{model}", digest, device, dtype)
 
 
 def split_model(model: str) -> tuple[str, str]:
@@ -123,8 +129,7 @@ def split_model(model: str) -> tuple[str, str]:
     """
     name, _, pretrained = model.partition("/")
     if name not in open_clip.list_models():
-        near = near_names(name, open_clip.list_models())
-        raise PipelineError(f"open_clip has no model {name!r}. Near names: {near}.")
+        raise PipelineError(f"open_clip has no model {name!r}. {hint(name, open_clip.list_models())}")
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained not in tags and not Path(pretrained).is_file():
         raise PipelineError(
@@ -144,7 +149,10 @@ def remedy(name: str, pretrained: str | None) -> str:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 over the names and bytes of all weights, and over the preprocessing."""
+    """SHA-256 over the names and bytes of all weights, and over the preprocessing.
+
+    Of the model in float32: the precision that it runs in does not change which weights these are.
+    """
     digest = hashlib.sha256(repr(sorted(model.visual.preprocess_cfg.items())).encode())
     for name, weight in model.state_dict().items():
         digest.update(name.encode())

@@ -1,6 +1,5 @@
 """`openai:` teachers: OpenAI's CLIP models by name, or a weights file, at any input size."""
 
-import hashlib
 import warnings
 import zipfile
 from pathlib import Path
@@ -11,10 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.datasets.downloads import cache_folder, download
-from pipeline.machine.errors import PipelineError
+from pipeline.machine.errors import PipelineError, hint
 from pipeline.runs.files import sha256_of
 from pipeline.teachers.encoding import compute_dtype, encode_in_chunks, normalise_pixels, snap_to_stride
-from pipeline.teachers.names import near_names
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the package imports pkg_resources, which announces its own end
@@ -49,7 +47,7 @@ class OpenaiClip:
         self.name = name
         self.device = torch.device(device)
         self.dtype = compute_dtype(precision, self.device)
-        self.fingerprint = hashlib.sha256(f"{weights_sha256} {self.dtype}".encode()).hexdigest()
+        self.fingerprint = weights_sha256
         self.logit_scale = model.logit_scale.exp().item()
         self.input_size = model.visual.input_resolution
         self._tower, self._stride = any_size_tower(model.visual)
@@ -104,9 +102,7 @@ def load_openai(model: str, device: str | torch.device, precision: str, cache_di
     elif path.suffix in (".pt", ".pth"):
         raise PipelineError(f"There is no weights file {path}. Give the path of a JIT archive or a state dict.")
     else:
-        raise PipelineError(
-            f"OpenAI has no CLIP {model!r}. Near names: {near_names(model, URLS)}. Or give the path of a .pt file."
-        )
+        raise PipelineError(f"OpenAI has no CLIP {model!r}. {hint(model, URLS)} Or give the path of a .pt file.")
     return OpenaiClip(build_clip(read_weights(path), path), f"openai:{model}", sha256, device, precision)
 
 

@@ -146,7 +146,7 @@ def _read_clip_retrieval(folder: Path) -> Precomputed:
             paths = pd.read_parquet(metadata, columns=["image_path"])["image_path"]
             embeddings = np.load(part, allow_pickle=False)
         except ImportError as error:
-            raise PipelineError("Reading .parquet needs pyarrow: `pip install .[clip-retrieval]`.") from error
+            raise PipelineError(f"{metadata} needs pyarrow. Install it with `pip install '.[parquet]'`.") from error
         except (EOFError, OSError, ValueError) as error:
             raise PipelineError(f"{part} or its metadata is damaged ({error}). Run clip-retrieval again.") from error
         names += [Path(name).stem for name in paths]

@@ -1,14 +1,12 @@
 """Class names to prompts, prompts to text embeddings, embeddings to one logit a class."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.datasets.class_names import check_class_names
-from pipeline.machine.errors import PipelineError
-from pipeline.teachers.names import near_names
+from pipeline.machine.errors import PipelineError, hint
 from pipeline.teachers.teacher import Teacher
 
 PAPER_TEMPLATES = ("a photo of the {}",)
@@ -54,27 +52,9 @@ def find_templates(name: str) -> tuple[str, ...]:
     if "{}" in name:
         return (name,)
     raise PipelineError(
-        f"There are no templates {name!r}. Use one of {near_names(name, TEMPLATES)}, or a sentence with {{}} "
-        "in the place of the class name."
+        f"There are no templates {name!r}. {hint(name, TEMPLATES)} A sentence with {{}} in the place of the class "
+        "name will do too."
     )
-
-
-def display_names(class_names: Sequence[str], table: Mapping[str, list[str]]) -> list[list[str]]:
-    """The words by which prompts call each class: C lists of one or more synonyms.
-
-    Args:
-        class_names: C names as the dataset writes them.
-        table: a preset's `[classes]`; a class that it lacks is called by its name, underscores as spaces.
-
-    Raises:
-        PipelineError: if a class has no synonym, or two classes share one.
-    """
-    names = [table.get(name, [name.replace("_", " ")]) for name in class_names]
-    for name, synonyms in zip(class_names, names, strict=True):
-        if not synonyms:
-            raise PipelineError(f"Class {name!r} has an empty list of display names. Give one at least.")
-    check_class_names([synonym for synonyms in names for synonym in synonyms])
-    return names
 
 
 def class_embeddings(
@@ -87,7 +67,7 @@ def class_embeddings(
 
     Args:
         teacher: encodes the prompts.
-        names: C lists of synonyms, see `display_names`.
+        names: C lists of synonyms, see `pipeline.datasets.class_names.display_names`.
         templates: sentences with {} in the place of the name.
         synonyms: "mean": one row a class, the normalised mean over its synonyms; "max": one row a synonym, of
             which `pipeline.method.labels.class_probabilities` takes the best.

@@ -18,7 +18,7 @@ class Teacher(Protocol):
     fingerprint: str
     """Hash of the weights and of whatever else decides the embeddings."""
     logit_scale: float
-    """s of softmax(s * f . t), DESIGN section 1."""
+    """s of softmax(s * f . t)."""
     logit_bias: float
     """b of sigmoid(s * f . t + b) for sigmoid models (SigLIP), 0 for the others; softmax ignores it."""
     input_size: int
@@ -39,7 +39,7 @@ def load_teacher(
     precision: str = "float32",
     cache_dir: Path | None = None,
 ) -> Teacher:
-    """Load the teacher that a spec names (DESIGN section 4).
+    """Load the teacher that a spec names.
 
     Args:
         spec: "conse", "openai:NAME", "openai:PATH", "open_clip:MODEL/PRETRAINED" or

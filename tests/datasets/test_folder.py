@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pipeline.datasets import folder
-from pipeline.datasets.folder import read_class_names
+from pipeline.datasets.class_names import read_class_names
 from pipeline.machine.errors import PipelineError
 
 CLASSES = ["cat", "dog"]
