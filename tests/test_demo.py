@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from importlib import resources
 
 import numpy as np
@@ -28,7 +29,7 @@ def cutout_names(split):
 
 
 def test_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path):
-    config = DemoConfig(train_scenes=2, test_scenes=1, size=96)
+    config = DemoConfig(seed=0, train_scenes=2, test_scenes=1, size=96)
     demo.compose(tmp_path / "a", config)
     demo.compose(tmp_path / "b", config)
     demo.compose(tmp_path / "c", DemoConfig(seed=1, train_scenes=2, test_scenes=1, size=96))
@@ -46,7 +47,7 @@ def test_a_scene_does_not_depend_on_the_number_of_scenes(scenes, tmp_path):
 
 
 def test_composing_again_redraws_only_what_is_missing_or_of_another_config(tmp_path):
-    config = DemoConfig(train_scenes=1, test_scenes=1, size=96)
+    config = DemoConfig(seed=0, train_scenes=1, test_scenes=1, size=96)
     demo.compose(tmp_path, config)
     drawn = contents(tmp_path)
     image = tmp_path / "train" / "0000.jpg"
@@ -126,7 +127,7 @@ def test_visible_masks_end_at_the_border():
 def test_arrange_keeps_every_object_visible():
     image = Image.new("RGBA", (40, 40), (255, 0, 0, 255))
     pairs = [(Cutout("square", str(k), image), image) for k in range(4)]
-    config = DemoConfig(size=96, min_visible=0.5)
+    config = replace(SMALL, min_visible=0.5)
     for seed in range(10):
         _, masks = demo.arrange(pairs, 0.4, config, np.random.default_rng(seed))
         assert min(mask.sum() for mask in masks) >= 0.5 * 40 * 40
@@ -155,8 +156,37 @@ def test_missing_or_foreign_annotations_are_named(tmp_path):
         demo.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda record: record.pop("images"),
+        lambda record: record.update(images=7),
+        lambda record: record["images"][0].pop("path"),
+        lambda record: record["images"][0].update(objects=[{"class": "cat"}]),
+        lambda record: record["images"][0]["objects"][0].update({"class": "unicorn"}),
+        lambda record: record["images"][0]["objects"][0].update(box=[1, 2]),
+    ],
+)
+def test_annotations_that_are_wrong_inside_are_an_error_and_composed_anew(tmp_path, damage):
+    config = replace(SMALL, train_scenes=1, test_scenes=0)
+    demo.compose(tmp_path, config)
+    record = json.loads((tmp_path / demo.ANNOTATIONS).read_text())
+    damage(record)
+    (tmp_path / demo.ANNOTATIONS).write_text(json.dumps(record))
+    with pytest.raises(PipelineError, match=r"annotations\.json is not a whole record of demo scenes"):
+        demo.load(tmp_path)
+    demo.compose(tmp_path, config)
+    assert len(demo.load(tmp_path).paths) == 1
+
+
+def test_json_that_nests_too_deeply_is_an_error(tmp_path):
+    (tmp_path / demo.ANNOTATIONS).write_text("[" * 100_000)
+    with pytest.raises(PipelineError, match="is not JSON"):
+        demo.load(tmp_path)
+
+
 @pytest.mark.parametrize("field", [{"train_scenes": 0}, {"size": 10}, {"min_visible": 1.0}, {"seed": -1}])
 def test_impossible_config_is_refused(field):
     ((name, value),) = field.items()
     with pytest.raises(PipelineError, match=f"{name} of the demo dataset is {value}"):
-        DemoConfig(**field)
+        replace(SMALL, **field)

@@ -6,72 +6,102 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from pipeline.machine.errors import PipelineError
+from pipeline.runs.files import replacing
 
 _BROKEN_ARCHIVE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError)
 
 
-def extract(archive: Path, target: Path) -> None:
+@dataclass(frozen=True)
+class Limit:
+    """The most that one archive may unpack; a file of some kB can claim terabytes."""
+
+    gigabytes: float = 100.0
+    """Of all files together; the largest benchmark archive has 13.5."""
+    files: int = 5_000_000
+
+
+LIMIT = Limit()
+
+
+def extract(archive: Path, target: Path, limit: Limit = LIMIT) -> None:
     """Unpack the regular files of a tar (compressed or not) or zip archive below a folder.
 
     A file that is there already with its full size stays, so that an interrupted call continues.
 
     Raises:
-        PipelineError: the archive is missing or broken; a member is a link, a device or outside of `target`.
+        PipelineError: the archive is missing or broken, or would unpack more than `limit` or than the disk has room
+            for; a member is a link, a device or outside of `target` (`tarfile.data_filter` judges).
     """
     members = _zip_members if zipfile.is_zipfile(archive) else _tar_members
-    target.mkdir(parents=True, exist_ok=True)
     try:
-        for name, size, content in members(archive):
-            path = _path_inside(target, name, archive)
-            if path.is_file() and path.stat().st_size == size:
+        target.mkdir(parents=True, exist_ok=True)
+        unpacked = 0
+        for number, (member, content) in enumerate(members(archive), start=1):
+            path = _path_inside(target, member, archive)
+            unpacked += member.size
+            if unpacked > limit.gigabytes * 1e9 or number > limit.files:
+                raise PipelineError(
+                    f"{archive} unpacks to more than {limit.gigabytes:g} GB or {limit.files} files, which is the limit. "
+                    "Raise the limit if you trust it."
+                )
+            if path.is_file() and path.stat().st_size == member.size:
                 continue
-            _write_whole(path, content())
+            if member.size > shutil.disk_usage(target).free:
+                raise PipelineError(
+                    f"{archive} has {member.name!r} of {member.size / 1e9:.1f} GB, more than is free on the disk of "
+                    f"{target}. Make room, or choose another folder to unpack to."
+                )
+            # what a machine that loses power loses is found by its size and unpacked again
+            with replacing(path, durable=False) as partial, content() as source, partial.open("wb") as file:
+                shutil.copyfileobj(source, file)
     except _BROKEN_ARCHIVE as error:
         raise PipelineError(f"{archive} is no whole tar or zip archive ({error}). Fetch it again.") from error
     except OSError as error:
         raise PipelineError(f"{archive} cannot be unpacked to {target}: {error}. Check both.") from error
 
 
-Member = tuple[str, int, Callable[[], IO[bytes]]]
-"""Name, size in bytes and content of a regular file."""
+Member = tuple[tarfile.TarInfo, Callable[[], IO[bytes]]]
+"""What an archive says of a member that is no folder, as tar would, and its content."""
 
 
 def _tar_members(archive: Path) -> Iterator[Member]:
     with tarfile.open(archive, "r:*") as tar:
         for member in tar:
-            if member.isfile():
-                yield member.name, member.size, lambda member=member: tar.extractfile(member)
-            elif not member.isdir():
-                raise PipelineError(_refusal(archive, member.name, "a link or a device"))
+            if not member.isdir():
+                yield member, lambda member=member: tar.extractfile(member)
 
 
 def _zip_members(archive: Path) -> Iterator[Member]:
     with zipfile.ZipFile(archive) as zipped:
-        for member in zipped.infolist():
-            if stat.S_ISLNK(member.external_attr >> 16):
-                raise PipelineError(_refusal(archive, member.filename, "a link"))
-            if not member.is_dir():
-                yield member.filename, member.file_size, lambda member=member: zipped.open(member)
+        for found in zipped.infolist():
+            if found.is_dir():
+                continue
+            member = tarfile.TarInfo(found.filename)
+            member.size = found.file_size
+            mode = found.external_attr >> 16
+            if mode and not stat.S_ISREG(mode) and stat.S_IFMT(mode):
+                member.type = tarfile.SYMTYPE if stat.S_ISLNK(mode) else tarfile.CHRTYPE
+            yield member, lambda found=found: zipped.open(found)
 
 
-def _path_inside(target: Path, name: str, archive: Path) -> Path:
-    path = target / name
-    if not path.resolve().is_relative_to(target.resolve()) or path.resolve() == target.resolve():
-        raise PipelineError(_refusal(archive, name, "outside of the folder"))
+def _path_inside(target: Path, member: tarfile.TarInfo, archive: Path) -> Path:
+    """Where a member belongs; what the data filter of `tarfile` refuses is refused, and links altogether."""
+    if not member.isfile():
+        raise PipelineError(_refusal(archive, member.name, "a link or a device"))
+    try:
+        vetted = tarfile.data_filter(member, str(target))
+    except tarfile.FilterError as error:
+        raise PipelineError(_refusal(archive, member.name, f"outside of the folder ({error})")) from error
+    path = target / vetted.name
+    if path.resolve() == target.resolve():
+        raise PipelineError(_refusal(archive, member.name, "the folder itself"))
     return path
 
 
 def _refusal(archive: Path, name: str, what: str) -> str:
     return f"{archive} holds {name!r}, which is {what}; expected files alone. Do not trust this archive."
-
-
-def _write_whole(path: Path, content: IO[bytes]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with content, partial.open("wb") as file:
-        shutil.copyfileobj(content, file)
-    partial.replace(path)

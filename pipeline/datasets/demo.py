@@ -23,9 +23,11 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from pipeline.datasets.dataset import Dataset, Objects
 from pipeline.machine.errors import PipelineError
+from pipeline.runs.files import write_text
 
 SCHEMA = {"schema": "demo-scenes", "version": 1}
 ANNOTATIONS = "annotations.json"
+_REMEDY = "Compose the demo scenes anew: delete it and run `ccd prepare`."
 SPLITS = ("train", "test")
 MAX_OBJECTS = 4
 OPAQUE = 127  # alpha above it counts as part of the object
@@ -55,11 +57,11 @@ PALETTES = np.array(
 class DemoConfig:
     """How many scenes to compose and how."""
 
-    seed: int = 0
+    seed: int
     """Any integer >= 0; scene n of a split depends on it and n alone, not on the number of scenes."""
-    train_scenes: int = 400
+    train_scenes: int
     """Scenes of the train split, 1 to 100000."""
-    test_scenes: int = 200
+    test_scenes: int
     """Scenes of the test split, 0 to 100000."""
     size: int = 288
     """Side of the square scenes in pixels, 64 to 2048."""
@@ -133,34 +135,45 @@ def compose(out_dir: Path, config: DemoConfig) -> None:
             scene.save(out_dir / path, quality=config.jpeg_quality)
             images.append({"id": f"{split}_{n:04d}", "split": split, "path": path, "objects": objects})
     record = header | {"class_names": class_names(), "images": images}
-    partial = out_dir / f"{ANNOTATIONS}.partial"
-    partial.write_text(json.dumps(record), encoding="utf-8")
-    partial.replace(annotations)
+    write_text(annotations, json.dumps(record))
 
 
 def load(root: Path) -> Dataset:
     """Return the dataset that `compose` wrote to `root`, with labels and boxes."""
     root = root.absolute()
-    record = _read_annotations(root / ANNOTATIONS)
-    names, images = record["class_names"], record["images"]
-    found = [(row, names.index(o["class"]), o["box"]) for row, image in enumerate(images) for o in image["objects"]]
-    image_index, class_index, boxes = zip(*found, strict=True)
-    labels = np.zeros((len(images), len(names)), np.int8)
-    labels[image_index, class_index] = 1
-    return Dataset(
-        name="demo",
-        class_names=names,
-        image_ids=[image["id"] for image in images],
-        paths=[root / image["path"] for image in images],
-        splits=[image["split"] for image in images],
-        labels=labels,
-        objects=Objects(
-            image_index=np.array(image_index, np.int64),
-            class_index=np.array(class_index, np.int64),
-            box=np.array(boxes, np.float32),
-            difficult=np.zeros(len(found), bool),
-        ),
-    )
+    return _dataset(_read_annotations(root / ANNOTATIONS), root)
+
+
+def _dataset(record: dict, root: Path) -> Dataset:
+    """The dataset of a record of scenes.
+
+    Raises:
+        PipelineError: the record is not as `compose` writes it.
+    """
+    try:
+        names, images = record["class_names"], record["images"]
+        found = [(row, names.index(o["class"]), o["box"]) for row, image in enumerate(images) for o in image["objects"]]
+        image_index, class_index, boxes = zip(*found, strict=True)
+        labels = np.zeros((len(images), len(names)), np.int8)
+        labels[image_index, class_index] = 1
+        return Dataset(
+            name="demo",
+            class_names=names,
+            image_ids=[image["id"] for image in images],
+            paths=[root / image["path"] for image in images],
+            splits=[image["split"] for image in images],
+            labels=labels,
+            objects=Objects(
+                image_index=np.array(image_index, np.int64),
+                class_index=np.array(class_index, np.int64),
+                box=np.array(boxes, np.float32).reshape(len(found), 4),
+                difficult=np.zeros(len(found), bool),
+            ),
+        )
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise PipelineError(
+            f"{root / ANNOTATIONS} is not a whole record of demo scenes ({error!r}). {_REMEDY}"
+        ) from error
 
 
 def class_names() -> list[str]:
@@ -349,20 +362,19 @@ def _source_hash() -> str:
 def _is_composed(annotations: Path, header: dict) -> bool:
     try:
         record = _read_annotations(annotations)
+        paths = _dataset(record, annotations.parent).paths
     except PipelineError:
         return False
-    same = header == {key: record.get(key) for key in header}
-    return same and all((annotations.parent / image["path"]).is_file() for image in record["images"])
+    return header == {key: record.get(key) for key in header} and all(path.is_file() for path in paths)
 
 
 def _read_annotations(path: Path) -> dict:
-    remedy = "Compose the demo scenes anew."
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise PipelineError(f"{path} is missing; expected the file that goes with the demo scenes. {remedy}") from None
-    except ValueError:
-        raise PipelineError(f"{path} is not JSON; expected the record of the demo scenes. {remedy}") from None
+        raise PipelineError(f"{path} is missing; expected the file that goes with the demo scenes. {_REMEDY}") from None
+    except (RecursionError, ValueError):
+        raise PipelineError(f"{path} is not JSON; expected the record of the demo scenes. {_REMEDY}") from None
     if not isinstance(record, dict) or {key: record.get(key) for key in SCHEMA} != SCHEMA:
-        raise PipelineError(f"{path} is not a demo-scenes file of version {SCHEMA['version']}. {remedy}")
+        raise PipelineError(f"{path} is not a demo-scenes file of version {SCHEMA['version']}. {_REMEDY}")
     return record

@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 
-from pipeline.datasets.archives import extract
+from pipeline.datasets.archives import LIMIT, Limit, extract
 from pipeline.datasets.listing import ListedImage, parse_labels, scan_folder
 from pipeline.machine.errors import PipelineError
+from pipeline.runs.files import replacing_folder
 
 
-def read_shards(source: Path, class_names: list[str], cache: Path) -> list[ListedImage]:
+def read_shards(source: Path, class_names: list[str], cache: Path, limit: Limit = LIMIT) -> list[ListedImage]:
     """Images of one shard or of a folder of shards, with the labels beside them in the shard.
 
     A sample is what shares a name up to its first dot: `0001.jpg`, and as labels `0001.json` with the key
@@ -18,6 +19,7 @@ def read_shards(source: Path, class_names: list[str], cache: Path) -> list[Liste
         source: a .tar file, or a folder of them.
         class_names: C names, for the numbers.
         cache: folder to unpack to; a shard that lies there already and has not changed is not unpacked again.
+        limit: of what one shard may unpack.
 
     Returns:
         Images sorted by id, which is `shard/path`.
@@ -26,26 +28,25 @@ def read_shards(source: Path, class_names: list[str], cache: Path) -> list[Liste
         PipelineError: a shard is broken or unsafe, or its labels cannot be read.
     """
     shards = sorted(source.glob("*.tar")) if source.is_dir() else [source]
-    return [image for shard in shards for image in _read_shard(shard, class_names, cache)]
+    return [image for shard in shards for image in _read_shard(shard, class_names, cache, limit)]
 
 
-def _read_shard(shard: Path, class_names: list[str], cache: Path) -> list[ListedImage]:
-    folder = _unpacked(shard, cache)
+def _read_shard(shard: Path, class_names: list[str], cache: Path, limit: Limit) -> list[ListedImage]:
+    folder = _unpacked(shard, cache, limit)
     return [
         ListedImage(f"{shard.stem}/{image.image_id}", image.path, _read_labels(image.path, class_names))
         for image in scan_folder(folder)
     ]
 
 
-def _unpacked(shard: Path, cache: Path) -> Path:
+def _unpacked(shard: Path, cache: Path, limit: Limit) -> Path:
     if not shard.is_file():
         raise PipelineError(f"{shard} is missing, expected a tar file. Check the path.")
     status = shard.stat()
     folder = cache / f"{shard.stem}-{status.st_size:x}-{status.st_mtime_ns:x}"
     if not folder.is_dir():
-        partial = folder.with_name(folder.name + ".partial")
-        extract(shard, partial)
-        partial.replace(folder)
+        with replacing_folder(folder) as partial:
+            extract(shard, partial, limit)
     return folder
 
 

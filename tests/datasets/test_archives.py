@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.datasets.archives import extract
+from pipeline.datasets.archives import Limit, extract
 from pipeline.machine.errors import PipelineError
 
 FILES = {"VOC/a.txt": b"one", "VOC/deep/b.txt": b"two" * 1000}
@@ -58,16 +58,79 @@ def test_interrupted_extraction_continues(tmp_path: Path):
     assert whole.stat().st_mtime_ns == written
 
 
-@pytest.mark.parametrize("name", ["../evil.txt", "VOC/../../evil.txt", "/tmp/evil.txt", "."])
-def test_member_outside_of_the_target(tmp_path: Path, name: str):
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        add(tar, name)
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as zipped:
-        zipped.writestr(name, b"x")
-    for archive in ("a.tar", "a.zip"):
-        with pytest.raises(PipelineError, match="outside of the folder"):
-            extract(tmp_path / archive, tmp_path / "out")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("../evil.txt", "outside of the folder"),
+        ("VOC/../../evil.txt", "outside of the folder"),
+        ("/../evil.txt", "outside of the folder"),
+        (".", "the folder itself"),
+    ],
+)
+def test_member_outside_of_the_target(tmp_path: Path, name: str, message: str):
+    for archive in tar_and_zip(tmp_path, name):
+        with pytest.raises(PipelineError, match=message):
+            extract(archive, tmp_path / "out")
     assert not list(tmp_path.rglob("evil.txt"))
+
+
+def tar_and_zip(folder: Path, name: str, content: bytes = b"x") -> tuple[Path, Path]:
+    with tarfile.open(folder / "a.tar", "w") as tar:
+        add(tar, name, content)
+    with zipfile.ZipFile(folder / "a.zip", "w", zipfile.ZIP_DEFLATED) as zipped:
+        zipped.writestr(name, content)
+    return folder / "a.tar", folder / "a.zip"
+
+
+def test_an_absolute_name_is_one_below_the_target(tmp_path: Path):
+    for archive in tar_and_zip(tmp_path, str(tmp_path / "evil.txt")):
+        extract(archive, tmp_path / "out" / archive.suffix)
+        assert not (tmp_path / "evil.txt").exists()
+        assert [path.name for path in (tmp_path / "out" / archive.suffix).rglob("*.txt")] == ["evil.txt"]
+
+
+def test_a_link_that_lies_there_already_leads_nowhere(tmp_path: Path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "VOC").symlink_to(tmp_path / "elsewhere")
+    for archive in tar_and_zip(tmp_path, "VOC/evil.txt"):
+        with pytest.raises(PipelineError, match="outside of the folder"):
+            extract(archive, tmp_path / "out")
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_no_more_is_unpacked_than_the_limit_allows(tmp_path: Path):
+    for archive in tar_and_zip(tmp_path, "bomb.bin", bytes(2_000_000)):
+        with pytest.raises(PipelineError, match=r"unpacks to more than 0\.001 GB or 5 files.*Raise the limit"):
+            extract(archive, tmp_path / "out", Limit(gigabytes=0.001, files=5))
+    assert not list((tmp_path / "out").iterdir())
+    with tarfile.open(tmp_path / "many.tar", "w") as tar:
+        for number in range(6):
+            add(tar, f"{number}.txt")
+    with pytest.raises(PipelineError, match="or 5 files"):
+        extract(tmp_path / "many.tar", tmp_path / "out", Limit(files=5))
+
+
+def test_a_member_larger_than_the_disk_is_refused_before_it_is_written(tmp_path: Path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        info = tarfile.TarInfo("sparse.bin")
+        info.size = 10**17
+        tar.fileobj.write(info.tobuf())
+    with pytest.raises(PipelineError, match="more than is free on the disk"):
+        extract(tmp_path / "a.tar", tmp_path / "out", Limit(gigabytes=1e12))
+
+
+def test_control_characters_of_a_name_do_not_reach_the_terminal(tmp_path: Path):
+    for archive in tar_and_zip(tmp_path, "../\x1b[2Jevil.txt"):
+        with pytest.raises(PipelineError) as caught:
+            extract(archive, tmp_path / "out")
+        assert str(caught.value).isprintable()
+
+
+def test_a_target_that_is_a_file_is_an_error(tmp_path: Path):
+    (tmp_path / "out").write_text("here first")
+    with pytest.raises(PipelineError, match="cannot be unpacked to"):
+        extract(write_tar(tmp_path / "a.tar"), tmp_path / "out")
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
@@ -99,7 +162,7 @@ def test_cut_archive_leaves_no_partial_file_under_a_valid_name(tmp_path: Path, n
     with pytest.raises(PipelineError, match="is no whole tar or zip archive"):
         extract(archive, tmp_path / "out")
     found = content(tmp_path / "out")
-    assert all(FILES.get(path) == data for path, data in found.items() if not path.endswith(".partial"))
+    assert all(FILES.get(path) == data for path, data in found.items())
 
 
 def test_missing_archive(tmp_path: Path):
