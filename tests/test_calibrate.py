@@ -8,6 +8,8 @@ from pipeline import Classifier, cli
 from pipeline.machine.errors import PipelineError
 from pipeline.method.thresholds import out_of_fold_thresholds
 from pipeline.runs.checkpoints import read_checkpoint
+from pipeline.runs.manifest import read_manifest
+from pipeline.tools.calibrate import read_labelled
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +97,15 @@ def test_tables_that_do_not_suffice_are_refused(photos, tiny_classifier, tmp_pat
 def test_the_classifier_itself_is_not_written_over(labelled, tiny_classifier):
     code, output = calibrate(tiny_classifier, labelled[0], "--out", tiny_classifier)
     assert code == 1 and "over the classifier itself" in output
+
+
+def test_the_table_may_name_photos_as_the_run_of_the_classifier_does(small_run, tmp_path):
+    (tmp_path / "labels.csv").write_text("image_id,labels\ntest/1.png,cat\ntrain/0.png,\n")
+    manifest = read_manifest(small_run)
+    paths, truth = read_labelled(tmp_path / "labels.csv", manifest.class_names, manifest)
+    path_of = dict(zip(manifest.image_ids, manifest.paths, strict=True))
+    assert [str(path) for path in paths] == [path_of["test/1.png"], path_of["train/0.png"]]
+    assert truth.tolist() == [[1, 0, 0], [0, 0, 0]]
+    (tmp_path / "labels.csv").write_text("image_id,labels\nelsewhere.png,cat\n")
+    with pytest.raises(PipelineError, match=r"row 2 of .*labels\.csv names image elsewhere\.png"):
+        read_labelled(tmp_path / "labels.csv", manifest.class_names, manifest)

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ from runs import CLASSES, TRAIN, TRUTH
 from pipeline.machine.errors import PipelineError
 from pipeline.method.labels import correct
 from pipeline.runs.manifest import read_manifest
-from pipeline.tools.corrections import read_answers
+from pipeline.tools.corrections import carried_over, read_answers
 from pipeline.tools.read import read
 
 
@@ -27,6 +28,10 @@ def answered(run, path, choices):
             task["annotations"] = [{"result": result, "was_cancelled": False}]
     path.write_text(json.dumps(tasks))
     return path
+
+
+def answers_by_name(path):
+    return {row.name: row.labels for row in read_answers(path, CLASSES)}
 
 
 def test_review_list_begins_with_the_doubtful_and_names_the_classes(small_run):
@@ -99,7 +104,7 @@ def test_the_same_answers_are_the_same_artifact(small_run, tmp_path):
 
 def test_an_exported_table_comes_back(small_run, tmp_path):
     assert invoke("export-labels", small_run, "--out", tmp_path / "labels.csv")[0] == 0
-    said = read_answers(tmp_path / "labels.csv", CLASSES)
+    said = answers_by_name(tmp_path / "labels.csv")
     final = read(small_run / "final_labels.h5").labels >= 0.5
     assert [said[i].tolist() for i in read_manifest(small_run).split("train").image_ids] == final.astype(int).tolist()
 
@@ -107,7 +112,7 @@ def test_an_exported_table_comes_back(small_run, tmp_path):
 def test_a_csv_of_label_studio_is_understood(tmp_path):
     path = tmp_path / "studio.csv"
     path.write_text('image,image_id,labels\n/x.png,a,"{""choices"": [""cat"", ""dog""]}"\n/y.png,b,dog\n/z.png,c,\n')
-    found = {image_id: row.tolist() for image_id, row in read_answers(path, CLASSES).items()}
+    found = {name: row.tolist() for name, row in answers_by_name(path).items()}
     assert found == {"a": [1, 1, 0], "b": [0, 1, 0], "c": [0, 0, 0]}
 
 
@@ -120,7 +125,7 @@ def test_skipped_and_open_tasks_say_nothing(tmp_path):
         {"data": {"image_id": "twice"}, "annotations": [{"result": []}, {"result": [choice, other]}]},
     ]
     (tmp_path / "export.json").write_text(json.dumps(tasks))
-    found = {image_id: row.tolist() for image_id, row in read_answers(tmp_path / "export.json", CLASSES).items()}
+    found = {name: row.tolist() for name, row in answers_by_name(tmp_path / "export.json").items()}
     assert found == {"twice": [1, 0, 0]}
 
 
@@ -130,13 +135,26 @@ def test_skipped_and_open_tasks_say_nothing(tmp_path):
         (
             "a.csv",
             "image_id,labels\ntrain/0.png,cats\n",
-            "row 2 of .*a.csv has the class 'cats', expected one of cat, dog",
+            "row 2 of .*a.csv names class 'cats', which is none of the 3 classes. Did you mean 'cat'",
         ),
         ("a.csv", "image_id,cat\ntrain/0.png,0.37\n", "row 2 of .*a.csv has '0.37' for cat, expected 1, 0 or nothing"),
-        ("a.csv", "id,cat\ntrain/0.png,1\n", "has the columns id, cat; expected image_id"),
-        ("a.csv", "image_id,labels\na,cat\na,dog\n", "row 3 of .*a.csv is the second of image a"),
+        ("a.csv", "id,cat\ntrain/0.png,1\n", "has the columns id, cat; expected one named image or image_id"),
+        ("a.csv", "image_id,cat,dgo\na,1,0\n", "column 'dgo' of 1 and 0, which is none .*Did you mean 'dog'"),
+        ("a.csv", "image_id,cat,Dog\na,1,0\n", "column 'Dog' .*Did you mean 'dog'"),
+        ("a.csv", "image_id,cat,cat\na,1,0\n", "has the column 'cat' twice"),
+        ("a.csv", "image_id\na\n", "has no labels"),
+        ("a.csv", "image_id,labels\n", "has no rows"),
+        ("a.json", "[" * 100_000, "is no JSON export of Label Studio"),
+        ("a.json", '[{"data": 1, "annotations": 2}]', "is no JSON export of Label Studio"),
+        ("a.json", '[{"data": {"image_id": 3}, "annotations": [{"result": []}]}]', "3 has choices"),
+        (
+            "a.json",
+            '[{"data": {"image_id": "a"}, "annotations": [{"result": '
+            '[{"type": "choices", "from_name": "labels", "value": {"choices": [1]}}]}]}]',
+            "has choices .1.",
+        ),
         ("a.csv", 'image_id,labels\na,"{""x"": 1}"\n', "expected names or"),
-        ("a.csv", "", "is no CSV file"),
+        ("a.csv", "", "has the columns none"),
         ("a.json", "{}", "is no JSON export of Label Studio: it is no list of tasks"),
         ("a.json", '[{"image": "x", "labels": "cat"}]', "export as JSON, not as JSON-MIN"),
         ("a.json", '[{"data": {}, "annotations": [{"result": []}]}]', "has no image_id"),
@@ -157,8 +175,25 @@ def test_a_missing_file_is_named(tmp_path):
 def test_images_outside_the_train_split_are_refused(small_run, tmp_path):
     (tmp_path / "a.csv").write_text("image_id,labels\ntest/0.png,cat\n")
     code, output = invoke("import-labels", tmp_path / "a.csv", "--run", small_run)
-    assert code == 1 and "not in the train split (first: test/0.png)" in output
+    assert code == 1 and "not in the train split (first: test/0.png, row 2)" in output
     assert not (small_run / "corrections.h5").exists()
+
+
+def test_a_photo_may_be_named_by_its_path_or_base_name_but_once(small_run, tmp_path):
+    path = read_manifest(small_run).split("train").paths[1]
+    (tmp_path / "a.csv").write_text(f"image,labels\ntrain/0.png,cat\n{path},dog\n")
+    assert invoke("import-labels", tmp_path / "a.csv", "--run", small_run)[0] == 0
+    assert read(small_run / "corrections.h5").labels[:2].tolist() == [[1, 0, 0], [0, 1, 0]]
+    (tmp_path / "a.csv").write_text(f"image,labels\ntrain/1.png,cat\n{path},dog\n")
+    code, output = invoke("import-labels", tmp_path / "a.csv", "--run", small_run)
+    assert code == 1 and "a.csv names image train/1.png, as row 2 does" in output
+
+
+def test_corrections_survive_other_images_and_classes():
+    before = SimpleNamespace(image_ids=["a", "b"], class_names=["cat", "dog"], labels=np.array([[1, 0], [-1, 1]]))
+    found = carried_over(before, ["new", "b", "a"], ["dog", "cow", "cat"])
+    assert found.tolist() == [[-1, -1, -1], [1, -1, -1], [0, -1, 1]]
+    assert carried_over(before, [], ["dog"]).shape == (0, 1)
 
 
 def test_correct_by_hand():

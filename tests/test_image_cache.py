@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from pipeline.machine.errors import PipelineError
-from pipeline.photos.image_cache import ImageCache, cache_bytes
+from pipeline.photos.image_cache import ImageCache, cache_bytes, open_cache
 from pipeline.photos.images import UnreadableImage, load_squashed
 
 SIZE = (24, 32)
@@ -71,3 +71,10 @@ def test_missing_and_broken_images_raise_as_without_the_cache(tmp_path: Path):
     with pytest.raises(UnreadableImage, match="the file is empty"):
         cache.load_squashed(tmp_path / "empty.png", SIZE)
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_cache_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "cache"):
+        with pytest.raises(PipelineError, match="file is a file, expected a folder for the cache"):
+            open_cache(str(folder), [], 8)

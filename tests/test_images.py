@@ -1,15 +1,18 @@
 import io
+import os
 import struct
+import sys
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import ExifTags, Image, ImageDraw, ImageFilter, ImageOps
+from PIL import ExifTags, Image, ImageDraw, ImageFilter, ImageOps, features
 from torch.nn.functional import interpolate
 
 from pipeline.machine.errors import PipelineError
+from pipeline.photos.formats import readable_formats, readable_suffixes, why_unreadable
 from pipeline.photos.images import UnreadableImage, image_size, load_image, load_squashed, squash, verify_image
 
 
@@ -253,3 +256,52 @@ def test_verify_and_load_agree_on_real_photos(shared_data: Path):
         size = verify_image(path)
         assert load_image(path).shape[1:] == size
         assert load_squashed(path, (64, 96)).shape == (3, 64, 96)
+
+
+@pytest.mark.parametrize(("name", "format"), [("a.avif", "AVIF"), ("a.JP2", "JPEG2000"), ("a.jpg", "AVIF")])
+def test_avif_and_jpeg_2000(tmp_path: Path, name: str, format: str):
+    if not features.check({"AVIF": "avif", "JPEG2000": "jpg_2000"}[format]):
+        pytest.skip(f"this Pillow has no {format}")
+    noise(64, 48, blur=6).save(tmp_path / name, format)
+    expected = torch.from_numpy(np.array(noise(64, 48, blur=6))).permute(2, 0, 1)
+    assert (load_image(tmp_path / name).float() - expected).abs().mean() < 4
+    assert image_size(tmp_path / name) == verify_image(tmp_path / name) == (48, 64)
+
+
+def test_heic_with_the_plugin_that_reads_it(tmp_path: Path):
+    plugin = pytest.importorskip("pillow_heif")
+    readable_formats.cache_clear()
+    assert why_unreadable(".HEIC") is None
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    plugin.from_pillow(noise(64, 48, blur=6)).save(tmp_path / "a.heic", quality=95)
+    assert image_size(tmp_path / "a.heic") == verify_image(tmp_path / "a.heic") == (48, 64)
+    expected = torch.from_numpy(np.array(noise(64, 48, blur=6))).permute(2, 0, 1)
+    assert (load_image(tmp_path / "a.heic").float() - expected).abs().mean() < 4
+    plugin.from_pillow(noise(64, 48)).save(tmp_path / "turned.heic", exif=exif.tobytes())
+    assert image_size(tmp_path / "turned.heic") == load_image(tmp_path / "turned.heic").shape[1:] == (64, 48)
+
+
+def test_heic_without_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    readable_formats.cache_clear()
+    (tmp_path / "a.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    with pytest.raises(UnreadableImage, match=r"pillow-heif: `pip install '\.\[heif\]'`"):
+        load_image(tmp_path / "a.HEIC")
+    assert ".heic" not in readable_suffixes() and {".jpg", ".tiff"} <= set(readable_suffixes())
+    monkeypatch.undo()
+    readable_formats.cache_clear()
+
+
+def test_a_raw_file_is_not_its_thumbnail(tmp_path: Path):
+    photo(16, 12).save(tmp_path / "a.NEF", "TIFF")
+    with pytest.raises(UnreadableImage, match=r"a\.NEF.*camera raw files cannot be read"):
+        load_image(tmp_path / "a.NEF")
+
+
+def test_a_fifo_is_refused_instead_of_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(UnreadableImage, match="it is a FIFO, not a file"):
+        load_image(tmp_path / "a.jpg")
+    with pytest.raises(UnreadableImage, match="it is a device"):
+        load_image(Path("/dev/zero"))

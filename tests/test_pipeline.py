@@ -215,7 +215,7 @@ def test_bad_class_lists_are_refused(photos, tmp_path, arguments, message):
 def test_a_folder_without_images_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     code, output = invoke("all", "--run", tmp_path / "run", "--images", tmp_path / "empty", "--classes", "a,b")
-    assert code == 1 and "holds no image" in output
+    assert code == 1 and "has no images" in output
 
 
 def test_another_teacher_for_the_crops_is_refused(run, monkeypatch):

@@ -56,7 +56,7 @@ def test_a_source_that_is_missing_is_refused(photos, source):
 
 def test_a_folder_without_photos_is_refused(photos, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(PipelineError, match="empty holds no image"):
+    with pytest.raises(PipelineError, match="empty has no images"):
         find_images(["photos", "empty"])
 
 

@@ -29,6 +29,29 @@ def check_unique(image_ids: Sequence[str], source: Path) -> None:
         raise PipelineError(f"{source} lists image {image_id} {count} times, expected once. Remove the others.")
 
 
+def missing_files(image_ids: Sequence[str], paths: Sequence[Path], source: Path, *, skip: bool) -> dict[str, str]:
+    """Images without a file, to the reason; a broken file is left to decoding.
+
+    Args:
+        image_ids: N ids.
+        paths: N paths.
+        source: named in an error.
+        skip: whether images may be missing; links of old data sets die.
+
+    Raises:
+        PipelineError: the list is empty, or an image has no file and may not be missing, or all of them have none.
+    """
+    if not skip:
+        check_files(image_ids, paths, source)
+        return {}
+    left_out = {
+        image_id: "it is missing" for image_id, path in zip(image_ids, paths, strict=True) if not _is_file(path)
+    }
+    if len(left_out) == len(paths):
+        check_files(image_ids, paths, source)
+    return left_out
+
+
 def check_files(image_ids: Sequence[str], paths: Sequence[Path], source: Path) -> None:
     """Raise PipelineError if the list is empty or an image has no file; a broken one is left to decoding."""
     if not paths:
@@ -37,7 +60,7 @@ def check_files(image_ids: Sequence[str], paths: Sequence[Path], source: Path) -
     if missing:
         raise PipelineError(
             f"{source} lists image {image_ids[missing[0]]}, but there is no file {paths[missing[0]]} "
-            f"({len(missing)} of {len(paths)} are missing). Complete the images or shorten the list."
+            f"({len(missing)} of {len(paths)} are missing). Complete the images, or go on without them with --skip-missing."
         )
 
 

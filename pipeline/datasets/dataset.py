@@ -1,6 +1,6 @@
 """What every adapter returns: images, their splits and, where they exist, labels and boxes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,8 @@ class Dataset:
     splits: list[str]
     """N of "train" or "test"."""
     labels: np.ndarray | None = None
-    """int8 [N, C]: 1 present, 0 absent, -1 only difficult objects; None where nothing is labelled."""
+    """int8 [N, C]: 1 present, 0 absent, -1 only difficult objects or unknown; None where nothing is labelled."""
     objects: Objects | None = None
     """Annotated boxes; None where there are none."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Id of an image that cannot be used, none of the N, to the reason."""

@@ -1,25 +1,40 @@
 """Anyone's images, in a folder, a table or tar shards, to a Dataset."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.datasets.checks import check_files, check_unique, class_index
+from pipeline.datasets.archives import LIMIT, Limit
+from pipeline.datasets.checks import check_unique, missing_files
 from pipeline.datasets.class_names import check_class_names
 from pipeline.datasets.dataset import Dataset
-from pipeline.datasets.listing import IMAGE_SUFFIXES, ListedImage, scan_folder
-from pipeline.datasets.tables import TABLE_SUFFIXES, read_table
+from pipeline.datasets.image_names import TEST_PREFIX, ImageNames
+from pipeline.datasets.listing import ListedImage, no_images, scan
+from pipeline.datasets.tables import TABLE_SUFFIXES, UNKNOWN, Row, listed_images, read_table
 from pipeline.datasets.webdataset import read_shards
 from pipeline.machine.errors import PipelineError
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How the sources are read."""
+
+    unpack_to: Path | None = None
+    """Folder that archives are unpacked to; None for `<name>.unpacked` beside them."""
+    limit: Limit = field(default_factory=lambda: LIMIT)
+    """The most that an archive may unpack."""
+    skip_missing: bool = False
+    """Whether images that a table lists may have no file."""
+
+
 def load(
     images: Path,
-    class_names: list[str],
+    class_names: Sequence[str],
     test_images: Path | None = None,
     labels: Path | None = None,
-    cache: Path | None = None,
+    reading: Reading = Reading(),
 ) -> Dataset:
     """Images of a source for training and, as wanted, of another for testing.
 
@@ -28,79 +43,148 @@ def load(
             folder of tars (`read_shards`). All are for training, unless a table's column split says test.
         class_names: C unique names.
         test_images: a source of test images; their ids begin with "test/". A folder within `images` will do.
-        labels: a table with the columns image (an image id) and labels, and split as wanted.
-        cache: where shards are unpacked; None for `<name>.unpacked` beside them.
+        labels: a table of labels for all of the images or some, and of splits as wanted. It may call an image by any
+            name of `ImageNames` that is unambiguous.
+        reading: unpacking and what may be missing.
 
     Returns:
-        Ids are paths from the source's folder. `labels` is None where no image is labelled; a training image
-        without labels, where others have some, is -1 in every class.
+        Ids are paths from the source's folder. `labels` is None where no image is labelled; an image without
+        labels, where others have some, is -1 in every class.
 
     Raises:
         PipelineError: a source holds no image or is broken; an image is listed twice or has no file; a label
-            is none of the classes; some test images have labels and others none.
+            is none of the classes; a name in the table of labels is none of the images', or of several.
     """
     check_class_names(class_names)
-    listed = _read_source(images, class_names, cache)
+    listed, left_out = _read_source(images, class_names, reading)
     if test_images is not None:
-        test = _read_source(test_images, class_names, cache)
+        test, test_left_out = _read_source(test_images, class_names, reading)
         test_paths = {image.path for image in test}
         listed = [image for image in listed if image.path not in test_paths]
-        listed += [replace(image, image_id=f"test/{image.image_id}", split="test") for image in test]
+        listed += [replace(image, image_id=f"{TEST_PREFIX}{image.image_id}", split="test") for image in test]
+        left_out |= {f"{TEST_PREFIX}{image_id}": reason for image_id, reason in test_left_out.items()}
+    check_unique([image.image_id for image in listed], images)
     if labels is not None:
-        listed = _with_labels(listed, labels)
+        listed = _with_labels(listed, left_out, labels, class_names)
     image_ids, paths = [image.image_id for image in listed], [image.path for image in listed]
-    check_unique(image_ids, images)
-    check_files(image_ids, paths, images)
     splits = [image.split or "train" for image in listed]
-    return Dataset(images.stem, list(class_names), image_ids, paths, splits, _label_matrix(listed, class_names, images))
+    return Dataset(
+        images.stem,
+        list(class_names),
+        image_ids,
+        paths,
+        splits,
+        _label_matrix(listed, len(class_names)),
+        None,
+        left_out,
+    )
 
 
-def _read_source(source: Path, class_names: list[str], cache: Path | None) -> list[ListedImage]:
+def _read_source(
+    source: Path, class_names: Sequence[str], reading: Reading
+) -> tuple[list[ListedImage], dict[str, str]]:
+    """The images of a source, and by id why others are left out."""
+    left_out: dict[str, str] = {}
     if source.suffix.lower() in TABLE_SUFFIXES:
-        listed = read_table(source)
+        listed = listed_images(source, class_names)
+        ids, paths = [image.image_id for image in listed], [image.path for image in listed]
+        if listed:
+            left_out = missing_files(ids, paths, source, skip=reading.skip_missing)
+        listed = [image for image in listed if image.image_id not in left_out]
     elif source.suffix == ".tar" or (source.is_dir() and any(source.glob("*.tar"))):
-        listed = read_shards(source, class_names, cache or source.with_name(f"{source.name}.unpacked"))
+        listed, left_out = read_shards(source, class_names, reading.unpack_to or _beside(source), reading.limit)
     else:
-        listed = scan_folder(source)
+        found = scan(source)
+        listed, left_out = found.images, found.left_out
     if not listed:
-        raise PipelineError(f"{source} holds no image, expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
-    return listed
+        raise no_images(source, left_out)
+    return listed, left_out
 
 
-def _with_labels(listed: list[ListedImage], table: Path) -> list[ListedImage]:
+def _beside(source: Path) -> Path:
+    return source.with_name(f"{source.name}.unpacked")
+
+
+def _with_labels(
+    listed: list[ListedImage], left_out: dict[str, str], table: Path, class_names: Sequence[str]
+) -> list[ListedImage]:
     """The images with the labels and splits that the table gives them."""
-    rows = read_table(table)
-    check_unique([row.image_id for row in rows], table)
-    known = {image.image_id for image in listed}
+    splits = [image.split or "train" for image in listed]
+    names = ImageNames([image.image_id for image in listed], [image.path for image in listed], splits)
+    rows = match_rows(read_table(table, class_names, needs_labels=True), names, table, left_out)
+    labelled = list(listed)
+    for index, row in rows.items():
+        labelled[index] = replace(listed[index], labels=row.labels, split=row.split or listed[index].split)
+    return labelled
+
+
+def match_rows(
+    rows: Sequence[Row], names: ImageNames, table: Path, left_out: Sequence[str] | dict[str, str] = ()
+) -> dict[int, Row]:
+    """The row of a table for each image that it names.
+
+    Args:
+        rows: of the table.
+        names: of the images.
+        table: named in errors.
+        left_out: ids of images that are there and not among `names`; rows about them are passed over.
+
+    Returns:
+        Index of the image to its row.
+
+    Raises:
+        PipelineError: a row names none of the images or, without an id that says which, several; two rows name one.
+    """
+    skipped = ImageNames(list(left_out), list(left_out), ["train"] * len(left_out))
+    claimed = {row.name for row in rows}
+    found: dict[int, Row] = {}
     for row in rows:
-        if row.image_id not in known:
+        candidates = names.find(row.name, table.absolute().parent)
+        if not candidates and skipped.find(row.name):
+            continue
+        index = _choose(candidates, row, names, claimed, table)
+        if index in found:
             raise PipelineError(
-                f"{table} lists image {row.image_id}, which is none of the {len(listed)} images. "
-                f"Write it as they are, for example {listed[0].image_id}."
+                f"row {row.number} of {table} names image {names.image_ids[index]}, as row {found[index].number} does; "
+                "expected once. Remove one."
             )
-    given = {row.image_id: row for row in rows}
-    return [
-        replace(image, labels=row.labels, split=row.split or image.split)
-        if (row := given.get(image.image_id))
-        else image
-        for image in listed
-    ]
+        found[index] = row
+    return found
 
 
-def _label_matrix(listed: list[ListedImage], class_names: list[str], source: Path) -> np.ndarray | None:
+def _choose(candidates: list[int], row: Row, names: ImageNames, claimed: set[str], table: Path) -> int:
+    """The one image that a row means."""
+    if len(candidates) > 1 and row.split:
+        candidates = [index for index in candidates if names.splits[index] == row.split] or candidates
+    if len(candidates) > 1:  # "a.jpg" is the train photo where the table has "test/a.jpg" too
+        ids = names.image_ids
+        candidates = [index for index in candidates if ids[index] == row.name or ids[index] not in claimed]
+    if len(candidates) == 1:
+        return candidates[0]
+    where = f"row {row.number} of {table} names image {row.name}"
+    if candidates:
+        either = " or ".join(_unmistakable(index, names) for index in candidates[:3])
+        raise PipelineError(f"{where}, which is any of {len(candidates)} images. Write {either}.")
+    split = row.split or ("test" if row.name.startswith(TEST_PREFIX) or "test" in names.splits else "train")
+    example = next((n for n, each in enumerate(names.splits) if each == split), 0)
+    raise PipelineError(
+        f"{where}, which is none of the {len(names.image_ids)} images. Write it as they are: a {names.splits[example]} "
+        f"image is {names.image_ids[example]}."
+    )
+
+
+def _unmistakable(index: int, names: ImageNames) -> str:
+    """A name that means this image alone."""
+    image_id = names.image_ids[index]
+    return f"train/{image_id}" if names.splits[index] == "train" and len(names.find(image_id)) > 1 else image_id
+
+
+def _label_matrix(listed: list[ListedImage], classes: int) -> np.ndarray | None:
     """int8 [N, C] labels, -1 throughout for an image without; None if all are without."""
-    unlabelled = [image for image in listed if image.labels is None]
-    if len(unlabelled) == len(listed):
+    if all(image.labels is None for image in listed):
         return None
-    test = [image for image in unlabelled if image.split == "test"]
-    if test:
-        raise PipelineError(
-            f"{len(test)} test images have no labels while others have, first {test[0].image_id}. "
-            "Label them (with nothing if they show no class) or use them for training."
-        )
-    matrix = np.full((len(listed), len(class_names)), -1, dtype=np.int8)
+    matrix = np.full((len(listed), classes), UNKNOWN, dtype=np.int8)
     for row, image in enumerate(listed):
         if image.labels is not None:
-            matrix[row] = 0
-            matrix[row, [class_index(name, class_names, source) for name in image.labels]] = 1
+            matrix[row] = image.labels
     return matrix

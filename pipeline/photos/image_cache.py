@@ -49,7 +49,9 @@ class ImageCache:
             PipelineError: the disk has less free.
         """
         missing = cache_bytes(sum(not self._file(path, size).is_file() for path in paths), size)
-        existing = next(folder for folder in (self._folder, *self._folder.absolute().parents) if folder.is_dir())
+        existing = next(path for path in (self._folder, *self._folder.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            raise PipelineError(f"{existing} is a file, expected a folder for the cache. Name another.")
         free = shutil.disk_usage(existing).free
         if missing > free:
             raise PipelineError(

@@ -1,5 +1,6 @@
 """Image files to uint8 RGB tensors: whatever the file holds, one decode per image and view."""
 
+import stat
 import struct
 import warnings
 from collections.abc import Iterator
@@ -13,12 +14,10 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from pipeline.machine.errors import PipelineError
+from pipeline.photos.formats import RAW, kind_of, readable_formats, why_unreadable
 
 MAX_PIXELS = 100_000_000
 """Larger images are refused: a file of some kB can claim gigapixels, and 100 megapixels are 300 MB of RGB."""
-
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-"""What Pillow may take a file for. A closed list, as others of its readers start programs (EPS)."""
 
 DRAFT_MARGIN = 2
 """A JPEG to be squashed is decoded at no less than this many times the target; closer shows in the pixels."""
@@ -81,7 +80,8 @@ def load_image(path: Path, min_size: tuple[int, int] | None = None) -> Tensor:
     """Decode an image, turned as its EXIF says; transparency over white, 16-bit grey to its high byte.
 
     Args:
-        path: JPEG, PNG, WebP, BMP, GIF (first frame) or TIFF, whatever its extension.
+        path: JPEG, PNG, WebP, BMP, GIF (first frame), TIFF, AVIF, JPEG 2000 or, with pillow-heif, HEIC, whatever its
+            extension; that of a camera's raw file alone is believed.
         min_size: (H, W) that the caller needs. A JPEG may then be decoded at 1/2, 1/4 or 1/8 of its size,
             never below `min_size`: coordinates are those of the result, `image_size` gives the original's.
 
@@ -157,7 +157,8 @@ def cut(image: Tensor, box: Tensor, size: tuple[int, int]) -> Tensor:
 def _opened(path: Path) -> Iterator[Image.Image]:
     """The image with its header read; what Pillow raises on it becomes UnreadableImage."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        _check_kind(path)
+        with Image.open(path, formats=readable_formats()) as image:
             if image.width * image.height > MAX_PIXELS:
                 megapixels = image.width * image.height / 1e6
                 raise ValueError(f"it has {megapixels:.0f} megapixels, the limit is {MAX_PIXELS / 1e6:.0f}")
@@ -168,9 +169,20 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         ) from error
 
 
+def _check_kind(path: Path) -> None:
+    """Raise ValueError for what must not be opened: a FIFO waits for ever, a raw file shows its thumbnail."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a folder has an error of its own
+        raise ValueError(f"it is {kind_of(mode)}, not a file")
+    if path.suffix.lower() in RAW:
+        raise ValueError(why_unreadable(path.suffix))
+
+
 def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "the file is empty" if path.stat().st_size == 0 else f"it is none of {', '.join(FORMATS)}"
+        if path.stat().st_size == 0:
+            return "the file is empty"
+        return why_unreadable(path.suffix) or f"it is none of {', '.join(readable_formats())}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error).rstrip(".") or type(error).__name__

@@ -6,34 +6,46 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.classifier.api import Classifier, score_files
-from pipeline.datasets.checks import check_files, check_unique, class_index
+from pipeline.datasets.checks import check_files, check_unique
+from pipeline.datasets.folder import match_rows
+from pipeline.datasets.image_names import ImageNames
 from pipeline.datasets.tables import read_table
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import PlainTable, say, show
 from pipeline.method.thresholds import class_f1, out_of_fold_thresholds
 from pipeline.runs.artifacts import Provenance
 from pipeline.runs.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
+from pipeline.runs.manifest import Manifest, read_manifest
 from pipeline.runs.files import sha256_of
 from pipeline.runs.graph import VERSIONS
 from pipeline.runs.options import CalibrateConfig
 
 
-def read_labelled(table: Path, class_names: list[str]) -> tuple[list[Path], np.ndarray]:
-    """N photos of a table and their labels, int8 [N, C]; rows without labels are left out.
+def read_labelled(
+    table: Path, class_names: list[str], manifest: Manifest | None = None
+) -> tuple[list[Path], np.ndarray]:
+    """N photos of a table and their labels, int8 [N, C] with -1 for unknown; rows without labels are left out.
+
+    Args:
+        table: see `read_table`; the same that `prepare --labels` and `import-labels` take.
+        class_names: C names.
+        manifest: of the run that the classifier comes from, whose images the table may name as that run does.
 
     Raises:
         PipelineError: the table is no such table, has no labels, or names an unknown class or a missing file.
     """
-    rows = [row for row in read_table(table) if row.labels is not None]
+    rows = [row for row in read_table(table, class_names, needs_labels=True) if row.labels is not None]
     if not rows:
         raise PipelineError(f"{table} has no labels, expected the columns image and labels (class names joined by ;).")
-    image_ids, paths = [row.image_id for row in rows], [row.path for row in rows]
-    check_unique(image_ids, table)
-    check_files(image_ids, paths, table)
-    truth = np.zeros((len(rows), len(class_names)), np.int8)
-    for n, row in enumerate(rows):
-        truth[n, [class_index(name, class_names, table) for name in row.labels]] = 1
-    return paths, truth
+    names, paths = [row.name for row in rows], [row.path for row in rows]
+    check_unique(names, table)
+    if manifest is not None and not all(path.is_file() for path in paths):
+        known = ImageNames(manifest.image_ids, manifest.paths, list(manifest.images["split"]))
+        found = match_rows(rows, known, table, manifest.skipped)
+        rows, paths = list(found.values()), [Path(manifest.paths[index]) for index in found]
+        names = [row.name for row in rows]
+    check_files(names, paths, table)
+    return paths, np.stack([row.labels for row in rows])
 
 
 def calibrated(checkpoint: Checkpoint, thresholds: np.ndarray, provenance: Provenance) -> Checkpoint:
@@ -48,7 +60,7 @@ def run(
 
     Args:
         classifier_path: file of a classifier; stays as it is, since the run's other files were made from it.
-        labelled: CSV or Parquet file with the columns image and labels.
+        labelled: CSV or Parquet file with the columns image (or image_id) and labels.
         out: file to write.
         config: options.
         batch_size: photos that go through the network together.
@@ -60,7 +72,9 @@ def run(
     if out.resolve() == classifier_path.resolve():
         raise PipelineError(f"{out} would be written over the classifier itself. Give another file to --out.")
     checkpoint = read_checkpoint(classifier_path)
-    paths, truth = read_labelled(labelled, checkpoint.class_names)
+    run = classifier_path.parent
+    manifest = read_manifest(run) if (run / "manifest.csv").is_file() else None
+    paths, truth = read_labelled(labelled, checkpoint.class_names, manifest)
     found = score_files(Classifier(checkpoint, device), paths, batch_size)
     truth = truth[found.rows]
     if len(truth) < config.folds:

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.machine.progress import say
-from pipeline.runs.artifacts import Corrections, check_same_images, write
+from pipeline.runs.artifacts import Corrections, write
 from pipeline.runs.manifest import read_manifest
 from pipeline.tools.corrections import UNTOUCHED, make_corrections, read_answers
 from pipeline.tools.read import read
 
 
 def run(source: Path, folder: Path, *, replace: bool = False) -> None:
-    """Write `corrections.h5`; what was imported before stays where nothing new is said.
+    """Write `corrections.h5`; what was imported before stays where nothing new is said, and the image is still there.
 
     Args:
         source: CSV or JSON, see `pipeline.tools.corrections.read_answers`.
@@ -23,15 +23,13 @@ def run(source: Path, folder: Path, *, replace: bool = False) -> None:
         PipelineError: the file is not as expected, or about other images or classes.
     """
     path = folder / "corrections.h5"
-    train = read_manifest(folder).split("train")
-    before: Corrections | None = None
-    if path.exists() and not replace:
-        before = read(path)
-        check_same_images(train, before, folder / "manifest.csv", path)
-    corrections = make_corrections(read_answers(source, train.class_names), train, source, before)
+    manifest = read_manifest(folder)
+    before: Corrections | None = read(path) if path.exists() and not replace else None
+    corrections = make_corrections(read_answers(source, manifest.class_names), manifest, source, before)
     write(path, corrections)
     fixed = corrections.labels != UNTOUCHED
     say(
         f"{path}: {np.count_nonzero(fixed)} labels of {np.count_nonzero(fixed.any(1))} images are fixed, "
-        f"{np.count_nonzero(corrections.labels == 1)} of them to present. Go on with `ccd fuse` and `ccd train`."
+        f"{np.count_nonzero(corrections.labels == 1)} of them to present. Go on with "
+        f"`ccd fuse --run {folder}` and `ccd train --run {folder}`."
     )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.classifier.api import Classifier, score_files
-from pipeline.datasets.listing import IMAGE_SUFFIXES, scan_folder
+from pipeline.datasets.listing import no_images, scan_folder
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import say
 from pipeline.runs.score_table import check_suffix, prediction_frame, print_predictions, write_predictions
@@ -24,7 +24,7 @@ def find_images(sources: Sequence[str]) -> list[Path]:
             raise PipelineError(f"{source} is missing, expected a photo, a folder or a glob. Correct the path.")
         images = [image for match in matches for image in images_at(Path(match))]
         if not images:
-            raise PipelineError(f"{source} holds no image, expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
+            raise no_images(Path(source), {})
         found |= dict.fromkeys(images)
     return list(found)
 

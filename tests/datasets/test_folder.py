@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import socket
 import tarfile
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import pytest
 from PIL import Image
 
 from pipeline.datasets import folder
+from pipeline.datasets.archives import Limit
 from pipeline.datasets.class_names import read_class_names
+from pipeline.datasets.folder import Reading
 from pipeline.machine.errors import PipelineError
 
 CLASSES = ["cat", "dog"]
@@ -76,7 +79,7 @@ def test_parquet(images: Path):
     dataset = folder.load(images / "list.parquet", CLASSES)
     assert dataset.labels.tolist() == [[1, 0], [0, 0]]
     pq.write_table(pa.table({"path": ["b.JPG"]}), images / "other.parquet")
-    with pytest.raises(PipelineError, match="has the columns path, expected one named image"):
+    with pytest.raises(PipelineError, match="has the columns path; expected one named image or image_id"):
         folder.load(images / "other.parquet", CLASSES)
     (images / "broken.parquet").write_text("no parquet")
     with pytest.raises(PipelineError, match=r"broken\.parquet cannot be read as Parquet"):
@@ -92,9 +95,9 @@ def test_parquet(images: Path):
         ("image,labels\nb.JPG,cat,dog\n", "row 2 of .* has 3 fields, expected 2"),
         ("image,split\nb.JPG,val\n", "row 2 of .* has split 'val', expected train or test"),
         ("image,labels\nb.JPG,cat\n\n,dog\n", "row 4 of .* has image ''"),
-        ("file,labels\nb.JPG,cat\n", "has the columns file, labels, expected one named image"),
-        ("image,labels\n", "holds no image"),
-        ("", "holds no image"),
+        ("file,labels\nb.JPG,cat\n", "has the columns file, labels; expected one named image or image_id"),
+        ("image,labels\n", "has no images"),
+        ("", "has no images"),
     ],
 )
 def test_broken_tables(images: Path, text: str, message: str):
@@ -109,20 +112,127 @@ def test_table_in_another_encoding(images: Path):
         folder.load(images / "list.csv", CLASSES)
 
 
-def test_label_table_with_an_unknown_image_or_an_unlabelled_test_image(images: Path):
+@pytest.fixture
+def two_folders(images: Path) -> Path:
+    """Photos beside `images` for testing: b.JPG, as there, and sub/only.png."""
+    for name in ("b.JPG", "sub/only.png"):
+        write_image(images.parent / "more" / name)
+    return images.parent / "more"
+
+
+def labelled(images: Path, test_images: Path | None, text: str) -> dict[str, list[int]]:
+    """Labels by id, with a table of labels that lies beside the photos' folder."""
     table = images.parent / "labels.csv"
-    table.write_text("image,labels\nc.WebP,cat\n")
-    with pytest.raises(PipelineError, match=r"lists image c\.WebP, .* for example b\.JPG"):
-        folder.load(images, CLASSES, labels=table)
-    table.write_text("image,labels\nb.JPG,cat\n")
-    with pytest.raises(PipelineError, match=r"2 test images have no labels .* first test/c\.WebP"):
-        folder.load(images, CLASSES, test_images=images / "deep", labels=table)
+    table.write_text(text)
+    dataset = folder.load(images, CLASSES, test_images=test_images, labels=table)
+    return dict(zip(dataset.image_ids, dataset.labels.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["test/sub/only.png", "sub/only.png", "only.png", "more/sub/only.png", "only", "{}"])
+def test_a_label_table_names_a_test_photo_in_any_way_that_is_unambiguous(images: Path, two_folders: Path, name: str):
+    name = name.format(two_folders / "sub/only.png")
+    found = labelled(images, two_folders, f"image,labels\n{name},dog\n")
+    assert found.pop("test/sub/only.png") == [0, 1]
+    assert set(map(tuple, found.values())) == {(-1, -1)}  # whatever has labels is kept, and nothing else is known
+
+
+def test_names_of_both_folders_are_told_apart(images: Path, two_folders: Path):
+    for first, second in (("b.JPG", "test/b.JPG"), ("train/b.JPG", "test/b.JPG"), ("photos/b.JPG", "more/b.JPG")):
+        found = labelled(images, two_folders, f"image_id,labels\n{first},cat\n{second},dog\n")
+        assert (found["b.JPG"], found["test/b.JPG"]) == ([1, 0], [0, 1])
+    found = labelled(images, two_folders, "image,labels,split\nb.JPG,dog,test\n")
+    assert (found["b.JPG"], found["test/b.JPG"]) == ([-1, -1], [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "image,labels\nx,\nb.JPG,cat\n",
+            r"row 2 of .*labels\.csv names image x, which is none .* test image is test/b\.JPG",
+        ),
+        (
+            "image,labels\nonly.png,cat\nb.JPG,cat\n",
+            r"row 3 .*b\.JPG, which is any of 2 .*Write train/b\.JPG or test/b\.JPG",
+        ),
+        ("image,labels,split\nz.jpg,cat,train\n", r"row 2 .* z\.jpg, .*a train image is b\.JPG"),
+        ("image,labels\nonly.png,\ntest/sub/only.png,\n", r"row 3 .* names image test/sub/only\.png, as row 2 does"),
+        ("image,label\nonly.png,cat\n", r"has no labels: its columns are image, label; .*mean 'labels' by 'label'"),
+        ("image\nonly.png\n", "has no labels: its columns are image"),
+        ("image,labels\n", "has no rows"),
+        ("", "has the columns none; expected one named image or image_id"),
+        ("image;labels\nonly.png;cat\n", r"row 1 of .* is 'image;labels', expected columns separated by commas"),
+        ("only.png;cat\nb.JPG;dog\n", r"row 1 of .* is 'only\.png;cat', expected columns separated by commas"),
+        ("image,cat,catt\nonly.png,1,0\n", r"column 'catt' of 1 and 0, .*Did you mean 'cat'"),
+        ("image,cat,cat\nonly.png,1,0\n", "has the column 'cat' twice"),
+        ("image,cat\nonly.png,maybe\n", "row 2 of .* has 'maybe' for cat, expected 1, 0 or nothing"),
+        ('image,labels\n"only.png,cat\n', r"labels\.csv is no CSV file"),
+        ('image,labels\nonly.png,"{""choices"": 3}"\n', "row 2 of .* has labels"),
+        ("image,labels\nonly.png,{" + "[" * 9999 + "\n", "row 2 of .* has labels"),
+    ],
+)
+def test_wrong_label_tables_name_the_row_and_the_remedy(images: Path, two_folders: Path, text: str, message: str):
+    with pytest.raises(PipelineError, match=message):
+        labelled(images, two_folders, text)
+
+
+def test_a_label_table_with_a_column_per_class_leaves_the_rest_unknown(images: Path):
+    found = labelled(images, None, "image_id,dog,note\nb.JPG,1,blurred\nc.WebP,,\na,0,\n")
+    assert found == {"b.JPG": [-1, 1], "deep/c.WebP": [-1, -1], "deep/er/a.png": [-1, 0]}
+
+
+def test_a_table_with_an_id_and_a_path(images: Path):
+    (images / "list.csv").write_text("image,image_id,labels\nb.JPG,first,cat\n")
+    dataset = folder.load(images / "list.csv", CLASSES)
+    assert dataset.image_ids == ["first"] and dataset.paths == [images / "b.JPG"]
+
+
+def test_what_looks_like_a_photo_and_is_none_is_left_out_and_named(images: Path):
+    os.mkfifo(images / "pipe.jpg")
+    (images / "gone.png").symlink_to(images / "nowhere.png")
+    (images / "null.gif").symlink_to("/dev/null")
+    for name in ("raw.NEF", "new.jxl"):
+        (images / name).write_bytes(b"x")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(os.path.relpath(images / "s.jpg"))
+        dataset = folder.load(images, CLASSES)
+    assert dataset.image_ids == ["b.JPG", "deep/c.WebP", "deep/er/a.png"]
+    assert dataset.left_out == {
+        "gone.png": "it is a link to a file that is missing",
+        "new.jxl": "JPEG XL files cannot be read; convert the file to JPEG or PNG",
+        "null.gif": "it is a device, not a file",
+        "pipe.jpg": "it is a FIFO, not a file",
+        "raw.NEF": "camera raw files cannot be read; convert the file to JPEG or TIFF",
+        "s.jpg": "it is a socket, not a file",
+    }
+
+
+def test_labels_of_photos_that_are_left_out_are_passed_over(images: Path):
+    (images / "raw.NEF").write_bytes(b"x")
+    assert labelled(images, None, "image,labels\nraw.NEF,cat\nb.JPG,dog\n")["b.JPG"] == [0, 1]
+
+
+def test_a_folder_of_nothing_but_raw_files_says_why(tmp_path: Path):
+    (tmp_path / "a.CR2").write_bytes(b"x")
+    with pytest.raises(PipelineError, match=r"has no images.* It has 1 that cannot be read, first a\.CR2: camera raw"):
+        folder.load(tmp_path, CLASSES)
+
+
+def test_missing_photos_of_a_table_can_be_skipped(images: Path):
+    (images / "list.csv").write_text("image,labels\nb.JPG,cat\nz.jpg,dog\n")
+    with pytest.raises(PipelineError, match=r"1 of 2 are missing.*--skip-missing"):
+        folder.load(images / "list.csv", CLASSES)
+    dataset = folder.load(images / "list.csv", CLASSES, reading=Reading(skip_missing=True))
+    assert (dataset.image_ids, dataset.left_out) == (["b.JPG"], {"z.jpg": "it is missing"})
+    (images / "list.csv").write_text("image\ny.jpg\nz.jpg\n")
+    with pytest.raises(PipelineError, match="2 of 2 are missing"):
+        folder.load(images / "list.csv", CLASSES, reading=Reading(skip_missing=True))
 
 
 def test_missing_or_empty_folder(tmp_path: Path):
     with pytest.raises(PipelineError, match="absent cannot be read: No such file"):
         folder.load(tmp_path / "absent", CLASSES)
-    with pytest.raises(PipelineError, match=r"holds no image, expected files ending in \.jpg"):
+    with pytest.raises(PipelineError, match=r"has no images, expected files ending in \.avif, \.bmp"):
         folder.load(tmp_path, CLASSES)
 
 
@@ -182,6 +292,7 @@ def test_class_names(tmp_path: Path):
 
 
 def write_shard(path: Path, members: dict[str, bytes]) -> Path:
+    path.parent.mkdir(exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for name, content in members.items():
             info = tarfile.TarInfo(name)
@@ -202,7 +313,7 @@ def test_webdataset_shards(tmp_path: Path):
     first = {"x/01.left.png": png(), "x/01.json": json.dumps({"labels": "cat;dog"}).encode()}
     write_shard(shards / "000.tar", {**first, "02.png": png(), "02.cls": b"1\n"})
     write_shard(shards / "001.tar", {"02.png": png(), "02.cls": b"cat", "03.png": png(), "03.json": b"{}"})
-    dataset = folder.load(shards, CLASSES, cache=tmp_path / "cache")
+    dataset = folder.load(shards, CLASSES, reading=Reading(unpack_to=tmp_path / "cache"))
     assert dataset.image_ids == ["000/02.png", "000/x/01.left.png", "001/02.png", "001/03.png"]
     assert dataset.labels.tolist() == [[0, 1], [1, 1], [1, 0], [-1, -1]]
     assert all(path.is_file() for path in dataset.paths)
@@ -218,6 +329,15 @@ def test_shard_is_unpacked_once_until_it_changes(tmp_path: Path):
     assert folder.load(shard, CLASSES).image_ids == ["a/1.png", "a/2.png"]
 
 
+def test_a_shard_unpacks_within_the_limit_and_to_the_folder_that_is_named(tmp_path: Path):
+    shard = write_shard(tmp_path / "in" / "a.tar", {"1.png": png(), "2.png": png()})
+    with pytest.raises(PipelineError, match=r"a\.tar unpacks to more than .* or 1 files"):
+        folder.load(shard, CLASSES, reading=Reading(tmp_path / "out", Limit(files=1)))
+    assert not list((tmp_path / "out").glob("*")) and not list((tmp_path / "in").glob("*.unpacked"))
+    assert len(folder.load(shard, CLASSES, reading=Reading(tmp_path / "out")).paths) == 2
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
 def test_broken_shards(tmp_path: Path):
     (tmp_path / "a.tar").write_bytes(b"no tar")
     with pytest.raises(PipelineError, match=r"a\.tar is no whole tar or zip archive"):
@@ -231,3 +351,7 @@ def test_broken_shards(tmp_path: Path):
     write_shard(tmp_path / "d.tar", {"1.png": png(), "1.json": b'{"labels": 3}'})
     with pytest.raises(PipelineError, match=r"1\.json holds no labels"):
         folder.load(tmp_path / "d.tar", CLASSES)
+    for number, sidecar in enumerate((b"[" * 100_000, b"[]", b'{"labels": [1]}', b'{"labels": ["cats"]}', b"NaN")):
+        write_shard(tmp_path / f"e{number}.tar", {"1.png": png(), "1.json": sidecar})
+        with pytest.raises(PipelineError, match=r"1\.json (holds no labels|names class 'cats')"):
+            folder.load(tmp_path / f"e{number}.tar", CLASSES)

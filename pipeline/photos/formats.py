@@ -1,0 +1,90 @@
+"""Which image files can be read here, by their suffix; imports Pillow, and pillow-heif where it is installed."""
+
+import stat
+from functools import cache
+
+from PIL import Image, features
+
+from pipeline.machine.errors import PipelineError
+
+ALWAYS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+"""Suffixes of what every Pillow reads; in lower case, files may write them in any."""
+
+AVIF = (".avif",)
+JPEG_2000 = (".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc")
+HEIF = (".heic", ".heif", ".hif")
+JPEG_XL = (".jxl",)
+RAW = (
+    *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw"),
+    *(".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
+)
+"""Camera raw. Many are TIFF inside, of which Pillow would read a thumbnail."""
+
+PHOTO_SUFFIXES = frozenset((*ALWAYS, *AVIF, *JPEG_2000, *HEIF, *JPEG_XL, *RAW))
+"""Of photos, whether they can be read or not."""
+
+
+@cache
+def readable_formats() -> tuple[str, ...]:
+    """What Pillow may take a file for. A closed list, as others of its readers start programs (EPS)."""
+    formats = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"]
+    if features.check("avif"):
+        formats.append("AVIF")
+    if features.check("jpg_2000"):
+        formats.append("JPEG2000")
+    if _register_heif():
+        formats.append("HEIF")
+    return tuple(formats)
+
+
+def why_unreadable(suffix: str) -> str | None:
+    """Why files with this suffix are not read, and what to do; None for those that are, and for all others.
+
+    Args:
+        suffix: with its dot, in any case.
+    """
+    suffix = suffix.lower()
+    formats = readable_formats()
+    if suffix in HEIF and "HEIF" not in formats:
+        return "HEIC and HEIF files need pillow-heif: `pip install '.[heif]'`"
+    if suffix in AVIF and "AVIF" not in formats:
+        return "AVIF files need Pillow 11.3 or newer: `pip install -U pillow`"
+    if suffix in JPEG_2000 and "JPEG2000" not in formats:
+        return "this Pillow was built without JPEG 2000; convert the file to JPEG or PNG"
+    if suffix in JPEG_XL:
+        return "JPEG XL files cannot be read; convert the file to JPEG or PNG"
+    if suffix in RAW:
+        return "camera raw files cannot be read; convert the file to JPEG or TIFF"
+    return None
+
+
+def readable_suffixes() -> list[str]:
+    """Suffixes of the photos that are read here, sorted."""
+    return sorted(suffix for suffix in PHOTO_SUFFIXES if why_unreadable(suffix) is None)
+
+
+def kind_of(mode: int) -> str:
+    """What something is that is neither a file nor a folder.
+
+    Args:
+        mode: as `os.stat` gives it.
+    """
+    kinds = (
+        (stat.S_ISFIFO, "a FIFO"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISCHR, "a device"),
+        (stat.S_ISBLK, "a device"),
+    )
+    return next((name for is_kind, name in kinds if is_kind(mode)), "no regular file")
+
+
+def _register_heif() -> bool:
+    """Teach Pillow to open HEIF files; False where pillow-heif is not installed."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ModuleNotFoundError:
+        return False
+    except ImportError as error:
+        raise PipelineError(f"pillow-heif cannot be loaded ({error}). Install it anew or remove it.") from error
+    register_heif_opener()
+    return "HEIF" in Image.OPEN
