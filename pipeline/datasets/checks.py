@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.machine.errors import PipelineError, hint
 
 
@@ -69,6 +71,30 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):  # a name too long or with a null byte, a folder that may not be read
         return False
+
+
+def check_boxes(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Boxes cut to their images.
+
+    Args:
+        boxes: float64 [K, 4], xyxy in pixels.
+        sizes: float64 [K, 2], width and height of the image of each; 0 where they are unknown.
+
+    Returns:
+        float64 [K, 4].
+
+    Raises:
+        ValueError: a box is not finite, is turned round, or lies outside of its image.
+    """
+    if not np.isfinite(boxes).all():
+        raise ValueError(f"the box {boxes[~np.isfinite(boxes).all(axis=1)][0].tolist()} is not finite")
+    limits = np.where(sizes > 0, sizes, np.inf)
+    cut = np.concatenate([np.clip(boxes[:, :2], 0, limits), np.clip(boxes[:, 2:], 0, limits)], axis=1)
+    empty = (cut[:, 2:] <= cut[:, :2]).any(axis=1)
+    if empty.any():
+        size = "x".join(f"{side:g}" for side in sizes[empty][0])
+        raise ValueError(f"the box {boxes[empty][0].tolist()} has no part within its image of {size}")
+    return cut
 
 
 def class_index(name: str, class_names: Sequence[str], source: Path) -> int:

@@ -1,6 +1,7 @@
 """What every adapter returns: images, their splits and, where they exist, labels and boxes."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,3 +40,34 @@ class Dataset:
     """Annotated boxes; None where there are none."""
     left_out: dict[str, str] = field(default_factory=dict)
     """Id of an image that cannot be used, none of the N, to the reason."""
+
+
+def without_images(dataset: Dataset, left_out: Mapping[str, str]) -> Dataset:
+    """The data set without some of its images, and the reasons.
+
+    Args:
+        dataset: N images.
+        left_out: id to reason, of some of them.
+    """
+    if not left_out:
+        return dataset
+    kept = np.array([image_id not in left_out for image_id in dataset.image_ids], dtype=bool)
+    rows = np.flatnonzero(kept)
+    objects = dataset.objects
+    if objects is not None:
+        here = kept[objects.image_index]
+        objects = Objects(
+            image_index=(np.cumsum(kept) - 1)[objects.image_index[here]],
+            class_index=objects.class_index[here],
+            box=objects.box[here],
+            difficult=objects.difficult[here],
+        )
+    return replace(
+        dataset,
+        image_ids=[dataset.image_ids[row] for row in rows],
+        paths=[dataset.paths[row] for row in rows],
+        splits=[dataset.splits[row] for row in rows],
+        labels=None if dataset.labels is None else dataset.labels[kept],
+        objects=objects,
+        left_out={**dataset.left_out, **left_out},
+    )

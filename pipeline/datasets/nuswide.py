@@ -1,11 +1,17 @@
-"""NUS-WIDE's official text files, or the lists of a re-crawl, to a Dataset of 81 concepts."""
+"""NUS-WIDE's official text files, or the lists of a re-crawl, to a Dataset of 81 concepts.
+
+The concepts are no partition, as a teacher's softmax would have it: bear, birds, cat, cow, dog, elk, fish, fox, horses,
+tiger, whales and zebra are kinds of animal, and boats, cars, plane and train of vehicle. A concept and the one that it is
+a kind of share the probability of one object, which dividing by the teacher's bias makes up for in part only.
+"""
 
 from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
-from pipeline.datasets.checks import check_files, check_unique, read_lines
-from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.checks import check_unique, missing_files, read_lines
+from pipeline.datasets.class_names import check_class_names
+from pipeline.datasets.dataset import Dataset, without_images
 from pipeline.machine.errors import PipelineError
 
 LISTS = {"train": "Train", "test": "Test"}
@@ -13,7 +19,13 @@ LISTS = {"train": "Train", "test": "Test"}
 
 
 def load(
-    root: Path, images: Path | None = None, train_list: Path | None = None, test_list: Path | None = None
+    root: Path,
+    images: Path | None = None,
+    train_list: Path | None = None,
+    test_list: Path | None = None,
+    *,
+    keep_unannotated: bool = False,
+    skip_missing: bool = False,
 ) -> Dataset:
     """Images of the official split or of two lists, with the official labels of the 81 concepts.
 
@@ -25,6 +37,11 @@ def load(
         train_list: a path a line, instead of the official training images, as of a re-crawl (150,000 images).
             The labels are found by file name among the official ones of either split.
         test_list: the same for testing (60,260 images). Give both or none.
+        keep_unannotated: keep the images of the official split that show none of the concepts. The literature trains
+            and tests without them: of 269,648 images 209,347 show one (Gong et al., Deep Convolutional Ranking for
+            Multilabel Image Annotation, 2014, arXiv 1312.4894), and re-crawls begin with these. Images of two lists are
+            all kept.
+        skip_missing: leave out images without a file (Flickr's links die), instead of refusing the data set.
 
     Returns:
         Image ids are paths from `images`. Concepts stand in the order of Concepts81.txt if it is there, else
@@ -41,19 +58,32 @@ def load(
     official = {split: _read_list(root / "ImageList" / f"{name}Imagelist.txt") for split, name in LISTS.items()}
     label_folder = _label_folder(root)
     class_names = _concepts(root, label_folder)
+    check_class_names(class_names)
     labels = np.concatenate([_read_labels(label_folder, class_names, split, official[split]) for split in LISTS])
     official_ids = official["train"] + official["test"]
     if train_list is None or test_list is None:
         listed, source = official, root / "ImageList"
+        if not keep_unannotated:
+            shown = labels.any(axis=1)
+            first = len(official["train"])
+            listed = {
+                "train": _chosen(official["train"], shown[:first]),
+                "test": _chosen(official["test"], shown[first:]),
+            }
+            labels = labels[shown]
     else:
         listed, source = {"train": _read_list(train_list), "test": _read_list(test_list)}, train_list.parent
         labels = labels[_rows_by_file_name(listed["train"] + listed["test"], official_ids, source)]
     image_ids = listed["train"] + listed["test"]
     check_unique(image_ids, source)
     paths = [folder / image_id for image_id in image_ids]
-    check_files(image_ids, paths, source)
+    left_out = missing_files(image_ids, paths, source, skip=skip_missing)
     splits = ["train"] * len(listed["train"]) + ["test"] * len(listed["test"])
-    return Dataset("nuswide", class_names, image_ids, paths, splits, labels)
+    return without_images(Dataset("nuswide", class_names, image_ids, paths, splits, labels), left_out)
+
+
+def _chosen(image_ids: list[str], chosen: np.ndarray) -> list[str]:
+    return [image_id for image_id, keep in zip(image_ids, chosen, strict=True) if keep]
 
 
 def _read_list(path: Path) -> list[str]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.datasets.checks import check_files, check_unique, class_index, read_lines
-from pipeline.datasets.dataset import Dataset, Objects
+from pipeline.datasets.checks import check_boxes, check_unique, class_index, missing_files, read_lines
+from pipeline.datasets.dataset import Dataset, Objects, without_images
 from pipeline.machine.errors import PipelineError
 
 CLASS_NAMES = [
@@ -29,7 +29,14 @@ BENCHMARK_SPLITS = {2007: ("trainval", "test"), 2012: ("train", "val")}
 """What the literature trains and tests on: 5,011 / 4,952 and 5,717 / 5,823 images."""
 
 
-def load(root: Path, year: int = 2012, train_split: str | None = None, test_split: str | None = None) -> Dataset:
+def load(
+    root: Path,
+    year: int = 2012,
+    train_split: str | None = None,
+    test_split: str | None = None,
+    *,
+    skip_missing: bool = False,
+) -> Dataset:
     """Images of two splits with the labels and boxes of their annotations.
 
     Args:
@@ -37,6 +44,7 @@ def load(root: Path, year: int = 2012, train_split: str | None = None, test_spli
         year: four digits.
         train_split: list in ImageSets/Main for training; None for the year's of BENCHMARK_SPLITS, else train.
         test_split: list for testing; None for the year's, else val.
+        skip_missing: leave out images without a file, instead of refusing the data set.
 
     Returns:
         A class all of whose objects are marked difficult has label -1. Without Annotations, the labels are of
@@ -58,8 +66,7 @@ def load(root: Path, year: int = 2012, train_split: str | None = None, test_spli
     source = folder / "ImageSets" / "Main"
     check_unique(image_ids, source)
     paths = [folder / "JPEGImages" / f"{image_id}.jpg" for image_id in image_ids]
-    check_files(image_ids, paths, source)
-
+    left_out = missing_files(image_ids, paths, source, skip=skip_missing)
     annotations = [folder / "Annotations" / f"{image_id}.xml" for image_id in image_ids]
     if any(annotation.is_file() for annotation in annotations):
         objects = _read_objects(annotations)
@@ -67,7 +74,8 @@ def load(root: Path, year: int = 2012, train_split: str | None = None, test_spli
     else:
         objects = None
         labels = _labels_from_lists(folder, image_ids, list(lists.values()))
-    return Dataset(f"voc{year}", list(CLASS_NAMES), image_ids, paths, splits, labels, objects)
+    found = Dataset(f"voc{year}", list(CLASS_NAMES), image_ids, paths, splits, labels, objects)
+    return without_images(found, left_out)
 
 
 def _year_folder(root: Path, year: int) -> Path:
@@ -102,18 +110,25 @@ def _read_objects(annotations: list[Path]) -> Objects:
 
 
 def _read_annotation(path: Path) -> list[tuple[int, tuple[float, ...], bool]]:
-    """Class, xyxy box and difficult flag of every object; VOC counts pixels from 1 and includes the last."""
+    """Class, xyxy box and difficult flag of every object; VOC counts pixels from 1 and includes the last.
+
+    A box that reaches beyond the image is cut, as those of VOC 2011 by a fraction of a pixel.
+    """
     try:
-        found = ET.parse(path).getroot().findall("object")
+        root = ET.parse(path).getroot()
+        width, height = (float(root.findtext(f"size/{side}", "0")) for side in ("width", "height"))
         objects = []
-        for element in found:
+        for element in root.findall("object"):
             x1, y1, x2, y2 = (float(element.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
             difficult = int(element.findtext("difficult", "0")) == 1
             name = element.findtext("name", "").strip()
-            objects.append((class_index(name, CLASS_NAMES, path), (x1 - 1, y1 - 1, x2, y2), difficult))
+            (box,) = check_boxes(np.array([[x1 - 1, y1 - 1, x2, y2]]), np.array([[width, height]]))
+            objects.append((class_index(name, CLASS_NAMES, path), tuple(box.tolist()), difficult))
     except FileNotFoundError as error:
         raise PipelineError(f"{path} is missing, expected one for every image. Complete them.") from error
-    except (ET.ParseError, TypeError, ValueError) as error:
+    except OSError as error:
+        raise PipelineError(f"{path} could not be read ({error.strerror}). Check the file.") from error
+    except (ET.ParseError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise PipelineError(f"{path} is no VOC annotation ({error}). Replace it.") from error
     return objects
 

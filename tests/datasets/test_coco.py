@@ -76,6 +76,16 @@ def test_boxes_of_the_second_split_follow_the_first(root: Path):
         (lambda c: c["annotations"][0].update(bbox=[1, 2]), "no file of COCO instances.*bbox"),
         (lambda c: c["images"][0].update(file_name="9.jpg"), r"lists image 9, but there is no file .*9\.jpg"),
         (lambda c: c["categories"].append({"id": 2, "name": "bicycle"}), "other categories than"),
+        (lambda c: c["categories"].append({"id": 1, "name": "bicycle"}), "defines 4 categories by 3 ids"),
+        (lambda c: c["annotations"][0].update(bbox=[0, 0, float("inf"), 2]), "annotation 0 has the bbox .*finite"),
+        (lambda c: c["annotations"][0].update(bbox=[0, float("nan"), 1, 2]), "annotation 0 has the bbox .*finite"),
+        (lambda c: c["annotations"][0].update(bbox=["1", 0, 1, 2]), "annotation 0 has the bbox .*finite"),
+        (lambda c: c["annotations"][0].update(bbox=[10**400, 0, 1, 2]), "no file of COCO instances"),
+        (lambda c: c["annotations"].append(7), "annotations 2 has image_id None, expected int"),
+        (lambda c: c["annotations"][0].update(image_id=[]), r"annotations 0 has image_id \[\], expected int"),
+        (lambda c: c["categories"][0].update(name=3), "categories 0 has name 3, expected str"),
+        (lambda c: c["images"][0].update(file_name=None), "images 0 has file_name None, expected str"),
+        (lambda c: c.update(images={"id": 1}), "images is no list"),
     ],
 )
 def test_broken_annotations(root: Path, damage: Callable[[dict[str, Any]], object], message: str):
@@ -90,9 +100,37 @@ def test_broken_annotations(root: Path, damage: Callable[[dict[str, Any]], objec
 def test_missing_files(root: Path):
     with pytest.raises(PipelineError, match=r"instances_test2014\.json cannot be read: No such file"):
         coco.load(root, test_split="test2014")
-    (root / "annotations" / "instances_val2014.json").write_text('{"images": [')
-    with pytest.raises(PipelineError, match=r"instances_val2014\.json is no file of COCO instances"):
+    for text in ('{"images": [', "[]", "3", '{"images": ' + "[" * 100_000):
+        (root / "annotations" / "instances_val2014.json").write_text(text)
+        with pytest.raises(PipelineError, match=r"instances_val2014\.json is no file of COCO instances"):
+            coco.load(root)
+
+
+def test_boxes_are_cut_to_their_image_and_those_outside_are_counted(root: Path, capsys: pytest.CaptureFixture):
+    path = root / "annotations" / "instances_train2014.json"
+    content = json.loads(path.read_text())
+    content["images"][0].update(width=8, height=6)
+    content["annotations"][0]["bbox"] = [-1, 2, 30, 30]
+    content["annotations"][1]["bbox"] = [8, 0, 3, 3]
+    path.write_text(json.dumps(content))
+    dataset = coco.load(root)
+    assert dataset.objects.box.tolist() == [[0, 2, 8, 6]]
+    assert dataset.labels.tolist() == [[0, 1, 1], [1, 0, 0]]  # what has no box is labelled all the same
+    assert "instances_train2014.json: 1 boxes without area" in " ".join(capsys.readouterr().err.split())
+
+
+def test_one_annotation_file_needs_no_test_split(root: Path):
+    (root / "annotations" / "instances_val2014.json").unlink()
+    assert coco.load(root).splits == ["train"]
+
+
+def test_missing_photos_can_be_skipped(root: Path):
+    (root / "train2014" / "000007.jpg").unlink()
+    with pytest.raises(PipelineError, match=r"1 of 2 are missing.*--skip-missing"):
         coco.load(root)
+    dataset = coco.load(root, skip_missing=True)
+    assert (dataset.image_ids, dataset.left_out) == (["000020"], {"000007": "it is missing"})
+    assert len(dataset.objects.box) == 0 and dataset.labels.tolist() == [[1, 0, 0]]
 
 
 def test_real_photos(shared_data: Path):

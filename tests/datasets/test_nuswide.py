@@ -79,3 +79,33 @@ def test_missing_photo(root: Path):
     (root / "Flickr" / "zoo" / "0001_13.jpg").unlink()
     with pytest.raises(PipelineError, match=r"lists image zoo/0001_13\.jpg, but there is no file"):
         nuswide.load(root)
+    dataset = nuswide.load(root, skip_missing=True)
+    assert dataset.splits == ["train", "train"] and dataset.labels.tolist() == [[0, 1], [1, 0]]
+    assert dataset.left_out == {"zoo/0001_13.jpg": "it is missing"}
+    for path in (root / "Flickr").rglob("*.jpg"):
+        path.unlink()
+    with pytest.raises(PipelineError, match="3 of 3 are missing"):
+        nuswide.load(root, skip_missing=True)
+
+
+def test_images_without_a_concept_are_left_out_as_in_the_literature(root: Path):
+    (root / "Groundtruth/TrainTestLabels/Labels_sky_Train.txt").write_text("0\n0\n")
+    dataset = nuswide.load(root)
+    assert (dataset.image_ids, dataset.splits) == (["actor/0002_12.jpg", "zoo/0001_13.jpg"], ["train", "test"])
+    assert dataset.labels.tolist() == [[1, 0], [0, 1]]
+    assert nuswide.load(root, keep_unannotated=True).labels.tolist() == [[0, 0], [1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("Groundtruth/TrainTestLabels/Labels_sky_Train.txt", "1\nnan\n", "has 2 lines, expected 2 of 0 or 1"),
+        ("Groundtruth/TrainTestLabels/Labels_sky_Test.txt", "2\n", "has 1 lines, expected 1 of 0 or 1"),
+        ("Concepts81.txt", "sky\nsky\n", "'sky' and 'sky' are the same"),
+        ("Concepts81.txt", "sky\nairprot\n", r"Labels_airprot_Train\.txt cannot be read"),
+    ],
+)
+def test_lists_of_labels_that_are_wrong_inside(root: Path, name: str, text: str, message: str):
+    (root / name).write_text(text)
+    with pytest.raises(PipelineError, match=message):
+        nuswide.load(root)

@@ -114,6 +114,31 @@ def lose_corner(folder: Path) -> None:
     (folder / "Annotations/a1.xml").write_text(ANNOTATIONS["a1"].replace("xmin", "left"))
 
 
+def infinite_box(folder: Path) -> None:
+    (folder / "Annotations/a1.xml").write_text(annotation(("cat", 0, (1, 1, float("inf"), 9))))
+
+
+def box_of_nan(folder: Path) -> None:
+    (folder / "Annotations/a1.xml").write_text(annotation(("cat", 0, (1, float("nan"), 3, 9))))
+
+
+def box_elsewhere(folder: Path) -> None:
+    (folder / "Annotations/a1.xml").write_text(annotation(("cat", 0, (40, 1, 50, 9))))
+
+
+def box_turned_round(folder: Path) -> None:
+    (folder / "Annotations/a1.xml").write_text(annotation(("cat", 0, (9, 1, 3, 9))))
+
+
+def annotation_is_a_folder(folder: Path) -> None:
+    (folder / "Annotations/b1.xml").unlink()
+    (folder / "Annotations/b1.xml").mkdir()
+
+
+def nested_annotation(folder: Path) -> None:
+    (folder / "Annotations/a1.xml").write_text("<a>" * 200_000)
+
+
 def empty_lists(folder: Path) -> None:
     (folder / "ImageSets/Main/val.txt").write_text("")
     (folder / "ImageSets/Main/train.txt").write_text("\n")
@@ -137,6 +162,12 @@ def overlong_id(folder: Path) -> None:
         (lose_annotation, r"a2\.xml is missing"),
         (cut_annotation, r"a1\.xml is no VOC annotation"),
         (lose_corner, r"a1\.xml is no VOC annotation"),
+        (infinite_box, r"a1\.xml is no VOC annotation \(the box .*inf.* is not finite"),
+        (box_of_nan, r"a1\.xml is no VOC annotation \(the box .*nan.* is not finite"),
+        (box_elsewhere, r"a1\.xml is no VOC annotation \(the box .* has no part within its image of 32x24"),
+        (box_turned_round, r"a1\.xml is no VOC annotation \(the box .* has no part within"),
+        (annotation_is_a_folder, r"b1\.xml could not be read \(Is a directory\)"),
+        (nested_annotation, r"a1\.xml is no VOC annotation"),
         (empty_lists, "lists no image"),
         (no_text, r"val\.txt is no UTF-8 text"),
         (overlong_id, r"no file .*xxx\.jpg"),
@@ -146,6 +177,19 @@ def test_broken_trees(year_folder: Path, damage: Callable[[Path], None], message
     damage(year_folder)
     with pytest.raises(PipelineError, match=message):
         voc.load(year_folder)
+
+
+def test_boxes_are_cut_to_their_image(year_folder: Path):
+    (year_folder / "Annotations/b1.xml").write_text(annotation(("cat", 0, (0, 1, 32.5, 99))))
+    assert voc.load(year_folder).objects.box[-1].tolist() == [0, 0, 32, 24]
+
+
+def test_missing_photos_can_be_skipped(year_folder: Path):
+    (year_folder / "JPEGImages/a1.jpg").unlink()
+    dataset = voc.load(year_folder, skip_missing=True)
+    assert (dataset.image_ids, dataset.splits) == (["a2", "b1"], ["train", "test"])
+    assert dataset.left_out == {"a1": "it is missing"}
+    assert dataset.objects.image_index.tolist() == [1] and len(dataset.labels) == 2
 
 
 def test_wrong_root_or_year(year_folder: Path):
