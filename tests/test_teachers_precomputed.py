@@ -89,7 +89,7 @@ def test_files_that_are_none_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("images", "classes", "match"),
     [
-        (["a", "x"], ["cat", "dog"], "lack 1 of 2 image names, the first 'x'; theirs begin with 'a'"),
+        (["a", "x"], ["cat", "dog"], "lack 1 of 2 images, the first 'x'; theirs begin with 'a'"),
         (["a"], ["cat", "horse"], "lack 1 of 2 class names, the first 'horse'"),
         (["a"], ["cat"], "1 classes more than the dataset, the first 'dog'"),
     ],
@@ -98,6 +98,83 @@ def test_scores_of_another_dataset_are_refused(tmp_path, images, classes, match)
     found = read_precomputed(scores(tmp_path / "p.h5"))
     with pytest.raises(PipelineError, match=match):
         align(found, images, classes)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "rows"),
+    [
+        (["a", "b", "c"], ["c.jpg", "a.PNG"], [2, 0]),
+        (["a.jpg", "b", "c"], ["a", "b.jpg"], [0, 1]),
+        (["x/a.jpg", "y/b.jpg", "c"], ["a.jpg", "test/b.jpg"], [0, 1]),
+        (["x/1.jpg", "y/1.jpg", "c"], ["y/1.jpg", "x/1.png"], [1, 0]),
+        (["a", "b", "c.d"], ["a.jpg", "c.d"], [0, 2]),
+        (["a", "b", "c"], ["deep/a.jpg", "b"], [0, 1]),
+        (["a", "b", "c"], ["a.jpg", "test/a.jpg"], [0, None]),  # the train photo's id without extension is nearer
+    ],
+)
+def test_names_match_with_and_without_extension_and_folder(tmp_path, theirs, ours, rows):
+    found = read_precomputed(scores(tmp_path / "p.h5", image_ids=theirs))
+    aligned = align(found, ours, ["cat", "dog"], [True, False])
+    expected = [[0.5, 0.5] if row is None else PROBABILITIES[row].tolist() for row in rows]
+    torch.testing.assert_close(aligned.probabilities, torch.tensor(expected))
+
+
+def test_names_that_mean_several_images_match_none(tmp_path):
+    found = read_precomputed(scores(tmp_path / "p.h5"))
+    with pytest.raises(PipelineError, match="lack 2 of 2 images"):
+        align(found, ["x/a.jpg", "y/a.jpg"], ["cat", "dog"])
+
+
+def test_scores_of_the_train_photos_alone_suffice(tmp_path):
+    found = read_precomputed(scores(tmp_path / "p.h5"))
+    ids = ["a", "test/x", "b"]
+    aligned = align(found, ids, ["dog", "cat"], [True, False, True])
+    assert aligned.known.tolist() == [True, False, True] and aligned.image_ids == ids
+    torch.testing.assert_close(aligned.probabilities, torch.tensor([[0.1, 0.9], [0.5, 0.5], [0.7, 0.3]]))
+    assert align(found, ["a", "b"], ["dog", "cat"], [True, True]).known is None
+    with pytest.raises(PipelineError, match="lack 1 of 2 images, the first 'y'"):
+        align(found, ["a", "test/x", "y"], ["dog", "cat"], [True, False, True])
+    path = write(tmp_path / "e.h5", image_ids=["a"], image=np.array([[3, 4]], np.float32))
+    aligned = align(read_precomputed(path), ["test/x", "a"], ["cat", "dog"], [False, True])
+    torch.testing.assert_close(aligned.image, torch.tensor([[0.0, 0.0], [0.6, 0.8]]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "attributes"),
+    [
+        ({"probabilities": ["a", "b", "c"]}, {}),
+        ({"probabilities": np.zeros((3, 2), complex)}, {}),
+        ({"image_ids": np.float32(3)}, {}),
+        ({}, {"logit_scale": "hundred"}),
+        ({}, {"logit_scale": np.zeros(3)}),
+        ({}, {"logit_scale": np.nan}),
+        ({}, {"logit_scale": -1.0}),
+    ],
+)
+def test_files_that_are_wrong_inside_are_refused(tmp_path, changes, attributes):
+    path = scores(tmp_path / "p.h5", **changes)
+    with h5py.File(path, "a") as file:
+        file.attrs.update(attributes)
+    with pytest.raises(PipelineError, match=r"p\.h5 (is damaged or|has)"):
+        read_precomputed(path)
+
+
+def test_groups_in_the_place_of_data_are_refused(tmp_path):
+    for name in ("image_ids", "classes", "probabilities"):
+        path = scores(tmp_path / f"{name}.h5", **{name: None})
+        with h5py.File(path, "a") as file:
+            file.create_group(name)
+        with pytest.raises(PipelineError, match=rf"{name} that is no dataset"):
+            read_precomputed(path)
+
+
+def test_links_out_of_the_file_are_refused(tmp_path):
+    path = scores(tmp_path / "p.h5", probabilities=None)
+    scores(tmp_path / "other.h5")
+    with h5py.File(path, "a") as file:
+        file["probabilities"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/probabilities")
+    with pytest.raises(PipelineError, match="probabilities that is no dataset of its own"):
+        read_precomputed(path)
 
 
 def clip_retrieval_folder(folder):

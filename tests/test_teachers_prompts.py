@@ -8,10 +8,13 @@ import pipeline
 from pipeline.datasets.class_names import display_names
 from pipeline.machine.errors import PipelineError
 from pipeline.method.probabilities import class_logits
+from pipeline.teachers import load_teacher
 from pipeline.teachers.prompts import (
     OPENAI_IMAGENET_TEMPLATES,
+    check_embeddings,
     class_embeddings,
     find_templates,
+    same_embeddings,
 )
 
 VECTORS = {"a cat": (1, 0), "the cat": (0, 1), "a dog": (-1, 0), "the dog": (-1, 0), "a hound": (0, -1)}
@@ -59,6 +62,28 @@ def test_the_imagenet_templates_are_openais():
     theirs = [template("{}") for template in metadata.OPENAI_IMAGENET_TEMPLATES]
     assert sorted(find_templates("openai-imagenet-80")) == sorted(theirs)
     assert len(OPENAI_IMAGENET_TEMPLATES) == 80
+
+
+def test_classes_with_the_same_embedding_are_found():
+    text = torch.nn.functional.normalize(torch.randn(1500, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    text[1400] = text[3] * (1 + 1e-7)
+    text[7] = text[6]  # synonyms of one class
+    classes = torch.arange(1500)
+    classes[7:] -= 1
+    assert same_embeddings(text, classes) == [(3, 1399)]
+
+
+def test_names_that_the_teacher_does_not_know_are_refused():
+    teacher = load_teacher("conse")
+    names = ["cat", "\U00013080", "\U00013081"]
+    text, classes = class_embeddings(teacher, [[name] for name in names])
+    with pytest.raises(PipelineError, match=r"the same embedding \(1 such pairs\).*display names"):
+        check_embeddings(text, classes, names)
+    text, classes = class_embeddings(teacher, [["cat"], ["cats"], ["kitten"]])
+    check_embeddings(text, classes, ["cat", "cats", "kitten"])
+    text[2, 0] = torch.nan
+    with pytest.raises(PipelineError, match="embedding of class 'kitten' is not finite"):
+        check_embeddings(text, classes, ["cat", "cats", "kitten"])
 
 
 @pytest.mark.parametrize(("preset", "count"), [("voc07", 20), ("voc12", 20), ("coco14", 80), ("nuswide", 81)])

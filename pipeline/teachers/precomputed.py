@@ -1,10 +1,11 @@
 """Scores that someone else computed: an HDF5 file or a clip-retrieval folder to checked tensors."""
 
 import hashlib
+import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import h5py
 import numpy as np
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.machine.errors import PipelineError
+from pipeline.datasets.image_names import without_suffix
+from pipeline.machine.errors import PipelineError, first_line, hint
 from pipeline.runs.files import sha256_of
 
 SUM_TOLERANCE = 0.02
@@ -29,7 +31,7 @@ class Precomputed:
     fingerprint: str
     """Hash of the files."""
     image_ids: list[str]
-    """N unique ids: the file names without folder and extension."""
+    """N unique ids: those of the data set, or paths or file names, with or without extension."""
     class_names: list[str] | None
     """C names as the dataset writes them; None where there are only image embeddings."""
     probabilities: Tensor | None
@@ -40,6 +42,9 @@ class Precomputed:
     """float32 [C, D], unit rows; None where a teacher has to embed the classes."""
     logit_scale: float | None
     """s of softmax(s * f . t); None where it is not told."""
+    known: Tensor | None = None
+    """bool [N], which images it speaks of; None for all. The rows of the others are a uniform distribution, or zeros as
+    image embeddings, which every text is equally far from."""
 
 
 def read_precomputed(path: Path) -> Precomputed:
@@ -63,20 +68,36 @@ def read_precomputed(path: Path) -> Precomputed:
         raise PipelineError(f"{path} is no HDF5 file. Give an .h5 file or a clip-retrieval folder.")
     try:
         return _read_hdf5(path)
-    except OSError as error:
-        raise PipelineError(f"{path} is damaged ({error}). Get it anew.") from error
+    except (OSError, RuntimeError, TypeError, UnicodeDecodeError, ValueError) as error:
+        raise PipelineError(f"{path} is damaged or of another form ({first_line(error)}). Get it anew.") from error
 
 
-def align(found: Precomputed, image_ids: list[str], class_names: list[str]) -> Precomputed:
+def align(
+    found: Precomputed, image_ids: list[str], class_names: list[str], required: Sequence[bool] | None = None
+) -> Precomputed:
     """The same with these images and these classes, in this order; further images are left out.
 
+    Args:
+        found: of images that it may call by an id, a path or a file name, with extension or without.
+        image_ids: N ids.
+        class_names: C names.
+        required: N, whether the image must be there; None for all. Test images alone need no scores.
+
     Raises:
-        PipelineError: if an image or a class is not there, or there are further classes.
+        PipelineError: if a required image or a class is not there, or there are further classes.
     """
-    rows = _positions(found.image_ids, image_ids, "image")
+    rows = _match_images(found.image_ids, image_ids)
+    must = [True] * len(image_ids) if required is None else required
+    if lacking := [i for i, row in enumerate(rows) if row is None and must[i]]:
+        raise PipelineError(
+            f"The precomputed scores lack {len(lacking)} of {sum(must)} images, the first {image_ids[lacking[0]]!r}; "
+            f"theirs begin with {found.image_ids[0]!r}. Compute the rest, or prepare the dataset that they belong to."
+        )
+    known = torch.tensor([row is not None for row in rows], dtype=torch.bool)
+    taken = torch.tensor([0 if row is None else row for row in rows], dtype=torch.int64)
     columns = None
     if found.class_names is not None:
-        columns = _positions(found.class_names, class_names, "class")
+        columns = _columns(found.class_names, class_names)
         if further := sorted(set(found.class_names) - set(class_names)):
             raise PipelineError(
                 f"The precomputed scores have {len(further)} classes more than the dataset, the first "
@@ -87,20 +108,55 @@ def align(found: Precomputed, image_ids: list[str], class_names: list[str]) -> P
         found,
         image_ids=image_ids,
         class_names=None if columns is None else class_names,
-        probabilities=None if found.probabilities is None else found.probabilities[rows][:, columns],
-        image=None if found.image is None else found.image[rows],
+        probabilities=None
+        if found.probabilities is None
+        else found.probabilities[taken][:, columns].masked_fill(~known[:, None], 1 / len(class_names)),
+        image=None if found.image is None else found.image[taken].masked_fill(~known[:, None], 0.0),
         text=None if found.text is None else found.text[columns],
+        known=None if bool(known.all()) else known,
     )
 
 
-def _positions(found: list[str], wanted: list[str], kind: str) -> Tensor:
-    """int64 Tensor[len(wanted)]: where in `found` each wanted name is."""
+def _match_images(found: list[str], wanted: list[str]) -> list[int | None]:
+    """Where in `found` each wanted image is; None where it is not.
+
+    By the id, the id without extension, the file name, or the file name without extension: the first of these by which
+    one of `found` means one of `wanted` alone.
+    """
+    rows: list[int | None] = [None] * len(wanted)
+    for key in (str, without_suffix, _base, lambda name: without_suffix(_base(name))):
+        free = [i for i, row in enumerate(rows) if row is None]
+        if not free:
+            break
+        taken = set(rows)
+        theirs = _only_ones((key(name), row) for row, name in enumerate(found) if row not in taken)
+        for name, i in _only_ones((key(wanted[i]), i) for i in free).items():
+            rows[i] = theirs.get(name)
+    return rows
+
+
+def _only_ones(named: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Name to number, without the names that stand for several."""
+    found: dict[str, int] = {}
+    several = set()
+    for name, number in named:
+        if name in found:
+            several.add(name)
+        found[name] = number
+    return {name: number for name, number in found.items() if name not in several}
+
+
+def _base(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _columns(found: list[str], wanted: list[str]) -> Tensor:
+    """int64 Tensor[C]: where in `found` each wanted class is."""
     position = {name: i for i, name in enumerate(found)}
     if missing := [name for name in wanted if name not in position]:
         raise PipelineError(
-            f"The precomputed scores lack {len(missing)} of {len(wanted)} {kind} names, the first "
-            f"{missing[0]!r}; theirs begin with {found[0]!r}. Compute the rest, or prepare the dataset that "
-            "they belong to."
+            f"The precomputed scores lack {len(missing)} of {len(wanted)} class names, the first {missing[0]!r}. "
+            f"{hint(missing[0], found)} Name the classes as they do, or compute them anew."
         )
     return torch.tensor([position[name] for name in wanted])
 
@@ -112,23 +168,44 @@ def _read_hdf5(path: Path) -> Precomputed:
                 f"{path} holds {', '.join(file) or 'nothing'}, expected image_ids, and probabilities or "
                 "image. Rename or add them."
             )
-        image_ids = _names(path, file["image_ids"])
-        classes = _names(path, file["classes"]) if "classes" in file else None
-        if classes is None and ("probabilities" in file or "text" in file):
+        there = {name: _own_dataset(path, file, name) for name in ("image_ids", "classes", *_ARRAYS) if name in file}
+        image_ids = _names(path, there["image_ids"])
+        classes = _names(path, there["classes"]) if "classes" in there else None
+        if classes is None and ("probabilities" in there or "text" in there):
             raise PipelineError(f"{path} has no classes, expected the name of each column. Add them.")
         columns = len(classes or [])
+        for name in _ARRAYS:
+            if name in there and there[name].dtype.kind not in "fiu":
+                raise PipelineError(
+                    f"{path} has {name} of {there[name].dtype}, expected real numbers. Write them as such."
+                )
+        arrays = {name: there[name][()] for name in _ARRAYS if name in there}
+        scale = float(file.attrs["logit_scale"]) if "logit_scale" in file.attrs else None
+        if scale is not None and not 0 < scale < math.inf:
+            raise PipelineError(f"{path} has the logit_scale {scale}, expected a number above 0. Correct it.")
         return Precomputed(
             teacher=str(file.attrs.get("teacher", path.name)),
             fingerprint=sha256_of(path),
             image_ids=image_ids,
             class_names=classes,
-            probabilities=_probabilities(path, file["probabilities"][()], (len(image_ids), columns))
-            if "probabilities" in file
+            probabilities=_probabilities(path, arrays["probabilities"], (len(image_ids), columns))
+            if "probabilities" in arrays
             else None,
-            image=_unit_rows(path, "image", file["image"][()], len(image_ids)) if "image" in file else None,
-            text=_unit_rows(path, "text", file["text"][()], columns) if "text" in file else None,
-            logit_scale=float(file.attrs["logit_scale"]) if "logit_scale" in file.attrs else None,
+            image=_unit_rows(path, "image", arrays["image"], len(image_ids)) if "image" in arrays else None,
+            text=_unit_rows(path, "text", arrays["text"], columns) if "text" in arrays else None,
+            logit_scale=scale,
         )
+
+
+_ARRAYS = ("probabilities", "image", "text")
+
+
+def _own_dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
+    """A dataset that lies in this file and not in one that it points to."""
+    own = isinstance(file.get(name, getlink=True), h5py.HardLink)
+    if not own or not isinstance(file[name], h5py.Dataset) or file[name].external or file[name].is_virtual:
+        raise PipelineError(f"{path} has {name} that is no dataset of its own, expected one. Write it into the file.")
+    return file[name]
 
 
 def _read_clip_retrieval(folder: Path) -> Precomputed:
@@ -147,9 +224,9 @@ def _read_clip_retrieval(folder: Path) -> Precomputed:
             embeddings = np.load(part, allow_pickle=False)
         except ImportError as error:
             raise PipelineError(f"{metadata} needs pyarrow. Install it with `pip install '.[parquet]'`.") from error
-        except (EOFError, OSError, ValueError) as error:
+        except (EOFError, KeyError, OSError, ValueError) as error:
             raise PipelineError(f"{part} or its metadata is damaged ({error}). Run clip-retrieval again.") from error
-        names += [Path(name).stem for name in paths]
+        names += [PurePath(str(name)).as_posix() for name in paths]
         rows.append(_unit_rows(part, "the array", embeddings, len(paths)))
         digest.update((sha256_of(part) + sha256_of(metadata)).encode())
     return Precomputed(

@@ -38,6 +38,9 @@ OPENAI_IMAGENET_TEMPLATES = (
 )
 """The 80 of OpenAI's ImageNet experiments, in another order: only their mean is used."""
 
+SAME_WITHIN = 1e-6
+"""Cosine distance below which two embeddings are one, computed twice; "cat" and "cats" are 0.01 apart or more."""
+
 TEMPLATES = {"paper": PAPER_TEMPLATES, "openai-imagenet-80": OPENAI_IMAGENET_TEMPLATES}
 
 
@@ -91,3 +94,45 @@ def class_embeddings(
         return rows, torch.arange(len(names), device=rows.device)
     class_index = [c for c, group in enumerate(names) for _ in group]
     return rows, torch.tensor(class_index, device=rows.device)
+
+
+def same_embeddings(text: Tensor, text_class: Tensor) -> list[tuple[int, int]]:
+    """Pairs of classes that the teacher cannot tell apart: a text of one has the embedding of a text of the other.
+
+    So it is with names of a script that the teacher's tokenizer does not know, all of whose tokens are the unknown one.
+
+    Args:
+        text: float32 Tensor[S, D], unit rows.
+        text_class: int64 Tensor[S].
+
+    Returns:
+        Each pair once, the smaller number first, sorted.
+    """
+    pairs = set()
+    for rows, classes in zip(text.split(1024), text_class.split(1024), strict=True):
+        same = rows @ text.T > 1 - SAME_WITHIN
+        ours, theirs = same.nonzero(as_tuple=True)
+        pairs |= set(zip(classes[ours].tolist(), text_class[theirs].tolist(), strict=True))
+    return sorted((first, second) for first, second in pairs if first < second)
+
+
+def check_embeddings(text: Tensor, text_class: Tensor, class_names: Sequence[str]) -> None:
+    """Refuse class names to which the teacher gives the same embedding.
+
+    Args:
+        text: float32 Tensor[S, D], unit rows.
+        text_class: int64 Tensor[S].
+        class_names: C names.
+
+    Raises:
+        PipelineError: there are such names, or an embedding is not finite.
+    """
+    if not text.isfinite().all():
+        bad = class_names[int(text_class[(~text.isfinite().all(dim=1)).nonzero()[0, 0]])]
+        raise PipelineError(f"The teacher's embedding of class {bad!r} is not finite. Get its weights anew.")
+    if pairs := same_embeddings(text, text_class):
+        first, second = (class_names[c] for c in pairs[0])
+        raise PipelineError(
+            f"The teacher gives {first!r} and {second!r} the same embedding ({len(pairs)} such pairs), so it cannot tell "
+            "them apart. Give them display names in English, in [classes] of a preset."
+        )
