@@ -1,6 +1,6 @@
-"""Anyone's images, in a folder, a table or tar shards, to a Dataset."""
+"""Anyone's images, in a folder, a table, shards or at an address, to a Dataset."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,11 +10,15 @@ from pipeline.datasets.archives import LIMIT, Limit
 from pipeline.datasets.checks import check_unique, missing_files
 from pipeline.datasets.class_names import check_class_names
 from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.downloads import cache_folder
 from pipeline.datasets.image_names import TEST_PREFIX, ImageNames
 from pipeline.datasets.listing import ListedImage, no_images, scan
+from pipeline.datasets.parquet_images import image_column, read_parquet_images
+from pipeline.datasets.remote import fetch, is_address
 from pipeline.datasets.tables import TABLE_SUFFIXES, UNKNOWN, Row, listed_images, read_table
 from pipeline.datasets.webdataset import read_shards
 from pipeline.machine.errors import PipelineError
+from pipeline.photos.formats import why_unreadable
 
 
 @dataclass(frozen=True)
@@ -22,25 +26,29 @@ class Reading:
     """How the sources are read."""
 
     unpack_to: Path | None = None
-    """Folder that archives are unpacked to; None for `<name>.unpacked` beside them."""
+    """Folder that archives are unpacked to; None for `<name>.unpacked` beside them, or in the cache."""
     limit: Limit = field(default_factory=lambda: LIMIT)
     """The most that an archive may unpack."""
     skip_missing: bool = False
     """Whether images that a table lists may have no file."""
+    cache: Path = field(default_factory=cache_folder)
+    """Folder for what comes from an address."""
 
 
 def load(
-    images: Path,
+    images: Path | str,
     class_names: Sequence[str],
-    test_images: Path | None = None,
+    test_images: Path | str | None = None,
     labels: Path | None = None,
     reading: Reading = Reading(),
 ) -> Dataset:
     """Images of a source for training and, as wanted, of another for testing.
 
     Args:
-        images: a folder (searched to any depth), a CSV or Parquet file (`read_table`), or a WebDataset tar or
-            folder of tars (`read_shards`). All are for training, unless a table's column split says test.
+        images: a folder (searched to any depth); a CSV or Parquet file that lists files (`read_table`); a Parquet file
+            with the images in it, or a folder of them (`read_parquet_images`); a WebDataset tar or folder of tars
+            (`read_shards`); or the address of a folder or file of photos, of tars or of such Parquet files (`fetch`).
+            All are for training, unless a column split says test.
         class_names: C unique names.
         test_images: a source of test images; their ids begin with "test/". A folder within `images` will do.
         labels: a table of labels for all of the images or some, and of splits as wanted. It may call an image by any
@@ -56,6 +64,7 @@ def load(
             is none of the classes; a name in the table of labels is none of the images', or of several.
     """
     check_class_names(class_names)
+    reading = reading or Reading()
     listed, left_out = _read_source(images, class_names, reading)
     if test_images is not None:
         test, test_left_out = _read_source(test_images, class_names, reading)
@@ -63,13 +72,13 @@ def load(
         listed = [image for image in listed if image.path not in test_paths]
         listed += [replace(image, image_id=f"{TEST_PREFIX}{image.image_id}", split="test") for image in test]
         left_out |= {f"{TEST_PREFIX}{image_id}": reason for image_id, reason in test_left_out.items()}
-    check_unique([image.image_id for image in listed], images)
+    check_unique([image.image_id for image in listed], Path(images))
     if labels is not None:
         listed = _with_labels(listed, left_out, labels, class_names)
     image_ids, paths = [image.image_id for image in listed], [image.path for image in listed]
     splits = [image.split or "train" for image in listed]
     return Dataset(
-        images.stem,
+        Path(images).stem,
         list(class_names),
         image_ids,
         paths,
@@ -81,28 +90,49 @@ def load(
 
 
 def _read_source(
-    source: Path, class_names: Sequence[str], reading: Reading
+    source: Path | str, class_names: Sequence[str], reading: Reading
 ) -> tuple[list[ListedImage], dict[str, str]]:
     """The images of a source, and by id why others are left out."""
-    left_out: dict[str, str] = {}
-    if source.suffix.lower() in TABLE_SUFFIXES:
-        listed = listed_images(source, class_names)
-        ids, paths = [image.image_id for image in listed], [image.path for image in listed]
-        if listed:
-            left_out = missing_files(ids, paths, source, skip=reading.skip_missing)
-        listed = [image for image in listed if image.image_id not in left_out]
-    elif source.suffix == ".tar" or (source.is_dir() and any(source.glob("*.tar"))):
-        listed, left_out = read_shards(source, class_names, reading.unpack_to or _beside(source), reading.limit)
+    if is_address(source):
+        listed, left_out = _read_fetched(fetch(str(source), reading.cache), class_names, reading)
     else:
-        found = scan(source)
-        listed, left_out = found.images, found.left_out
+        listed, left_out = _read_local(Path(source), class_names, reading)
     if not listed:
         raise no_images(source, left_out)
     return listed, left_out
 
 
-def _beside(source: Path) -> Path:
-    return source.with_name(f"{source.name}.unpacked")
+def _read_local(source: Path, class_names: Sequence[str], reading: Reading) -> tuple[list[ListedImage], dict[str, str]]:
+    shards = {suffix: sorted(source.glob(f"*{suffix}")) if source.is_dir() else [] for suffix in (".tar", ".parquet")}
+    unpack_to = reading.unpack_to or source.with_name(f"{source.name}.unpacked")
+    suffix = source.suffix.lower()
+    if shards[".parquet"] or (suffix == ".parquet" and source.is_file() and image_column(source)):
+        return read_parquet_images(shards[".parquet"] or [source], class_names, unpack_to, reading.limit), {}
+    if suffix in TABLE_SUFFIXES:
+        listed = listed_images(source, class_names)
+        ids, paths = [image.image_id for image in listed], [image.path for image in listed]
+        left_out = missing_files(ids, paths, source, skip=reading.skip_missing) if listed else {}
+        return [image for image in listed if image.image_id not in left_out], left_out
+    if shards[".tar"] or suffix == ".tar":
+        return read_shards(shards[".tar"] or [source], class_names, unpack_to, reading.limit)
+    found = scan(source)
+    return found.images, found.left_out
+
+
+def _read_fetched(
+    files: Mapping[str, Path], class_names: Sequence[str], reading: Reading
+) -> tuple[list[ListedImage], dict[str, str]]:
+    """The images of what was fetched from an address: shards, or else photos."""
+    unpack_to = reading.unpack_to or reading.cache / "unpacked"
+    by_suffix = {
+        suffix: [path for path in files.values() if path.suffix.lower() == suffix] for suffix in (".parquet", ".tar")
+    }
+    if by_suffix[".parquet"]:
+        return read_parquet_images(by_suffix[".parquet"], class_names, unpack_to, reading.limit), {}
+    if by_suffix[".tar"]:
+        return read_shards(by_suffix[".tar"], class_names, unpack_to, reading.limit)
+    left_out = {name: reason for name, path in files.items() if (reason := why_unreadable(path.suffix))}
+    return [ListedImage(name, path.absolute()) for name, path in files.items() if name not in left_out], left_out
 
 
 def _with_labels(

@@ -75,7 +75,7 @@ def scan(root: Path) -> Scan:
     return Scan(sorted(images, key=lambda image: image.image_id), dict(sorted(left_out.items())))
 
 
-def no_images(source: Path, left_out: Mapping[str, str]) -> PipelineError:
+def no_images(source: Path | str, left_out: Mapping[str, str]) -> PipelineError:
     """The error about a source without a single image."""
     name, reason = next(iter(left_out.items()), ("", ""))
     also = f" It has {len(left_out)} that cannot be read, first {name}: {reason}." if left_out else ""

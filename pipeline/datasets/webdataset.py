@@ -15,15 +15,15 @@ from pipeline.runs.files import replacing_folder
 
 
 def read_shards(
-    source: Path, class_names: Sequence[str], unpack_to: Path, limit: Limit = LIMIT
+    shards: Sequence[Path], class_names: Sequence[str], unpack_to: Path, limit: Limit = LIMIT
 ) -> tuple[list[ListedImage], dict[str, str]]:
-    """Images of one shard or of a folder of shards, with the labels beside them in the shard.
+    """Images of shards, with the labels beside them in the shard.
 
     A sample is what shares a name up to its first dot: `0001.jpg`, and as labels `0001.json` with the key
     "labels" (a list, or names joined with ";") or `0001.cls` (a class name or its number from 0).
 
     Args:
-        source: a .tar file, or a folder of them.
+        shards: .tar files.
         class_names: C names, for the numbers.
         unpack_to: folder to unpack to; a shard that lies there already and has not changed is not unpacked again.
         limit: of what one shard may unpack.
@@ -35,7 +35,7 @@ def read_shards(
         PipelineError: a shard is broken or unsafe, or its labels cannot be read.
     """
     images, left_out = [], {}
-    for shard in sorted(source.glob("*.tar")) if source.is_dir() else [source]:
+    for shard in shards:
         found = scan(_unpacked(shard, unpack_to, limit))
         images += [
             ListedImage(f"{shard.stem}/{image.image_id}", image.path, _read_labels(image.path, class_names))

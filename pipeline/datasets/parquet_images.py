@@ -1,0 +1,173 @@
+"""Parquet files with a column of images, as Hugging Face datasets write them, to image files and what is said of them."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from pipeline.datasets.archives import LIMIT, Limit
+from pipeline.datasets.listing import ListedImage, parse_labels
+from pipeline.datasets.tables import import_pyarrow, label_row
+from pipeline.machine.errors import PipelineError, first_line
+from pipeline.photos.formats import PHOTO_SUFFIXES
+from pipeline.runs.files import replacing
+
+ROWS = 64
+"""Rows that are in memory together."""
+
+_MAGIC = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp", b"RIFF": ".webp"}
+
+
+def image_column(path: Path) -> str | None:
+    """Name of the column of a Parquet file that holds images, either bytes or {bytes, path}; None if there is none.
+
+    Raises:
+        PipelineError: it is no Parquet file, or has several such columns.
+    """
+    pyarrow = import_pyarrow(path)
+    try:
+        schema = pyarrow.parquet.read_schema(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise PipelineError(f"{path} cannot be read as Parquet: {first_line(error)} Check it.") from error
+    found = [field.name for field in schema if _holds_bytes(field.type, pyarrow)]
+    if len(found) > 1 and "image" not in found:
+        raise PipelineError(f"{path} has images in the columns {', '.join(found)}, expected one. Rename one to image.")
+    return ("image" if "image" in found else found[0]) if found else None
+
+
+def read_parquet_images(
+    shards: Sequence[Path], class_names: Sequence[str], unpack_to: Path, limit: Limit = LIMIT
+) -> list[ListedImage]:
+    """Images of Parquet files, each written once to a file that is called by its SHA-256.
+
+    Args:
+        shards: Parquet files with `image_column`, and as wanted image_id, split (train or test), and labels (a list of
+            class names, or names joined by ";") or label (one name). Numbers stand for the names of the file's own
+            ClassLabel feature, or else for `class_names`.
+        class_names: C names.
+        unpack_to: folder for the image files.
+        limit: of what one shard may unpack.
+
+    Returns:
+        In the files' order. Ids are `shard/path` where the paths in a shard differ, else `shard/row`.
+
+    Raises:
+        PipelineError: a file is broken or has no such column; a row has no image or a wrong label.
+    """
+    return [image for shard in shards for image in _read_shard(shard, class_names, unpack_to, limit)]
+
+
+def _read_shard(shard: Path, class_names: Sequence[str], unpack_to: Path, limit: Limit) -> list[ListedImage]:
+    column = image_column(shard)
+    if column is None:
+        raise PipelineError(f"{shard} has no column of images, expected one of bytes or of {{bytes, path}}.")
+    images, inner = [], []
+    written = 0
+    for number, (row, features) in enumerate(_rows(shard, column)):
+        where = f"row {number} of {shard}"
+        content, name = _image_of(row[column], where)
+        written += len(content)
+        if written > limit.gigabytes * 1e9 or number >= limit.files:
+            raise PipelineError(
+                f"{shard} unpacks to more than {limit.gigabytes:g} GB or {limit.files} files, which is the limit. "
+                "Raise the limit if you trust it."
+            )
+        split = row.get("split")
+        if split not in ("train", "test", "", None):
+            raise PipelineError(f"{where} has split {split!r}, expected train or test. Correct it.")
+        image_id = row.get("image_id")
+        if image_id is not None and not isinstance(image_id, str | int):
+            raise PipelineError(f"{where} has image_id {image_id!r}, expected text. Correct it.")
+        labels = _labels(row, features, class_names, where)
+        images.append(ListedImage(str(image_id or ""), _keep(content, name, unpack_to), labels, split or None))
+        inner.append(name)
+    plain = "" in inner or len(set(inner)) < len(inner)
+    return [
+        image
+        if image.image_id
+        else ListedImage(f"{shard.stem}/{number if plain else name}", image.path, image.labels, image.split)
+        for number, (image, name) in enumerate(zip(images, inner, strict=True))
+    ]
+
+
+def _rows(shard: Path, column: str) -> Iterator[tuple[dict[str, Any], dict[str, list[str]]]]:
+    """Rows of a shard, and by column the names that its numbers stand for."""
+    pyarrow = import_pyarrow(shard)
+    try:
+        with pyarrow.parquet.ParquetFile(shard) as file:
+            wanted = (column, "image_id", "split", "labels", "label")
+            names = [name for name in wanted if name in file.schema_arrow.names]
+            features = _class_names(file.schema_arrow.metadata or {})
+            for batch in file.iter_batches(batch_size=ROWS, columns=names):
+                for row in batch.to_pylist():
+                    yield row, features
+    except (OSError, pyarrow.ArrowException) as error:
+        raise PipelineError(f"{shard} cannot be read as Parquet: {first_line(error)} Check it.") from error
+
+
+def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
+    """Names of the ClassLabel features by column, from what Hugging Face datasets keep in a file's metadata."""
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
+        found = {}
+        for column, feature in features.items():
+            inner = feature.get("feature", feature) if isinstance(feature, dict) else feature
+            names = inner.get("names") if isinstance(inner, dict) else None
+            if isinstance(names, list) and all(isinstance(name, str) for name in names):
+                found[column] = names
+        return found
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+        return {}  # written by something else
+
+
+def _image_of(cell: Any, where: str) -> tuple[bytes, str]:
+    """Bytes of an image and the path that goes with them, empty where there is none."""
+    content, name = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
+    if not isinstance(content, bytes) or not content:
+        raise PipelineError(f"{where} has no image bytes. Write the file with the images in it, or delete the row.")
+    return content, str(PurePosixPath(name)).lstrip("/") if isinstance(name, str) else ""
+
+
+def _labels(
+    row: dict[str, Any], features: dict[str, list[str]], class_names: Sequence[str], where: str
+) -> np.ndarray | None:
+    column = next((name for name in ("labels", "label") if row.get(name) is not None), None)
+    if column is None:
+        return None
+    cell = row[column]
+    numbered = features.get(column, class_names)
+    entries = cell if isinstance(cell, list) else [cell]
+    try:
+        if all(isinstance(entry, int) for entry in entries):
+            if any(not 0 <= entry < len(numbered) for entry in entries):
+                raise ValueError(f"expected numbers below {len(numbered)}")
+            names = [numbered[entry] for entry in entries]
+        else:
+            names = parse_labels(cell)
+    except ValueError as error:
+        raise PipelineError(f"{where} has {column} {cell!r}, {error}. Correct them.") from error
+    return label_row(names, class_names, where)
+
+
+def _keep(content: bytes, name: str, folder: Path) -> Path:
+    """The file with these bytes, written if it is not there."""
+    digest = hashlib.sha256(content).hexdigest()
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix not in PHOTO_SUFFIXES:
+        suffix = next((each for magic, each in _MAGIC.items() if content.startswith(magic)), ".tif")
+    path = folder.absolute() / digest[:2] / f"{digest}{suffix}"
+    if not path.is_file():
+        with replacing(path, durable=False) as partial:
+            partial.write_bytes(content)
+    return path
+
+
+def _holds_bytes(kind: Any, pyarrow: Any) -> bool:
+    types = pyarrow.types
+    if types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return index >= 0 and _holds_bytes(kind.field(index).type, pyarrow)
+    return types.is_binary(kind) or types.is_large_binary(kind)

@@ -1,0 +1,144 @@
+"""Addresses as s3://bucket/photos to files in a cache folder, each kept once by its content."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from pipeline.machine.errors import PipelineError, first_line
+from pipeline.machine.progress import bar
+from pipeline.photos.formats import PHOTO_SUFFIXES
+from pipeline.photos.prefetch import Prefetch
+from pipeline.runs.files import replacing, write_json
+
+SCHEMES = ("s3", "gs", "gcs", "https", "http")
+BLOCK = 1 << 20
+"""Bytes per read."""
+_ERRORS = (("botocore.exceptions", "BotoCoreError"), ("aiohttp", "ClientError"), ("gcsfs.retry", "HttpError"))
+"""What the packages behind fsspec raise beside OSError."""
+
+
+def is_address(source: Path | str) -> bool:
+    """Whether a source is an address, not a path."""
+    return isinstance(source, str) and "://" in source
+
+
+def fetch(address: str, cache: Path) -> dict[str, Path]:
+    """The photos, tar and Parquet files at an address, as files on this machine.
+
+    Each lies at cache/remote/SHA-256/name, and is fetched again only when the server says that it has changed.
+
+    Args:
+        address: of a file or a folder, which is searched to any depth; `SCHEMES` are known.
+        cache: folder.
+
+    Returns:
+        Name from the folder's address (of a file, its own) to path, sorted by name.
+
+    Raises:
+        PipelineError: the address is none of these, cannot be reached or holds nothing; a package is missing.
+    """
+    scheme = address.split("://")[0].lower()
+    if scheme not in SCHEMES:
+        raise PipelineError(f"{address} begins with {scheme}://, expected {', '.join(f'{s}://' for s in SCHEMES)}.")
+    try:
+        import fsspec
+
+        system, root = fsspec.core.url_to_fs(address)
+    except ImportError as error:
+        raise PipelineError(
+            f"{address} needs a package that is missing ({first_line(error)}). Install with `pip install '.[remote]'`."
+        ) from error
+    index_path = cache / "remote" / f"{hashlib.sha256(address.encode()).hexdigest()[:32]}.json"
+    known = _read_index(index_path)
+    try:
+        found = _list(system, root)
+        if not found:
+            raise PipelineError(f"{address} has no photos, tar or Parquet files. Check the address.")
+        index: dict[str, dict[str, Any]] = {}
+        with bar("fetch", len(found)) as progress:
+            names = sorted(found)
+            for name, entry in zip(
+                names, Prefetch(lambda n: _fetch_one(system, n, found[n], known, cache), names, ahead=32), strict=True
+            ):
+                index[name] = entry
+                progress.advance(1)
+    except (OSError, *_more_errors()) as error:
+        raise PipelineError(f"{address} could not be fetched ({first_line(error)}). Check it, or run again.") from error
+    write_json(index_path, index)
+    return {_relative(name, root): cache / "remote" / entry["place"] for name, entry in index.items()}
+
+
+def _list(system: Any, root: str) -> dict[str, Any]:
+    """What can be used below a root, by name, to a mark that changes with its content; None for no mark."""
+    suffixes = (*PHOTO_SUFFIXES, ".tar", ".parquet")
+    # to a web server everything is a file, folders too
+    is_file = PurePosixPath(root).suffix.lower() in suffixes and system.isfile(root)
+    files = {root: system.info(root)} if is_file else system.find(root, detail=True)
+    return {
+        name: _mark(info)
+        for name, info in files.items()
+        if PurePosixPath(name).suffix.lower() in suffixes
+        and not any(part.startswith(".") for part in PurePosixPath(_relative(name, root)).parts)
+    }
+
+
+def _mark(info: dict[str, Any]) -> list[str] | None:
+    marks = [
+        f"{key}={info[key]}"
+        for key in ("ETag", "etag", "size", "LastModified", "mtime", "updated", "created")
+        if info.get(key)
+    ]
+    return marks if len(marks) > 1 or any(mark.lower().startswith("etag") for mark in marks) else None
+
+
+def _fetch_one(system: Any, name: str, mark: Any, known: dict[str, Any], cache: Path) -> dict[str, Any]:
+    """Entry of the index for one file, which lies in the cache afterwards."""
+    before = known.get(name)
+    if before and mark is not None and before["mark"] == mark and (cache / "remote" / before["place"]).is_file():
+        return before
+    folder = cache / "remote"
+    arriving = folder / "arriving" / hashlib.sha256(name.encode()).hexdigest()
+    digest = hashlib.sha256()
+    with system.open(name, "rb") as source, replacing(arriving, durable=False) as partial, partial.open("wb") as file:
+        for block in _blocks(source, name):
+            digest.update(block)
+            file.write(block)
+    sha256 = digest.hexdigest()
+    place = f"{sha256[:2]}/{sha256}/{PurePosixPath(name).name}"
+    (folder / place).parent.mkdir(parents=True, exist_ok=True)
+    arriving.replace(folder / place)
+    return {"mark": mark, "place": place}
+
+
+def _blocks(source: IO[bytes], name: str) -> Iterator[bytes]:
+    """Pieces of a remote file; an error of the network is told from one of the disk that they go to."""
+    try:
+        while block := source.read(BLOCK):
+            yield block
+    except (OSError, *_more_errors()) as error:
+        raise PipelineError(f"{name} broke off ({first_line(error)}). Run again.") from error
+
+
+def _relative(name: str, root: str) -> str:
+    relative = name.removeprefix(root.rstrip("/")).lstrip("/")
+    return relative or PurePosixPath(name).name
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    """What was fetched from an address before; nothing where the file is missing or no such index."""
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, RecursionError, ValueError):
+        return {}
+    sound = isinstance(index, dict) and all(
+        isinstance(entry, dict) and isinstance(entry.get("place"), str) and "mark" in entry for entry in index.values()
+    )
+    return index if sound else {}
+
+
+def _more_errors() -> Sequence[type[Exception]]:
+    """Error types of the packages that have been imported."""
+    return [getattr(sys.modules[module], name) for module, name in _ERRORS if module in sys.modules]
