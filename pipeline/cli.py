@@ -16,7 +16,7 @@ import typer
 from pipeline.machine import distributed
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.memory import keep_freed_memory
-from pipeline.machine.progress import console, printable, say, show
+from pipeline.machine.progress import console, say, show
 from pipeline.runs import settings
 from pipeline.runs.config import Config
 from pipeline.runs.folders import existing_run, known_runs, run_folder, run_or_file
@@ -523,7 +523,7 @@ def main() -> None:
             traceback.print_exception(error)
         process = "" if distributed.is_main() else f"process {distributed.rank()}: "
         console.quiet = False
-        console.print(f"{process}error: {printable(str(error))}", style="red", soft_wrap=True, markup=False)
+        console.print(f"{process}error: {error}", style="red", soft_wrap=True, markup=False)
         sys.exit(1)
     except BrokenPipeError:
         # whoever read our output, as `head` does, has seen enough

@@ -12,6 +12,7 @@ from typing import IO
 
 from pipeline.machine.errors import PipelineError
 from pipeline.runs.files import replacing
+from pipeline.runs.options import PrepareConfig
 
 _BROKEN_ARCHIVE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError)
 
@@ -20,9 +21,9 @@ _BROKEN_ARCHIVE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, N
 class Limit:
     """The most that one archive may unpack; a file of some kB can claim terabytes."""
 
-    gigabytes: float = 100.0
+    gigabytes: float = PrepareConfig.unpack_gb
     """Of all files together; the largest benchmark archive has 13.5."""
-    files: int = 5_000_000
+    files: int = PrepareConfig.unpack_files
 
 
 LIMIT = Limit()
@@ -47,7 +48,7 @@ def extract(archive: Path, target: Path, limit: Limit = LIMIT) -> None:
             if unpacked > limit.gigabytes * 1e9 or number > limit.files:
                 raise PipelineError(
                     f"{archive} unpacks to more than {limit.gigabytes:g} GB or {limit.files} files, which is the limit. "
-                    "Raise the limit if you trust it."
+                    "Raise it with --unpack-gb or --unpack-files if you trust the archive."
                 )
             if path.is_file() and path.stat().st_size == member.size:
                 continue

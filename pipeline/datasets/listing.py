@@ -42,14 +42,14 @@ def scan_folder(root: Path) -> list[ListedImage]:
     return found.images
 
 
-def say_left_out(left_out: Mapping[str, str], root: Path) -> None:
+def say_left_out(left_out: Mapping[str, str], source: Path | str) -> None:
     """Say how many files were left out, and for each reason name the first."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in left_out.items():
         by_reason.setdefault(reason, []).append(name)
     for reason, names in by_reason.items():
         others = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        say(f"{root}: {printable(names[0])}{others} left out: {reason}.")
+        say(f"{source}: {printable(names[0])}{others} left out: {reason}.")
 
 
 def scan(root: Path) -> Scan:

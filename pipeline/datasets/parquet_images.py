@@ -73,7 +73,7 @@ def _read_shard(shard: Path, class_names: Sequence[str], unpack_to: Path, limit:
         if written > limit.gigabytes * 1e9 or number >= limit.files:
             raise PipelineError(
                 f"{shard} unpacks to more than {limit.gigabytes:g} GB or {limit.files} files, which is the limit. "
-                "Raise the limit if you trust it."
+                "Raise it with --unpack-gb or --unpack-files if you trust the file."
             )
         split = row.get("split")
         if split not in ("train", "test", "", None):

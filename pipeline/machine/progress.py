@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.machine import distributed
-from pipeline.machine.errors import PipelineError
+from pipeline.machine.errors import PipelineError, printable
 
 console = Console(stderr=True, highlight=False)
 """Messages and bars; standard output is kept for what a command was asked to print."""
@@ -127,14 +127,16 @@ def open_log(folder: Path | None, done: int) -> Iterator[Any]:
 def say(message: str) -> None:
     """Print one line about what a stage did, once for all processes."""
     if distributed.is_main():
-        console.print(printable(message), soft_wrap=True, markup=False)
+        console.print(printable(message, keep="\n\t"), soft_wrap=True, markup=False)
 
 
 class PlainTable(Table):
     """A table whose texts are shown as they are: class names and file names may hold what is markup to rich."""
 
     def __init__(self, *headers: str, title: str = "", show_header: bool = True) -> None:
-        super().__init__(*headers, title=Text(printable(title)) if title else None, show_header=show_header)
+        super().__init__(
+            *headers, title=Text(printable(title, keep="\n\t")) if title else None, show_header=show_header
+        )
 
     def add_column(self, header: Any = "", *rest: Any, **options: Any) -> None:
         """As of rich, of plain text."""
@@ -147,14 +149,9 @@ class PlainTable(Table):
 
 def plain(value: Any) -> Any:
     """A text that is no markup; anything else as it is."""
-    return Text(printable(value)) if isinstance(value, str) else value
+    return Text(printable(value, keep="\n\t")) if isinstance(value, str) else value
 
 
 def show(table: Table) -> None:
     """Print a table that a command was asked for."""
     output.print(table)
-
-
-def printable(text: str) -> str:
-    """The text without control characters, which could move the cursor or change the title of a terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)

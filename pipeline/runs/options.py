@@ -28,12 +28,16 @@ class PrepareConfig(Config):
         "", "split to train on, without its labels (default: the literature's)", kinds=("voc", "coco")
     )
     test_split: str = option("", "split that `evaluate` measures on (default: the literature's)", kinds=("voc", "coco"))
-    keep_unannotated: bool = option(False, "keep images without any annotation", kinds=("coco",))
+    keep_unannotated: bool = option(False, "keep images without any annotation", kinds=("coco", "nuswide"))
+    skip_missing: bool = option(
+        False, "leave out listed images without a file, and count them", kinds=("voc", "coco", "nuswide", "folder")
+    )
     train_list: str = option("", "list of a re-crawl to train on", kinds=("nuswide",))
     test_list: str = option("", "list of a re-crawl to evaluate on", kinds=("nuswide",))
     images: str = option(
         "",
-        "folder of photos, CSV, Parquet or WebDataset tars; of NUS-WIDE, the folder that paths start from",
+        "folder of photos, CSV, Parquet or WebDataset tars, or an address (s3://, gs://, https://); of NUS-WIDE, the "
+        "folder that paths start from",
         kinds=("folder", "nuswide"),
     )
     test_images: str = option("", "the same, for evaluation alone", kinds=("folder",))
@@ -41,6 +45,11 @@ class PrepareConfig(Config):
     labels: str = option(
         "", "CSV or Parquet with columns image and labels (joined by ;) for evaluation", kinds=("folder",)
     )
+    unpack_to: str = option(
+        "", "folder that tar and Parquet files are unpacked to (default: NAME.unpacked beside them)", kinds=("folder",)
+    )
+    unpack_gb: float = option(100.0, "most that one archive may unpack, GB", min=0.0, kinds=("folder",))
+    unpack_files: int = option(5_000_000, "most files that one archive may unpack", min=1, kinds=("folder",))
     train_scenes: int = option(400, "scenes of the train split", min=1, max=100_000, kinds=("demo",))
     test_scenes: int = option(200, "scenes of the test split", min=0, max=100_000, kinds=("demo",))
     seed: int = option(0, "seed of the scenes", min=0, kinds=("demo",))

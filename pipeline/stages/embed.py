@@ -25,7 +25,7 @@ from pipeline.runs.pieces import Pieces, work_in_pieces
 from pipeline.teachers import Teacher, load_teacher
 from pipeline.teachers.encoding import find_batch_size
 from pipeline.teachers.precomputed import align, read_precomputed
-from pipeline.teachers.prompts import class_embeddings, find_templates
+from pipeline.teachers.prompts import check_embeddings, class_embeddings, find_templates
 
 PIECE = 256
 """Images between two savings of unfinished work."""
@@ -98,6 +98,7 @@ def embed_classes(teacher: Teacher, manifest: Manifest, config: EmbedConfig) -> 
     """Text embeddings Tensor[S, D] of the classes, and int64 Tensor[S], the class of each."""
     names = display_names(manifest.class_names, manifest.display_names)
     text, text_class = class_embeddings(teacher, names, find_templates(config.templates), config.synonyms)
+    check_embeddings(text, text_class, manifest.class_names)
     return text.float().cpu(), text_class.cpu()
 
 

@@ -10,7 +10,10 @@ import numpy as np
 import pandas as pd
 
 from pipeline.datasets import Dataset, coco, demo, folder, nuswide, voc
+from pipeline.datasets.archives import Limit
 from pipeline.datasets.class_names import default_display_names, parse_class_names
+from pipeline.datasets.listing import say_left_out
+from pipeline.datasets.remote import is_address
 from pipeline.evaluation.ground_truth import FILE, GroundTruth, digest_truth
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import bar, say
@@ -34,20 +37,35 @@ def load_dataset(config: PrepareConfig, run_folder: Path) -> Dataset:
             demo.compose(root, demo.DemoConfig(config.seed, config.train_scenes, config.test_scenes))
             return demo.load(root)
         case "voc":
-            return voc.load(need(config, "root"), config.year, config.train_split or None, config.test_split or None)
+            splits = config.train_split or None, config.test_split or None
+            return voc.load(need(config, "root"), config.year, *splits, skip_missing=config.skip_missing)
         case "coco":
             splits = config.train_split or "train2014", config.test_split or "val2014"
-            return coco.load(need(config, "root"), *splits, config.keep_unannotated)
+            return coco.load(need(config, "root"), *splits, config.keep_unannotated, skip_missing=config.skip_missing)
         case "nuswide":
-            return nuswide.load(need(config, "root"), *map(given, (config.images, config.train_list, config.test_list)))
+            return nuswide.load(
+                need(config, "root"),
+                *map(given, (config.images, config.train_list, config.test_list)),
+                keep_unannotated=config.keep_unannotated,
+                skip_missing=config.skip_missing,
+            )
         case "folder":
             names = read_class_names(config)
-            return folder.load(need(config, "images"), names, given(config.test_images), given(config.labels))
+            need(config, "images")
+            limit = Limit(config.unpack_gb, config.unpack_files)
+            reading = folder.Reading(given(config.unpack_to), limit, config.skip_missing)
+            images, test_images = source(config.images), source(config.test_images)
+            return folder.load(images, names, test_images, given(config.labels), reading)
 
 
 def given(value: str) -> Path | None:
     """A path option, None where it is empty."""
     return Path(value) if value else None
+
+
+def source(value: str) -> Path | str | None:
+    """An option that is a path or an address, None where it is empty."""
+    return value if is_address(value) else given(value)
 
 
 def need(config: PrepareConfig, name: str) -> Path:
@@ -86,7 +104,9 @@ def run(
     """
     dataset = load_dataset(config, run_folder)
     rows, kept, skipped = check_images(dataset)
+    say_left_out(dataset.left_out, dataset.name)
     report_skipped(skipped)
+    skipped = {**dataset.left_out, **skipped}
     if not rows:
         raise PipelineError(
             f"none of the {len(dataset.paths)} images of {dataset.name} can be read; see the list above."

@@ -15,9 +15,9 @@ from pipeline.machine.progress import PlainTable, say, show
 from pipeline.method.thresholds import class_f1, out_of_fold_thresholds
 from pipeline.runs.artifacts import Provenance
 from pipeline.runs.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
-from pipeline.runs.manifest import Manifest, read_manifest
 from pipeline.runs.files import sha256_of
 from pipeline.runs.graph import VERSIONS
+from pipeline.runs.manifest import Manifest, read_manifest
 from pipeline.runs.options import CalibrateConfig
 
 
