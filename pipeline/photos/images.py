@@ -6,15 +6,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
-from torch import Tensor
-from torch.nn.functional import interpolate
 
 from pipeline.machine.errors import PipelineError
 from pipeline.photos.formats import RAW, kind_of, readable_formats, why_unreadable
+
+if TYPE_CHECKING:  # `prepare` checks photos and needs no tensors
+    from torch import Tensor
 
 MAX_PIXELS = 100_000_000
 """Larger images are refused: a file of some kB can claim gigapixels, and 100 megapixels are 300 MB of RGB."""
@@ -76,7 +77,7 @@ def verify_image(path: Path) -> tuple[int, int]:
         return size
 
 
-def load_image(path: Path, min_size: tuple[int, int] | None = None) -> Tensor:
+def load_image(path: Path, min_size: tuple[int, int] | None = None) -> "Tensor":
     """Decode an image, turned as its EXIF says; transparency over white, 16-bit grey to its high byte.
 
     Args:
@@ -95,7 +96,7 @@ def load_image(path: Path, min_size: tuple[int, int] | None = None) -> Tensor:
         return _to_tensor(_decode(image, min_size))
 
 
-def from_pillow(image: Image.Image) -> Tensor:
+def from_pillow(image: Image.Image) -> "Tensor":
     """What `load_image` returns for the file of an image that Pillow has opened, or for one made in memory.
 
     Raises:
@@ -107,7 +108,7 @@ def from_pillow(image: Image.Image) -> Tensor:
         raise UnreadableImage(f"a {image.mode} image cannot be read: {error}. Replace it or take it out.") from error
 
 
-def squash(image: Tensor, size: tuple[int, int]) -> Tensor:
+def squash(image: "Tensor", size: tuple[int, int]) -> "Tensor":
     """Resize to exactly (H, W), the aspect not kept: bicubic and antialiased, within 1/255 or so of Pillow's.
 
     Args:
@@ -117,10 +118,12 @@ def squash(image: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         uint8 Tensor[3, H, W].
     """
+    from torch.nn.functional import interpolate
+
     return interpolate(image[None], size, mode="bicubic", antialias=True)[0]
 
 
-def load_squashed(path: Path, size: tuple[int, int]) -> Tensor:
+def load_squashed(path: Path, size: tuple[int, int]) -> "Tensor":
     """`squash(load_image(path), size)`; a JPEG much larger than the target is decoded reduced, hence faster.
 
     Args:
@@ -136,7 +139,7 @@ def load_squashed(path: Path, size: tuple[int, int]) -> Tensor:
     return squash(load_image(path, (DRAFT_MARGIN * size[0], DRAFT_MARGIN * size[1])), size)
 
 
-def cut(image: Tensor, box: Tensor, size: tuple[int, int]) -> Tensor:
+def cut(image: "Tensor", box: "Tensor", size: tuple[int, int]) -> "Tensor":
     """The part of an image inside a box, resized.
 
     Args:
@@ -188,8 +191,10 @@ def _reason(path: Path, error: Exception) -> str:
     return str(error).rstrip(".") or type(error).__name__
 
 
-def _to_tensor(rgb: Image.Image) -> Tensor:
+def _to_tensor(rgb: Image.Image) -> "Tensor":
     """uint8 Tensor[3, H, W], a channels-last view of a copy of the pixels."""
+    import torch
+
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
 
 

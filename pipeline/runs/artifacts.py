@@ -166,6 +166,8 @@ class Embeddings(Artifact):
 
     is_train: np.ndarray = array("bool", "N")
     """Images of the train split; bias is estimated on these alone."""
+    known: np.ndarray = array("bool", "N", optional=True)
+    """Images of which the teacher said anything; absent: all. Precomputed scores may lack test images."""
     text: np.ndarray = array("float32", "S", "D", optional=True)
     """Unit rows; one per class, or one per synonym."""
     text_class_index: np.ndarray = array("int64", "S", optional=True, index="C")

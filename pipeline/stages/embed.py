@@ -55,6 +55,8 @@ class Answers:
     image_size: int
     """Side of the squashed global view; 0 where precomputed scores were given."""
     fingerprint: str
+    known: np.ndarray | None = None
+    """bool [N], images of which anything is said; None for all."""
 
 
 def embed_images(
@@ -133,9 +135,15 @@ def ask_teacher(folder: Path, manifest: Manifest, config: EmbedConfig, device: s
 
 def take_precomputed(manifest: Manifest, config: EmbedConfig, device: str) -> Answers:
     """Scores that someone else computed; classes without a text embedding are embedded by the teacher."""
-    found = align(read_precomputed(Path(config.precomputed)), manifest.image_ids, manifest.class_names)
+    is_train = (manifest.images["split"] == "train").tolist()
+    read = read_precomputed(Path(config.precomputed).expanduser())
+    found = align(read, manifest.image_ids, manifest.class_names, required=is_train)
+    known = None if found.known is None else found.known.numpy()
+    if known is not None:
+        say(f"{config.precomputed} has no scores of {(~known).sum()} test images, so the teacher is not measured.")
     if found.probabilities is not None:
-        return Answers(found.probabilities.numpy(), entropy(found.probabilities).numpy(), None, 0, found.fingerprint)
+        entropies = entropy(found.probabilities).numpy()
+        return Answers(found.probabilities.numpy(), entropies, None, 0, found.fingerprint, known)
     text, text_class, scale = found.text, torch.arange(len(manifest.class_names)), found.logit_scale
     if text is None or scale is None:
         teacher = load_teacher(config.teacher, device, config.precision)
@@ -144,7 +152,7 @@ def take_precomputed(manifest: Manifest, config: EmbedConfig, device: str) -> An
         text, text_class = embed_classes(teacher, manifest, config)
     texts = Texts(text, text_class, config.logit_scale or scale)
     blocks = (block.numpy() for block in found.image.split(BLOCK))
-    return Answers(*answer(blocks, texts), texts, 0, found.fingerprint)
+    return Answers(*answer(blocks, texts), texts, 0, found.fingerprint, known)
 
 
 def run(folder: Path, config: EmbedConfig, origin: Provenance, *, device: str, fresh: bool) -> None:
@@ -170,6 +178,7 @@ def run(folder: Path, config: EmbedConfig, origin: Provenance, *, device: str, f
             image_ids=manifest.image_ids,
             class_names=manifest.class_names,
             is_train=is_train,
+            known=answers.known,
             text=None if texts is None else texts.text.numpy(),
             text_class_index=None if texts is None else texts.text_class.numpy(),
             probabilities=answers.probabilities,

@@ -101,16 +101,19 @@ def measure_test(
 ) -> dict[str, Any]:
     """Figures of teacher, warm-up and final classifier on those test images (rows) that ground truth knows."""
     names = epochs.class_names
-    scores = {
-        "teacher zero-shot": embeddings.probabilities[~embeddings.is_train][rows],
-        "warm-up classifier": epochs.of_epoch(0)[rows],
-        "final classifier": epochs.chosen[rows],
-    }
+    scores = {"warm-up classifier": epochs.of_epoch(0)[rows], "final classifier": epochs.chosen[rows]}
+    if knows_teacher(embeddings, rows):
+        scores = {"teacher zero-shot": embeddings.probabilities[~embeddings.is_train][rows], **scores}
     figures = {name: measure(values, truth, names, config) for name, values in scores.items()}
-    gain = gain_over_teacher(scores, truth, figures, config)
     own = measure_decisions(scores["final classifier"], truth, names, epochs.thresholds, config)
     figures["final classifier"]["own_thresholds"] = own
-    return {"test": figures, "gain": gain, "epochs": oracle_epoch(epochs, rows, truth, config)}
+    found = {"test": figures, "epochs": oracle_epoch(epochs, rows, truth, config)}
+    return found | ({"gain": gain_over_teacher(scores, truth, figures, config)} if len(scores) == 3 else {})
+
+
+def knows_teacher(embeddings: Embeddings, rows: np.ndarray) -> bool:
+    """Whether the teacher has said something of all these test images; precomputed scores may lack some."""
+    return embeddings.known is None or bool(embeddings.known[~embeddings.is_train][rows].all())
 
 
 def known_rows(truth: GroundTruth, part: Manifest) -> tuple[np.ndarray, np.ndarray]:
@@ -155,6 +158,8 @@ def run(folder: Path, config: EvaluateConfig, origin: Provenance) -> None:
     if len(test_rows):
         embeddings: Embeddings = read_arrays(folder / "embeddings.h5")
         metrics |= measure_test(embeddings, epochs, test_rows, test_truth, config)
+        if not knows_teacher(embeddings, test_rows):
+            metrics["not_measured"].append("The scores of the teacher lack test images, so it is not measured.")
     if len(test.image_ids):
         thresholds = epochs.thresholds.tolist()
         frame = prediction_frame(test.image_ids, epochs.chosen, thresholds, test.class_names, key="image_id")

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.datasets.class_names import display_names
 from pipeline.machine import distributed
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import Bar, say
@@ -16,13 +17,13 @@ from pipeline.method.probabilities import class_probabilities
 from pipeline.photos.images import cut, load_image
 from pipeline.photos.prefetch import Prefetch, chunks
 from pipeline.runs.artifacts import Boxes, CropScores, Embeddings, Provenance, check_same_images, read_arrays, write
-from pipeline.runs.graph import remedy
+from pipeline.runs.graph import remedy, run_argument
 from pipeline.runs.manifest import Manifest, read_manifest
 from pipeline.runs.options import ScoreCropsConfig
 from pipeline.runs.pieces import Pieces, work_in_pieces
 from pipeline.teachers import Teacher, load_teacher
 from pipeline.teachers.encoding import batches_by_shape, find_batch_size
-from pipeline.teachers.prompts import class_embeddings, display_names, find_templates
+from pipeline.teachers.prompts import class_embeddings, find_templates
 
 PIECE = 64
 """Images whose crops are in memory together and are saved together."""
@@ -105,7 +106,8 @@ def same_teacher(embeddings: Embeddings, path: Path, device: str) -> Teacher:
     if embeddings.text is None or embeddings.provenance.config["precomputed"]:
         raise PipelineError(
             f"{path} holds scores that were computed elsewhere, so its teacher cannot score crops. Name one for the "
-            "crops with `ccd score-crops --teacher conse`, or train on global labels alone with `ccd boxes --view none`."
+            f"crops with `ccd all --run {run_argument(path.parent)} --set score-crops.teacher=conse`, or train on global "
+            "labels alone with `--set boxes.view=none` instead."
         )
     teacher = load_teacher(embeddings.teacher, device, embeddings.provenance.config["precision"])
     if teacher.fingerprint != embeddings.teacher_fingerprint:
