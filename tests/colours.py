@@ -5,7 +5,6 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from pipeline import cli
-from pipeline.classifier.features import STORE
 from pipeline.machine.errors import PipelineError
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
@@ -28,8 +27,7 @@ class ColourTeacher:
 
 
 def invoke(*arguments):
-    """Exit code and output of a command, as `ccd` would give them; a process of its own keeps no features of others."""
-    STORE.clear()
+    """Exit code and output of a command, as `ccd` would give them."""
     result = CliRunner().invoke(cli.app, [str(a) for a in arguments])
     if isinstance(result.exception, PipelineError):
         return 1, str(result.exception)

@@ -13,15 +13,8 @@ from PIL import Image
 from runs import write_run
 from small import ARCHITECTURE, small_net
 
-from pipeline.classifier.features import STORE
 from pipeline.runs.artifacts import Provenance
 from pipeline.runs.checkpoints import Checkpoint, write_checkpoint
-
-
-@pytest.fixture(autouse=True)
-def no_kept_maps() -> None:
-    """No test sees the maps that an earlier one left in this process."""
-    STORE.clear()
 
 
 @pytest.fixture(scope="session")

@@ -176,8 +176,15 @@ def write_weights(folder: Path, name: str, inputs: list[str], image_ids: list[st
 
 
 def write_epochs(folder: Path) -> None:
-    row = {"loss": 0.7, "bce": 0.5, "consistency": 0.2, "label_map": 0.6, "images_per_second": 4.0, "data_wait": 0.0}
-    rows = pd.DataFrame([{"epoch": e, **row} for e in (1, 2)]).assign(label_map=[0.5, math.nan])
+    row = {
+        "loss": 0.7,
+        "bce": 0.5,
+        "consistency": 0.2,
+        "pseudo_label_mAP": 0.6,
+        "images_per_second": 4.0,
+        "data_wait": 0.0,
+    }
+    rows = pd.DataFrame([{"epoch": e, **row} for e in (1, 2)]).assign(pseudo_label_mAP=[0.5, math.nan])
     write_csv(folder / "warmup.csv", rows)
     write_csv(folder / "train.csv", rows.assign(chosen=[False, True]))
 

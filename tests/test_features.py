@@ -22,10 +22,8 @@ def model():
 
 
 @pytest.fixture
-def store(monkeypatch):
-    store = FeatureStore()
-    monkeypatch.setattr(inference, "STORE", store)
-    return store
+def store():
+    return FeatureStore()
 
 
 @pytest.fixture
@@ -44,45 +42,41 @@ def naive_scores(model, paths):
         return model(images / 255).sigmoid()
 
 
-@pytest.mark.usefixtures("store")
-def test_a_second_pass_decodes_nothing_and_gives_the_same_bytes(model, paths, decoded):
-    first = predict_scores(model, paths, SIZE, batch_size=2)
+def test_a_second_pass_decodes_nothing_and_gives_the_same_bytes(model, paths, store, decoded):
+    first = predict_scores(model, paths, SIZE, batch_size=2, store=store)
     torch.testing.assert_close(first, naive_scores(model, paths))
     assert sorted(decoded) == [path.name for path in paths]
-    assert torch.equal(predict_scores(model, paths, SIZE, batch_size=2), first)
+    assert torch.equal(predict_scores(model, paths, SIZE, batch_size=2, store=store), first)
     assert len(decoded) == 5
 
 
-@pytest.mark.usefixtures("store")
-def test_a_head_that_changed_is_seen(model, paths, decoded):
-    predict_scores(model, paths, SIZE)
+def test_a_head_that_changed_is_seen(model, paths, store, decoded):
+    predict_scores(model, paths, SIZE, store=store)
     with torch.no_grad():
         model.head.bias += 1
-    torch.testing.assert_close(predict_scores(model, paths, SIZE), naive_scores(model, paths))
+    torch.testing.assert_close(predict_scores(model, paths, SIZE, store=store), naive_scores(model, paths))
     assert len(decoded) == 5
 
 
-@pytest.mark.usefixtures("store")
 @pytest.mark.parametrize("part", ["weight", "running_mean"])
-def test_a_backbone_that_changed_is_computed_anew(model, paths, decoded, part):
-    predict_scores(model, paths, SIZE)
+def test_a_backbone_that_changed_is_computed_anew(model, paths, store, decoded, part):
+    predict_scores(model, paths, SIZE, store=store)
     with torch.no_grad():
         next(value for name, value in model.stages.state_dict().items() if name.endswith(part)).add_(0.5)
-    torch.testing.assert_close(predict_scores(model, paths, SIZE), naive_scores(model, paths))
+    torch.testing.assert_close(predict_scores(model, paths, SIZE, store=store), naive_scores(model, paths))
     assert len(decoded) == 10
 
 
-@pytest.mark.usefixtures("store")
-def test_an_image_that_changed_is_computed_anew(model, paths):
-    predict_scores(model, paths, SIZE)
+def test_an_image_that_changed_is_computed_anew(model, paths, store):
+    predict_scores(model, paths, SIZE, store=store)
     Image.new("RGB", (SIZE, SIZE), "red").save(paths[3])
-    torch.testing.assert_close(predict_scores(model, paths, SIZE), naive_scores(model, paths))
+    torch.testing.assert_close(predict_scores(model, paths, SIZE, store=store), naive_scores(model, paths))
 
 
-def test_what_does_not_fit_is_not_kept_and_gives_the_same_bytes(model, paths, decoded, monkeypatch):
-    monkeypatch.setattr(inference, "STORE", FeatureStore(limit=1000))
-    first = predict_scores(model, paths, SIZE)
-    assert torch.equal(predict_scores(model, paths, SIZE), first)
+def test_what_does_not_fit_is_not_kept_and_gives_the_same_bytes(model, paths, decoded):
+    store = FeatureStore(limit=1000)
+    first = predict_scores(model, paths, SIZE, store=store)
+    assert torch.equal(predict_scores(model, paths, SIZE, store=store), first)
     assert len(decoded) == 10
 
 
@@ -99,6 +93,5 @@ def test_the_longest_unused_makes_room(model):
     assert not store.make_room(model, 101)
 
 
-@pytest.mark.usefixtures("store")
 def test_no_images_give_no_scores(model):
-    assert predict_scores(model, [], SIZE).shape == (0, 3)
+    assert predict_scores(model, [], SIZE, store=FeatureStore()).shape == (0, 3)

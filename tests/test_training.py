@@ -16,9 +16,18 @@ from torch import nn
 from torch.optim import swa_utils
 
 from pipeline.classifier import training
+from pipeline.classifier.backbones import Backbone
 from pipeline.classifier.batches import draw_order, plan_epoch
-from pipeline.classifier.network import Backbone, CamNet
-from pipeline.classifier.training import Consistency, TrainingSet, average_of, fit, losses_of, set_rates, start_training
+from pipeline.classifier.network import CamNet
+from pipeline.classifier.training import (
+    Consistency,
+    TrainingSet,
+    average_of,
+    fit,
+    losses_of,
+    set_learning_rates,
+    start_training,
+)
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.precision import autocast_dtype
 from pipeline.runs.artifacts import Provenance
@@ -43,7 +52,7 @@ def small_model(norm=False):
     """A classifier of three classes with a few weights."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 4, 3, stride=4), *([nn.BatchNorm2d(4)] if norm else []), nn.ReLU()]
-    return CamNet(Backbone(nn.Sequential(*layers), 4, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), class_count=3)
+    return CamNet(Backbone(nn.Sequential(*layers), 4, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), class_count=3, boost=3.0)
 
 
 @pytest.fixture(scope="session")
@@ -286,7 +295,7 @@ def test_the_average_has_the_batch_statistics_too(data, tmp_path):
 def test_rates_along_a_stage(options, position, factor):
     config = TrainingConfig(backbone_lr=1e-3, head_lr=1e-2, **{"schedule": "constant", **options})
     optimizer = start_training(small_model(), config, CPU).optimizer
-    set_rates(optimizer, config, position)
+    set_learning_rates(optimizer, config, position)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(
         [1e-3 * factor, 1e-2 * factor, 1e-2 * factor]
     )
@@ -355,7 +364,7 @@ def test_every_image_once_or_every_class_as_often():
 def test_balanced_training_reports_what_it_saw(data, tmp_path):
     config = SMALL.replace(epochs=2, sampling="balanced")
     _, rows = fitted(data, tmp_path, config)
-    assert rows["label_map"].between(0, 1).all() and (rows["loss"] > 0).all()
+    assert rows["pseudo_label_mAP"].between(0, 1).all() and (rows["loss"] > 0).all()
 
 
 def test_larger_batches_of_several_processes():

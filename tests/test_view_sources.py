@@ -4,7 +4,7 @@ from small import noise_photos, small_net
 
 from pipeline.classifier import view_sources
 from pipeline.classifier.batches import plan_epoch
-from pipeline.classifier.features import STORE
+from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.network import build_classifier
 from pipeline.classifier.view_sources import PhotoSource, can_share_features, share_features
 
@@ -43,11 +43,7 @@ def test_shared_features_give_the_logits_of_the_photos(frozen, paths):
 
 
 def test_second_views_are_jittered_and_the_same_for_the_same_seed(frozen, paths):
-    sources = []
-    for seed in (0, 0, 1):
-        STORE.clear()  # or the second would be the first
-        sources.append(share_features(frozen, None, paths, SIZE, 0.5, seed, "views"))
-    one, two, other = sources
+    one, two, other = (share_features(frozen, None, paths, SIZE, 0.5, seed, "views") for seed in (0, 0, 1))
     first, second = logits(one)
     assert (first - second).abs().max() > 1e-2
     assert torch.equal(second, logits(two)[1])
@@ -62,16 +58,17 @@ def test_features_are_shared_only_where_they_stay_and_fit(frozen, monkeypatch):
 
 @pytest.mark.parametrize(("stages", "norms"), [(0, True), (1, True), (0, False)])
 def test_a_backbone_that_is_trained_is_not_shared(stages, norms):
-    model = build_classifier("timm:test_resnet", 3, pretrained=False)
+    model = build_classifier("timm:test_resnet", 3, boost=3.0, pretrained=False)
     model.train()
     model.freeze(stages, norms)
     assert can_share_features(model, 4, SIZE, None) == (stages == 1)  # a timm model is one stage
 
 
 def test_other_seeds_and_views_are_kept_apart(frozen, paths):
-    sources = [share_features(frozen, None, paths, SIZE, 0.5, seed, "views") for seed in (0, 1, 0)]
+    store = FeatureStore()
+    sources = [share_features(frozen, None, paths, SIZE, 0.5, seed, "views", store=store) for seed in (0, 1, 0)]
     second = [logits(source)[1] for source in sources]
     assert torch.equal(second[0], second[2]) and not torch.equal(second[0], second[1])
-    plain = share_features(frozen, None, paths, SIZE, None, 0, "views")
+    plain = share_features(frozen, None, paths, SIZE, None, 0, "views", store=store)
     (alone,) = logits(plain)
     assert torch.equal(alone[:2], logits(sources[0])[0][:2])  # the batch before any draw of a second view

@@ -1,7 +1,7 @@
 """Feature maps of whole sets of images, kept in memory from one stage to the next.
 
 A backbone that is not trained gives the same maps of the same images in warm-up, boxes, training and evaluation, and in
-every row of a study: only the head on top differs.
+every row of a study: only the head on top differs. Whoever runs several stages makes a store and hands it to each.
 """
 
 import hashlib
@@ -56,10 +56,6 @@ class FeatureStore:
 
     def _bytes(self) -> int:
         return sum(tensor.nbytes for maps in self._kept.values() for tensor in maps)
-
-
-STORE = FeatureStore()
-"""The maps of this process: stages know one another by files alone, and these would be too large for files."""
 
 
 def backbone_digest(model: CamNet) -> str:

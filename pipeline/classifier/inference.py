@@ -1,4 +1,4 @@
-"""Images through a classifier in batches, without gradients."""
+"""Batches of images through a classifier, without gradients."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.classifier.features import STORE, images_key
+from pipeline.classifier.features import FeatureStore, images_key
 from pipeline.classifier.network import CamNet, build_classifier
 from pipeline.machine.progress import bar
 from pipeline.photos.image_cache import ImageCache
@@ -44,9 +44,14 @@ def image_batches(
 
 @torch.no_grad()
 def feature_batches(
-    model: CamNet, paths: Sequence[Path | str], size: int, batch_size: int = 16, title: str = "images"
+    model: CamNet,
+    paths: Sequence[Path | str],
+    size: int,
+    batch_size: int = 16,
+    title: str = "images",
+    store: FeatureStore | None = None,
 ) -> Iterator[tuple[range, Tensor]]:
-    """Rows and their backbone maps, in order; computed once in a process while they fit in its `STORE`.
+    """Rows and their backbone maps, in order; from the store where it has them.
 
     Args:
         model: in eval mode.
@@ -54,40 +59,49 @@ def feature_batches(
         size: side of the squashed input.
         batch_size: images a call.
         title: stands before the progress bar.
+        store: gets the maps while they fit; None to keep none.
 
     Yields:
         Rows, and float32 Tensor[B, D, h, w] on the model's device.
     """
     device = next(model.parameters()).device
     key = (images_key(paths), size, batch_size)
-    kept = STORE.find(model, key)
+    kept = None if store is None else store.find(model, key)
     if kept is not None:
         for rows, maps in zip(chunks(len(paths), batch_size), kept, strict=True):
             yield rows, maps.to(device)
         return
     made: list[Tensor] = []
-    keep = True
+    keep = False
     with bar(title, len(paths)) as progress:
         for rows, images in image_batches(paths, size, batch_size):
             maps = model.features(to_float(to_device(images, device))).float()
-            if rows.start == 0:
-                keep = STORE.make_room(model, maps.nbytes * len(paths) // len(rows))
+            if rows.start == 0 and store is not None:
+                keep = store.make_room(model, maps.nbytes * len(paths) // len(rows))
             if keep:
                 made.append(maps.cpu())
             progress.advance(len(rows))
             yield rows, maps
-    if keep and made:
-        STORE.keep(key, made)
+    if store is not None and keep and made:
+        store.keep(key, made)
 
 
 @torch.no_grad()
 def predict_scores(
-    model: CamNet, paths: Sequence[Path | str], size: int, batch_size: int = 16, title: str = "predict"
+    model: CamNet,
+    paths: Sequence[Path | str],
+    size: int,
+    batch_size: int = 16,
+    title: str = "predict",
+    store: FeatureStore | None = None,
 ) -> Tensor:
-    """Scores sigmoid(z) of images, float32 Tensor[N, C] on the CPU; the model is used in eval mode on its device."""
+    """Scores sigmoid(z) of images, float32 Tensor[N, C] on the CPU; the model is used in eval mode on its device.
+
+    Arguments are those of `feature_batches`.
+    """
     model.eval()
     scores = torch.zeros(len(paths), model.head.out_channels)
-    for rows, maps in feature_batches(model, paths, size, batch_size, title):
+    for rows, maps in feature_batches(model, paths, size, batch_size, title, store):
         scores[rows.start : rows.stop] = model.pool(model.head(maps)).sigmoid()
     return scores
 

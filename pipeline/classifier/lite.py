@@ -4,9 +4,7 @@ from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 
-import timm
 import torch
-from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -27,6 +25,8 @@ def build_lite(name: str) -> nn.Module:
 
     Input: float Tensor[B, 3, H, W], RGB in [0, 1] minus MEAN over STD, so in [-1, 1]; any size from 32 up.
     """
+    import timm  # seconds of import, for those who build one
+
     return timm.create_model(f"tf_efficientnet_{name}", pretrained=False).eval()
 
 
@@ -45,6 +45,8 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
     Args:
         model: a timm EfficientNet in eval mode; its activations stay where the batch norms were.
     """
+    from timm.layers import BatchNormAct2d
+
     for module in model.modules():
         children = list(module.named_children())
         for (_, convolution), (name, norm) in pairwise(children):

@@ -1,43 +1,17 @@
 """The classifier: a convolutional backbone whose 1x1-convolution head makes a CAM per class before pooling."""
 
-from dataclasses import dataclass
-from pathlib import Path
-from pickle import UnpicklingError  # what a weights-only load raises for anything else; nothing is unpickled here
 from typing import Any
 
-import timm
 import torch
-import torchvision
 from torch import Tensor, nn
 
-from pipeline.classifier.lite import MEAN as LITE_MEAN
-from pipeline.classifier.lite import STD as LITE_STD
-from pipeline.classifier.lite import WHEELS, build_lite, load_lite
-from pipeline.machine.errors import PipelineError, first_line
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-HEADS = ("fc.", "classifier.", "head.")
-"""Prefixes of the classification layer that is cut off; a weights file may have it or not."""
-
-BACKBONES = (*WHEELS, "resnet50", "resnet101", "timm:NAME")
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """Stages from the image to the last feature map, and how its input is normalised."""
-
-    stages: nn.Sequential
-    """First the stem, then one module a resolution or block; without pooling and classification layer."""
-    channels: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+from pipeline.classifier.backbones import Backbone, build_backbone
 
 
 class CamNet(nn.Module):
     """Multi-label classifier that can say where it looks (CCD, section 3; BoostLU from BridgeGap, CVPR 2023)."""
 
-    def __init__(self, backbone: Backbone, class_count: int, boost: float = 3.0) -> None:
+    def __init__(self, backbone: Backbone, class_count: int, boost: float) -> None:
         super().__init__()
         self.stages = backbone.stages
         self.head = nn.Conv2d(backbone.channels, class_count, kernel_size=1)
@@ -92,7 +66,7 @@ class CamNet(nn.Module):
 
 
 def build_classifier(
-    backbone: str, class_count: int, boost: float = 3.0, weights: str = "", pretrained: bool = True
+    backbone: str, class_count: int, boost: float, weights: str = "", pretrained: bool = True
 ) -> CamNet:
     """A classifier with a fresh head.
 
@@ -107,73 +81,6 @@ def build_classifier(
         PipelineError: unknown backbone, or weights that are missing or do not fit.
     """
     return CamNet(build_backbone(backbone, weights, pretrained), class_count, boost)
-
-
-def build_backbone(name: str, weights: str = "", pretrained: bool = True) -> Backbone:
-    """Backbone of one of the names in `BACKBONES`; see `build_classifier`."""
-    if name in WHEELS:
-        model = load_lite(name) if pretrained and not weights else build_lite(name)
-        load_weights(model, weights)
-        stages = [nn.Sequential(model.conv_stem, model.bn1), *model.blocks, nn.Sequential(model.conv_head, model.bn2)]
-        return Backbone(nn.Sequential(*stages), model.num_features, LITE_MEAN, LITE_STD)
-    if name in ("resnet50", "resnet101"):
-        model = fetch_weights(name, pretrained and not weights)
-        load_weights(model, weights)
-        stem = nn.Sequential(model.conv1, model.bn1, model.relu, model.maxpool)
-        stages = [stem, model.layer1, model.layer2, model.layer3, model.layer4]
-        return Backbone(nn.Sequential(*stages), model.fc.in_features, IMAGENET_MEAN, IMAGENET_STD)
-    if name.startswith("timm:"):
-        return timm_backbone(name.removeprefix("timm:"), weights, pretrained)
-    raise PipelineError(f"backbone is {name!r}, expected one of {', '.join(BACKBONES)}.")
-
-
-def fetch_weights(name: str, pretrained: bool) -> nn.Module:
-    """A torchvision ResNet; its ImageNet weights are downloaded once if they are not in torch's cache."""
-    build = getattr(torchvision.models, name)
-    if not pretrained:
-        return build()
-    kind = torchvision.models.get_model_weights(name).DEFAULT
-    try:
-        return build(weights=kind)
-    except OSError as error:
-        file = Path(torch.hub.get_dir()) / "checkpoints" / Path(kind.url).name
-        raise PipelineError(
-            f"the ImageNet weights of {name} could not be fetched from {kind.url} ({error}); "
-            f"put that file at {file}, or name a local one with --weights."
-        ) from error
-
-
-def timm_backbone(name: str, weights: str, pretrained: bool) -> Backbone:
-    """Any convolutional timm model, as one stage."""
-    if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"*{name.split('.')[0][:8]}*")[:5])
-        raise PipelineError(f"timm has no model {name!r}; near ones: {near or 'none'}.")
-    try:
-        model = timm.create_model(name, pretrained=pretrained and not weights, num_classes=0, global_pool="")
-    except OSError as error:
-        raise PipelineError(
-            f"the weights of timm:{name} could not be fetched ({error}); name a local file with --weights."
-        ) from error
-    load_weights(model, weights)
-    config = model.pretrained_cfg
-    return Backbone(nn.Sequential(model), model.num_features, tuple(config["mean"]), tuple(config["std"]))
-
-
-def load_weights(model: nn.Module, path: str) -> None:
-    """Load a state dict file into a backbone; nothing for an empty path. The layer that is cut off may be missing."""
-    if not path:
-        return
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        missing, unexpected = model.load_state_dict(state, strict=False)
-    except (OSError, RuntimeError, EOFError, ValueError, AttributeError, UnpicklingError) as error:
-        raise PipelineError(f"{path} does not hold weights of this backbone ({first_line(error)}).") from error
-    lost, unknown = ([key for key in keys if not key.startswith(HEADS)] for keys in (missing, unexpected))
-    if lost or unknown:
-        raise PipelineError(
-            f"{path} does not fit the backbone: {len(lost)} weights missing (first: {next(iter(lost), 'none')}), "
-            f"{len(unknown)} unknown (first: {next(iter(unknown), 'none')})."
-        )
 
 
 def parameter_groups(model: CamNet, backbone_lr: float, head_lr: float, head_l2: float) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from pipeline.classifier.batches import draw_order, plan_epoch
+from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.network import CamNet, parameter_groups
 from pipeline.classifier.view_sources import PhotoSource, ViewSource, can_share_features, share_features
 from pipeline.evaluation.metrics import average_precision
@@ -160,6 +161,7 @@ def fit(
     consistency: Consistency | None = None,
     after_epoch: Callable[[CamNet], Tensor] | None = None,
     title: str = "train",
+    store: FeatureStore | None = None,
 ) -> pd.DataFrame:
     """Train for `config.epochs`, keeping every finished epoch in `pieces` and continuing from what is there.
 
@@ -171,6 +173,7 @@ def fit(
         consistency: the second view and its loss; None for one view.
         after_epoch: called with the model to predict with; its tensor is kept with the epoch.
         title: stands before the progress bar, and is the folder of TensorBoard's files.
+        store: has the features of a backbone that is not trained, or gets them; None to keep none.
 
     Returns:
         A row an epoch: see `train_one_epoch`.
@@ -185,7 +188,7 @@ def fit(
         rows = content["rows"]
     distributed.barrier()  # all have read it before the first process replaces or removes it
     if len(rows) < config.epochs:
-        source = view_source(state, data, config, consistency, title)
+        source = view_source(state, data, config, consistency, title, store)
     count = len(data.paths)
     log = pieces.folder.parent / "tensorboard" / title if config.tensorboard else None
     with bar(title, config.epochs * count, done=len(rows) * count, log=log) as progress:
@@ -200,7 +203,12 @@ def fit(
 
 
 def view_source(
-    state: TrainingState, data: TrainingSet, config: TrainingConfig, consistency: Consistency | None, title: str
+    state: TrainingState,
+    data: TrainingSet,
+    config: TrainingConfig,
+    consistency: Consistency | None,
+    title: str,
+    store: FeatureStore | None = None,
 ) -> ViewSource:
     """Shared features where the backbone is not trained and they fit in memory, else photos decoded in every epoch."""
     device = next(state.model.parameters()).device
@@ -210,7 +218,7 @@ def view_source(
     freeze(state.model, config)
     if can_share_features(state.model, len(data.paths), config.image_size, jitter):
         return share_features(
-            state.model, dtype, data.paths, config.image_size, jitter, config.seed, f"{title}: views", data.cache
+            state.model, dtype, data.paths, config.image_size, jitter, config.seed, f"{title}: views", data.cache, store
         )
     network = autocast(state.network, dtype, device)
     return PhotoSource(network, data.paths, config.image_size, jitter, device, data.cache)
@@ -238,7 +246,7 @@ def train_one_epoch(
     """One pass over the images in random order.
 
     Returns:
-        epoch, loss, bce and consistency (means over the images), label_map (mAP of the scores seen while
+        epoch, loss, bce and consistency (means over the images), pseudo_label_mAP (mAP of the scores seen while
         training against the labels above 0.5), images_per_second, data_wait (share of the time).
 
     Raises:
@@ -257,7 +265,9 @@ def train_one_epoch(
     start = time.perf_counter()
     for number, (batch, views) in enumerate(zip(batches, source.views(batches, generator), strict=True)):
         if batch.begins_step:
-            set_rates(state.optimizer, config, (number + (epoch - 1) * len(batches)) / (config.epochs * len(batches)))
+            set_learning_rates(
+                state.optimizer, config, (number + (epoch - 1) * len(batches)) / (config.epochs * len(batches))
+            )
             state.optimizer.zero_grad(set_to_none=True)
         rows = batch.own_rows.to(device)
         with distributed.no_sync(state.network, not batch.ends_step):
@@ -283,7 +293,7 @@ def train_one_epoch(
         "loss": bce + consistent,
         "bce": bce,
         "consistency": consistent,
-        "label_map": agreement(scores.cpu()[seen], data.labels[seen]),
+        "pseudo_label_mAP": agreement(scores.cpu()[seen], data.labels[seen]),
         "images_per_second": len(order) / seconds,
         "data_wait": (source.waited - waited) / seconds,
     }
@@ -321,7 +331,7 @@ def losses_of(
     return logits, torch.stack([bce, consistency.weight * consistency_loss(forward(second), logits)])
 
 
-def set_rates(optimizer: torch.optim.Optimizer, config: TrainingConfig, position: float) -> None:
+def set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainingConfig, position: float) -> None:
     """Set the learning rates for a place in the stage, from 0 (first step) to 1."""
     factor = min(1.0, position / config.lr_warmup) if config.lr_warmup else 1.0
     if config.schedule == "cosine":

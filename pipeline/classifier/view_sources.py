@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.classifier.batches import Batch
-from pipeline.classifier.features import MEMORY, STORE, images_key
+from pipeline.classifier.features import MEMORY, FeatureStore, images_key
 from pipeline.classifier.inference import image_batches, load_batch, to_device, to_float
 from pipeline.classifier.network import CamNet
 from pipeline.machine import distributed
@@ -134,6 +134,7 @@ def share_features(
     seed: int,
     title: str,
     cache: ImageCache | None = None,
+    store: FeatureStore | None = None,
 ) -> FeatureSource:
     """A `FeatureSource` of photos.
 
@@ -146,6 +147,7 @@ def share_features(
         seed: of flips and jitter of the second views.
         title: stands before the progress bar.
         cache: squashed images on disk, or None.
+        store: has the features, or gets them; None to keep none beyond this source.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -157,10 +159,11 @@ def share_features(
 
     key = (images_key(paths), size, dtype)
     features = autocast(model.features, dtype, next(model.parameters()).device)
-    plain = kept_views(model, features, (*key, "plain"), mirrored, paths, size, title, cache)
+    plain = kept_views(model, features, (*key, "plain"), mirrored, paths, size, title, cache, store)
     second = None
     if jitter is not None:
-        second = kept_views(model, features, (*key, jitter, seed), jittered, paths, size, f"{title}, jittered", cache)
+        title = f"{title}, jittered"
+        second = kept_views(model, features, (*key, jitter, seed), jittered, paths, size, title, cache, store)
     return FeatureSource(lambda maps: model.pool(model.head(maps)), plain, second)
 
 
@@ -174,8 +177,9 @@ def kept_views(
     size: int,
     title: str,
     cache: ImageCache | None,
+    store: FeatureStore | None,
 ) -> Tensor:
-    """Maps of V views of every photo, float16 Tensor[V, N, D, h, w]; those of this process's `STORE` where it has them.
+    """Maps of V views of every photo, float16 Tensor[V, N, D, h, w]; those of the store where it has them.
 
     Args:
         model: whose backbone `features` is.
@@ -186,8 +190,9 @@ def kept_views(
         size: side of the squashed input.
         title: stands before the progress bar.
         cache: squashed images on disk, or None.
+        store: gets the maps where they fit; None to keep none.
     """
-    kept = STORE.find(model, key)
+    kept = None if store is None else store.find(model, key)
     if kept is not None:
         return kept[0]
     device = next(model.parameters()).device
@@ -198,8 +203,8 @@ def kept_views(
             made.append(torch.stack([features(view) for view in views(pixels)]).half())
             progress.advance(len(rows))
     maps = torch.cat(made, dim=1)
-    if STORE.make_room(model, maps.nbytes):
-        STORE.keep(key, [maps])
+    if store is not None and store.make_room(model, maps.nbytes):
+        store.keep(key, [maps])
     return maps
 
 

@@ -74,7 +74,7 @@ def run(folder: Path, config: TrainConfig, origin: Provenance, *, device: str, f
     )
     if not distributed.is_main():
         return
-    chosen = choose_epoch(config.choose, list(history["label_map"]))
+    chosen = choose_epoch(config.choose, list(history["pseudo_label_mAP"]))
     write_csv(folder / "train.csv", history.assign(chosen=history["epoch"] == chosen))
     epochs = [read_epoch(pieces, epoch) for epoch in range(1, config.epochs + 1)]
     best = replace(warmup, weights=epochs[chosen - 1]["weights"], image_size=config.test_size)

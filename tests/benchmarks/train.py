@@ -95,7 +95,7 @@ def random_labels(count: int) -> torch.Tensor:
 def plain_loop(task: Task) -> float:
     """Seconds of the plain loop."""
     device = torch.device(task.device)
-    model = build_classifier(task.backbone, CLASSES, pretrained=False).to(device).train()
+    model = build_classifier(task.backbone, CLASSES, boost=3.0, pretrained=False).to(device).train()
     if task.frozen:
         model.freeze(len(model.stages), norms=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-5)
@@ -124,7 +124,7 @@ def our_loop(task: Task) -> float:
     keep_freed_memory()  # as the command line does
     frozen = {"freeze_backbone": task.frozen, "freeze_norms": task.frozen}
     config = TrainingConfig(image_size=task.size, batch_size=task.batch_size, **frozen)
-    model = build_classifier(task.backbone, CLASSES, pretrained=False)
+    model = build_classifier(task.backbone, CLASSES, boost=3.0, pretrained=False)
     state = start_training(model, config, torch.device(task.device))
     consistency = Consistency(1.0, 0.5)
 

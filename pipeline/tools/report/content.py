@@ -264,7 +264,7 @@ def epoch_row(stage: str, row: pd.Series) -> dict[str, Any]:
         "stage": stage,
         "epoch": int(row["epoch"]),
         "loss": short(row["loss"]),
-        "label_map": short(row["label_map"]),
+        "label_map": short(row["pseudo_label_mAP"]),
     }
 
 
