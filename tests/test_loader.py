@@ -2,8 +2,9 @@ import threading
 import time
 
 import pytest
+import torch
 
-from pipeline.photos.prefetch import Prefetch, chunks, default_workers
+from pipeline.photos.prefetch import Prefetch, Stream, chunks, default_workers, in_pieces
 
 
 def test_results_come_in_order_however_long_they_take():
@@ -81,7 +82,7 @@ def test_no_items_no_results():
 
 
 def test_processes_of_one_machine_share_its_cores(monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    monkeypatch.setattr("pipeline.photos.prefetch.usable_cores", lambda: 6)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert default_workers() == 3
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
@@ -93,3 +94,48 @@ def test_chunks_cover_everything_once(count, size, lengths):
     found = chunks(count, size)
     assert [len(chunk) for chunk in found] == lengths
     assert [i for chunk in found for i in chunk] == list(range(count))
+
+
+@pytest.mark.parametrize("batch_size", [2, 50])
+def test_every_thread_works_on_the_next_batch_while_one_is_used(batch_size):
+    running, peak, lock = [], [], threading.Lock()
+
+    def decode(item):
+        with lock:
+            running.append(item)
+            peak.append(len(running))
+        time.sleep(0.002)
+        with lock:
+            running.remove(item)
+        return item
+
+    batches = chunks(100, batch_size)
+    stream = iter(Stream(decode, batches, workers=8))
+    for batch in batches[:2]:
+        assert next(stream) == list(batch)
+    time.sleep(0.1)  # the consumer works
+    assert len(peak) == min(3 * batch_size + 8, 100)  # the next batch is there, and an item per thread
+    assert max(peak) == 8
+    assert [item for batch in stream for item in batch] == list(range(2 * batch_size, 100))
+
+
+def test_a_stream_holds_no_more_than_a_batch_and_an_item_per_thread():
+    begun = []
+    stream = iter(Stream(begun.append, [range(5)] * 40, workers=3))
+    for taken in range(1, 6):
+        next(stream)
+        time.sleep(0.01)
+        assert len(begun) <= 5 * taken + 5 + 3
+    stream.close()
+
+
+def test_batches_of_a_stream_keep_their_lengths_and_may_be_empty():
+    assert list(Stream(str, [[1, 2], [], [3]])) == [["1", "2"], [], ["3"]]
+    assert list(Stream(str, [])) == []
+
+
+def test_pieces_are_cut_from_the_stream_whatever_its_batches():
+    rows = torch.arange(20).view(10, 2)
+    pieces = list(in_pieces(rows.split(3), [4, 4, 1, 1]))
+    assert [len(piece) for piece in pieces] == [4, 4, 1, 1]
+    assert torch.equal(torch.cat(pieces), rows)

@@ -6,6 +6,7 @@ from pipeline.teachers.encoding import (
     batches_by_shape,
     compute_dtype,
     encode_in_chunks,
+    encode_stream,
     find_batch_size,
     normalise_pixels,
 )
@@ -43,6 +44,48 @@ def test_batches_hold_views_of_one_shape():
     shapes = [(32, 64), (64, 32), (32, 64), (96, 96), (32, 64)]
     assert batches_by_shape(shapes, 2) == [[3], [1], [0, 2], [4]]
     assert batches_by_shape([], 2) == []
+
+
+def mean_encoder(sizes):
+    def encode(images):
+        sizes.append(tuple(images.shape))
+        return images.double().mean(dim=(2, 3))
+
+    return encode
+
+
+def test_views_share_batches_by_shape_across_photos_and_every_one_is_answered():
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(32, 64), (64, 32), (96, 96)]
+    views = [
+        (n, torch.randint(256, (3, *shapes[n % 3 if n % 7 else 2]), dtype=torch.uint8, generator=generator))
+        for n in range(100)
+    ]
+    sizes, found = [], {}
+    for keys, rows in encode_stream(mean_encoder(sizes), iter(views), 8):
+        found |= dict(zip(keys, rows, strict=True))
+    assert sorted(found) == list(range(100))
+    for key, view in views:
+        torch.testing.assert_close(found[key], view.double().mean(dim=(1, 2)).float())
+    assert max(size[0] for size in sizes) == 8
+    assert sum(size[0] < 8 for size in sizes) <= 3  # only what is left of each shape at the end
+
+
+def test_a_rare_shape_is_answered_before_long_and_little_is_held():
+    rare = (-1, torch.zeros(3, 9, 9, dtype=torch.uint8))
+    usual = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    taken = []
+
+    def views():
+        yield rare
+        for n in range(1000):
+            taken.append(n)
+            yield n, usual
+
+    for keys, _ in encode_stream(mean_encoder([]), views(), 4, patience=20):
+        if keys == [-1]:
+            break
+    assert len(taken) <= 20 + 1
 
 
 def out_of_memory_above(limit):

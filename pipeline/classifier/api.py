@@ -24,7 +24,7 @@ from pipeline.classifier.inference import load_classifier, to_device, to_float
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import bar, say
 from pipeline.photos.images import UnreadableImage, from_pillow, load_squashed, squash
-from pipeline.photos.prefetch import Prefetch, chunks
+from pipeline.photos.prefetch import Stream, chunks
 from pipeline.runs.checkpoints import Checkpoint, read_checkpoint
 from pipeline.runs.score_table import present_classes
 
@@ -100,8 +100,7 @@ class Classifier:
         photos = [images] if is_photo(images) else list(images)
         load = partial(square_photo, size=self.image_size)
         batches = [photos[rows.start : rows.stop] for rows in chunks(len(photos), batch_size)]
-        loaded = Prefetch(lambda batch: torch.stack([load(photo) for photo in batch]), batches)
-        scores = [self.score_batch(squares) for squares in loaded]
+        scores = [self.score_batch(torch.stack(squares)) for squares in Stream(load, batches)]
         return np.concatenate([np.zeros((0, len(self.class_names)), np.float32), *scores])
 
     @torch.inference_mode()
@@ -127,13 +126,13 @@ def score_files(classifier: Classifier, paths: Sequence[Path], batch_size: int) 
         PipelineError: none can.
     """
 
-    def load(batch: range) -> list[Tensor | UnreadableImage]:
-        return [square_or_error(paths[row], classifier.image_size) for row in batch]
+    def load(row: int) -> Tensor | UnreadableImage:
+        return square_or_error(paths[row], classifier.image_size)
 
     batches = chunks(len(paths), batch_size)
     rows, scores, errors = [], [], []
     with bar("predict", len(paths)) as progress:
-        for batch, loaded in zip(batches, Prefetch(load, batches), strict=True):
+        for batch, loaded in zip(batches, Stream(load, batches), strict=True):
             readable = {row: item for row, item in zip(batch, loaded, strict=True) if isinstance(item, Tensor)}
             errors += [item for item in loaded if isinstance(item, UnreadableImage)]
             if readable:

@@ -1,12 +1,16 @@
-"""Images from disk to batches, decoded by a few threads ahead of whoever uses them."""
+"""Images from disk to batches, decoded photo by photo by threads ahead of whoever uses them."""
 
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
 from typing import TypeVar
+
+import torch
+from torch import Tensor
 
 from pipeline.machine.distributed import local_world_size
 
@@ -14,9 +18,14 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def default_workers() -> int:
-    """Decoding threads where no number was asked for: one a core of this process's part, at most 8."""
-    return min(max((os.cpu_count() or 1) // local_world_size(), 1), 8)
+    """Decoding threads where no number was asked for: one per core of this process's part of the machine."""
+    return max(usable_cores() // local_world_size(), 1)
 
 
 class Prefetch(Iterable[Result]):
@@ -24,15 +33,21 @@ class Prefetch(Iterable[Result]):
 
     Pillow and torch release the interpreter lock while they decode and resize, so threads suffice and nothing is
     copied between processes. At most `ahead` results are held at any time, whatever the number of items.
+
+    Args:
+        function: called in a thread with one item.
+        items: asked for only when there is room.
+        workers: threads; 0 for `default_workers`.
+        ahead: results that may wait for the consumer; 0 for twice the workers.
     """
 
     def __init__(
-        self, function: Callable[[Item], Result], items: Iterable[Item], workers: int = 0, ahead: int = 4
+        self, function: Callable[[Item], Result], items: Iterable[Item], workers: int = 0, ahead: int = 0
     ) -> None:
         self._function = function
         self._items = items
         self._workers = workers or default_workers()
-        self._ahead = max(ahead, 1)
+        self._ahead = ahead or 2 * self._workers
         self.waited = 0.0
         """Seconds that the consumer has spent waiting for data."""
 
@@ -50,6 +65,54 @@ class Prefetch(Iterable[Result]):
             finally:
                 for future in pending:
                     future.cancel()
+
+
+class Stream(Iterable[list[Result]]):
+    """Batches of the results of `function`, in order; every item is computed for itself, ahead of its batch.
+
+    While a batch is used, the threads work on the next one, however large it is: a batch is assembled from results
+    of single items, never computed by one thread. Held are the batch in use, and ahead of it one batch and an item per
+    thread.
+
+    Args:
+        function: called in a thread with one item.
+        batches: the items of each batch; some may be empty.
+        workers: threads; 0 for `default_workers`.
+    """
+
+    def __init__(self, function: Callable[[Item], Result], batches: Sequence[Sequence[Item]], workers: int = 0) -> None:
+        workers = workers or default_workers()
+        largest = max(map(len, batches), default=0)
+        items = (item for batch in batches for item in batch)
+        self._loader = Prefetch(function, items, workers, ahead=workers + largest)
+        self._lengths = [len(batch) for batch in batches]
+
+    @property
+    def waited(self) -> float:
+        """Seconds that the consumer has spent waiting for data."""
+        return self._loader.waited
+
+    def __iter__(self) -> Iterator[list[Result]]:
+        with closing(iter(self._loader)) as results:
+            for length in self._lengths:
+                yield list(islice(results, length))
+
+
+def in_pieces(batches: Iterable[Tensor], lengths: Iterable[int]) -> Iterator[Tensor]:
+    """The rows of all batches cut anew into pieces of these lengths; so the stream need not stop at a piece's end.
+
+    Args:
+        batches: Tensor[b, ...] each; together as many rows as `lengths` add up to.
+        lengths: rows of each piece, 1 or more.
+    """
+    waiting: deque[Tensor] = deque()
+    stream = iter(batches)
+    for length in lengths:
+        while sum(map(len, waiting)) < length:
+            waiting.append(next(stream))
+        rows = torch.cat(list(waiting))
+        waiting = deque([rows[length:]] if len(rows) > length else [])
+        yield rows[:length]
 
 
 def chunks(count: int, size: int) -> list[range]:

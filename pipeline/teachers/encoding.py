@@ -1,7 +1,9 @@
 """What the image encoders of all teachers share: precision, uint8 pixels to input, batches to pieces."""
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -9,6 +11,8 @@ from torch.nn import functional as F
 
 from pipeline.machine.errors import PipelineError
 from pipeline.method.crops import snapped_size
+
+Key = TypeVar("Key")
 
 CPU_CHUNK = 16
 """Images per forward on a CPU: enough to fill its cores, few enough to keep the activations small."""
@@ -88,6 +92,51 @@ def batches_by_shape(shapes: Sequence[tuple[int, int]], batch_size: int) -> list
     order = sorted(range(len(shapes)), key=lambda i: (shapes[i][0] * shapes[i][1], shapes[i]), reverse=True)
     groups = [list(group) for _, group in groupby(order, key=lambda i: shapes[i])]
     return [group[i : i + batch_size] for group in groups for i in range(0, len(group), batch_size)]
+
+
+def encode_stream(
+    encode: Callable[[Tensor], Tensor], views: Iterable[tuple[Key, Tensor]], batch_size: int, patience: int = 0
+) -> Iterator[tuple[list[Key], Tensor]]:
+    """Embeddings of views of any shapes, batched by shape across the photos that they come from.
+
+    A batch is encoded when as many views have come since the last one and a shape has enough of them, when its first
+    view has waited long enough, or at the end. So batches come evenly and do not hold up who decodes, little is held
+    however many views there are, and none is answered much later than its neighbours.
+
+    Args:
+        encode: uint8 Tensor[B, 3, H, W] to Tensor[B, D].
+        views: a key and uint8 Tensor[3, H, W] each.
+        batch_size: views of a batch, 1 or more.
+        patience: views that may come before one is answered; 0 for 32 batches.
+
+    Yields:
+        Keys, and their float32 Tensor[b, D] on the CPU; every view once.
+    """
+    patience = patience or 32 * batch_size
+    waiting: dict[tuple[int, ...], deque[tuple[int, Key, Tensor]]] = defaultdict(deque)
+
+    def encoded(shape: tuple[int, ...]) -> tuple[list[Key], Tensor]:
+        views = waiting[shape]
+        _, keys, images = zip(*(views.popleft() for _ in range(min(batch_size, len(views)))), strict=True)
+        if not views:
+            del waiting[shape]
+        return list(keys), encode(torch.stack(images)).float().cpu()
+
+    since = 0
+    for number, (key, view) in enumerate(views):
+        waiting[tuple(view.shape)].append((number, key, view))
+        since += 1
+        if since < batch_size:
+            continue
+        fullest = max(waiting, key=lambda shape: len(waiting[shape]))
+        oldest = min(waiting, key=lambda shape: waiting[shape][0][0])
+        if number - waiting[oldest][0][0] >= patience:
+            yield encoded(oldest)
+        elif len(waiting[fullest]) >= batch_size:
+            since = 0
+            yield encoded(fullest)
+    while waiting:
+        yield encoded(next(iter(waiting)))
 
 
 def find_batch_size(encode: Callable[[Tensor], Tensor], image_size: tuple[int, int], device: str) -> int:
