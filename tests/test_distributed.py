@@ -37,9 +37,10 @@ def run_stages(folder, backbone):
         stage.PIECE = 3
     given = {
         "embed": {},
-        # of eight images the last is a batch of its own, of which the second process gets nothing
+        # of eight images the last is a batch of its own, of which one process gets nothing
         "warmup": {
             **TRAINING,
+            "frozen_stages": 100,  # each process has the features of half of the images
             "batch_size": 7,
             "informed_head": False,
             "backbone": "timm:test_resnet",
@@ -47,7 +48,7 @@ def run_stages(folder, backbone):
         },
         "boxes": {"view": "grid", "tiles": 2},
         "score-crops": {},
-        "train": {**TRAINING, "batch_size": 3, "accumulate": 2},
+        "train": {**TRAINING, "batch_size": 7, "accumulate": 2},
     }
     distributed.join()
     for stage in STAGES:

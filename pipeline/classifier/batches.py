@@ -15,30 +15,38 @@ class Batch:
     rows: Tensor
     """int64 Tensor[b], rows of the training set."""
     mine: Tensor
-    """int64 Tensor, this process's places in `rows`; at least one."""
+    """int64 Tensor[b], this process's places in `rows`; at least one."""
+    own_rows: Tensor
+    """int64 Tensor[b], the rows that this process sees."""
     share: float
     """What the mean loss over `mine` counts in the step; 0 where another process does the work."""
     begins_step: bool
     ends_step: bool
 
-    @property
-    def own_rows(self) -> Tensor:
-        """Rows of the training set that this process sees."""
-        return self.rows[self.mine]
 
+def plan_epoch(order: Tensor, batch_size: int, accumulate: int, owned: bool = False) -> list[Batch]:
+    """Batches of an epoch over the rows int64 Tensor[N] in this order.
 
-def plan_epoch(order: Tensor, batch_size: int, accumulate: int) -> list[Batch]:
-    """Batches of an epoch over the rows int64 Tensor[N] in this order; `accumulate` batches make a step."""
+    Args:
+        order: rows of the training set.
+        batch_size: rows of a batch, of all processes together.
+        accumulate: batches of a step.
+        owned: this process sees the rows rank, rank + K and so on of K processes; else its equal part of each batch.
+    """
+    rank, processes = distributed.rank(), distributed.world_size()
     batches = []
     for step in order.split(batch_size * accumulate):
         parts = step.split(batch_size)
         for number, rows in enumerate(parts):
-            mine = distributed.shard(torch.arange(len(rows)))
+            mine = (rows % processes == rank).nonzero()[:, 0] if owned else distributed.shard(torch.arange(len(rows)))
+            own_rows = rows[mine]
             # the mean over processes divides by their number, though their parts may be of unequal size
-            share = len(mine) * distributed.world_size() / len(step)
+            share = len(mine) * processes / len(step)
             if not len(mine):
-                mine = torch.tensor([0])  # fewer images than processes, but each has to take part
-            batches.append(Batch(rows, mine, share, number == 0, number + 1 == len(parts)))
+                # none of these is this process's, but each has to take part
+                mine = torch.tensor([0])
+                own_rows = torch.tensor([rank]) if owned else rows[mine]
+            batches.append(Batch(rows, mine, own_rows, share, number == 0, number + 1 == len(parts)))
     return batches
 
 

@@ -1,61 +1,170 @@
-"""Feature maps of whole sets of images, kept in memory from one stage to the next.
+"""Feature maps of whole sets of images, kept from one epoch and one stage to the next.
 
 A backbone that is not trained gives the same maps of the same images in warm-up, boxes, training and evaluation, and in
 every row of a study: only the head on top differs. Whoever runs several stages makes a store and hands it to each.
+What does not fit in memory goes to disk, and beyond that nothing is kept and maps are computed anew. That decides how
+long a stage takes and nothing else: maps are rounded to half precision wherever they come from.
 """
 
 import hashlib
-from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from pipeline.classifier.network import CamNet
+from pipeline.machine.errors import PipelineError, first_line
+from pipeline.machine.progress import say
+from pipeline.runs.files import write_text
 
 MEMORY = 4 * 2**30
-"""Bytes that the maps of a process may take."""
+"""Bytes of memory that the maps of a process may take."""
+DISK = 64 * 2**30
+"""Bytes of disk that they may take beyond it, where a store has a folder."""
+FREE_SHARE = 0.5
+"""How much of what is free, on a disk or in a GPU's memory, may be taken."""
+
+
+class Maps:
+    """Maps of the images of one process, filled from the first to the last.
+
+    Args:
+        values: float16 [N, V, D, h, w], V views of each image: in memory, or a file that is mapped into it.
+    """
+
+    def __init__(self, values: Tensor | np.memmap) -> None:
+        self.values = values if isinstance(values, Tensor) else torch.from_numpy(values)
+        self.done = 0
+        """Images whose maps are there: the first ones."""
+        self._file = None if isinstance(values, Tensor) else values
+        self._note = None if self._file is None else Path(self._file.filename).with_suffix(".done")
+        if self._note is not None and self._note.exists():
+            self.done = int(self._note.read_text())
+
+    def append(self, maps: Tensor) -> None:
+        """Put the maps Tensor[b, V, D, h, w] of the next images behind those that are there."""
+        self.values[self.done : self.done + len(maps)] = maps.to(self.values.device, torch.float16)
+        self.done += len(maps)
+
+    def save(self) -> None:
+        """Let a killed process find what is there so far; nothing to do in memory."""
+        if self._file is not None:
+            self._file.flush()
+            write_text(self._note, str(self.done))
+
+    def rows(self, images: Tensor, views: Tensor | int, device: torch.device) -> Tensor:
+        """Maps float16 Tensor[b, D, h, w] of some images, int64 Tensor[b], and of one view of each, on a device."""
+        found = self.values[images.to(self.values.device), torch.as_tensor(views, device=self.values.device)]
+        return (found.pin_memory() if found.device != device else found).to(device, non_blocking=True)
+
+    def __len__(self) -> int:
+        return len(self.values)
 
 
 class FeatureStore:
     """Maps by what they show. Of one backbone at a time: those of another, or of one that was trained on, are dropped.
 
     Args:
-        limit: bytes; what was not used for longest makes room.
+        memory: bytes.
+        disk: bytes beyond them.
+        folder: for what does not fit in memory; None for no files. It may be deleted at any time that no process uses
+            it; a killed process finds its maps there.
     """
 
-    def __init__(self, limit: int = MEMORY) -> None:
-        self._limit = limit
+    def __init__(self, memory: int = MEMORY, disk: int = DISK, folder: Path | None = None) -> None:
+        self._memory = memory
+        self._disk = disk
+        self._folder = folder
         self._backbone = ""
-        self._kept: OrderedDict[Hashable, list[Tensor]] = OrderedDict()
+        self._kept: dict[str, Maps] = {}  # the longest unused first
+        self._on_disk: set[str] = set()
 
-    def find(self, model: CamNet, key: Hashable) -> list[Tensor] | None:
-        """What was kept under this key for the model's backbone as it now is, or None."""
-        if self._backbone != backbone_digest(model) or key not in self._kept:
-            return None
-        self._kept.move_to_end(key)
-        return self._kept[key]
+    def open(self, model: CamNet, key: str, shape: Sequence[int]) -> Maps | None:
+        """The maps of this key, whole or begun or empty; None where they fit neither in memory nor on disk.
 
-    def make_room(self, model: CamNet, size: int) -> bool:
-        """Drop what is of no use or in the way; False where `size` bytes do not fit at all."""
+        Args:
+            model: its backbone, as it now is, makes the maps.
+            key: names images and views.
+            shape: (N, V, D, h, w).
+        """
         digest = backbone_digest(model)
         if digest != self._backbone:
             self.clear()
             self._backbone = digest
-        while self._kept and self._bytes() + size > self._limit:
-            self._kept.popitem(last=False)
-        return size <= self._limit
+        maps = self._kept.pop(key, None) or self._place(key, shape, next(model.parameters()).device)
+        if maps is not None:
+            self._kept[key] = maps
+        return maps
 
-    def keep(self, key: Hashable, maps: list[Tensor]) -> None:
-        """Keep maps of the backbone that `make_room` was last asked for."""
-        self._kept[key] = maps
+    def _place(self, key: str, shape: Sequence[int], device: torch.device) -> Maps | None:
+        size = 2 * int(np.prod(shape))
+        if device.type == "cuda" and size <= FREE_SHARE * torch.cuda.mem_get_info(device)[0]:
+            return Maps(torch.empty(*shape, dtype=torch.float16, device=device))
+        if self._used() + size <= self._memory:
+            return Maps(torch.empty(*shape, dtype=torch.float16))
+        file = None if self._folder is None else self._folder / f"{self._file_name(key, shape)}.f16"
+        if file is not None and self._fits_on_disk(file, size):
+            self._on_disk.add(key)
+            return Maps(mapped(file, shape))
+        if size > self._memory:
+            return None
+        while self._used() + size > self._memory:
+            del self._kept[next(name for name in self._kept if name not in self._on_disk)]
+        return Maps(torch.empty(*shape, dtype=torch.float16))
+
+    def _used(self) -> int:
+        return sum(
+            maps.values.nbytes
+            for key, maps in self._kept.items()
+            if key not in self._on_disk and maps.values.device.type == "cpu"
+        )
+
+    def _fits_on_disk(self, file: Path, size: int) -> bool:
+        if not size:
+            return False  # an empty file cannot be mapped
+        if file.exists():
+            return True
+        taken = sum(self._kept[key].values.nbytes for key in self._on_disk)
+        existing = next(parent for parent in file.absolute().parents if parent.is_dir())
+        if taken + size <= self._disk and size <= FREE_SHARE * shutil.disk_usage(existing).free:
+            return True
+        say(
+            f"{size / 1e9:.1f} GB of features fit neither in memory nor in {file.parent}: they are computed every time."
+        )
+        return False
+
+    def _file_name(self, key: str, shape: Sequence[int]) -> str:
+        return hashlib.sha256(f"{self._backbone}\0{key}\0{tuple(shape)}".encode()).hexdigest()[:32]
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget everything that is in memory."""
         self._kept.clear()
+        self._on_disk.clear()
 
-    def _bytes(self) -> int:
-        return sum(tensor.nbytes for maps in self._kept.values() for tensor in maps)
+    def remove(self) -> None:
+        """Forget everything and delete the folder; no other process may be using it."""
+        self.clear()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def mapped(file: Path, shape: Sequence[int]) -> np.memmap:
+    """A file as float16 array of a shape, created where it is missing or of another size.
+
+    Raises:
+        PipelineError: it cannot be created.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        whole = file.exists() and file.stat().st_size == 2 * int(np.prod(shape))
+        if not whole:
+            file.with_suffix(".done").unlink(missing_ok=True)
+        return np.memmap(file, np.float16, "r+" if whole else "w+", shape=tuple(shape))
+    except OSError as error:
+        raise PipelineError(f"{file} could not be written ({first_line(error)}). Make room there.") from error
 
 
 def backbone_digest(model: CamNet) -> str:
@@ -66,7 +175,17 @@ def backbone_digest(model: CamNet) -> str:
     return digest.hexdigest()
 
 
-def images_key(paths: Sequence[Path | str]) -> tuple[tuple[str, int, int], ...]:
-    """Images as they lie on disk: path, size in bytes and time of the last change of each."""
-    facts = ((str(path), Path(path).stat()) for path in paths)
-    return tuple((path, fact.st_size, fact.st_mtime_ns) for path, fact in facts)
+def images_key(paths: Sequence[Path | str]) -> str:
+    """Hash of images as they lie on disk: path, size in bytes and time of the last change of each."""
+    digest = hashlib.sha256()
+    for path in paths:
+        fact = Path(path).stat()
+        digest.update(f"{path}\0{fact.st_size}\0{fact.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def map_shape(model: CamNet, size: int) -> tuple[int, ...]:
+    """(D, h, w) of the maps of an image of `size` pixels."""
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        return tuple(model.features(torch.zeros(1, 3, size, size, device=device)).shape[1:])

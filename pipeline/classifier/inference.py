@@ -6,19 +6,32 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.classifier.features import FeatureStore, images_key
+from pipeline.classifier.features import FeatureStore, images_key, map_shape
 from pipeline.classifier.network import CamNet, build_classifier
+from pipeline.machine.engines import Engine, Run, run_of
 from pipeline.machine.progress import bar
 from pipeline.photos.image_cache import ImageCache
 from pipeline.photos.images import load_squashed
-from pipeline.photos.prefetch import Prefetch, chunks
+from pipeline.photos.prefetch import Stream, chunks
 from pipeline.runs.checkpoints import Checkpoint
 
+SAVE_EVERY = 64
+"""Batches between two savings of maps on disk."""
 
-def load_batch(paths: Sequence[Path | str], size: int, cache: ImageCache | None = None) -> Tensor:
-    """Images squashed to a square, from the cache where there is one: uint8 Tensor[B, 3, size, size]."""
+
+def square_stream(
+    paths: Sequence[Path | str], batches: Sequence[Sequence[int]], size: int, cache: ImageCache | None = None
+) -> Stream[Tensor]:
+    """Batches of images squashed to uint8 Tensor[3, size, size], from the cache where there is one.
+
+    Args:
+        paths: all images.
+        batches: rows of each batch.
+        size: side of the square.
+        cache: squashed images on disk, or None.
+    """
     load = load_squashed if cache is None else cache.load_squashed
-    return torch.stack([load(Path(path), (size, size)) for path in paths])
+    return Stream(lambda row: load(Path(paths[row]), (size, size)), batches)
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -38,8 +51,20 @@ def image_batches(
 ) -> Iterator[tuple[range, Tensor]]:
     """Rows and their images, uint8 Tensor[B, 3, size, size], in order; from the cache where there is one."""
     ranges = chunks(len(paths), batch_size)
-    loader = Prefetch(lambda rows: load_batch([paths[i] for i in rows], size, cache), ranges)
-    yield from zip(ranges, loader, strict=True)
+    for rows, images in zip(ranges, square_stream(paths, ranges, size, cache), strict=True):
+        yield rows, torch.stack(images)
+
+
+def feature_run(model: CamNet, dtype: torch.dtype | None = None, engine: Engine = "auto") -> Run:
+    """What the model's backbone as it now is makes of images, on a fast engine.
+
+    Args:
+        model: see `CamNet.features`.
+        dtype: of the expensive operations; None for float32.
+        engine: see `engines.run_of`.
+    """
+    run = run_of(model.stages, model.mean.device, dtype, engine)
+    return lambda images: run((images - model.mean) / model.std)
 
 
 @torch.no_grad()
@@ -50,6 +75,7 @@ def feature_batches(
     batch_size: int = 16,
     title: str = "images",
     store: FeatureStore | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Iterator[tuple[range, Tensor]]:
     """Rows and their backbone maps, in order; from the store where it has them.
 
@@ -59,31 +85,31 @@ def feature_batches(
         size: side of the squashed input.
         batch_size: images a call.
         title: stands before the progress bar.
-        store: gets the maps while they fit; None to keep none.
+        store: gets the maps where they fit; None to keep none. For a backbone that is trained it is of no use.
+        dtype: of the backbone's expensive operations; None for float32.
 
     Yields:
-        Rows, and float32 Tensor[B, D, h, w] on the model's device.
+        Rows, and float32 Tensor[b, D, h, w] on the model's device, rounded to half precision.
     """
-    device = next(model.parameters()).device
-    key = (images_key(paths), size, batch_size)
-    kept = None if store is None else store.find(model, key)
-    if kept is not None:
-        for rows, maps in zip(chunks(len(paths), batch_size), kept, strict=True):
-            yield rows, maps.to(device)
+    device = model.mean.device
+    maps = None
+    if store is not None and len(paths):
+        maps = store.open(model, f"{images_key(paths)} {size} {dtype}", (len(paths), 1, *map_shape(model, size)))
+    done = 0 if maps is None else maps.done
+    for rows in chunks(done, batch_size):
+        yield rows, maps.rows(torch.arange(rows.start, rows.stop), 0, device).float()
+    if done == len(paths):
         return
-    made: list[Tensor] = []
-    keep = False
-    with bar(title, len(paths)) as progress:
-        for rows, images in image_batches(paths, size, batch_size):
-            maps = model.features(to_float(to_device(images, device))).float()
-            if rows.start == 0 and store is not None:
-                keep = store.make_room(model, maps.nbytes * len(paths) // len(rows))
-            if keep:
-                made.append(maps.cpu())
+    features = feature_run(model, dtype)
+    with bar(title, len(paths), done) as progress:
+        for number, (rows, images) in enumerate(image_batches(paths[done:], size, batch_size)):
+            found = features(to_float(to_device(images, device))).half()
+            if maps is not None:
+                maps.append(found[:, None])
+                if number % SAVE_EVERY == 0 or maps.done == len(paths):
+                    maps.save()
             progress.advance(len(rows))
-            yield rows, maps
-    if store is not None and keep and made:
-        store.keep(key, made)
+            yield range(done + rows.start, done + rows.stop), found.float()
 
 
 @torch.no_grad()
@@ -94,6 +120,7 @@ def predict_scores(
     batch_size: int = 16,
     title: str = "predict",
     store: FeatureStore | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Scores sigmoid(z) of images, float32 Tensor[N, C] on the CPU; the model is used in eval mode on its device.
 
@@ -101,8 +128,8 @@ def predict_scores(
     """
     model.eval()
     scores = torch.zeros(len(paths), model.head.out_channels)
-    for rows, maps in feature_batches(model, paths, size, batch_size, title, store):
-        scores[rows.start : rows.stop] = model.pool(model.head(maps)).sigmoid()
+    for rows, maps in feature_batches(model, paths, size, batch_size, title, store, dtype):
+        scores[rows.start : rows.stop] = model.logits(maps).sigmoid()
     return scores
 
 

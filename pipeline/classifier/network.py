@@ -48,6 +48,10 @@ class CamNet(nn.Module):
         """Logits Tensor[B, C] of maps Tensor[B, C, h, w]: positive activations times `boost`, then the mean."""
         return torch.where(cams > 0, self.boost * cams, cams).mean(dim=(2, 3))
 
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits Tensor[B, C] of features Tensor[B, D, h, w]."""
+        return self.pool(self.head(features))
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits Tensor[B, C] of float Tensor[B, 3, H, W] in [0, 1]."""
         return self.pool(self.cams(images))
@@ -63,6 +67,23 @@ class CamNet(nn.Module):
             for module in self.stages.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
+
+
+class Head(nn.Module):
+    """What is trained of a classifier whose backbone is not: its own head, as a module of features alone.
+
+    Args:
+        model: keeps and shares the weights.
+    """
+
+    def __init__(self, model: CamNet) -> None:
+        super().__init__()
+        self.head = model.head
+        self._logits = model.logits
+
+    def forward(self, features: Tensor) -> Tensor:
+        """See `CamNet.logits`."""
+        return self._logits(features)
 
 
 def build_classifier(

@@ -18,12 +18,12 @@ from torch.optim.swa_utils import AveragedModel
 
 from pipeline.classifier.batches import draw_order, plan_epoch
 from pipeline.classifier.features import FeatureStore
-from pipeline.classifier.network import CamNet, parameter_groups
-from pipeline.classifier.view_sources import PhotoSource, ViewSource, can_share_features, share_features
+from pipeline.classifier.network import CamNet, Head, parameter_groups
+from pipeline.classifier.view_sources import PhotoSource, ViewSource, frozen_source, is_frozen
 from pipeline.evaluation.metrics import average_precision
 from pipeline.machine import distributed
 from pipeline.machine.errors import PipelineError
-from pipeline.machine.precision import autocast, autocast_dtype
+from pipeline.machine.precision import autocast, autocast_dtype, inference_dtype
 from pipeline.machine.progress import Bar, bar
 from pipeline.method.losses import consistency_loss, label_loss, training_targets
 from pipeline.photos.image_cache import ImageCache
@@ -63,7 +63,8 @@ class TrainingState:
 
     model: CamNet
     network: nn.Module
-    """What to call in training: the model, or what makes it one of several processes' copies."""
+    """What to call in training: the model, or its head where the backbone is not trained; one of several processes'
+    copies, where there are several."""
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None
     """Running average of weights and statistics, or None."""
@@ -136,7 +137,8 @@ def start_training(model: CamNet, config: TrainingConfig, device: torch.device) 
     average = average_of(model, config.ema) if config.ema else None
     if config.compile:
         model.compile()
-    return TrainingState(model, distributed.parallel(model), optimizer, average)
+    network = Head(model) if is_frozen(model) else model
+    return TrainingState(model, distributed.parallel(network), optimizer, average)
 
 
 def average_of(model: CamNet, decay: float) -> AveragedModel:
@@ -210,17 +212,25 @@ def view_source(
     title: str,
     store: FeatureStore | None = None,
 ) -> ViewSource:
-    """Shared features where the backbone is not trained and they fit in memory, else photos decoded in every epoch."""
+    """Maps of a backbone that is not trained, however many; for one that is, photos decoded in every epoch."""
     device = next(state.model.parameters()).device
-    dtype = autocast_dtype(config.precision, device)
     jitter = None if consistency is None else consistency.jitter
     state.model.train()
     freeze(state.model, config)
-    if can_share_features(state.model, len(data.paths), config.image_size, jitter):
-        return share_features(
-            state.model, dtype, data.paths, config.image_size, jitter, config.seed, f"{title}: views", data.cache, store
+    if is_frozen(state.model):
+        return frozen_source(
+            state.model,
+            state.network,
+            data.paths,
+            config.image_size,
+            jitter,
+            config.seed,
+            dtype=inference_dtype(config.precision, device),
+            cache=data.cache,
+            store=store,
+            title=f"{title}: views",
         )
-    network = autocast(state.network, dtype, device)
+    network = autocast(state.network, autocast_dtype(config.precision, device), device)
     return PhotoSource(network, data.paths, config.image_size, jitter, device, data.cache)
 
 
@@ -257,7 +267,7 @@ def train_one_epoch(
     freeze(state.model, config)
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.steps)
     order = draw_order(data.labels, config.sampling, generator)
-    batches = plan_epoch(order, config.batch_size, config.accumulate)
+    batches = plan_epoch(order, config.batch_size, config.accumulate, source.owned)
     waited = source.waited
     targets, weights = targets_of(data.labels, config).to(device), data.weights.to(device)
     sums = torch.zeros(2, dtype=torch.float64, device=device)
@@ -276,7 +286,8 @@ def train_one_epoch(
         if batch.ends_step:
             state.finish_step()
         sums += losses.detach() * (len(rows) if batch.share else 0)
-        scores[rows] = logits.detach().sigmoid()
+        if batch.share:
+            scores[rows] = logits.detach().sigmoid()
         if number % NOTE_EVERY == 0 or number + 1 == len(batches):
             check_finite(sums, epoch)
             progress.advance(0, f"epoch {epoch}/{config.epochs} loss {losses.sum().item():.4f}")

@@ -1,6 +1,7 @@
 """Where the two views of a training batch come from: photos decoded anew, or features of a backbone that stays as it is."""
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -8,23 +9,28 @@ import torch
 from torch import Tensor
 
 from pipeline.classifier.batches import Batch
-from pipeline.classifier.features import MEMORY, FeatureStore, images_key
-from pipeline.classifier.inference import image_batches, load_batch, to_device, to_float
+from pipeline.classifier.features import FeatureStore, Maps, images_key, map_shape
+from pipeline.classifier.inference import feature_run, square_stream, to_device, to_float
 from pipeline.classifier.network import CamNet
 from pipeline.machine import distributed
-from pipeline.machine.precision import autocast
 from pipeline.machine.progress import bar
 from pipeline.photos.augment import color_jitter, draw_flips, draw_jitter, flip
 from pipeline.photos.image_cache import ImageCache
-from pipeline.photos.prefetch import Prefetch
+from pipeline.photos.prefetch import Stream, chunks
 
 JITTERED = 2
-"""Colour-jittered views of an image in a `FeatureSource`."""
+"""Colour-jittered views of an image in a `FrozenSource`."""
+FILL_BATCH = 16
+"""Images whose maps are computed together, to be kept."""
+SAVE_IMAGES = 64 * FILL_BATCH
+"""Images between two savings of maps on disk."""
 
 
 class ViewSource(Protocol):
     """Gives the views of batches, and the part of the network that they go through."""
 
+    owned: bool
+    """Whether this process has only images number rank, rank + K and so on of K processes; see `plan_epoch`."""
     waited: float
     """Seconds spent waiting for data."""
 
@@ -38,7 +44,7 @@ class ViewSource(Protocol):
 
 
 class PhotoSource:
-    """Views of photos, flipped and jittered on the device; the general case.
+    """Views of photos, flipped and jittered on the device: for a backbone that is trained.
 
     Args:
         network: images float Tensor[b, 3, S, S] in [0, 1] to logits.
@@ -48,6 +54,8 @@ class PhotoSource:
         device: where views are made.
         cache: squashed images on disk, or None.
     """
+
+    owned = False
 
     def __init__(
         self,
@@ -60,16 +68,16 @@ class PhotoSource:
     ) -> None:
         self.forward = network
         self.waited = 0.0
-        self._load = lambda batch: load_batch([paths[i] for i in batch.own_rows], size, cache)
+        self._photos = partial(square_stream, paths, size=size, cache=cache)
         self._jitter = jitter
         self._device = device
 
     def views(self, batches: Sequence[Batch], generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor | None]]:
         """See `ViewSource`; draws are made for whole batches, so that they do not depend on the number of processes."""
-        loader, waited = Prefetch(self._load, batches), self.waited
+        loader, waited = self._photos([batch.own_rows.tolist() for batch in batches]), self.waited
         for batch, images in zip(batches, loader, strict=True):
             self.waited = waited + loader.waited
-            pixels = to_float(to_device(images, self._device))
+            pixels = to_float(to_device(torch.stack(images), self._device))
             count = len(batch.rows)
             first = flip(pixels, draw_flips(count, generator)[batch.mine])
             second = None
@@ -79,136 +87,175 @@ class PhotoSource:
             yield first, second
 
 
-class FeatureSource:
-    """Views as backbone features, computed once: each image plain, mirrored and, if asked for, jittered twice.
+class DrawnViews:
+    """Which views of N images there are: plain, mirrored and, if asked for, two that are flipped by chance and jittered.
 
-    A backbone that is not trained gives the same features in every epoch, so that an epoch costs only the head. The
-    second view is drawn from a few jittered ones instead of being jittered anew.
+    All draws are made here and belong to an image, so that a view can be made again, in any batch and any process.
 
     Args:
-        head: features float Tensor[b, D, h, w] to logits.
-        plain: float16 Tensor[2, N, D, h, w], as it is and mirrored.
-        jittered: float16 Tensor[V, N, D, h, w], or None for no second view.
+        count: N.
+        jitter: largest colour change of the jittered views; None for no such views.
+        seed: of flips and jitter.
     """
 
-    waited = 0.0
+    def __init__(self, count: int, jitter: float | None, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self._drawn = [
+            (draw_flips(count, generator), draw_jitter(count, jitter, generator))
+            for _ in range(0 if jitter is None else JITTERED)
+        ]
+        self.groups = {"plain": 2} | ({} if jitter is None else {"jittered": JITTERED})
+        """Views that are kept together, by name: how many."""
 
-    def __init__(self, head: Callable[[Tensor], Tensor], plain: Tensor, jittered: Tensor | None) -> None:
+    def make(self, group: str, view: int, pixels: Tensor, rows: Tensor) -> Tensor:
+        """One view Tensor[b, 3, H, W] of images int64 Tensor[b] from their pixels, on these pixels' device."""
+        if group == "plain":
+            return pixels.flip(3) if view else pixels
+        flips, jitter = self._drawn[view]
+        return color_jitter(flip(pixels, flips[rows]), jitter.of(rows))
+
+
+class FrozenSource:
+    """Views as maps of a backbone that is not trained; see `DrawnViews`.
+
+    The maps stay the same in every epoch, so that they are kept, each process its own part, and an epoch costs only the
+    head. Those for which there is no room are computed anew, which takes longer and changes nothing.
+
+    Args:
+        head: maps float Tensor[b, D, h, w] to logits.
+        features: images float Tensor[b, 3, S, S] in [0, 1] to maps.
+        views: of the N images.
+        kept: by group of views, maps of this process's images; without the groups that there is no room for.
+        photos: batches of rows to their squashed images.
+        device: where maps go.
+    """
+
+    def __init__(
+        self,
+        head: Callable[[Tensor], Tensor],
+        features: Callable[[Tensor], Tensor],
+        views: DrawnViews,
+        kept: Mapping[str, Maps],
+        photos: Callable[[Sequence[Sequence[int]]], Stream[Tensor]],
+        device: torch.device,
+    ) -> None:
         self.forward = head
-        self._plain = plain
-        self._jittered = jittered
+        self.waited = 0.0
+        self.owned = bool(kept)
+        self._features = features
+        self._views = views
+        self._kept = kept
+        self._photos = photos
+        self._device = device
+
+    def fill(self, rows: Sequence[int], title: str) -> None:
+        """Compute what is still missing of the kept maps of this process's images."""
+        missing = {group: maps for group, maps in self._kept.items() if maps.done < len(rows)}
+        if not missing:
+            return
+        done = min(maps.done for maps in missing.values())
+        batches = [rows[done:][part.start : part.stop] for part in chunks(len(rows) - done, FILL_BATCH)]
+        with bar(title, len(rows), done) as progress:
+            for batch, images in zip(batches, self._photos(batches), strict=True):
+                pixels = to_float(to_device(torch.stack(images), self._device))
+                for group, maps in missing.items():
+                    if maps.done > done:
+                        continue  # of an earlier, killed run
+                    views = [
+                        self._features(self._views.make(group, view, pixels, torch.tensor(batch)))
+                        for view in range(self._views.groups[group])
+                    ]
+                    maps.append(torch.stack(views, dim=1))
+                    if maps.done % SAVE_IMAGES < FILL_BATCH or maps.done == len(rows):
+                        maps.save()
+                done += len(batch)
+                progress.advance(len(batch))
 
     def views(self, batches: Sequence[Batch], generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor | None]]:
         """See `ViewSource`."""
-        for batch in batches:
-            flips = draw_flips(len(batch.rows), generator).long()
-            second = None
-            if self._jittered is not None:
-                drawn = torch.randint(len(self._jittered), (len(batch.rows),), generator=generator)
-                second = self._jittered[drawn, batch.rows].float()
-            yield self._plain[flips, batch.rows].float(), second
+        # drawn for whole batches and before any is used, so that draws depend neither on processes nor on room
+        drawn = [self._draw(batch, generator) for batch in batches]
+        anew = any(group not in self._kept for group in self._views.groups)
+        loader = self._photos([batch.own_rows.tolist() if anew else [] for batch in batches])
+        waited = self.waited
+        for batch, choice, images in zip(batches, drawn, loader, strict=True):
+            self.waited = waited + loader.waited
+            pixels = to_float(to_device(torch.stack(images), self._device)) if anew else None
+            first, *second = (self._maps(group, views, batch.own_rows, pixels) for group, views in choice.items())
+            yield first, second[0] if second else None
+
+    def _draw(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """By group, which view this process's images of a batch get, int64 Tensor[b]."""
+        count = len(batch.rows)
+        drawn = {"plain": draw_flips(count, generator).long()}
+        if "jittered" in self._views.groups:
+            drawn["jittered"] = torch.randint(JITTERED, (count,), generator=generator)
+        return {group: views[batch.mine] for group, views in drawn.items()}
+
+    def _maps(self, group: str, views: Tensor, rows: Tensor, pixels: Tensor | None) -> Tensor:
+        """One view of each image as float32 Tensor[b, D, h, w], kept or computed."""
+        if group in self._kept:
+            return self._kept[group].rows(rows // distributed.world_size(), views, self._device).float()
+        made = pixels.clone()
+        for view in views.unique().tolist():
+            here = views == view
+            made[here] = self._views.make(group, view, pixels[here], rows[here])
+        return self._features(made).half().float()
 
 
-def feature_bytes(model: CamNet, images: int, size: int, jitter: float | None) -> int:
-    """Memory that a `FeatureSource` of this many images would take."""
-    device = next(model.parameters()).device
-    with torch.inference_mode():
-        one = model.features(torch.zeros(1, 3, size, size, device=device)).numel()
-    return 2 * one * images * (2 if jitter is None else 2 + JITTERED)
-
-
-def can_share_features(model: CamNet, images: int, size: int, jitter: float | None) -> bool:
-    """Whether features stay the same, fit in memory, and one process does the training."""
-    frozen = not any(p.requires_grad for p in model.stages.parameters()) and not any(
+def is_frozen(model: CamNet) -> bool:
+    """Whether nothing in training changes what the backbone says: neither its weights nor its statistics."""
+    return not any(p.requires_grad for p in model.stages.parameters()) and not any(
         m.training for m in model.stages.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)
     )
-    return frozen and distributed.world_size() == 1 and feature_bytes(model, images, size, jitter) <= MEMORY
 
 
-def share_features(
+def frozen_source(
     model: CamNet,
-    dtype: torch.dtype | None,
+    head: Callable[[Tensor], Tensor],
     paths: Sequence[Path | str],
     size: int,
     jitter: float | None,
     seed: int,
-    title: str,
+    *,
+    dtype: torch.dtype | None = None,
     cache: ImageCache | None = None,
     store: FeatureStore | None = None,
-) -> FeatureSource:
-    """A `FeatureSource` of photos.
+    title: str = "views",
+) -> FrozenSource:
+    """A `FrozenSource` of photos; its maps are computed now where there is room to keep them.
 
     Args:
-        model: its head is what the views go through.
-        dtype: of the backbone's expensive operations, see `autocast`.
+        model: its backbone makes the maps.
+        head: what the maps go through.
         paths: N photos.
         size: side of the squashed input.
         jitter: largest colour change of the second view; None for no second view.
         seed: of flips and jitter of the second views.
-        title: stands before the progress bar.
+        dtype: of the backbone's expensive operations; None for float32.
         cache: squashed images on disk, or None.
-        store: has the features, or gets them; None to keep none beyond this source.
-    """
-    generator = torch.Generator().manual_seed(seed)
-
-    def mirrored(pixels: Tensor) -> list[Tensor]:
-        return [pixels, pixels.flip(3)]
-
-    def jittered(pixels: Tensor) -> list[Tensor]:
-        return [random_view(pixels, jitter, generator) for _ in range(JITTERED)]
-
-    key = (images_key(paths), size, dtype)
-    features = autocast(model.features, dtype, next(model.parameters()).device)
-    plain = kept_views(model, features, (*key, "plain"), mirrored, paths, size, title, cache, store)
-    second = None
-    if jitter is not None:
-        title = f"{title}, jittered"
-        second = kept_views(model, features, (*key, jitter, seed), jittered, paths, size, title, cache, store)
-    return FeatureSource(lambda maps: model.pool(model.head(maps)), plain, second)
-
-
-@torch.no_grad()
-def kept_views(
-    model: CamNet,
-    features: Callable[[Tensor], Tensor],
-    key: Hashable,
-    views: Callable[[Tensor], list[Tensor]],
-    paths: Sequence[Path | str],
-    size: int,
-    title: str,
-    cache: ImageCache | None,
-    store: FeatureStore | None,
-) -> Tensor:
-    """Maps of V views of every photo, float16 Tensor[V, N, D, h, w]; those of the store where it has them.
-
-    Args:
-        model: whose backbone `features` is.
-        features: images float Tensor[b, 3, size, size] in [0, 1] to Tensor[b, D, h, w].
-        key: names photos and views in the store.
-        views: V views Tensor[b, 3, size, size] of a batch.
-        paths: N photos.
-        size: side of the squashed input.
+        store: has the maps, or gets them; None for one of this source alone.
         title: stands before the progress bar.
-        cache: squashed images on disk, or None.
-        store: gets the maps where they fit; None to keep none.
     """
-    kept = None if store is None else store.find(model, key)
-    if kept is not None:
-        return kept[0]
-    device = next(model.parameters()).device
-    made = []
-    with bar(title, len(paths)) as progress:
-        for rows, images in image_batches(paths, size, 16, cache):
-            pixels = to_float(to_device(images, device))
-            made.append(torch.stack([features(view) for view in views(pixels)]).half())
-            progress.advance(len(rows))
-    maps = torch.cat(made, dim=1)
-    if store is not None and store.make_room(model, maps.nbytes):
-        store.keep(key, [maps])
-    return maps
-
-
-def random_view(pixels: Tensor, jitter: float, generator: torch.Generator) -> Tensor:
-    """Each image of Tensor[b, 3, H, W] flipped by chance and jittered."""
-    count = len(pixels)
-    return color_jitter(flip(pixels, draw_flips(count, generator)), draw_jitter(count, jitter, generator))
+    store = store or FeatureStore()
+    rank, processes = distributed.rank(), distributed.world_size()
+    rows = range(rank, len(paths), processes)
+    views = DrawnViews(len(paths), jitter, seed)
+    kept: dict[str, Maps] = {}
+    if len(paths) >= processes:
+        key = f"{images_key(paths)} {size} {dtype} {rank}/{processes}"
+        shape = map_shape(model, size)
+        for group, count in views.groups.items():
+            own = key if group == "plain" else f"{key} {jitter} {seed}"
+            maps = store.open(model, f"{own} {group}", (len(rows), count, *shape))
+            if maps is not None:
+                kept[group] = maps
+    # one process may have room and another none, and all must share a batch in the same way
+    if distributed.world_size() > 1:
+        lacking = torch.tensor([float(group not in kept) for group in views.groups])
+        distributed.all_reduce_max(lacking)
+        kept = {group: kept[group] for group, gone in zip(views.groups, lacking.tolist(), strict=True) if not gone}
+    photos = partial(square_stream, paths, size=size, cache=cache)
+    source = FrozenSource(head, feature_run(model, dtype), views, kept, photos, model.mean.device)
+    source.fill(rows, title)
+    return source
