@@ -5,6 +5,7 @@ import torch
 from timm.data import ImageNetInfo
 
 from pipeline.classifier import lite
+from pipeline.machine.engines import run_of
 from pipeline.photos.images import load_squashed
 
 CUTOUTS = Path(__file__).resolve().parents[1] / "pipeline/datasets/cutouts"
@@ -21,10 +22,8 @@ def test_the_wheels_weights_know_what_pictures_show(name):
 
 
 @pytest.mark.parametrize("name", lite.WHEELS)
-def test_folding_batch_norms_changes_no_output(name):
-    images = torch.rand(2, 3, 96, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
+def test_the_engine_changes_no_output(name):
+    images = torch.rand(2, 3, 96, 127, generator=torch.Generator().manual_seed(0)) * 2 - 1
     model = lite.load_lite(name)
     with torch.no_grad():
-        before = model(images)
-        torch.testing.assert_close(lite.fold_batch_norms(model)(images), before, atol=1e-4, rtol=1e-4)
-    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+        torch.testing.assert_close(run_of(model, torch.device("cpu"))(images), model(images), atol=1e-4, rtol=1e-4)

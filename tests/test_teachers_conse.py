@@ -61,7 +61,7 @@ def test_conse_fulfils_the_protocol_and_its_fingerprint_costs_no_model():
     teacher = load_teacher("conse")
     assert isinstance(teacher, Teacher)
     assert len(teacher.fingerprint) == 64
-    assert "_sentences" not in vars(teacher) and "_classifier" not in vars(teacher)
+    assert "_sentences" not in vars(teacher) and "_classify" not in vars(teacher)
 
 
 def test_texts_are_near_the_imagenet_classes_they_name(conse):

@@ -11,7 +11,7 @@ It needs neither the teacher nor the run that the file came from:
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Self
 
@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.classifier.inference import load_classifier, to_device, to_float
+from pipeline.classifier.inference import feature_run, load_classifier, to_device, to_float
+from pipeline.machine.engines import Engine, Run
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import bar, say
 from pipeline.photos.images import UnreadableImage, from_pillow, load_squashed, squash
@@ -48,9 +49,11 @@ class Classifier:
     Args:
         checkpoint: content of a classifier file.
         device: torch device to run on.
+        engine: what runs the backbone; see `engines.run_of`.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: str | torch.device = "cpu") -> None:
+    def __init__(self, checkpoint: Checkpoint, device: str | torch.device = "cpu", engine: Engine = "auto") -> None:
+        self._engine = engine
         self.class_names = checkpoint.class_names
         """C names, in the order of the scores."""
         self.thresholds = np.array(checkpoint.thresholds)
@@ -58,17 +61,18 @@ class Classifier:
         self.image_size = checkpoint.image_size
         """Side in pixels of the square to which photos are squashed."""
         self.net = load_classifier(checkpoint, device)
-        """The torch module: float Tensor[B, 3, H, W] in [0, 1] to logits Tensor[B, C]."""
+        """The torch module: float Tensor[B, 3, H, W] in [0, 1] to logits Tensor[B, C]; its
+        weights count as they are when the first photo is scored."""
         self.device = torch.device(device)
 
     @classmethod
-    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Self:
+    def load(cls, path: str | Path, device: str | torch.device = "cpu", engine: Engine = "auto") -> Self:
         """The classifier of a file such as `classifier.pt`.
 
         Raises:
             PipelineError: the file is missing, damaged or none of ours.
         """
-        return cls(read_checkpoint(Path(path)), device)
+        return cls(read_checkpoint(Path(path)), device, engine)
 
     def predict(self, images: Photo | Iterable[Photo], batch_size: int = 16) -> list[Prediction]:
         """Labels and scores of photos; see `scores`.
@@ -106,7 +110,12 @@ class Classifier:
     @torch.inference_mode()
     def score_batch(self, squares: Tensor) -> np.ndarray:
         """Scores float32 [B, C] of photos that are squashed already, uint8 Tensor[B, 3, S, S]; see `square_photo`."""
-        return self.net(to_float(to_device(squares, self.device))).sigmoid().float().cpu().numpy()
+        maps = self._features(to_float(to_device(squares, self.device))).float()
+        return self.net.logits(maps).sigmoid().cpu().numpy()
+
+    @cached_property
+    def _features(self) -> Run:
+        return feature_run(self.net, engine=self._engine)
 
 
 @dataclass(frozen=True)

