@@ -6,7 +6,8 @@ from small import noise_photos, small_net
 
 from pipeline.classifier import inference
 from pipeline.classifier.features import FeatureStore
-from pipeline.classifier.inference import feature_batches, predict_scores
+from pipeline.classifier.inference import feature_batches, predict_scores, predict_together
+from pipeline.machine import distributed
 
 SIZE = 48
 HALF = {"atol": 2e-4, "rtol": 1e-3}
@@ -132,3 +133,14 @@ def test_the_budgets_of_memory_and_disk_are_kept(model, tmp_path):
 
 def test_no_images_give_no_scores(model):
     assert predict_scores(model, [], SIZE, store=FeatureStore()).shape == (0, 3)
+
+
+def test_processes_predict_a_part_each_and_put_it_in_its_places(model, paths, monkeypatch):
+    whole = predict_scores(model, paths, SIZE)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    parts = []
+    for rank in range(2):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        parts.append(predict_together(model, paths, SIZE))  # their sum is what every process then has
+    assert [part.any(dim=1).tolist() for part in parts] == [[True, False] * 2 + [True], [False, True] * 2 + [False]]
+    torch.testing.assert_close(sum(parts), whole, atol=2e-4, rtol=1e-3)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pipeline.classifier.features import FeatureStore, images_key, map_shape
 from pipeline.classifier.network import CamNet, build_classifier
+from pipeline.machine import distributed
 from pipeline.machine.engines import Engine, Run, run_of
 from pipeline.machine.progress import bar
 from pipeline.photos.image_cache import ImageCache
@@ -130,6 +131,24 @@ def predict_scores(
     scores = torch.zeros(len(paths), model.head.out_channels)
     for rows, maps in feature_batches(model, paths, size, batch_size, title, store, dtype):
         scores[rows.start : rows.stop] = model.logits(maps).sigmoid()
+    return scores
+
+
+def predict_together(
+    model: CamNet,
+    paths: Sequence[Path | str],
+    size: int,
+    batch_size: int = 16,
+    title: str = "predict",
+    store: FeatureStore | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """`predict_scores` of images, each computed by one of the processes; every process returns all of them."""
+    scores = torch.zeros(len(paths), model.head.out_channels)
+    mine = distributed.own_share(range(len(paths)))
+    own = predict_scores(model, [paths[row] for row in mine], size, batch_size, title, store, dtype)
+    distributed.own_share(scores).copy_(own)
+    distributed.sum_up(scores)
     return scores
 
 
