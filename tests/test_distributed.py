@@ -40,7 +40,7 @@ def run_stages(folder, backbone):
         # of eight images the last is a batch of its own, of which one process gets nothing
         "warmup": {
             **TRAINING,
-            "frozen_stages": 100,  # each process has the features of half of the images
+            "freeze_backbone": True,  # each process has the features of half of the images
             "batch_size": 7,
             "informed_head": False,
             "backbone": "timm:test_resnet",

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from pipeline.classifier.features import FeatureStore
 from pipeline.runs.artifacts import Labels, Provenance, write
 from pipeline.runs.graph import find_stage, module_of
 from pipeline.runs.manifest import COLUMNS, Manifest, manifest_provenance, read_manifest, write_manifest
@@ -72,7 +73,8 @@ def write_run(folder):
 def run_stage(name, folder, config):
     """Run one stage with these options, whether it has been or not."""
     stage = find_stage(name)
-    module_of(stage).run(folder, config, origin_of(stage, folder, config), device="cpu", fresh=False)
+    store = {"store": FeatureStore()} if stage.asks == "classifier" else {}
+    module_of(stage).run(folder, config, origin_of(stage, folder, config), device="cpu", fresh=False, **store)
 
 
 def start(target, *arguments, log, **environment):

@@ -145,10 +145,10 @@ def predict_together(
 ) -> Tensor:
     """`predict_scores` of images, each computed by one of the processes; every process returns all of them."""
     scores = torch.zeros(len(paths), model.head.out_channels)
-    mine = distributed.own_share(range(len(paths)))
+    mine = distributed.shard(range(len(paths)))
     own = predict_scores(model, [paths[row] for row in mine], size, batch_size, title, store, dtype)
-    distributed.own_share(scores).copy_(own)
-    distributed.sum_up(scores)
+    distributed.shard(scores).copy_(own)
+    distributed.all_reduce_sum(scores)
     return scores
 
 

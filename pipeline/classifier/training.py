@@ -201,6 +201,7 @@ def fit(
             if distributed.is_main():
                 save_pt(pieces.path(epoch_name(epoch)), {"weights": state.predictor.state_dict(), "scores": scores})
                 save_pt(pieces.path("last.pt"), {**state.to_content(), "rows": rows})
+    distributed.barrier()  # the first process has kept what all may read
     return pd.DataFrame(rows)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.inference import feature_batches, load_classifier, predict_scores
 from pipeline.classifier.network import CamNet
 from pipeline.evaluation.ground_truth import GroundTruth, read_ground_truth
@@ -87,16 +88,18 @@ def find_boxes(cams: Tensor, selected: Tensor, rows: range, sizes: Tensor, confi
     )
 
 
-def cam_view(model: CamNet, train: Manifest, config: BoxesConfig) -> tuple[Found, float]:
+def cam_view(
+    model: CamNet, train: Manifest, config: BoxesConfig, store: FeatureStore | None = None
+) -> tuple[Found, float]:
     """Boxes of all images and the threshold that selected their classes.
 
-    The selection needs every score first; a second pass is made only where the maps were too many to keep.
+    The selection needs every score first; the backbone sees the images twice only where there is no room for its maps.
     """
     paths, size = train.paths, config.image_size
-    selected, tau = select_classes(predict_scores(model, paths, size, config.batch_size, "boxes: tau"), config)
+    selected, tau = select_classes(predict_scores(model, paths, size, config.batch_size, "boxes: tau", store), config)
     sizes = torch.from_numpy(train.sizes)
     found = []
-    for rows, features in feature_batches(model, paths, size, config.batch_size, "boxes"):
+    for rows, features in feature_batches(model, paths, size, config.batch_size, "boxes", store):
         part = slice(rows.start, rows.stop)
         with torch.inference_mode():
             cams = model.head(features).cpu()
@@ -146,7 +149,7 @@ def annotated_view(truth: GroundTruth, train: Manifest, config: BoxesConfig) -> 
 
 
 def look(
-    folder: Path, train: Manifest, checkpoint: Checkpoint, config: BoxesConfig, device: str
+    folder: Path, train: Manifest, checkpoint: Checkpoint, config: BoxesConfig, device: str, store: FeatureStore
 ) -> tuple[Found, float]:
     """Boxes of the view that the options name, and the threshold that selected their classes, NaN without one."""
     if config.view == "none":
@@ -155,18 +158,20 @@ def look(
         return annotated_view(read_ground_truth(folder), train, config), math.nan
     if config.view == "grid":
         return grid_view(train, config), math.nan
-    found, tau = cam_view(load_classifier(checkpoint, device), train, config)
+    found, tau = cam_view(load_classifier(checkpoint, device), train, config, store)
     return (random_view(found, train, config) if config.view == "random" else found), tau
 
 
-def run(folder: Path, config: BoxesConfig, origin: Provenance, *, device: str, fresh: bool) -> None:
+def run(
+    folder: Path, config: BoxesConfig, origin: Provenance, *, device: str, fresh: bool, store: FeatureStore
+) -> None:
     """Write `boxes.h5` from the manifest and `warmup.pt` (and, for the study views, `ground_truth.h5`)."""
     del fresh  # there are no unfinished pieces
     path = folder / "boxes.h5"
     train = read_manifest(folder).split("train")
     checkpoint = read_checkpoint(folder / "warmup.pt")
     check_same_images(train, checkpoint, folder / "manifest.csv", folder / "warmup.pt")
-    found, tau = look(folder, train, checkpoint, config, device)
+    found, tau = look(folder, train, checkpoint, config, device, store)
     write(
         path,
         Boxes(

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.machine import distributed
 from pipeline.machine.devices import pick_device
@@ -14,18 +14,69 @@ from pipeline.runs.settings import Settings
 from pipeline.runs.state import is_built, origin_of
 from pipeline.runs.timings import keep_timing
 
+if TYPE_CHECKING:
+    from pipeline.classifier.features import FeatureStore
+
+FEATURES = "features.partial"
+"""Folder below a run folder for backbone features that do not fit in memory; the chain removes it."""
+
+
+class KeptFeatures:
+    """The feature store of a chain, made when the first stage needs one: it brings torch with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._store: FeatureStore | None = None
+
+    @property
+    def store(self) -> "FeatureStore":
+        """The one store of all stages."""
+        if self._store is None:
+            from pipeline.classifier.features import FeatureStore
+
+            self._store = FeatureStore(folder=self._folder / FEATURES)
+        return self._store
+
+    def remove(self) -> None:
+        """Forget everything, and delete what is on disk; a stage that is stopped leaves it to whoever goes on."""
+        if self._store is not None:
+            self._store.clear()
+            if distributed.is_main():
+                self._store.remove()
+
 
 def run_stage(
-    stage: Stage, folder: Path, own: Settings, device: str, force: bool, given: Mapping[str, Any] | None = None
+    stage: Stage,
+    folder: Path,
+    own: Settings,
+    device: str,
+    force: bool,
+    given: Mapping[str, Any] | None = None,
+    kept: KeptFeatures | None = None,
 ) -> None:
-    """Run one stage on a run folder if it has work, with the run's own settings and what was given for this time."""
+    """Run one stage on a run folder if it has work, with the run's own settings and what was given for this time.
+
+    Args:
+        stage: which.
+        folder: run folder.
+        own: settings of the run.
+        device: as given by the user.
+        force: run it in any case.
+        given: options for this time.
+        kept: features of earlier stages; None for a stage that runs alone.
+    """
     config = own.config(stage.name, options_of(stage), given or {}).scaled(distributed.world_size())
     if stage.asks or distributed.is_main():
-        do_work(stage, folder, config, own, device, force)
+        features = kept or KeptFeatures(folder)
+        do_work(stage, folder, config, own, device, force, features)
     distributed.wait_for_main()  # what follows reads what the first process wrote
+    if kept is None and (stage.asks or distributed.is_main()):
+        features.remove()
 
 
-def do_work(stage: Stage, folder: Path, config: Config, own: Settings, device: str, force: bool) -> None:
+def do_work(
+    stage: Stage, folder: Path, config: Config, own: Settings, device: str, force: bool, kept: KeptFeatures
+) -> None:
     """Run a stage unless everything that it makes is there and current, which it says."""
     start = time.perf_counter()
     if stage.name == "prepare":
@@ -35,7 +86,9 @@ def do_work(stage: Stage, folder: Path, config: Config, own: Settings, device: s
         if not force and is_built(stage, folder, origin):
             say(f"{folder / stage.makes[0]} is up to date.")
             return
-        network = {"device": pick_device(device), "fresh": force} if stage.asks else {}
+        network: dict[str, Any] = {"device": pick_device(device), "fresh": force} if stage.asks else {}
+        if stage.asks == "classifier":
+            network["store"] = kept.store
         module_of(stage).run(folder, config, origin, **network)
     if distributed.is_main():
         keep_timing(folder, stage, time.perf_counter() - start)
@@ -43,8 +96,10 @@ def do_work(stage: Stage, folder: Path, config: Config, own: Settings, device: s
 
 def run_chain(folder: Path, own: Settings, device: str, force: bool = False, stages: Sequence[Stage] = STAGES) -> None:
     """Run stages in order; `evaluate` is left out where there is no ground truth."""
+    kept = KeptFeatures(folder)
     for stage in stages:
         if stage.name == "evaluate" and not (folder / "ground_truth.h5").exists():
             say(f"{folder} has no ground truth, so nothing is measured. See the labels: `ccd inspect {folder}`.")
             continue
-        run_stage(stage, folder, own, device, force)
+        run_stage(stage, folder, own, device, force, kept=kept)
+    kept.remove()

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.classifier.inference import load_classifier, predict_scores
+from pipeline.classifier.features import FeatureStore
+from pipeline.classifier.inference import load_classifier, predict_together
 from pipeline.classifier.network import CamNet
 from pipeline.classifier.training import Consistency, TrainingSet, fit, read_epoch, start_training
+from pipeline.classifier.view_sources import is_frozen
 from pipeline.machine import distributed
 from pipeline.machine.progress import say
 from pipeline.method.epoch_choice import choose_epoch
@@ -24,33 +26,31 @@ from pipeline.runs.options import TrainConfig
 from pipeline.runs.pieces import Pieces
 
 
-def score_together(model: CamNet, paths: list[str], size: int) -> Tensor:
-    """Scores float32 Tensor[N, C] of images, each computed by one of the processes."""
-    scores = torch.zeros(len(paths), model.head.out_channels)
-    own = predict_scores(model, distributed.shard(paths), size, title="  test images")
-    distributed.shard(scores).copy_(own)
-    distributed.all_reduce_sum(scores)
-    return scores
-
-
-def label_free_thresholds(chosen: Checkpoint, paths: list[str], targets: np.ndarray, device: str) -> list[float]:
+def label_free_thresholds(
+    chosen: Checkpoint, paths: list[str], targets: np.ndarray, device: str, store: FeatureStore | None = None
+) -> list[float]:
     """Scores from which each class is as frequent among the train images as the scores [N, C] of their labels say."""
-    scores = predict_scores(load_classifier(chosen, device), paths, chosen.image_size, title="thresholds")
+    model = load_classifier(chosen, device)
+    scores = predict_together(model, paths, chosen.image_size, title="thresholds", store=store)
     return prior_thresholds(scores.numpy(), class_prior(targets)).tolist()
 
 
-def warmup_scores(model: CamNet, paths: list[str], size: int, pieces: Pieces) -> Tensor:
+def warmup_scores(
+    model: CamNet, paths: list[str], size: int, pieces: Pieces, store: FeatureStore | None = None
+) -> Tensor:
     """Scores Tensor[N, C] of the warm-up classifier, those of an interrupted run where it had got so far."""
     path = pieces.path("warmup_scores.pt")
     if path.exists():
         return load_piece(path)["scores"]
-    scores = score_together(model, paths, size)
+    scores = predict_together(model, paths, size, title="  test images", store=store)
     if distributed.is_main():
         save_pt(path, {"scores": scores})
     return scores
 
 
-def run(folder: Path, config: TrainConfig, origin: Provenance, *, device: str, fresh: bool) -> None:
+def run(
+    folder: Path, config: TrainConfig, origin: Provenance, *, device: str, fresh: bool, store: FeatureStore
+) -> None:
     """Write `classifier.pt`, `train.csv` and `epoch_scores.h5` from the manifest, `warmup.pt` and `final_labels.h5`."""
     manifest = read_manifest(folder)
     train, test = manifest.split("train"), manifest.split("test")
@@ -59,7 +59,7 @@ def run(folder: Path, config: TrainConfig, origin: Provenance, *, device: str, f
     warmup = read_checkpoint(folder / "warmup.pt")
     pieces = Pieces(folder / "classifier.pt", origin, fresh=fresh)
     # scores of the test images, not their labels: for what `evaluate` reports beside the choice
-    before = warmup_scores(load_classifier(warmup, device), test.paths, warmup.image_size, pieces)
+    before = warmup_scores(load_classifier(warmup, device), test.paths, warmup.image_size, pieces, store)
     state = start_training(load_classifier(warmup), config, torch.device(device))
     state.restore(warmup.training)
     weights = image_weights(torch.from_numpy(labels.confident), config.loss_floor)
@@ -70,15 +70,22 @@ def run(folder: Path, config: TrainConfig, origin: Provenance, *, device: str, f
         config,
         pieces,
         consistency=Consistency(config.consistency, config.jitter) if config.consistency else None,
-        after_epoch=lambda model: score_together(model, test.paths, config.test_size),
+        after_epoch=lambda model: predict_together(
+            model,
+            test.paths,
+            config.test_size,
+            title="  test images",
+            store=store if is_frozen(state.model) else None,  # else the maps of an epoch are of no use to the next
+        ),
+        store=store,
     )
-    if not distributed.is_main():
-        return
     chosen = choose_epoch(config.choose, list(history["pseudo_label_mAP"]))
-    write_csv(folder / "train.csv", history.assign(chosen=history["epoch"] == chosen))
     epochs = [read_epoch(pieces, epoch) for epoch in range(1, config.epochs + 1)]
     best = replace(warmup, weights=epochs[chosen - 1]["weights"], image_size=config.test_size)
-    thresholds = label_free_thresholds(best, train.paths, labels.scores, device)
+    thresholds = label_free_thresholds(best, train.paths, labels.scores, device, store)
+    if not distributed.is_main():
+        return
+    write_csv(folder / "train.csv", history.assign(chosen=history["epoch"] == chosen))
     write(
         folder / "epoch_scores.h5",
         EpochScores(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.network import build_classifier
 from pipeline.classifier.training import TrainingSet, fit, start_training, targets_of
 from pipeline.machine import distributed
@@ -17,7 +18,9 @@ from pipeline.runs.options import WarmupConfig
 from pipeline.runs.pieces import Pieces
 
 
-def run(folder: Path, config: WarmupConfig, origin: Provenance, *, device: str, fresh: bool) -> None:
+def run(
+    folder: Path, config: WarmupConfig, origin: Provenance, *, device: str, fresh: bool, store: FeatureStore
+) -> None:
     """Write `warmup.pt` and `warmup.csv` from the manifest and `initial_labels.h5`."""
     path = folder / "warmup.pt"
     train = read_manifest(folder).split("train")
@@ -32,7 +35,7 @@ def run(folder: Path, config: WarmupConfig, origin: Provenance, *, device: str, 
     state = start_training(model, config, torch.device(device))
     cache = open_cache(config.cache, train.paths, config.image_size)
     data = TrainingSet(train.paths, torch.from_numpy(labels.labels), torch.ones(len(train.paths)), cache)
-    history = fit(state, data, config, pieces, title="warmup")
+    history = fit(state, data, config, pieces, title="warmup", store=store)
     if not distributed.is_main():
         return
     write_csv(folder / "warmup.csv", history)

@@ -71,7 +71,7 @@ def read_run(folder: Path) -> RunFiles:
             return None
         try:
             frame = pd.read_csv(path)
-            return frame if {"epoch", "loss", "label_map"} <= set(frame.columns) else None
+            return frame if {"epoch", "loss", "pseudo_label_mAP"} <= set(frame.columns) else None
         except (OSError, ValueError):
             return None
 
