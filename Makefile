@@ -16,7 +16,7 @@ STAGES := prepare embed init-labels warmup boxes score-crops fuse train evaluate
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: all install $(STAGES) plan test test-slow lint format bench-teacher bench-decode bench-train bench-start ablation export \
+.PHONY: all install $(STAGES) plan test test-slow lint format bench-teacher bench-decode bench-train bench-feed bench-engines bench-start ablation export \
         report review predict clean help
 
 all: $(VENV)/installed ## set up, then run every stage: PRESET=demo, or PRESET=voc12 VOC_ROOT=DIR
@@ -58,6 +58,12 @@ bench-decode: $(VENV)/installed ## images per second of decoding against plain P
 
 bench-train: $(VENV)/installed ## images per second of a consistency epoch against a plain loop: IMAGES=DIR
 	$(BIN)/python tests/benchmarks/train.py $(IMAGES)
+
+bench-feed: $(VENV)/installed ## share of the ideal rate at which photos and crops reach the device
+	$(BIN)/python tests/benchmarks/feed.py
+
+bench-engines: $(VENV)/installed ## milliseconds a photo of frozen backbones, by engine
+	$(BIN)/python tests/benchmarks/engines.py
 
 bench-start: $(VENV)/installed ## seconds and memory of commands that need no network: RUN
 	$(BIN)/python tests/benchmarks/start.py artifacts/$(RUN)

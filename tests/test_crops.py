@@ -1,9 +1,14 @@
+import numpy as np
 import pytest
 import torch
+from small import noise_photos
 
 from pipeline.method.crops import grid_boxes, random_boxes, square_boxes, view_size
+from pipeline.method.probabilities import class_probabilities
 from pipeline.photos.images import cut
-from pipeline.stages.score_crops import encode_crops
+from pipeline.runs.artifacts import Provenance
+from pipeline.runs.pieces import Pieces
+from pipeline.stages import score_crops
 
 
 def test_grid_tiles_cover_the_image_without_overlap():
@@ -41,17 +46,50 @@ def test_cut_takes_the_pixels_of_the_box():
     assert cut(image, torch.tensor([30.0, 20.0, 30.0, 20.0]), (4, 4)).shape == (3, 4, 4)
 
 
-def test_crops_of_mixed_shapes_come_back_in_order():
-    class Mean:
-        def __init__(self):
-            self.batches = []
+class MeanTeacher:
+    """Sees the mean of each channel, and counts."""
 
-        def encode_images(self, images):
-            self.batches.append(len(images))
-            return images.float().mean(dim=(2, 3))
+    def __init__(self, limit=1000):
+        self.batches, self.limit = [], limit
 
-    shapes = [(4, 4), (8, 4), (4, 4), (4, 8), (8, 4), (4, 4)]
-    crops = [torch.full((3, *shape), i, dtype=torch.uint8) for i, shape in enumerate(shapes)]
-    teacher = Mean()
-    assert encode_crops(teacher, crops, 2)[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
-    assert sorted(teacher.batches) == [1, 1, 2, 2]
+    def encode_images(self, images):
+        self.batches.append(len(images))
+        if sum(self.batches) > self.limit:
+            raise KeyboardInterrupt
+        return images.float().mean(dim=(2, 3)) / 255
+
+
+def test_crops_share_batches_across_photos_and_a_stopped_stage_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(score_crops, "PIECE", 2)
+    paths = noise_photos(tmp_path, [(40, 60)] * 9)
+    owner = torch.tensor([0, 0, 1, 3, 3, 3, 4, 5, 7, 8])  # photos 2 and 6 have no box
+    boxes = torch.tensor([[0.0, 0, 20, 20], [20, 0, 60, 20], [0, 0, 40, 40], [5, 5, 25, 25], [0, 0, 60, 30]] * 2)
+
+    def asked(teacher):
+        return score_crops.CropTeacher(teacher, torch.eye(3), torch.arange(3), 5.0, 32)
+
+    def pieces(name):
+        return Pieces(tmp_path / name, Provenance("crop_scores", 1, {}, {}))
+
+    alone = torch.cat(
+        [
+            class_probabilities(
+                MeanTeacher().encode_images(score_crops.crops_of(paths[photo], boxes[n : n + 1], 32)[0][None]),
+                torch.eye(3),
+                5.0,
+                torch.arange(3),
+            )
+            for n, photo in enumerate(owner)
+        ]
+    ).numpy()
+    whole = MeanTeacher()
+    found = score_crops.score_crops(asked(whole), paths, owner, boxes, 2, pieces("whole"))
+    np.testing.assert_allclose(found, alone, atol=1e-6)
+    assert len(whole.batches) < len(boxes)
+    with pytest.raises(KeyboardInterrupt):
+        score_crops.score_crops(asked(MeanTeacher(limit=8)), paths, owner, boxes, 1, pieces("stopped"))
+    rest = MeanTeacher()
+    np.testing.assert_allclose(
+        score_crops.score_crops(asked(rest), paths, owner, boxes, 2, pieces("stopped")), alone, atol=1e-6
+    )
+    assert 0 < sum(rest.batches) < len(boxes)

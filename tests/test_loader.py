@@ -2,9 +2,8 @@ import threading
 import time
 
 import pytest
-import torch
 
-from pipeline.photos.prefetch import Prefetch, Stream, chunks, default_workers, in_pieces
+from pipeline.photos.prefetch import Prefetch, Stream, chunks, default_workers
 
 
 def test_results_come_in_order_however_long_they_take():
@@ -132,10 +131,3 @@ def test_a_stream_holds_no_more_than_a_batch_and_an_item_per_thread():
 def test_batches_of_a_stream_keep_their_lengths_and_may_be_empty():
     assert list(Stream(str, [[1, 2], [], [3]])) == [["1", "2"], [], ["3"]]
     assert list(Stream(str, [])) == []
-
-
-def test_pieces_are_cut_from_the_stream_whatever_its_batches():
-    rows = torch.arange(20).view(10, 2)
-    pieces = list(in_pieces(rows.split(3), [4, 4, 1, 1]))
-    assert [len(piece) for piece in pieces] == [4, 4, 1, 1]
-    assert torch.equal(torch.cat(pieces), rows)

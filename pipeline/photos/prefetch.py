@@ -9,9 +9,6 @@ from contextlib import closing
 from itertools import islice
 from typing import TypeVar
 
-import torch
-from torch import Tensor
-
 from pipeline.machine.distributed import local_world_size
 
 Item = TypeVar("Item")
@@ -96,23 +93,6 @@ class Stream(Iterable[list[Result]]):
         with closing(iter(self._loader)) as results:
             for length in self._lengths:
                 yield list(islice(results, length))
-
-
-def in_pieces(batches: Iterable[Tensor], lengths: Iterable[int]) -> Iterator[Tensor]:
-    """The rows of all batches cut anew into pieces of these lengths; so the stream need not stop at a piece's end.
-
-    Args:
-        batches: Tensor[b, ...] each; together as many rows as `lengths` add up to.
-        lengths: rows of each piece, 1 or more.
-    """
-    waiting: deque[Tensor] = deque()
-    stream = iter(batches)
-    for length in lengths:
-        while sum(map(len, waiting)) < length:
-            waiting.append(next(stream))
-        rows = torch.cat(list(waiting))
-        waiting = deque([rows[length:]] if len(rows) > length else [])
-        yield rows[:length]
 
 
 def chunks(count: int, size: int) -> list[range]:

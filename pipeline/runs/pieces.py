@@ -1,13 +1,13 @@
 """The finished pieces of a stage that was stopped, from which the same command goes on."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.machine import distributed
-from pipeline.machine.progress import Bar, bar
+from pipeline.machine.progress import bar
 from pipeline.runs.artifacts import Provenance
 from pipeline.runs.files import replacing, write_text
 
@@ -60,25 +60,42 @@ class Pieces:
 
 
 def work_in_pieces(
-    title: str, counts: Sequence[int], pieces: Pieces, work: Callable[[int, Bar], np.ndarray]
+    title: str,
+    counts: Sequence[int],
+    pieces: Pieces,
+    work: Callable[[Sequence[int]], Iterator[tuple[np.ndarray, np.ndarray]]],
 ) -> np.ndarray:
-    """What `work` gives for all pieces, one below the other; finished pieces are not worked on again.
+    """Rows that `work` computes in one stream over all pieces, kept piece by piece; finished pieces are not worked on.
 
-    The processes of torchrun share the pieces, and each returns all of them.
+    The processes of torchrun share the pieces, and each returns all rows.
 
     Args:
         title: stands before the progress bar.
-        counts: rows of each piece, at least one piece.
+        counts: rows of each piece; together at least one.
         pieces: where finished ones are kept.
-        work: the number of a piece, and the bar that it advances, to an array with as many rows.
+        work: called once with the numbers of the pieces to do, in order; yields row numbers int64 [b], counted over all
+            pieces, and their values [b, ...], in any order that leaves no row out and finishes early ones soon.
     """
-    mine = distributed.shard(range(len(counts)))
-    done = sum(counts[i] for i in mine if pieces.has_arrays(i))
+    filled = [index for index, count in enumerate(counts) if count]
+    mine = distributed.shard(filled)
+    missing = [index for index in mine if not pieces.has_arrays(index)]
+    bounds = np.cumsum([0, *counts])
+    open_pieces: dict[int, tuple[np.ndarray, int]] = {}  # rows so far, and how many are still to come
+    done = sum(counts[i] for i in mine) - sum(counts[i] for i in missing)
     with bar(title, sum(counts[i] for i in mine), done) as progress:
-        for index in mine:
-            if not pieces.has_arrays(index):
-                pieces.save_arrays(index, {"rows": work(index, progress)})
+        for rows, values in work(missing):
+            owners = np.searchsorted(bounds, rows, side="right") - 1
+            for index in np.unique(owners).tolist():
+                here = owners == index
+                if index not in open_pieces:
+                    open_pieces[index] = np.zeros((counts[index], *values.shape[1:]), values.dtype), counts[index]
+                found, left = open_pieces[index]
+                found[rows[here] - bounds[index]] = values[here]
+                open_pieces[index] = found, left - int(here.sum())
+                if open_pieces[index][1] == 0:
+                    pieces.save_arrays(index, {"rows": open_pieces.pop(index)[0]})
+            progress.advance(len(rows))
     distributed.barrier()
-    found = np.concatenate([pieces.load_arrays(i)["rows"] for i in range(len(counts))])
+    found = np.concatenate([pieces.load_arrays(i)["rows"] for i in filled])
     distributed.barrier()  # all have read the pieces before the first process removes them
     return found

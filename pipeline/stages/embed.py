@@ -1,6 +1,6 @@
 """Images and class names to class probabilities, entropy and bias; the teacher is asked about each photo once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from pipeline.classifier.inference import image_batches
 from pipeline.datasets.class_names import display_names
 from pipeline.machine import distributed
 from pipeline.machine.errors import PipelineError
-from pipeline.machine.progress import Bar, say
+from pipeline.machine.progress import say
 from pipeline.method.labels import class_bias, confident_images
 from pipeline.method.probabilities import class_probabilities, entropy
 from pipeline.photos.prefetch import chunks
@@ -72,13 +72,10 @@ def embed_images(
     path_of = dict(zip(manifest.digests, manifest.paths, strict=True))
     rows = chunks(len(wanted), PIECE)
 
-    def encode(index: int, progress: Bar) -> np.ndarray:
-        found = []
-        paths = [path_of[wanted[i]] for i in rows[index]]
-        for batch, images in image_batches(paths, size, batch_size):
-            found.append(teacher.encode_images(images).float().cpu())
-            progress.advance(len(batch))
-        return torch.cat(found).numpy()
+    def encode(indices: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        order = np.array([row for index in indices for row in rows[index]], dtype=np.int64)
+        for batch, images in image_batches([path_of[wanted[i]] for i in order], size, batch_size):
+            yield order[batch.start : batch.stop], teacher.encode_images(images).float().cpu().numpy()
 
     images = work_in_pieces("embed", [len(r) for r in rows], pieces, encode)
     if distributed.is_main():

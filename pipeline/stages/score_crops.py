@@ -1,6 +1,6 @@
 """Boxes to what the teacher says of each crop, cut from the original photo."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,36 +11,28 @@ from torch import Tensor
 from pipeline.datasets.class_names import display_names
 from pipeline.machine import distributed
 from pipeline.machine.errors import PipelineError
-from pipeline.machine.progress import Bar, say
+from pipeline.machine.progress import say
 from pipeline.method.crops import square_boxes, view_size
 from pipeline.method.probabilities import class_probabilities
 from pipeline.photos.images import cut, load_image
-from pipeline.photos.prefetch import Prefetch, chunks
+from pipeline.photos.prefetch import Prefetch, chunks, default_workers
 from pipeline.runs.artifacts import Boxes, CropScores, Embeddings, Provenance, check_same_images, read_arrays, write
 from pipeline.runs.graph import remedy, run_argument
 from pipeline.runs.manifest import Manifest, read_manifest
 from pipeline.runs.options import ScoreCropsConfig
 from pipeline.runs.pieces import Pieces, work_in_pieces
 from pipeline.teachers import Teacher, load_teacher
-from pipeline.teachers.encoding import batches_by_shape, find_batch_size
+from pipeline.teachers.encoding import encode_stream, find_batch_size
 from pipeline.teachers.prompts import class_embeddings, find_templates
 
 PIECE = 64
-"""Images whose crops are in memory together and are saved together."""
+"""Images whose crops are saved together."""
 
 
 def crops_of(path: str, boxes: Tensor, long_side: int) -> list[Tensor]:
     """The crops of one photo at full resolution, uint8 Tensor[3, h, w] each."""
     image = load_image(Path(path))
     return [cut(image, box, view_size(box, long_side)) for box in boxes]
-
-
-def encode_crops(teacher: Teacher, crops: list[Tensor], batch_size: int) -> Tensor:
-    """Embeddings float32 Tensor[M, D] of at least one crop; crops of one shape go through the teacher together."""
-    batches = batches_by_shape([tuple(crop.shape[1:]) for crop in crops], batch_size)
-    rows = [teacher.encode_images(torch.stack([crops[i] for i in batch])).float().cpu() for batch in batches]
-    order = torch.tensor([i for batch in batches for i in batch])
-    return torch.cat(rows)[order.argsort()]
 
 
 @dataclass(frozen=True)
@@ -79,22 +71,27 @@ def score_crops(
         float32 [M, C].
     """
     rows = chunks(len(paths), PIECE)
-    bounds = [torch.searchsorted(owner, torch.tensor([r.start, r.stop])).tolist() for r in rows]
-    class_count = int(asked.text_class.max()) + 1
+    first = torch.searchsorted(owner, torch.arange(len(paths) + 1)).tolist()  # crop of each photo
+    counts = [first[piece.stop] - first[piece.start] for piece in rows]
 
-    def score(index: int, progress: Bar) -> np.ndarray:
-        start, stop = bounds[index]
-        jobs = [(paths[i], boxes[start:stop][owner[start:stop] == i]) for i in rows[index]]
-        loaded = Prefetch(lambda job: crops_of(*job, asked.long_side), [job for job in jobs if len(job[1])])
-        crops = [crop for photo in loaded for crop in photo]
-        probabilities = torch.zeros(0, class_count)
-        if crops:
-            image = encode_crops(asked.teacher, crops, batch_size)
+    def cut_crops(photo: int) -> list[Tensor]:
+        return crops_of(paths[photo], boxes[first[photo] : first[photo + 1]], asked.long_side)
+
+    def score(indices: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        photos = [photo for index in indices for photo in rows[index] if first[photo] < first[photo + 1]]
+        # while a batch is with the teacher, the threads cut the crops of the next one
+        crops_per_photo = max(len(boxes) // max(len(photos), 1), 1)
+        loader = Prefetch(cut_crops, photos, ahead=default_workers() + batch_size // crops_per_photo)
+        views = (
+            (first[photo] + n, crop)
+            for photo, crops in zip(photos, loader, strict=True)
+            for n, crop in enumerate(crops)
+        )
+        for crops, image in encode_stream(asked.teacher.encode_images, views, batch_size):
             probabilities = class_probabilities(image, asked.text, asked.logit_scale, asked.text_class)
-        progress.advance(stop - start)
-        return probabilities.numpy()
+            yield np.array(crops), probabilities.numpy()
 
-    return work_in_pieces("score-crops", [stop - start for start, stop in bounds], pieces, score)
+    return work_in_pieces("score-crops", counts, pieces, score)
 
 
 def same_teacher(embeddings: Embeddings, path: Path, device: str) -> Teacher:
