@@ -78,7 +78,7 @@ def test_other_scores_than_the_classifiers_are_refused_and_not_written(tiny_clas
 def test_missing_packages_are_named_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxscript" else name)
     code, output = run_export(tmp_path / "missing.pt")
-    assert code == 1 and "ONNX needs onnxscript. Install with `pip install 'ccd-pipeline[onnx]'`" in output
+    assert code == 1 and "ONNX needs onnxscript. Install with `pip install '.[onnx]'`" in output
     code, output = run_export(tmp_path / "missing.pt", "--format", "torch-export")
     assert code == 1 and "missing.pt is missing" in output
 

@@ -53,7 +53,7 @@ def check_engine(engine: str, device: torch.device) -> None:
     if missing:
         raise PipelineError(
             f"the engine {engine} needs {', '.join(missing)}. "
-            f"Install with `pip install 'ccd-pipeline[{EXTRAS[engine]}]'`, or use --engine torch."
+            f"Install with `pip install '.[{EXTRAS[engine]}]'`, or use --engine torch."
         )
     if device.type != "cpu":
         raise PipelineError(f"the engine {engine} runs on a CPU, found {device}. Use --device cpu or --engine torch.")

@@ -79,7 +79,7 @@ def check_suffix(path: Path) -> None:
             import pyarrow  # noqa: F401 - pandas needs it
         except ImportError as error:
             raise PipelineError(
-                f"{path} needs pyarrow. Install it with `pip install 'ccd-pipeline[parquet]'`, or use CSV."
+                f"{path} needs pyarrow. Install it with `pip install '.[parquet]'`, or use CSV."
             ) from error
 
 

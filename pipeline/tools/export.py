@@ -107,7 +107,7 @@ def check_packages(format: Format) -> None:
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
     if format == "onnx" and missing:
         raise PipelineError(
-            f"ONNX needs {', '.join(missing)}. Install with `pip install 'ccd-pipeline[onnx]'`, "
+            f"ONNX needs {', '.join(missing)}. Install with `pip install '.[onnx]'`, "
             "or use --format torch-export."
         )
 
