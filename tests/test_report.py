@@ -1,3 +1,4 @@
+import base64
 import json
 import re
 import shutil
@@ -9,14 +10,26 @@ import pytest
 from PIL import Image
 from runs import CLASSES, TRAIN
 
+from pipeline.evaluation.metrics import average_precision, precision_recall
 from pipeline.machine.errors import PipelineError
 from pipeline.runs.artifacts import write
 from pipeline.runs.options import ReportConfig
 from pipeline.tools.read import read
 from pipeline.tools.report import build as report
-from pipeline.tools.report.content import conditional, content_of, thin_curve
+from pipeline.tools.report import versus
+from pipeline.tools.report.content import (
+    conditional,
+    content_of,
+    curves,
+    mean_curve,
+    slider_points,
+    sliders,
+    thin_curve,
+    truth_of,
+)
 from pipeline.tools.report.gallery import entry, gallery, split_view
 from pipeline.tools.report.page import script_json
+from pipeline.tools.report.verdict import verdict
 from pipeline.tools.run_files import read_run
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -24,24 +37,33 @@ QUIET = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --d
 QUIET += " --disable-component-update --disable-sync --enable-logging=stderr --virtual-time-budget=4000"
 
 # What a person would do, and what they would then see; the findings end up in the title.
-DRIVER = """<script>
+DRIVER = r"""<script>
 const errors = [];
 addEventListener("error", (event) => errors.push(event.message));
 addEventListener("load", () => setTimeout(() => {
   const count = () => document.querySelectorAll(".photo").length;
-  const choose = (id, value) => { byId(id).value = value; byId(id).dispatchEvent(new Event("change")); };
+  const choose = (id, value) => { byId(id).value = value; byId(id).dispatchEvent(new Event("input")); };
   const found = { all: count(), marks: {} };
   choose("filter-split", "train"); found.train = count();
-  choose("filter-class", "0"); found.cats = [...document.querySelectorAll(".photo")].map((p) => p.ariaLabel);
+  choose("filter-class", "cat"); found.address = location.hash; found.cats = [...document.querySelectorAll(".open")].map((p) => p.dataset.id);
   choose("filter-class", ""); choose("filter-split", "");
   const wrong = document.querySelector("[data-view=wrong]");
-  if (wrong) { wrong.click(); found.wrong = [...document.querySelectorAll(".photo")].map((p) => p.ariaLabel); }
-  document.querySelector(".photo").click();
+  if (wrong) { wrong.click(); found.wrong = [...document.querySelectorAll(".open")].map((p) => p.dataset.id); }
+  document.querySelector(".open").click();
   found.open = byId("detail").open; found.crops = document.querySelectorAll(".crop").length;
   document.querySelector(".crop")?.click();
   const heat = document.querySelector("#detail canvas");
   found.hottest = heat && [...heat.getContext("2d").getImageData(0, 0, 2, 2).data].filter((_, k) => k % 4 === 3);
-  document.querySelectorAll("#class-table button")[1]?.click();
+  byId("detail").close();
+  const head = document.querySelectorAll("#class-table button")[1];
+  head?.focus(); head?.click(); found.kept = document.activeElement === (head ?? document.activeElement);
+  document.querySelector(".pick input")?.click(); found.picked = byId("picked-count")?.textContent;
+  const moved = byId("cut");
+  if (moved) {
+    choose("cut-class", "1"); byId("cut-class").dispatchEvent(new Event("change"));
+    moved.value = 0; moved.dispatchEvent(new Event("input"));
+    found.lowest = byId("cut-figures").innerText.split(/\s*\n\s*/);
+  }
   found.sorted = [...document.querySelectorAll("#class-table tbody tr")].map((row) => Number(row.cells[1]?.textContent));
   found.svgs = document.querySelectorAll(".chart svg").length;
   found.fetched = performance.getEntriesByType("resource").map((e) => e.name);
@@ -86,11 +108,13 @@ def test_page_works_in_a_browser_and_fetches_nothing(small_run, tmp_path, browse
     # the cats by ground truth, although the labels miss the first
     assert found["cats"] == ["train/0.png", "train/1.png", "train/4.png", "train/5.png"]
     assert found["wrong"] == ["train/0.png"]
+    assert found["lowest"][3:] == ["4", "truly there", "2", "precision", "50.0", "recall", "100.0", "F1", "66.7"]
     assert found["open"] and found["crops"] == 2
     assert found["hottest"] == [20, 193, 27, 20]  # the opacity of the CAM [[0, 255], [10, 0]]
     assert found["sorted"] == sorted(found["sorted"], reverse=True)
     assert found["svgs"] == 6
     assert found["overflow"] <= 0
+    assert found["address"] == "#images?class=cat&split=train" and found["kept"] and found["picked"] == "1 chosen"
 
 
 def test_page_without_ground_truth_says_so_and_works(small_run, tmp_path, browser):
@@ -167,6 +191,8 @@ def test_five_thousand_images_stay_small(small_run):
 def test_an_entry_tells_the_stages_of_an_image(small_run):
     files = read_run(small_run)
     found = entry(split_view(files, "train"), "train", 0)
+    scores = np.frombuffer(base64.b64decode(found["scores"]), "<u2") / 65535
+    np.testing.assert_allclose(scores, files.final.labels[0], atol=1e-4)
     assert found["id"] == "train/0.png" and found["size"] == [64, 48]
     teacher, initial, final = files.embeddings.probabilities[0], files.initial.labels[0], files.final.labels[0]
     local = files.local[0]
@@ -191,9 +217,9 @@ def test_conditional_shares_by_hand():
 
 def test_thin_curve_ends_at_full_recall():
     scores, truth = np.linspace(1, 0, 1000), np.tile(np.int8([1, 0]), 500)
-    curve = thin_curve(scores, truth)
+    curve = thin_curve(*precision_recall(scores, truth))
     assert len(curve) <= 48 and curve[-1][0] == 1 and curve[0] == [0.002, 1.0]
-    assert thin_curve(scores, np.zeros(1000, np.int8)) == []
+    assert thin_curve(np.zeros(0), np.zeros(0)) == []
 
 
 def test_script_json_cannot_end_its_element():
@@ -210,3 +236,167 @@ def test_table_has_a_row_a_class_and_the_right_figures(small_run):
     assert [row[titles.index("truly there")] for row in table["rows"]] == (truth == 1).sum(0).tolist()
     assert [row[titles.index("F1 classifier")] for row in table["rows"]] == [1.0, 1.0, 1.0]
     assert [row[titles.index("AP classifier")] for row in table["rows"]] == [1.0, 1.0, 1.0]
+
+
+def test_what_lies_below_the_curve_of_all_classes_is_the_map():
+    generator = np.random.default_rng(0)
+    scores, truth = generator.random((400, 5)), (generator.random((400, 5)) < 0.3).astype(np.int8)
+    truth[:, 4] = 0  # a class that is nowhere
+    curve = mean_curve([precision_recall(scores[:, c], truth[:, c]) for c in range(5)], empty_is_zero=False)
+    area = np.mean([precision for _, precision in curve])
+    assert area == pytest.approx(np.nanmean(average_precision(scores, truth)), abs=2e-3)
+    with_zero = mean_curve([precision_recall(scores[:, c], truth[:, c]) for c in range(5)], empty_is_zero=True)
+    assert np.mean([precision for _, precision in with_zero]) == pytest.approx(0.8 * area, abs=1e-3)
+
+
+def with_figures(files, **conventions):
+    """The run with other conventions in its figures."""
+    labels = {name: {**figures, **conventions} for name, figures in files.metrics["labels"].items()}
+    return replace(files, metrics={**files.metrics, "labels": labels})
+
+
+def test_the_page_follows_the_conventions_of_the_figures(small_run):
+    files = read_run(small_run)
+    difficult = files.truth.labels.copy()
+    difficult[TRAIN, 0] = -1  # the cat of the first test photo is difficult
+    files = replace(files, truth=replace(files.truth, labels=difficult))
+    ids = files.manifest.split("test").image_ids
+    for name, value in (("ignore", -1), ("negative", 0), ("positive", 1)):
+        assert truth_of(with_figures(files, difficult=name), ids)[0, 0] == value
+    as_negative = curves(with_figures(files, difficult="negative"))
+    classifier = next(curve for curve in as_negative if curve["name"] == "classifier")
+    assert classifier["AP"][0] < 1  # its score is high, and it counts as not there
+    assert next(c for c in curves(files) if c["name"] == "classifier")["AP"][0] == 1
+
+
+def test_a_sliders_points_by_hand():
+    scores, truth = np.array([0.9, 0.6, 0.6, 0.1]), np.int8([1, 0, 1, -1])
+    points = slider_points(scores, truth, [0.5, None])
+    assert [point for point in points if point[0] == 0.5] == [[0.5, 3, 2, 1]]
+    assert points[0] == [0.05, 4, 2, 1] and points[-1] == [1.0, 0, 0, 0]  # the last is of unknown truth
+    assert [point[0] for point in points] == sorted(point[0] for point in points)
+
+
+def test_without_test_images_the_slider_is_about_the_labels(small_run):
+    files = replace(read_run(small_run), epoch_scores=None, truth=None)
+    found = sliders(files)
+    assert (found["name"], found["split"], found["positives"], found["own"]) == (
+        "final labels",
+        "train",
+        None,
+        [0.5] * 3,
+    )
+    assert found["best"] == [None] * 3
+
+
+def test_doubt_is_the_distance_to_the_own_threshold(small_run):
+    """Scores of 0.2 and 0.8 are equally far from 0.5, but not from a threshold of 0.75."""
+    files = replace(read_run(small_run), thresholds=[0.75, 0.5, 0.5])
+    view = split_view(files, "test")
+    unsure = [view["ids"][row] for row in np.argsort(-view["unsure"], kind="stable")[:2]]
+    assert set(unsure) == {view["ids"][row] for row in np.flatnonzero(view["truth"][:, 0] == 1)}
+    assert entry(view, "test", view["ids"].index(unsure[0]))["doubted"] == 0
+
+
+def alerts(files):
+    return {alert["title"]: alert for alert in verdict(files)["alerts"]}
+
+
+def test_a_class_without_labels_and_a_silent_threshold_are_alerts(small_run):
+    files = read_run(small_run)
+    labels = files.final.labels.copy()
+    labels[:, 1] = 0.3
+    files = replace(files, final=replace(files.final, labels=labels), thresholds=[0.5, 0.5, 0.99], truth=None)
+    found = alerts(files)
+    assert "No label: dog" in found and len(found["No label: dog"]["photos"]) == 4
+    assert found["No label: dog"]["show"]["class"] == "dog"
+    assert f"Never called: {CLASSES[2]}" in found
+    assert f"Never named by the teacher: {CLASSES[2]}" in found  # its bias is of no image
+
+
+def test_confused_classes_need_ground_truth_and_twins_do_not(small_run):
+    files = read_run(small_run)
+    turned = files.epoch_scores.scores.copy()
+    turned[1] = turned[1][:, [1, 0, 2]]  # every cat is called a dog
+    many = np.repeat(np.arange(4), 4)
+    part = replace(files.manifest, images=files.manifest.images.iloc[[*range(TRAIN), *(TRAIN + many)]].copy())
+    part.images["image_id"] = [*files.manifest.image_ids[:TRAIN], *(f"test/{n}" for n in range(len(many)))]
+    truth = replace(
+        files.truth,
+        image_ids=part.image_ids,
+        labels=files.truth.labels[[*range(TRAIN), *(TRAIN + many)]],
+    )
+    epochs = replace(files.epoch_scores, scores=turned[:, many], image_ids=part.split("test").image_ids)
+    swapped = replace(files, manifest=part, truth=truth, epoch_scores=epochs)
+    assert any("is taken for" in title for title in alerts(swapped))
+    labels = files.final.labels.copy()
+    labels[:, 0] = labels[:, 1]
+    found = alerts(replace(files, truth=None, metrics=None, final=replace(files.final, labels=labels)))
+    assert found["cat and dog come together"]["level"] == "note"
+
+
+def test_a_gain_whose_interval_holds_0_is_the_first_alert(small_run):
+    files = read_run(small_run)
+    gain = {"mAP": 0.01, "mAP_interval": [-0.02, 0.04]}
+    found = verdict(replace(files, metrics={**files.metrics, "gain": gain}))
+    assert found["alerts"][0]["title"] == "The gain may be chance"
+    assert "not measurably better" in found["sentence"] and "-2.0 to +4.0" in found["sentence"]
+
+
+def test_train_and_test_of_different_kinds_are_told(small_run):
+    files = read_run(small_run)
+    count = 60
+    probabilities = np.tile(np.float32([0.9, 0.05, 0.05]), (2 * count, 1))
+    probabilities[count:] = [0.05, 0.9, 0.05]
+    far = replace(files.embeddings, probabilities=probabilities, is_train=np.arange(2 * count) < count)
+    near = replace(far, is_train=np.arange(2 * count) % 2 == 0)
+    images = files.manifest.images.iloc[np.arange(2 * count) % 12].copy()
+    images["image_id"], images["split"] = [str(n) for n in range(2 * count)], ["train"] * count + ["test"] * count
+    bare = replace(files, manifest=replace(files.manifest, images=images), truth=None, metrics=None)
+    bare = replace(bare, initial=None, final=None, epoch_scores=None, boxes=None, crops=None)
+    assert "Train and test photos differ" in alerts(replace(bare, embeddings=far))
+    assert "Train and test photos differ" not in alerts(replace(bare, embeddings=near))
+
+
+def test_photos_of_an_alert_are_on_the_page(small_run):
+    shown = gallery(read_run(small_run), limit=2, side=32, seed=0, wanted=["train/6.png"])
+    assert "train/6.png" in {e["id"] for e in shown["entries"]}
+
+
+def test_photos_are_linked_where_they_lie(small_run):
+    (first, *_) = gallery(read_run(small_run), limit=20, side=32, seed=0)["entries"]
+    assert first["href"] == "photos/train/0.png"
+
+
+@pytest.fixture
+def changed_run(small_run, tmp_path):
+    """The run again, in which the first train photo is called a cat, as it is, and the second no dog any more."""
+    other = shutil.copytree(small_run, tmp_path / "other")
+    labels = read(other / "final_labels.h5")
+    values = labels.labels.copy()
+    values[0], values[1, 1] = [0.9, 0.1, 0.1], 0.2
+    write(other / "final_labels.h5", replace(labels, labels=values))
+    return other
+
+
+def test_two_runs_are_compared_on_a_page(small_run, changed_run, tmp_path, browser):
+    path = versus.run(small_run, changed_run, ReportConfig())
+    assert path == changed_run / "report-against-squares.html"
+    content = json.loads(re.search(r'id="data">(.*?)</script>', path.read_text(), re.DOTALL)[1])
+    by_id = {e["id"]: e for e in content["gallery"]["entries"]}
+    assert (by_id["train/0.png"]["better"], by_id["train/0.png"]["worse"]) == (2, 0)
+    assert (by_id["train/1.png"]["better"], by_id["train/1.png"]["worse"]) == (0, 1)
+    titles = [column["title"] for column in content["table"]["columns"]]
+    dog = content["table"]["rows"][1]
+    assert (dog[titles.index("lost")], dog[titles.index("gained")]) == (2, 0)
+    assert "not measurably different" in content["sentence"] and "over 4 test photos" in content["sentence"]
+    found, console = browser(path, tmp_path, 1280)
+    assert console == [] and found["errors"] == [] and found["fetched"] == [] and found["overflow"] <= 0
+    assert found["all"] == 12 and found["wrong"] == ["train/1.png"]
+
+
+def test_runs_without_a_common_image_are_refused(small_run, changed_run):
+    for name in ("final_labels.h5", "initial_labels.h5", "epoch_scores.h5"):
+        (changed_run / name).unlink()
+    with pytest.raises(PipelineError, match="no image in common"):
+        versus.run(small_run, changed_run, ReportConfig())

@@ -1,13 +1,23 @@
 import numpy as np
 import pytest
 
-from pipeline.tools.review import change, class_uncertainty, spread_choice, uncertainty, wrong
+from pipeline.tools.review import change, class_uncertainty, closeness, ranks, spread_choice, wrong
 
 
 def test_uncertainty_by_hand():
     labels = np.array([[0.5, 0.0], [1.0, 0.25]])
     np.testing.assert_allclose(class_uncertainty(labels), [[1, 0], [0, 0.811278]], atol=1e-6)
-    np.testing.assert_allclose(uncertainty(labels), [1, 0.811278], atol=1e-6)
+
+
+def test_closeness_by_hand():
+    scores, thresholds = np.array([[0.1, 0.5], [0.05, 0.75], [0.0, 1.0]]), np.array([0.1, 0.5])
+    np.testing.assert_allclose(closeness(scores, thresholds), [[1, 1], [0.5, 0.5], [0, 0]], atol=1e-6)
+    assert np.isfinite(closeness(np.array([[0.0, 1.0]]), np.array([0.0, 1.0]))).all()
+
+
+def test_ranks_by_hand():
+    assert ranks(np.array([0.3, 0.1, 0.3, 0.9])).tolist() == [0.25, 0, 0.25, 0.75]
+    assert ranks(np.zeros(0)).shape == (0,)
 
 
 def test_change_is_that_of_the_class_that_changed_most():

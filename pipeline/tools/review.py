@@ -12,9 +12,22 @@ def class_uncertainty(labels: np.ndarray) -> np.ndarray:
     return -(inside * np.log2(inside) + (1 - inside) * np.log2(1 - inside))
 
 
-def uncertainty(labels: np.ndarray) -> np.ndarray:
-    """Sum over the classes of `class_uncertainty`, float64 [N]."""
-    return class_uncertainty(labels).sum(axis=1)
+def closeness(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """How close scores are to the thresholds that decide about them, float64 [N, C]: 1 at it, 0 at 0 and at 1.
+
+    Args:
+        scores: float [N, C] in [0, 1].
+        thresholds: float [C]; the way from it to 0 and that to 1 are each taken as a whole, as the scores of a
+            classifier with low thresholds lie close together below them.
+    """
+    scores = scores.astype(np.float64)
+    room = np.where(scores < thresholds, thresholds, 1 - thresholds)
+    return 1 - np.minimum(np.abs(scores - thresholds) / np.maximum(room, 1e-9), 1)
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Rank of each value over their number, float64 [N] in [0, 1]: 0 for the lowest, equal ones share the lower."""
+    return np.searchsorted(np.sort(values), values) / max(len(values), 1)
 
 
 def change(before: np.ndarray, after: np.ndarray) -> np.ndarray:

@@ -1,24 +1,15 @@
 """A run to one HTML page that shows what happened: labels, charts and images; no model is needed."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.machine.progress import say
-from pipeline.runs.config import Config, option
-from pipeline.runs.files import replacing
+from pipeline.runs.files import write_text
+from pipeline.runs.options import ReportConfig
 from pipeline.tools.report.content import content_of
 from pipeline.tools.report.gallery import gallery
-from pipeline.tools.report.page import render
+from pipeline.tools.report.page import build_facts, render
+from pipeline.tools.report.verdict import verdict
 from pipeline.tools.run_files import read_run
-
-
-@dataclass(frozen=True)
-class ReportConfig(Config):
-    """How much the page shows."""
-
-    images: int = option(1000, "most images in the gallery; beyond, the telling ones and a sample", min=0, max=20_000)
-    thumbnail: int = option(256, "longest side of an image, pixels", min=32, max=1024)
-    seed: int = option(0, "seed of the sample", min=0)
 
 
 def run(folder: Path, config: ReportConfig) -> Path:
@@ -28,10 +19,13 @@ def run(folder: Path, config: ReportConfig) -> Path:
         PipelineError: there is no manifest.
     """
     files = read_run(folder)
-    shown = gallery(files, config.images, config.thumbnail, config.seed)
-    page = render({**content_of(files), "gallery": shown})
+    judged = verdict(files, seed=config.seed)
+    wanted = [image_id for alert in judged["alerts"] for image_id in alert["photos"]]
+    shown = gallery(files, config.images, config.thumbnail, config.seed, wanted)
+    page = render(
+        "report", {**content_of(files), "verdict": judged, "gallery": {**shown, "fixed": False}, "build": build_facts()}
+    )
     path = folder / "report.html"
-    with replacing(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+    write_text(path, page)
     say(f"{path}: {len(shown['entries'])} of {shown['total']} images, {len(page.encode()) / 1e6:.1f} MB.")
     return path

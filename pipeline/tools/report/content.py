@@ -4,21 +4,25 @@ Shares and scores are in [0, 1]; None stands for what is not known.
 """
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
 from pipeline.evaluation.box_quality import box_quality
-from pipeline.evaluation.metrics import average_precision, precision_recall
+from pipeline.evaluation.metrics import Difficult, apply_difficult, average_precision, precision_recall
 from pipeline.evaluation.tables import sources_of
-from pipeline.method.thresholds import PRESENT, class_f1
+from pipeline.method.thresholds import PRESENT, best_f1_threshold, class_f1
 from pipeline.runs.artifacts import Labels
 from pipeline.runs.graph import MAKERS
 from pipeline.tools.run_files import RunFiles
 
 CURVE_POINTS = 48
 BINS = 20
+
+SLIDER_POINTS = 120
+"""Thresholds of a class that the page can be asked about, beside its own and the one of highest F1."""
+
 SOURCE_TITLES = {
     "teacher zero-shot": "teacher",
     "warm-up classifier": "warm-up",
@@ -43,6 +47,7 @@ def content_of(run: RunFiles) -> dict[str, Any]:
         "bias": bias(run),
         "table": class_table(run),
         "curves": curves(run),
+        "sliders": sliders(run),
         "training": training(run),
         "distribution": distribution(run),
         "cooccurrence": cooccurrence(run),
@@ -58,6 +63,19 @@ def short(value: float | None, digits: int = 4) -> float | None:
 def shorts(values: np.ndarray, digits: int = 4) -> list[float | None]:
     """An array [K] rounded for the page."""
     return [short(v, digits) for v in values]
+
+
+def conventions(run: RunFiles) -> tuple[Difficult, bool]:
+    """How the run's figures were made: what a difficult object counts as, and whether an empty class counts as 0."""
+    figures = next(iter((run.metrics or {}).get("labels", {}).values()), {})
+    return cast(Difficult, figures.get("difficult", "ignore")), figures.get("empty_class") == "zero"
+
+
+def truth_of(run: RunFiles, image_ids: list[str]) -> np.ndarray | None:
+    """Ground truth int8 [N, C] of these images by the run's convention, -1 for not counted; None where there is none."""
+    if run.truth is None:
+        return None
+    return apply_difficult(run.truth.rows_of(image_ids), conventions(run)[0])
 
 
 def cards(run: RunFiles) -> list[dict[str, str]]:
@@ -172,7 +190,7 @@ def class_table(run: RunFiles) -> dict[str, Any]:
                 (f"{name} labels", f"train images whose {name} label is at least {PRESENT}", "count", present)
             )
     if run.truth is not None:
-        there = (run.truth.rows_of(train.image_ids) == 1).sum(0).tolist()
+        there = (truth_of(run, train.image_ids) == 1).sum(0).tolist()
         columns.append(("truly there", "train images with the class, by the ground truth", "count", there))
     if run.metrics is not None:
         for split, name, figures in sources_of(run.metrics):
@@ -181,7 +199,7 @@ def class_table(run: RunFiles) -> dict[str, Any]:
             columns.append((f"AP {title}", f"average precision of the {title} on {split} images", "share", values))
     if run.truth is not None and run.epoch_scores is not None and len(test.image_ids):
         decisions = run.epoch_scores.chosen >= thresholds(run)
-        f1 = shorts(class_f1(decisions, run.truth.rows_of(test.image_ids)))
+        f1 = shorts(class_f1(decisions, truth_of(run, test.image_ids)))
         columns.append(("F1 classifier", "F1 of the classifier at its own thresholds on test images", "share", f1))
     if run.embeddings is not None:
         columns.append(("bias", "mean probability where the class is on top", "share", shorts(run.embeddings.bias)))
@@ -197,23 +215,99 @@ def thresholds(run: RunFiles) -> np.ndarray:
 
 
 def curves(run: RunFiles) -> list[dict[str, Any]]:
-    """Precision against recall: a curve a class and one of all classes together, for each source of scores."""
-    if run.truth is None:
-        return []
+    """Precision against recall: a curve a class and the mean of them, for each source of scores."""
     found = []
+    empty_is_zero = conventions(run)[1]
     for name, split, scores in scored(run):
-        truth = run.truth.rows_of(run.manifest.split(split).image_ids)
+        truth = truth_of(run, run.manifest.split(split).image_ids)
+        if truth is None or not len(truth):
+            continue
+        each = [precision_recall(scores[:, c], truth[:, c]) for c in range(truth.shape[1])]
         average = average_precision(scores, truth)
-        by_class = [thin_curve(scores[:, c], truth[:, c]) for c in range(truth.shape[1])]
         found.append(
             {
                 "name": name,
                 "split": split,
                 "AP": shorts(average),
-                "classes": by_class,
-                "all": thin_curve(scores.ravel(), truth.ravel()),
+                "mAP": mean_of_classes(average, empty_is_zero),
+                "classes": [thin_curve(*curve) for curve in each],
+                "all": mean_curve(each, empty_is_zero),
             }
         )
+    return found
+
+
+def mean_of_classes(values: np.ndarray, empty_is_zero: bool) -> float | None:
+    """Mean of figures [C] in which NaN stands for a class without positives; None where nothing is left."""
+    counted = np.nan_to_num(values) if empty_is_zero else values[~np.isnan(values)]
+    return short(counted.mean()) if len(counted) else None
+
+
+def mean_curve(curves: list[tuple[np.ndarray, np.ndarray]], empty_is_zero: bool) -> list[list[float]]:
+    """Mean over the classes of the precision at each recall; what lies below it is the mAP.
+
+    A class's precision between two of its points is that of the second, as in its average precision.
+    """
+    counted = [curve for curve in curves if len(curve[0])]
+    if not counted:
+        return []
+    at = np.linspace(0, 1, 2 * CURVE_POINTS + 1)[1:] - 1 / (4 * CURVE_POINTS)  # the middles of equal steps
+    rows = [precision[np.searchsorted(recall, at)] for recall, precision in counted]
+    total = np.sum(rows, axis=0) / (len(curves) if empty_is_zero else len(counted))
+    return [[round(float(x), 3), round(float(y), 3)] for x, y in zip(at, total, strict=True)]
+
+
+def sliders(run: RunFiles) -> dict[str, Any] | None:
+    """What other thresholds would call: of the classifier on test images, else of the labels on train images.
+
+    Returns:
+        name, split: of the scores. own: the thresholds in force [C]. best: those of highest F1 [C], None without
+        ground truth. positives: images with each class [C], None without. points: by class, rising thresholds with the
+        number of images called, of those the right and the wrong (both 0 without ground truth).
+    """
+    ranked = {name: (split, scores) for name, split, scores in scored(run)}
+    name = next((name for name in ("classifier", "final labels", "initial labels") if name in ranked), None)
+    if name is None:
+        return None
+    split, scores = ranked[name]
+    if name != "classifier":
+        labels = run.final or run.initial
+        assert labels is not None  # that is where `scored` has it from
+        scores = labels.labels
+    own = thresholds(run) if name == "classifier" else np.full(scores.shape[1], PRESENT)
+    truth = truth_of(run, run.manifest.split(split).image_ids)
+    best = [None] * len(own)
+    if truth is not None:
+        best = shorts(np.array([best_f1_threshold(scores[:, c], truth[:, c]) for c in range(len(own))]), 6)
+    return {
+        "name": name,
+        "split": split,
+        "own": shorts(own, 6),
+        "best": best,
+        "positives": None if truth is None else (truth == 1).sum(0).tolist(),
+        "points": [
+            slider_points(scores[:, c], None if truth is None else truth[:, c], [own[c], best[c]])
+            for c in range(len(own))
+        ],
+    }
+
+
+def slider_points(scores: np.ndarray, truth: np.ndarray | None, always: list[float | None]) -> list[list[float]]:
+    """Thresholds of one class with the images called, right and wrong; dense where few images are called.
+
+    Args:
+        scores: float [N].
+        truth: int8 [N], -1 for not counted; None where there is none.
+        always: thresholds to have among them.
+    """
+    descending = np.append(np.sort(scores)[::-1], 0)
+    calls = np.unique(np.geomspace(1, max(len(scores), 1), SLIDER_POINTS).round().astype(int))
+    cuts = [(descending[k - 1] + descending[k]) / 2 for k in calls] if len(scores) else []
+    found = []
+    for cut in sorted({round(float(cut), 6) for cut in [*cuts, *always, 1.0] if cut is not None}):
+        called = scores >= cut
+        right, wrong = (0, 0) if truth is None else ((called & (truth == value)).sum() for value in (1, 0))
+        found.append([cut, int(called.sum()), int(right), int(wrong)])
     return found
 
 
@@ -230,9 +324,8 @@ def scored(run: RunFiles) -> list[tuple[str, str, np.ndarray]]:
     return found
 
 
-def thin_curve(scores: np.ndarray, truth: np.ndarray) -> list[list[float]]:
-    """At most CURVE_POINTS pairs of recall and precision, evenly spaced in recall; empty without positives."""
-    recall, precision = precision_recall(scores, truth)
+def thin_curve(recall: np.ndarray, precision: np.ndarray) -> list[list[float]]:
+    """At most CURVE_POINTS pairs of recall and precision, evenly spaced in recall; empty for an empty curve."""
     if not len(recall):
         return []
     wanted = np.linspace(recall[0], 1, CURVE_POINTS)
@@ -278,7 +371,7 @@ def distribution(run: RunFiles) -> dict[str, Any] | None:
         name: np.bincount(present_counts(labels), minlength=most + 1).tolist() for name, labels in found.items()
     }
     if run.truth is not None:
-        counts = (run.truth.rows_of(run.manifest.split("train").image_ids) == 1).sum(1)
+        counts = (truth_of(run, run.manifest.split("train").image_ids) == 1).sum(1)
         per_image["ground truth"] = np.bincount(counts, minlength=most + 1).tolist()
     return {
         "labels": {
@@ -300,7 +393,7 @@ def cooccurrence(run: RunFiles) -> list[dict[str, Any]]:
     if labels is not None:
         found.append(("final labels" if run.final else "initial labels", labels.labels >= PRESENT))
     if run.truth is not None and labels is not None:
-        found.append(("ground truth", run.truth.rows_of(labels.image_ids) == 1))
+        found.append(("ground truth", truth_of(run, labels.image_ids) == 1))
     return [
         {"name": name, "shares": [shorts(row, 3) for row in conditional(present)], "counts": present.sum(0).tolist()}
         for name, present in found

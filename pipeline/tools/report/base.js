@@ -1,0 +1,67 @@
+"use strict";
+// What every page builds on: elements, numbers, colours, addresses.
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const byId = (id) => document.getElementById(id);
+const percent = (share) => (share === null ? "–" : (100 * share).toFixed(1));
+const count = (value) => value.toLocaleString("en");
+const colours = {
+  teacher: "--teacher", "initial labels": "--initial", "final labels": "--final", initial: "--initial", final: "--final",
+  "warm-up": "--warmup", classifier: "--classifier", crops: "--crops", "ground truth": "--truth",
+};
+const colour = (name) => `var(${colours[name] ?? "--classifier"})`;
+const SVG = ["svg", "g", "path", "line", "rect", "text", "circle", "title"];
+
+// An element with attributes and children; text is never read as HTML.
+function make(tag, attributes = {}, ...children) {
+  const svg = SVG.includes(tag) || attributes.svg;
+  const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === "svg") continue;
+    if (name === "on") for (const [event, handler] of Object.entries(value)) element.addEventListener(event, handler);
+    else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+function options(select, pairs) {
+  select.replaceChildren(...pairs.map(([value, text]) => make("option", { value }, text)));
+}
+
+// For those who hear the page, what others see.
+const spoken = (text) => make("span", { class: "spoken" }, text);
+
+// The address of photos: what the gallery is filtered by, in the part behind "#".
+const toPhotos = (show) => "#images?" + new URLSearchParams(show).toString();
+
+// What is taller than it may be is cut, says so, and opens at a click.
+function cut(id, rows) {
+  const holder = byId(id);
+  if (rows <= Number(holder.dataset.rows)) return;
+  holder.classList.add("cut");
+  const open = () => {
+    holder.classList.remove("cut");
+    button.remove();
+  };
+  const button = make("button", { class: "show-all", type: "button", on: { click: open } }, `Show all ${rows}`);
+  holder.after(button);
+}
+
+function copyText(text, button) {
+  const said = button.textContent;
+  const area = make("textarea", { class: "spoken" }, text);
+  button.after(area);
+  area.select();
+  const done = document.execCommand("copy");  // a page from disk may have no other clipboard
+  area.remove();
+  button.focus();
+  button.textContent = done ? "Copied" : "Select and copy by hand";
+  setTimeout(() => { button.textContent = said; }, 1500);
+}
+
+function saveText(name, text) {
+  const link = make("a", { href: URL.createObjectURL(new Blob([text], { type: "text/csv" })), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}

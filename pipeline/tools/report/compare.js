@@ -1,0 +1,5 @@
+// The page of two runs.
+
+if (data.stages.length) drawStages(data.stages);
+drawClasses();
+drawGallery();

@@ -1,0 +1,290 @@
+// The gallery and the page of one photo. Cards are made a page at a time, so that what stands below can be reached.
+
+const PAGE = 48;
+const picture = (entry) => (entry.thumb ? "data:image/jpeg;base64," + entry.thumb : "");
+const names = (entry) => data.gallery.columns[entry.split];
+const decided = (entry, row) => row[1 + names(entry).length];
+const truthOf = (entry, row) => row[2 + names(entry).length];
+const before = (entry, row) => row[3 + names(entry).length];  // where two runs are compared
+const rowOf = (entry, c) => entry.labels.find((row) => row[0] === c);
+const known = data.gallery.entries.some((entry) => entry.labels.some((row) => truthOf(entry, row) !== null));
+const unpacked = new Map();
+
+function scoreOf(entry, c) {
+  if (!unpacked.has(entry)) {
+    const bytes = Uint8Array.from(atob(entry.scores), (letter) => letter.charCodeAt(0));
+    const view = new DataView(bytes.buffer);
+    unpacked.set(entry, Array.from({ length: data.classes.length }, (_, k) => view.getUint16(2 * k, true) / 65535));
+  }
+  return unpacked.get(entry)[c];
+}
+
+// Right and wrong by sign and word; colour only repeats it.
+function truthMark(entry, c) {
+  const row = rowOf(entry, c);
+  const truth = row && truthOf(entry, row);
+  if (!known || truth === null) return null;
+  if (truth === -1) return make("span", { title: "not counted" }, " ?");
+  return truth === 1 ? make("span", { class: "tick", title: "there" }, " ✓", spoken("there")) : make("span", { class: "cross", title: "not there" }, " ✗", spoken("not there"));
+}
+
+// What the gallery can be filtered by; an entry's row of a class is missing if nothing says that it is there.
+const kinds = {
+  "": ["called or there", (row, entry) => decided(entry, row) || truthOf(entry, row) === 1 || before(entry, row) === 1],
+  called: ["called", (row, entry) => decided(entry, row)],
+  ...(known ? {
+    true: ["truly there", (row, entry) => truthOf(entry, row) === 1],
+    wrong: ["called or missed wrongly", (row, entry) => truthOf(entry, row) !== -1 && decided(entry, row) !== truthOf(entry, row)],
+    missed: ["missed", (row, entry) => !decided(entry, row) && truthOf(entry, row) === 1],
+    false: ["called, but not there", (row, entry) => decided(entry, row) && truthOf(entry, row) === 0],
+  } : {}),
+  top: ["first for the teacher", (row, entry) => entry.top === row[0]],
+};
+const views = {
+  all: ["All", null],
+  changed: ["Changed most", "changed"],
+  ...(data.gallery.fixed ? {} : { unsure: ["Most uncertain", "unsure"] }),
+  ...(known ? { wrong: ["Disagrees with ground truth", "wrong"] } : {}),
+  ...(data.gallery.extra ?? {}),
+  score: ["By score", null],
+};
+const FRESH = { view: "all", class: "", also: "", what: "", split: "", id: "", count: "", between: "", photo: "" };
+const gallery = { state: { ...FRESH }, found: [], drawn: 0, picked: new Set() };
+
+function frame(entry, boxes) {
+  const [width, height] = entry.size;
+  const overlay = make("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "xMidYMid meet", "aria-hidden": "true" });
+  for (const [, x1, y1, x2, y2] of boxes) {
+    overlay.append(make("rect", { x: (x1 * width) / 1000, y: (y1 * height) / 1000, width: ((x2 - x1) * width) / 1000, height: ((y2 - y1) * height) / 1000 }));
+  }
+  const image = entry.thumb ? make("img", { src: picture(entry), alt: entry.id, decoding: "async" }) : make("span", { class: "gone" }, entry.id);
+  return make("div", { class: "frame" }, image, overlay);
+}
+
+function chip(entry, row) {
+  const [present, truth] = [decided(entry, row), truthOf(entry, row)];
+  const name = data.classes[row[0]];
+  const step = before(entry, row) === undefined || before(entry, row) === present ? "" : present ? "+ " : "− ";
+  if (!present && truth !== 1 && !step) return null;
+  const [state, mark, word] = truth === null || truth === -1 ? ["", "", ""]
+    : present ? (truth ? ["right", "✓ ", "right: "] : ["wrong", "✗ ", "not there: "]) : truth ? ["missed", "∅ ", "missed: "] : ["", "", ""];
+  const title = { right: "called, and there", wrong: "called, but not there", missed: "there, but not called" }[state];
+  return make("span", { class: `chip ${state}${!present && step ? " lost" : ""}`, title }, mark ? make("span", { "aria-hidden": "true" }, mark) : null, word ? spoken(word) : null, step, name);
+}
+
+function chips(entry) {
+  const found = entry.labels.map((row) => chip(entry, row)).filter((made) => made);
+  const doubted = gallery.state.view === "unsure" && rowOf(entry, entry.doubted);
+  if (doubted) found.unshift(make("span", { class: "chip doubt", title: "the class closest to its threshold" }, `? ${data.classes[entry.doubted]} ${scoreOf(entry, entry.doubted).toFixed(2)}`));
+  if (gallery.state.view === "score" && gallery.state.class !== "") {
+    const c = data.classes.indexOf(gallery.state.class);
+    found.unshift(make("span", { class: "chip doubt" }, `${data.classes[c]} ${scoreOf(entry, c).toFixed(3)}`, truthMark(entry, c)));
+  }
+  return make("div", { class: "chips" }, ...(found.length ? found : [make("span", { class: "muted" }, "no label")]));
+}
+
+function matches(entry) {
+  const { state } = gallery;
+  if (state.split && entry.split !== state.split) return false;
+  if (state.id && !entry.id.toLowerCase().includes(state.id.trim().toLowerCase())) return false;
+  if (state.what === "none" && entry.labels.some((row) => decided(entry, row))) return false;
+  if (state.count !== "" && entry.labels.filter((row) => decided(entry, row)).length !== Number(state.count)) return false;
+  if (state.between) {
+    const [low, high] = state.between.split("-").map(Number);
+    const inside = (score) => score >= low && (score < high || (high >= 1 && score <= 1));
+    if (!data.classes.some((_, c) => inside(scoreOf(entry, c)))) return false;
+  }
+  for (const key of ["class", "also"]) {
+    if (!state[key] || state.view === "score") continue;
+    const row = rowOf(entry, data.classes.indexOf(state[key]));
+    const [, holds] = kinds[key === "class" ? state.what : ""] ?? kinds[""];
+    if (!row || !holds(row, entry)) return false;
+  }
+  const key = views[state.view]?.[1];
+  return !key || entry[key] > 0;
+}
+
+// State to page and address; what the address cannot mean is left out.
+function showPhotos(changes, { fresh = false } = {}) {
+  const state = { ...(fresh ? FRESH : gallery.state), ...changes };
+  if (!(state.view in views)) state.view = "all";
+  for (const key of ["class", "also"]) if (!data.classes.includes(state[key])) state[key] = "";
+  if (state.view === "score" && !state.class) state.class = data.classes[0];
+  gallery.state = state;
+  gallery.found = data.gallery.entries.filter(matches);
+  const key = views[state.view][1];
+  const c = data.classes.indexOf(state.class);
+  if (key) gallery.found.sort((a, b) => b[key] - a[key]);
+  if (state.view === "score") gallery.found.sort((a, b) => (a.split < b.split ? 1 : a.split > b.split ? -1 : scoreOf(b, c) - scoreOf(a, c)));
+  gallery.drawn = 0;
+  byId("images").replaceChildren();
+  const held = gallery.found.length === 1 ? "1 photo" : `${count(gallery.found.length)} photos`;
+  byId("shown").textContent = held + (data.gallery.entries.length < data.gallery.total ? " of those on this page" : "");
+  for (const button of byId("views").children) button.setAttribute("aria-pressed", button.dataset.view === state.view);
+  byId("filter-class").value = state.class;
+  byId("filter-what").value = state.what in kinds ? state.what : "";
+  byId("filter-what").disabled = !state.class || state.view === "score";
+  byId("filter-split").value = state.split;
+  if (byId("filter-id").value !== state.id) byId("filter-id").value = state.id;
+  const tokens = { also: `and ${state.also}`, count: `${state.count} classes called`, between: `a label in ${state.between.replace("-", " to ")}`, what: state.what === "none" ? "no label" : "" };
+  byId("tokens").replaceChildren(...Object.entries(tokens).filter(([name, text]) => state[name] !== "" && text).map(([name, text]) =>
+    make("button", { type: "button", class: "token", "aria-label": `remove: ${text}`, on: { click: () => showPhotos({ [name]: "" }) } }, `${text} ×`)));
+  drawMore();
+  keepAddress();
+}
+
+function keepAddress() {
+  const said = Object.fromEntries(Object.entries(gallery.state).filter(([key, value]) => value !== FRESH[key]));
+  const wanted = Object.keys(said).length ? toPhotos(said) : "#gallery";
+  if (wanted !== "#gallery" || location.hash.startsWith("#images?")) history.replaceState(null, "", wanted);
+}
+
+// A link on the page, or an address that somebody sent.
+function followAddress({ scroll }) {
+  if (!location.hash.startsWith("#images?")) return;
+  const asked = Object.fromEntries(new URLSearchParams(location.hash.slice("#images?".length)));
+  showPhotos(asked, { fresh: true });
+  if (scroll) byId("gallery").scrollIntoView({ behavior: "instant" });
+  const index = gallery.found.findIndex((entry) => entry.id === asked.photo);
+  if (index >= 0) openDetail(index);
+  else if (byId("detail").open) byId("detail").close();
+  else if (scroll) byId("gallery-title").focus({ preventScroll: true });
+}
+
+function card(entry, index) {
+  const open = make("button", { class: "open", type: "button", "data-id": entry.id, on: { click: () => openDetail(index) } }, frame(entry, entry.boxes), chips(entry));
+  if (entry.split !== "train" || data.gallery.fixed) return make("div", { class: "photo" }, open);
+  const box = make("input", { type: "checkbox", checked: gallery.picked.has(entry.id), on: { change: () => pick(entry, box.checked) } });
+  return make("div", { class: "photo" }, open, make("label", { class: "pick", title: "for the review list" }, box, spoken(`put ${entry.id} on the review list`)));
+}
+
+function pick(entry, on) {
+  gallery.picked[on ? "add" : "delete"](entry.id);
+  byId("picked").hidden = !gallery.picked.size;
+  byId("picked-count").textContent = `${count(gallery.picked.size)} chosen`;
+}
+
+function saveSelection() {
+  const cell = (text) => (/[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+  saveText("selection.csv", ["image_id", ...[...gallery.picked].map(cell)].join("\n") + "\n");
+}
+
+function drawMore() {
+  const start = gallery.drawn;
+  const next = gallery.found.slice(start, start + PAGE);
+  const { view, class: name } = gallery.state;
+  const cards = next.flatMap((entry, k) => {
+    const last = gallery.found[start + k - 1];
+    const threshold = view === "score" && data.sliders?.split === entry.split ? data.sliders.own[data.classes.indexOf(name)] : null;
+    const c = data.classes.indexOf(name);
+    const cutHere = threshold !== null && (!last || last.split !== entry.split || scoreOf(last, c) >= threshold) && scoreOf(entry, c) < threshold;
+    return [...(cutHere ? [make("div", { class: "cut-line" }, `threshold ${threshold.toFixed(3)}: what follows is not called`)] : []), card(entry, start + k)];
+  });
+  byId("images").append(...cards);
+  gallery.drawn += next.length;
+  const left = gallery.found.length - gallery.drawn;
+  byId("more").hidden = !left;
+  byId("more").textContent = `Show ${Math.min(PAGE, left)} more (${count(left)} left)`;
+  return cards.find((made) => made.querySelector(".open"));
+}
+
+function drawGallery() {
+  byId("views").append(...Object.entries(views).map(([view, [title]]) => make("button", { type: "button", "data-view": view, on: { click: () => showPhotos({ view }) } }, title)));
+  options(byId("filter-class"), [["", "every class"], ...data.classes.map((name) => [name, name])]);
+  options(byId("filter-what"), Object.entries(kinds).map(([key, [title]]) => [key, title]));
+  options(byId("filter-split"), [["", "train and test"], ["train", "train"], ["test", "test"]]);
+  const read = (key, id) => byId(id).addEventListener("input", () => showPhotos({ [key]: byId(id).value }));
+  for (const [key, id] of [["class", "filter-class"], ["what", "filter-what"], ["split", "filter-split"], ["id", "filter-id"]]) read(key, id);
+  byId("clear").addEventListener("click", () => showPhotos({}, { fresh: true }));
+  byId("show-boxes").addEventListener("change", (event) => byId("images").classList.toggle("boxes", event.target.checked));
+  byId("more").addEventListener("click", () => drawMore()?.querySelector(".open").focus());
+  byId("save-selection")?.addEventListener("click", saveSelection);
+  byId("clear-selection")?.addEventListener("click", () => { gallery.picked.clear(); byId("picked").hidden = true; showPhotos({}); });
+  addEventListener("hashchange", () => followAddress({ scroll: true }));
+  if (location.hash.startsWith("#images?")) requestAnimationFrame(() => followAddress({ scroll: true }));
+  else showPhotos({});
+}
+
+// One image: boxes, crops, and what every stage said.
+
+function heat(holder, box) {
+  const { cam_size: size } = data.gallery;
+  holder.querySelector("canvas")?.remove();
+  if (!size || !box || !box[6]) return;
+  const [rows, columns_] = size;
+  const bytes = Uint8Array.from(atob(box[6]), (letter) => letter.charCodeAt(0));
+  const canvas = make("canvas", { width: columns_, height: rows });
+  const context = canvas.getContext("2d");
+  const pixels = context.createImageData(columns_, rows);
+  bytes.forEach((v, k) => pixels.data.set([120 + v, 1.7 * v - 200, 140 - v, 20 + 0.68 * v], 4 * k));
+  context.putImageData(pixels, 0, 0);
+  holder.querySelector("img")?.after(canvas);
+}
+
+function cutOut(entry, box, height) {
+  const [, x1, y1, x2, y2] = box.map(Number);
+  const [width_, height_] = [((x2 - x1) * entry.size[0]) / 1000, ((y2 - y1) * entry.size[1]) / 1000];
+  const place = (low, high) => (high - low >= 1000 ? 0 : (100 * low) / (1000 - (high - low)));
+  return make("div", { class: "cut-out", style: `height:${height}px;max-width:100%;aspect-ratio:${width_}/${height_};background-image:url(${picture(entry)});background-size:${100000 / (x2 - x1)}% ${100000 / (y2 - y1)}%;background-position:${place(x1, x2)}% ${place(y1, y2)}%` });
+}
+
+function scoreTable(entry) {
+  const mark = (row) => ({ 1: make("span", { class: "tick" }, "✓", spoken("there")), 0: make("span", { class: "muted" }, "–", spoken("not there")), "-1": make("span", { title: "not counted" }, "?") })[truthOf(entry, row)];
+  const number = (row) => (name, k) => make("td", { class: "number", style: `--color:${colour(name)}` }, row[1 + k], make("i", { style: `width:${0.86 * Math.min(row[1 + k], 100)}%` }));
+  return make("table", { class: "said" },
+    make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "class"), ...names(entry).map((name) => make("th", { class: "number", scope: "col" }, name)), known ? make("th", { scope: "col" }, "truth") : null)),
+    make("tbody", {}, ...entry.labels.map((row) => make("tr", { class: decided(entry, row) ? "present" : "" },
+      make("th", { scope: "row" }, decided(entry, row) ? "● " : "", data.classes[row[0]]), ...names(entry).map(number(row)), known ? make("td", {}, mark(row) ?? "") : null))));
+}
+
+function openDetail(index) {
+  const entry = gallery.found[index];
+  if (!entry) return;
+  const dialog = byId("detail");
+  const held = dialog.open ? document.activeElement?.dataset?.step : undefined;
+  const holder = frame(entry, entry.boxes);
+  holder.style.aspectRatio = `${entry.size[0]} / ${entry.size[1]}`;
+  const rects = [...holder.querySelectorAll("rect")];
+  const crops = entry.boxes.map((box) => {
+    const top = box[5].map(([c, score]) => `${data.classes[c]} ${score}`).join(", ");
+    const title = box[0] < 0 ? "" : data.classes[box[0]];
+    return make("button", { class: "crop", type: "button" }, cutOut(entry, box, 84), make("b", {}, title), top ? make("div", { class: "muted" }, top) : null);
+  });
+  const light = (chosen) => {
+    rects.forEach((rect, k) => rect.classList.toggle("lit", k === chosen));
+    crops.forEach((crop, k) => crop.classList.toggle("lit", k === chosen));
+    heat(holder, entry.boxes[chosen]);
+  };
+  crops.forEach((crop, k) => ["pointerenter", "focus", "click"].forEach((event) => crop.addEventListener(event, () => light(k))));
+  const step = (sign, text, label) => make("button", { type: "button", "data-step": sign, "aria-label": label, "aria-disabled": gallery.found[index + sign] ? null : "true", on: { click: () => openDetail(index + sign) } }, text);
+  const full = entry.href ? make("a", { href: entry.href, target: "_blank", rel: "noopener" }, "full size") : null;
+  byId("detail-body").replaceChildren(
+    make("div", { class: "detail-head" }, make("h2", { id: "detail-title", tabindex: -1 }, entry.id), make("span", { class: "muted" }, `${entry.split}, ${index + 1} of ${count(gallery.found.length)}`), full,
+      step(-1, "‹", "previous"), step(1, "›", "next"), make("button", { type: "button", "aria-label": "close", on: { click: () => dialog.close() } }, "×")),
+    make("div", { class: "detail" },
+      make("div", {}, holder, crops.length ? make("div", { class: "crops" }, ...crops) : null),
+      make("div", {}, make("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "scores" }, scoreTable(entry)),
+        make("p", { class: "hint" }, ["Scores in per cent; ●: the label in the end.", crops.length ? "Point at a crop to see where it lies" + (data.gallery.cam_size ? " and what the classifier looked at." : ".") : ""].join(" ")))));
+  dialog.dataset.index = index;
+  gallery.state.photo = entry.id;
+  keepAddress();
+  if (!dialog.open) {
+    dialog.showModal();
+    dialog.scrollTop = 0;
+  }
+  // whoever pressed an arrow goes on pressing it
+  (dialog.querySelector(`[data-step="${held}"]`) ?? byId("detail-title")).focus({ preventScroll: true });
+}
+
+byId("detail").addEventListener("click", (event) => { if (event.target === byId("detail")) byId("detail").close(); });
+byId("detail").addEventListener("keydown", (event) => {
+  const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if (step) openDetail(Number(byId("detail").dataset.index) + step);
+});
+byId("detail").addEventListener("close", () => {
+  const index = Number(byId("detail").dataset.index);
+  gallery.state.photo = "";
+  keepAddress();
+  while (gallery.drawn <= index && gallery.drawn < gallery.found.length) drawMore();
+  byId("images").querySelector(`[data-id="${CSS.escape(gallery.found[index]?.id ?? "")}"]`)?.focus();
+});
