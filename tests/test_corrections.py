@@ -10,7 +10,9 @@ from runs import CLASSES, TRAIN, TRUTH
 from pipeline.machine.errors import PipelineError
 from pipeline.method.labels import correct
 from pipeline.runs.manifest import read_manifest
+from pipeline.tools import review_list
 from pipeline.tools.corrections import carried_over, read_answers
+from pipeline.tools.label_studio import LOCAL_FILES, storage_advice, storage_folders
 from pipeline.tools.read import read
 
 
@@ -126,7 +128,47 @@ def test_skipped_and_open_tasks_say_nothing(tmp_path):
     ]
     (tmp_path / "export.json").write_text(json.dumps(tasks))
     found = {name: row.tolist() for name, row in answers_by_name(tmp_path / "export.json").items()}
-    assert found == {"twice": [1, 0, 0]}
+    assert found == {"twice": [1, 1, 0]}  # a box that a person drew is a word too
+
+
+def test_a_box_of_ours_whose_tick_was_taken_away_says_nothing(tmp_path):
+    tick = {"from_name": "labels", "type": "choices", "value": {"choices": ["cat"]}}
+    boxes = [
+        {"id": "box0", "from_name": "boxes", "type": "rectanglelabels", "value": {"rectanglelabels": ["dog"]}},
+        {"id": "Xk3_a", "from_name": "boxes", "type": "rectanglelabels", "value": {"rectanglelabels": ["cow"]}},
+    ]
+    task = {"data": {"image_id": "a"}, "annotations": [{"result": [tick, *boxes]}]}
+    (tmp_path / "export.json").write_text(json.dumps([task]))
+    (row,) = read_answers(tmp_path / "export.json", ["cat", "dog", "cow"])
+    assert row.labels.tolist() == [1, 0, 1]
+
+
+def test_json_min_is_understood(tmp_path):
+    rows = [
+        {"image": "/x.png", "image_id": "one", "labels": "cat", "annotation_id": 1},
+        {"image": "/y.png", "image_id": "two", "labels": {"choices": ["cat", "dog"]}, "annotation_id": 2},
+        {"image": "/z.png", "image_id": "none", "annotation_id": 3},
+        {"image": "/w.png", "image_id": "box", "boxes": [{"x": 1, "rectanglelabels": ["dog"]}], "annotation_id": 4},
+    ]
+    (tmp_path / "export.json").write_text(json.dumps(rows))
+    found = {name: row.tolist() for name, row in answers_by_name(tmp_path / "export.json").items()}
+    assert found == {"one": [1, 0, 0], "two": [1, 1, 0], "none": [0, 0, 0], "box": [0, 1, 0]}
+
+
+def test_a_review_list_of_chosen_images(small_run, tmp_path):
+    (tmp_path / "selection.csv").write_text("image_id\ntrain/5.png\ntest/0.png\n")
+    path = review_list.run(small_run, 100, tmp_path / "review.json", chosen=tmp_path / "selection.csv")
+    assert [task["data"]["image_id"] for task in json.loads(path.read_text())] == ["train/5.png"]
+    (tmp_path / "selection.csv").write_text("image_id\ntest/0.png\n")
+    with pytest.raises(PipelineError, match="none of the train split"):
+        review_list.run(small_run, 100, tmp_path / "review.json", chosen=tmp_path / "selection.csv")
+
+
+def test_the_folders_that_label_studio_must_be_told():
+    assert storage_folders(["/a/b/x.jpg", "/a/b/c/y.jpg"]) == ["/a/b"]
+    assert storage_folders(["/a/b/x.jpg", "/c/y.jpg"]) == ["/a", "/c"]  # never the root, which it refuses
+    assert "absolute local path /a/b;" in storage_advice(["/a/b/x.jpg"], LOCAL_FILES)
+    assert storage_advice(["/a/b/x.jpg"], "https://photos.example/") == ""
 
 
 @pytest.mark.parametrize(
@@ -156,7 +198,7 @@ def test_skipped_and_open_tasks_say_nothing(tmp_path):
         ("a.csv", 'image_id,labels\na,"{""x"": 1}"\n', "expected names or"),
         ("a.csv", "", "has the columns none"),
         ("a.json", "{}", "is no JSON export of Label Studio: it is no list of tasks"),
-        ("a.json", '[{"image": "x", "labels": "cat"}]', "export as JSON, not as JSON-MIN"),
+        ("a.json", '[{"image": "x", "labels": "cat"}]', "export as JSON or JSON-MIN"),
         ("a.json", '[{"data": {}, "annotations": [{"result": []}]}]', "has no image_id"),
         ("a.json", "[", "is no JSON export"),
     ],

@@ -5,35 +5,59 @@ from typing import Literal
 
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import say
-from pipeline.tools.label_formats import ENDINGS, FORMATS, prepare
-from pipeline.tools.label_sets import read_label_set
+from pipeline.tools.label_formats import ENDINGS, FORMATS, WITH_BOXES, prepare
+from pipeline.tools.label_sets import Part, read_label_set, waiting_corrections
 from pipeline.tools.label_studio import LOCAL_FILES
 
-Format = Literal["csv", "parquet", "coco", "label-studio", "fiftyone", "cleanlab", "yolo", "imagefolder"]
+Format = Literal[
+    "csv",
+    "parquet",
+    "coco",
+    "label-studio",
+    "fiftyone",
+    "cleanlab",
+    "yolo",
+    "imagefolder",
+    "huggingface",
+    "cvat",
+    "voc",
+]
 
 
 def run(
-    source: Path, format: Format, out: Path | None, *, copy_images: bool = False, image_prefix: str = LOCAL_FILES
+    source: Path,
+    format: Format,
+    out: Path | None,
+    *,
+    part: Part = "train",
+    boxes: bool = False,
+    copy_images: bool = False,
+    image_prefix: str = LOCAL_FILES,
 ) -> Path:
     """Write labels and scores for another tool, and return where.
 
     Args:
-        source: a run folder (its final labels), a labels file, or epoch_scores.h5 (the classifier's test scores).
+        source: a run folder, a labels file, or epoch_scores.h5 (the classifier's test scores).
         format: one of `pipeline.tools.label_formats.FORMATS`.
         out: file or folder; by default beside the source.
+        part: of a run folder: its final labels (train), the classifier's labels of the test images, or both.
+        boxes: take the run's boxes along, which are where the classifier looked and no objects.
         copy_images: copy the photos into a folder export instead of linking them.
         image_prefix: address that absolute paths are appended to, for Label Studio.
 
     Raises:
-        PipelineError: no labels, no boxes for yolo, or a folder that exists.
+        PipelineError: no labels, boxes for a format without a place for them, or a folder that exists.
     """
-    labels = read_label_set(source)
-    out = out or labels.path.with_name(f"{labels.path.stem}-{format}{ENDINGS.get(format, '')}")
-    export = prepare(labels, copy_images=copy_images, image_prefix=image_prefix)
-    if format == "yolo" and export.boxes is None:
-        raise PipelineError(
-            f"{labels.path.with_name('boxes.h5')} is missing or about other images, and yolo needs boxes."
-        )
+    if boxes and format not in WITH_BOXES:
+        raise PipelineError(f"{format} has no place for boxes; leave out --boxes, or choose {', '.join(WITH_BOXES)}.")
+    labels = read_label_set(source, part)
+    name = labels.path.stem if part != "both" else "labels"
+    out = out or labels.path.with_name(f"{name}-{format}{ENDINGS.get(format, '')}")
+    export = prepare(labels, boxes=boxes, copy_images=copy_images, image_prefix=image_prefix)
     FORMATS[format](export, out)
-    say(f"{out}: {len(labels.image_ids)} images, {labels.present.sum()} labels as {format}.")
+    waiting = waiting_corrections(labels.path)
+    if waiting:
+        say(waiting)
+    note = f" {export.note}" if format in WITH_BOXES else ""
+    say(f"{out}: {len(labels.image_ids)} images, {labels.present.sum()} labels as {format}.{note}")
     return out

@@ -1,15 +1,20 @@
 """A run or a file of it to one set of labels, for those who compare it or hand it on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from pipeline.machine.errors import PipelineError
 from pipeline.method.thresholds import PRESENT
 from pipeline.runs.artifacts import EpochScores, Labels
 from pipeline.runs.manifest import Manifest, read_manifest
+from pipeline.runs.state import read_provenance
 from pipeline.tools.read import read
+
+Part = Literal["train", "test", "both"]
 
 
 @dataclass(frozen=True)
@@ -18,14 +23,12 @@ class LabelSet:
 
     path: Path
     """The file."""
-    split: str
-    """Of the images, train or test."""
     manifest: Manifest
     """Of these images alone, in this order."""
     labels: np.ndarray
     """float32 [N, C] in [0, 1]."""
     thresholds: np.ndarray
-    """float64 [C]; a class is present from there on."""
+    """float64 [C], or [N, C] where images differ; a class is present from there on."""
 
     @property
     def image_ids(self) -> list[str]:
@@ -38,18 +41,44 @@ class LabelSet:
         return self.manifest.class_names
 
     @property
+    def splits(self) -> list[str]:
+        """Of each image, train or test."""
+        return self.manifest.images["split"].tolist()
+
+    @property
     def present(self) -> np.ndarray:
         """Decisions, bool [N, C]."""
         return self.labels >= self.thresholds
 
 
-def read_label_set(path: Path) -> LabelSet:
-    """The final labels of a run folder, or what a file of a run says: labels, or scores of the test images.
+def read_label_set(path: Path, part: Part = "train") -> LabelSet:
+    """The labels of a run folder, or what a file of a run says: labels, or scores of the test images.
+
+    Args:
+        path: a run folder or a file.
+        part: of a run folder: its final labels (train), the classifier's labels of the test images, or both.
 
     Raises:
         PipelineError: it holds no labels, or not of the run's images.
     """
-    path = path / "final_labels.h5" if path.is_dir() else path
+    if not path.is_dir():
+        return read_labels_file(path)
+    sets = {"train": path / "final_labels.h5", "test": path / "epoch_scores.h5"}
+    if part != "both":
+        return read_labels_file(sets[part])
+    train, test = (read_labels_file(sets[split]) for split in ("train", "test"))
+    images = pd.concat([train.manifest.images, test.manifest.images], ignore_index=True)
+    thresholds = [np.broadcast_to(each.thresholds, each.labels.shape) for each in (train, test)]
+    return LabelSet(
+        train.path,
+        replace(train.manifest, images=images),
+        np.concatenate([train.labels, test.labels]),
+        np.concatenate(thresholds),
+    )
+
+
+def read_labels_file(path: Path) -> LabelSet:
+    """What one file of a run says; see `read_label_set`."""
     artifact = read(path)
     manifest = read_manifest(path.parent)
     if isinstance(artifact, Labels):
@@ -63,4 +92,14 @@ def read_label_set(path: Path) -> LabelSet:
     part = manifest.split(split)
     if (part.image_ids, part.class_names) != (artifact.image_ids, artifact.class_names):
         raise PipelineError(f"{path} is not about the images of {path.parent / 'manifest.csv'}. Run the stages again.")
-    return LabelSet(path, split, part, labels, thresholds)
+    return LabelSet(path, part, labels, thresholds)
+
+
+def waiting_corrections(labels_path: Path) -> str | None:
+    """A sentence where people have corrected labels that these, final ones, do not have yet; None where all is well."""
+    path = labels_path.with_name("corrections.h5")
+    if labels_path.name != "final_labels.h5" or not path.exists():
+        return None
+    if read_provenance(labels_path).inputs.get(path.name) == read_provenance(path).fingerprint:
+        return None
+    return f"{path} is not in these labels yet; `ccd fuse --run {path.parent}` puts it in."

@@ -3,13 +3,19 @@
 Format: https://labelstud.io/guide/task_format and https://labelstud.io/guide/predictions
 """
 
+import os.path
+import re
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 LOCAL_FILES = "/data/local-files/?d="
 """How Label Studio names a file below its document root, LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT (here: /)."""
+
+OWN_BOX = re.compile(r"box\d+")
+"""Ids of the boxes that a task brings along; those that a person draws have other ids."""
 
 CHOICES, BOXES, IMAGE = "labels", "boxes", "image"
 """Names of the controls and of the image in the labelling interface."""
@@ -21,7 +27,7 @@ def interface(class_names: Sequence[str]) -> str:
     labels = "\n".join(f"    <Label value={quoteattr(name)}/>" for name in class_names)
     return (
         f'<View>\n  <Header value="$hint"/>\n  <Image name="{IMAGE}" value="$image"/>\n'
-        f'  <Choices name="{CHOICES}" toName="{IMAGE}" choice="multiple">\n{choices}\n  </Choices>\n'
+        f'  <Choices name="{CHOICES}" toName="{IMAGE}" choice="multiple" layout="inline">\n{choices}\n  </Choices>\n'
         f'  <RectangleLabels name="{BOXES}" toName="{IMAGE}">\n{labels}\n  </RectangleLabels>\n</View>\n'
     )
 
@@ -68,10 +74,34 @@ def task(
     }
 
 
-def answers(tasks: Any) -> dict[str, list[str]]:
-    """Image id to the classes that a person has chosen, from an export in Label Studio's JSON.
+def storage_advice(paths: Sequence[str], prefix: str) -> str:
+    """What makes Label Studio show local photos, as one text; empty where the photos come from a server.
 
-    The last annotation of a task counts; tasks that nobody has answered, or only skipped, are left out.
+    Label Studio serves a file only if it lies below its document root and below a Local Files storage of the project.
+    """
+    if prefix != LOCAL_FILES or not paths:
+        return ""
+    folders = " and ".join(storage_folders(paths))
+    return (
+        "To see the photos in Label Studio: start it with LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true and "
+        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT=/, then in the project Settings, Cloud Storage, Add Source Storage, "
+        f"Local files, absolute local path {folders}; save it, there is no need to sync."
+    )
+
+
+def storage_folders(paths: Sequence[str]) -> list[str]:
+    """The folders that hold all photos; as few as can be, but never the root, which Label Studio refuses."""
+    common = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120 - of texts
+    if len(PurePath(common).parts) > 1:
+        return [common]
+    return sorted({str(PurePath(*PurePath(path).parts[:2])) for path in paths})
+
+
+def answers(tasks: Any) -> dict[str, list[str]]:
+    """Image id to the classes that a person has chosen, from an export of Label Studio as JSON or JSON-MIN.
+
+    A class is chosen by a tick or by a box that the person drew. The last annotation of a task counts; tasks that
+    nobody has answered, or only skipped, are left out.
 
     Raises:
         ValueError: it is no such export, or a task has no image_id.
@@ -80,14 +110,40 @@ def answers(tasks: Any) -> dict[str, list[str]]:
         raise ValueError("it is no list of tasks")
     found = {}
     for number, item in enumerate(tasks):
-        if "data" not in item or "annotations" not in item:
-            raise ValueError(f"task {number} has no data or annotations; export as JSON, not as JSON-MIN")
-        given = [a for a in item["annotations"] if not a.get("was_cancelled")]
-        if not given:
+        short = "data" not in item and "annotation_id" in item  # JSON-MIN has a row an annotation
+        if not short and ("data" not in item or "annotations" not in item):
+            raise ValueError(f"task {number} has no data or annotations; export as JSON or JSON-MIN")
+        names = short_answer(item) if short else full_answer(item["annotations"])
+        if names is None:
             continue
-        if "image_id" not in item["data"]:
+        data = item if short else item["data"]
+        if "image_id" not in data:
             raise ValueError(f"task {number} has no image_id; import the tasks that ccd wrote")
-        results = [r for r in given[-1]["result"] if r.get("type") == "choices" and r.get("from_name") == CHOICES]
-        # unlike an annotation without a result, which says that none of the classes is there
-        found[item["data"]["image_id"]] = [name for r in results for name in r["value"]["choices"]]
+        # an answer without a name says that none of the classes is there
+        found[data["image_id"]] = list(dict.fromkeys(names))
     return found
+
+
+def full_answer(annotations: list[Any]) -> list[str] | None:
+    """Classes of the last annotation of a task; None where there is none, or all were skipped."""
+    given = [a for a in annotations if not a.get("was_cancelled")]
+    if not given:
+        return None
+    names = []
+    for result in given[-1]["result"]:
+        kind, control = result.get("type"), result.get("from_name")
+        if kind == "choices" and control == CHOICES:
+            names += result["value"]["choices"]
+        # the boxes that we drew stay behind when a person takes the tick away
+        elif kind == "rectanglelabels" and control == BOXES and not OWN_BOX.fullmatch(str(result.get("id", ""))):
+            names += result["value"]["rectanglelabels"]
+    return names
+
+
+def short_answer(item: dict[str, Any]) -> list[str]:
+    """Classes of a row of JSON-MIN: one choice is a text, several an object; whose box it is, is not told there."""
+    ticked = item.get(CHOICES, [])
+    names = [ticked] if isinstance(ticked, str) else list(ticked["choices"] if isinstance(ticked, dict) else ticked)
+    for box in item.get(BOXES, []):
+        names += box["rectanglelabels"]
+    return names
