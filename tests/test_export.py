@@ -4,6 +4,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from PIL import ExifTags, Image, ImageOps
 from typer.testing import CliRunner
 
 from pipeline import Classifier, cli
@@ -53,6 +54,30 @@ def test_onnx_metadata_describe_classes_thresholds_and_preprocessing(onnx_file, 
     assert metadata["image_size"] == "32" and "RGB in [0, 1]" in metadata["input"]
     assert session.get_inputs()[0].shape[1:] == [3, 32, 32]
     assert [path.name for path in onnx_file.parent.iterdir()] == ["model.onnx"]  # weights inside
+
+
+def test_the_dynamic_dimension_is_called_batch(onnx_file):
+    session = onnxruntime.InferenceSession(onnx_file, providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == ["batch", 3, 32, 32]
+    assert session.get_outputs()[0].shape == ["batch", 3]
+
+
+def test_pillow_and_numpy_alone_follow_the_metadata_to_the_classifiers_scores(onnx_file, tiny_classifier, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 14, 4), np.uint8)
+    photo = Image.fromarray(pixels, "RGBA").resize((140, 90), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    photo.save(tmp_path / "photo.png", exif=exif)
+    session = onnxruntime.InferenceSession(onnx_file, providers=["CPUExecutionProvider"])
+    steps = json.loads(session.get_modelmeta().custom_metadata_map["preprocessing"])
+    assert steps["transparency"] == "over white" and "BICUBIC" in steps["resize"]
+    opened = ImageOps.exif_transpose(Image.open(tmp_path / "photo.png")).convert("RGBA")
+    white = Image.new("RGBA", opened.size, "white")
+    square = Image.alpha_composite(white, opened).convert("RGB").resize(steps["size"][::-1], Image.Resampling.BICUBIC)
+    batch = (np.asarray(square, np.float32) / 255 - steps["mean"]) / steps["std"]
+    found = session.run(["scores"], {"images": batch.transpose(2, 0, 1)[None].astype(np.float32)})[0][0]
+    (wanted,) = Classifier.load(tiny_classifier).predict(tmp_path / "photo.png")
+    np.testing.assert_allclose(found, list(wanted.scores.values()), atol=2e-3)
 
 
 def test_torch_export_gives_the_classifiers_scores_for_any_batch(tiny_classifier, tmp_path, images):

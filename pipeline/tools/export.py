@@ -22,6 +22,21 @@ SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
 DESCRIPTION_FILE = "classifier.json"
 """Name of the description inside a torch.export archive."""
 
+BATCH = "batch"
+"""Name of the dynamic dimension."""
+
+PREPROCESSING = {
+    "orientation": "turn as the EXIF orientation says (PIL.ImageOps.exif_transpose)",
+    "transparency": "over white",
+    "colour": "RGB",
+    "resize": "PIL.Image.Resampling.BICUBIC on uint8, of the whole photo, aspect not kept (PIL.Image.resize)",
+    "scale": "divide by 255",
+    "mean": [0.0, 0.0, 0.0],
+    "std": [1.0, 1.0, 1.0],
+    "layout": "NCHW, float32",
+}
+"""The steps in their order, beside the size; mean and deviation are inside the model, so that 0 and 1 are left."""
+
 TOLERANCE = 1e-4
 """Largest difference of a score between the classifier and what was exported."""
 
@@ -45,6 +60,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "class_names": checkpoint.class_names,
         "thresholds": checkpoint.thresholds,
         "image_size": size,
+        "preprocessing": PREPROCESSING | {"size": [size, size]},
         "input": f"images: float32 [B, 3, {size}, {size}], RGB in [0, 1]. The whole photo, turned as its EXIF says, "
         f"is resized to {size} x {size} (bicubic, antialiased, aspect not kept) and divided by 255; "
         "mean and deviation are applied inside the model.",
@@ -69,9 +85,21 @@ def write_onnx(program: torch.export.ExportedProgram, description: dict[str, Any
         raise PipelineError(
             f"this backbone cannot be exported to ONNX ({first_line(error)}); try --format torch-export."
         ) from error
+    name_batch(model.model)
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in description.items()}
     model.model.metadata_props.update(texts)
     model.save(path)
+
+
+def name_batch(model: Any) -> None:
+    """Give the one dynamic dimension of an ONNX model its name, wherever it stands; the exporter calls it s77 or so."""
+    import onnx_ir
+
+    symbol = str(model.graph.inputs[0].shape[0])
+    values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
+    for value in values:
+        if value.shape is not None and symbol in [str(size) for size in value.shape]:
+            value.shape = onnx_ir.Shape([BATCH if str(size) == symbol else size for size in value.shape])
 
 
 def load_onnx(path: Path) -> Callable[[Tensor], Tensor]:
