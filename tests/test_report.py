@@ -2,11 +2,11 @@ import base64
 import json
 import re
 import shutil
-import subprocess
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from browser import browse, need_browser
 from PIL import Image
 from runs import CLASSES, TRAIN
 
@@ -31,10 +31,6 @@ from pipeline.tools.report.gallery import entry, gallery, split_view
 from pipeline.tools.report.page import script_json
 from pipeline.tools.report.verdict import verdict
 from pipeline.tools.run_files import read_run
-
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-QUIET += " --disable-component-update --disable-sync --enable-logging=stderr --virtual-time-budget=4000"
 
 # What a person would do, and what they would then see; the findings end up in the title.
 DRIVER = r"""<script>
@@ -74,30 +70,17 @@ addEventListener("load", () => setTimeout(() => {
 </script>"""
 
 
-def browse(page, folder, width):
+def browse_page(page, folder, width):
     """The findings of DRIVER on a page, and what the browser wrote to its console."""
     driven = folder / "driven.html"
-    text = page.read_text()
-    driven.write_text(text.replace("<title>", DRIVER + "<title>", 1))
-    command = [
-        BROWSER,
-        *QUIET.split(),
-        f"--user-data-dir={folder / 'profile'}",
-        f"--window-size={width},900",
-        "--dump-dom",
-    ]
-    done = subprocess.run([*command, driven.as_uri()], capture_output=True, text=True, timeout=100)
-    title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
-    assert title, done.stderr[-2000:]
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    return json.loads(title[1].replace("&amp;", "&").replace("&lt;", "<").replace("&gt;", ">")), console
+    driven.write_text(page.read_text().replace("<title>", DRIVER + "<title>", 1))
+    return browse(driven.as_uri(), folder, width)
 
 
 @pytest.fixture
 def browser():
-    if BROWSER is None:
-        pytest.skip("no chromium: the page is not looked at in a browser")
-    return browse
+    need_browser()
+    return browse_page
 
 
 @pytest.mark.parametrize("width", [1280, 500])

@@ -89,15 +89,24 @@ def address(path: Path, folder: Path) -> str:
 def thumbnail(path: str, side: int) -> str:
     """A photo as base64 of a small JPEG; empty if it can no longer be read."""
     try:
-        image = load_image(Path(path), (2 * side, 2 * side))
+        return base64.b64encode(jpeg(Path(path), side)).decode()
     except PipelineError:
         return ""  # the labels can still be looked at
+
+
+def jpeg(path: Path, side: int) -> bytes:
+    """A photo as a JPEG whose longest side is at most `side` pixels.
+
+    Raises:
+        PipelineError: it can no longer be read.
+    """
+    image = load_image(path, (2 * side, 2 * side))
     height, width = image.shape[1:]
     scale = min(1.0, side / max(height, width))
     small = squash(image, (max(1, round(height * scale)), max(1, round(width * scale))))
     buffer = io.BytesIO()
     Image.fromarray(small.permute(1, 2, 0).numpy()).save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
 
 
 def split_view(run: RunFiles, split: str) -> dict[str, Any]:

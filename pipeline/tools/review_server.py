@@ -1,0 +1,250 @@
+"""A run to a small page on this machine where a person corrects its labels; every answer is written at once."""
+
+import contextlib
+import json
+import secrets
+import threading
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from pipeline.machine.errors import PipelineError
+from pipeline.machine.progress import say
+from pipeline.runs.artifacts import Corrections, check_same_images, read, write
+from pipeline.tools.corrections import UNTOUCHED, make_corrections
+from pipeline.tools.report.gallery import jpeg
+from pipeline.tools.report.page import render
+from pipeline.tools.review_queue import ReviewQueue, review_queue
+
+HOST = "127.0.0.1"
+"""Nobody else on the network is to see or correct the photos."""
+
+PHOTO_SIDE = 1100
+"""Longest side of a photo on the page, pixels."""
+
+MOST_BYTES = 65_536
+"""Longest answer that is read."""
+
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; connect-src 'self'; "
+    "style-src 'unsafe-inline'; script-src 'unsafe-inline'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",  # the address holds the token
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class WrongAnswer(Exception):
+    """An answer that the page would never give; the message says why."""
+
+
+@dataclass(frozen=True)
+class Review:
+    """The questions of a run and the file that takes the answers."""
+
+    folder: Path
+    queue: ReviewQueue
+    lock: threading.Lock
+    """Answers come on threads of their own, and each reads the file that it writes."""
+
+    @property
+    def path(self) -> Path:
+        """Of the corrections."""
+        return self.folder / "corrections.h5"
+
+    def before(self) -> Corrections | None:
+        """What people have said so far, here or elsewhere."""
+        if not self.path.exists():
+            return None
+        found: Corrections = read(self.path)
+        check_same_images(self.queue.labels.manifest, found, self.folder / "manifest.csv", self.path)
+        return found
+
+    def answer(self, index: int, present: list[int] | None) -> int:
+        """Write what a person says of a question, or (None) take it back, and return how many images are corrected.
+
+        Args:
+            index: of the question.
+            present: the classes that are in the photo, none of the others is.
+
+        Raises:
+            WrongAnswer: there is no such question or class.
+        """
+        train = self.queue.labels.manifest
+        if not 0 <= index < len(self.queue.rows):
+            raise WrongAnswer(f"there is no question {index}")
+        if present is not None and not all(0 <= c < len(train.class_names) for c in present):
+            raise WrongAnswer("there is no such class")
+        row = self.queue.rows[index]
+        with self.lock:
+            known = self.before()
+            labels = np.full((len(train.image_ids), len(train.class_names)), UNTOUCHED, np.int8)
+            labels = labels if known is None else known.labels.copy()
+            labels[row] = UNTOUCHED if present is None else 0
+            labels[row, present or []] = 1
+            said = {train.image_ids[n]: labels[n] for n in np.flatnonzero((labels != UNTOUCHED).any(1))}
+            write(self.path, make_corrections(said, train, self.path))
+        return len(said)
+
+    def content(self) -> dict[str, Any]:
+        """What the page shows."""
+        labels = self.queue.labels
+        known = self.before()
+        questions = []
+        for row in self.queue.rows:
+            said = None if known is None or (known.labels[row] == UNTOUCHED).any() else known.labels[row]
+            present = labels.present[row] if said is None else said == 1
+            questions.append(
+                {
+                    "id": labels.image_ids[row],
+                    "present": np.flatnonzero(present).tolist(),
+                    "doubtful": self.queue.doubtful[row].tolist(),
+                    "scores": [round(float(score), 3) for score in labels.labels[row]],
+                    "answered": said is not None,
+                }
+            )
+        return {"run": self.folder.resolve().name, "classes": labels.class_names, "questions": questions}
+
+
+class ReviewServer(ThreadingHTTPServer):
+    """Serves one review on the loopback address, to those who know its token."""
+
+    daemon_threads = True
+
+    def __init__(self, review: Review, port: int = 0) -> None:
+        self.review = review
+        self.token = secrets.token_urlsafe(24)
+        super().__init__((HOST, port), ReviewHandler)
+
+    @property
+    def address(self) -> str:
+        """Where the page is."""
+        return f"http://{HOST}:{self.server_port}/{self.token}/"
+
+
+class ReviewHandler(BaseHTTPRequestHandler):
+    """Answers one request: the page, a photo of a question, or an answer to one."""
+
+    server: ReviewServer
+    protocol_version = "HTTP/1.1"
+    timeout = 30
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: the terminal is for what matters."""
+
+    def place(self) -> str | None:
+        """The path behind the token; None, and an answer, where the request is not of our page.
+
+        The name of the host is checked as well: a foreign page whose own name leads to this machine has no other.
+        """
+        host = self.headers.get("Host", "")
+        path = urlsplit(self.path).path
+        token, _, rest = path.lstrip("/").partition("/")
+        named = host in (f"{HOST}:{self.server.server_port}", f"localhost:{self.server.server_port}")
+        if not named or not secrets.compare_digest(token.encode(), self.server.token.encode()):
+            self.reply(HTTPStatus.NOT_FOUND, b"not found", "text/plain")
+            return None
+        return rest
+
+    def do_GET(self) -> None:
+        """The page or a photo."""
+        rest = self.place()
+        if rest is None:
+            return
+        review = self.server.review
+        name, _, number = rest.partition("/")
+        try:
+            if rest == "":
+                page = render("review", review.content())
+                self.reply(HTTPStatus.OK, page.encode(), "text/html; charset=utf-8")
+            elif name == "photo" and number.isdecimal() and int(number) < len(review.queue.rows):
+                path = review.queue.labels.manifest.paths[review.queue.rows[int(number)]]
+                self.reply(HTTPStatus.OK, jpeg(Path(path), PHOTO_SIDE), "image/jpeg")
+            else:
+                self.reply(HTTPStatus.NOT_FOUND, b"not found", "text/plain")
+        except PipelineError as error:
+            self.reply(HTTPStatus.INTERNAL_SERVER_ERROR, str(error).encode(), "text/plain; charset=utf-8")
+
+    def do_POST(self) -> None:
+        """An answer, {"index": number, "present": [class, ...] or null}."""
+        rest = self.place()
+        if rest is None:
+            return
+        length = self.headers.get("Content-Length", "")
+        kind = self.headers.get("Content-Type", "").split(";")[0]
+        if rest != "answer" or kind != "application/json" or not length.isdecimal() or int(length) > MOST_BYTES:
+            self.close_connection = True  # what follows is not read
+            self.reply(HTTPStatus.BAD_REQUEST, b"not an answer", "text/plain")
+            return
+        try:
+            said = json.loads(self.rfile.read(int(length)))
+            corrected = self.server.review.answer(*checked(said))
+        except (ValueError, RecursionError, WrongAnswer) as error:
+            self.reply(HTTPStatus.BAD_REQUEST, str(error).encode(), "text/plain; charset=utf-8")
+        except PipelineError as error:
+            self.reply(HTTPStatus.INTERNAL_SERVER_ERROR, str(error).encode(), "text/plain; charset=utf-8")
+        else:
+            self.reply(HTTPStatus.OK, json.dumps({"corrected": corrected}).encode(), "application/json")
+
+    def reply(self, status: HTTPStatus, content: bytes, kind: str) -> None:
+        """Send a whole response."""
+        self.send_response(status)
+        for name, value in {**HEADERS, "Content-Type": kind, "Content-Length": str(len(content))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+
+def checked(said: Any) -> tuple[int, list[int] | None]:
+    """Index and classes of an answer.
+
+    Raises:
+        WrongAnswer: it has another form.
+    """
+    if not isinstance(said, dict) or set(said) != {"index", "present"}:
+        raise WrongAnswer("expected index and present")
+    index, present = said["index"], said["present"]
+    whole = [index] if present is None else [index, *present] if isinstance(present, list) else [None]
+    if not all(type(number) is int for number in whole):
+        raise WrongAnswer("expected whole numbers")
+    return index, present
+
+
+def open_review(folder: Path, count: int, chosen: Path | None = None, port: int = 0) -> ReviewServer:
+    """A server that is ready to be started with `serve_forever`.
+
+    Args:
+        folder: the run folder.
+        count: most images.
+        chosen: CSV with the column image_id, as the report saves a selection.
+        port: 0 for any that is free.
+
+    Raises:
+        PipelineError: there are no final labels, nothing to ask, or the port is taken.
+    """
+    queue = review_queue(folder, count, chosen)
+    if not queue.rows:
+        raise PipelineError(f"{folder} has no image that a person has not looked at; nothing is left to review.")
+    try:
+        return ReviewServer(Review(folder, queue, threading.Lock()), port)
+    except OSError as error:
+        raise PipelineError(f"port {port} cannot be used ({error.strerror}). Give another to --port.") from error
+
+
+def run(folder: Path, count: int, *, chosen: Path | None = None, port: int = 0) -> None:
+    """Serve the page until Ctrl-C; arguments as of `open_review`."""
+    with open_review(folder, count, chosen, port) as server:
+        say(f"{len(server.review.queue.rows)} images to look at: open {server.address} (Ctrl-C ends).")
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
+    known = server.review.before()
+    corrected = 0 if known is None else int((known.labels != UNTOUCHED).any(1).sum())
+    say(
+        f"{server.review.path}: {corrected} images are corrected. Go on with `ccd fuse --run {folder}` and "
+        f"`ccd train --run {folder}`."
+    )

@@ -1,0 +1,202 @@
+import http.client
+import json
+import threading
+
+import numpy as np
+import pytest
+from browser import browse, need_browser
+from colours import invoke
+from runs import CLASSES, TRAIN, TRUTH
+
+from pipeline.machine.errors import PipelineError
+from pipeline.runs.artifacts import read, read_manifest
+from pipeline.tools import review_server
+from pipeline.tools.report.page import render
+from pipeline.tools.review_server import open_review
+
+
+@pytest.fixture
+def served(small_run):
+    """A server of all train images of a run, and its folder."""
+    server = open_review(small_run, 100)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server, small_run
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def ask(server, method, path, body=None, **headers):
+    """Status, headers and content of a response."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+    connection.request(method, path, body, headers)
+    response = connection.getresponse()
+    content = response.read()
+    connection.close()
+    return response.status, response.headers, content
+
+
+def answer(server, said):
+    body = said if isinstance(said, bytes) else json.dumps(said).encode()
+    return ask(server, "POST", f"/{server.token}/answer", body, **{"Content-Type": "application/json"})
+
+
+def test_an_answer_is_on_disk_before_it_is_confirmed(served):
+    server, folder = served
+    row = server.review.queue.rows[0]
+    status, _, content = answer(server, {"index": 0, "present": [0, 2]})
+    assert (status, json.loads(content)) == (200, {"corrected": 1})
+    labels = read(folder / "corrections.h5").labels
+    assert labels[row].tolist() == [1, 0, 1] and (np.delete(labels, row, 0) == -1).all()
+    assert answer(server, {"index": 0, "present": []})[0] == 200
+    assert read(folder / "corrections.h5").labels[row].tolist() == [0, 0, 0]
+    assert json.loads(answer(server, {"index": 0, "present": None})[2]) == {"corrected": 0}
+
+
+def test_what_others_said_meanwhile_is_kept(served, tmp_path):
+    server, folder = served
+    ids = read_manifest(folder).split("train").image_ids
+    asked, other = server.review.queue.rows[:2]
+    (tmp_path / "a.csv").write_text(f"image_id,cat\n{ids[other]},1\n")
+    assert invoke("import-labels", tmp_path / "a.csv", "--run", folder)[0] == 0
+    answer(server, {"index": 0, "present": [1]})
+    labels = read(folder / "corrections.h5").labels
+    assert labels[other].tolist() == [1, -1, -1] and labels[asked].tolist() == [0, 1, 0]
+
+
+def test_answers_from_many_threads_are_all_kept(served):
+    server, folder = served
+    threads = [threading.Thread(target=answer, args=(server, {"index": n, "present": [n % 3]})) for n in range(TRAIN)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    labels = read(folder / "corrections.h5").labels
+    assert [labels[row].tolist().index(1) for row in server.review.queue.rows] == [n % 3 for n in range(TRAIN)]
+
+
+@pytest.mark.parametrize("path", ["/", "/answer", "/wrong/", "/photo/0", "//photo/0"])
+def test_nothing_is_there_without_the_token(served, path):
+    server, _ = served
+    for method in ("GET", "POST"):
+        status, _, content = ask(server, method, path)
+        assert (status, content) == (404, b"not found")
+
+
+def test_a_page_under_another_name_is_refused(served):
+    """Whoever makes a name of theirs lead to this machine could otherwise read the answers."""
+    server, _ = served
+    assert ask(server, "GET", f"/{server.token}/", Host="evil.example")[0] == 404
+    assert ask(server, "GET", f"/{server.token}/", Host=f"localhost:{server.server_port}")[0] == 200
+
+
+def test_only_photos_of_questions_are_served(served):
+    server, _ = served
+    status, headers, content = ask(server, "GET", f"/{server.token}/photo/0")
+    assert (status, headers["Content-Type"]) == (200, "image/jpeg") and content.startswith(b"\xff\xd8")
+    for path in (
+        "photo/999",
+        "photo/-1",
+        "photo/x",
+        "photo/0/",
+        "photo/../../manifest.csv",
+        "photo/%2e%2e/manifest.csv",
+    ):
+        assert ask(server, "GET", f"/{server.token}/{path}")[0] == 404
+
+
+def test_the_page_may_not_be_framed_or_kept(served):
+    server, _ = served
+    headers = ask(server, "GET", f"/{server.token}/")[1]
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    assert headers["Cache-Control"] == "no-store" and headers["Referrer-Policy"] == "no-referrer"
+    assert server.server_address[0] == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"x",
+        b"[]",
+        b"[" * 50_000,
+        b'{"index": 0}',
+        b'{"index": 0, "present": [99]}',
+        b'{"index": 0, "present": [true]}',
+        b'{"index": -1, "present": []}',
+        b'{"index": 0.5, "present": []}',
+        b'{"index": 0, "present": "cat"}',
+        b'{"index": 0, "present": {}}',
+        b'{"index": 0, "present": [], "path": "x"}',
+        b" " * 70_000,
+    ],
+)
+def test_what_is_no_answer_is_refused_and_changes_nothing(served, body):
+    server, folder = served
+    assert answer(server, body)[0] == 400
+    assert not (folder / "corrections.h5").exists()
+    assert answer(server, {"index": 0, "present": []})[0] == 200  # and the server goes on
+
+
+def test_a_form_of_a_foreign_page_is_no_answer(served):
+    server, folder = served
+    body = b'{"index": 0, "present": []}'
+    assert ask(server, "POST", f"/{server.token}/answer", body, **{"Content-Type": "text/plain"})[0] == 400
+    assert not (folder / "corrections.h5").exists()
+
+
+def test_nothing_left_to_ask_is_said(served, small_run):
+    server, _ = served
+    for index in range(TRAIN):
+        answer(server, {"index": index, "present": []})
+    with pytest.raises(PipelineError, match="nothing is left to review"):
+        open_review(small_run, 100)
+
+
+def test_a_port_that_is_taken_is_said(served):
+    server, folder = served
+    with pytest.raises(PipelineError, match=r"cannot be used.*--port"):
+        open_review(folder, 100, port=server.server_port)
+
+
+# A person who knows what is in the photos and uses keys alone.
+PERSON = r"""<script>
+const truth = %s;
+const errors = [];
+addEventListener("error", (event) => errors.push(event.message));
+const press = (key) => document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+const wait = (holds) => new Promise((done) => { const look = () => (holds() ? done() : setTimeout(look, 20)); look(); });
+addEventListener("load", async () => {
+  const seen = [];
+  while (!byId("question").hidden) {
+    const id = byId("photo-id").textContent;
+    await wait(() => byId("photo").complete && byId("photo").naturalWidth > 0);
+    seen.push(id);
+    for (const row of [...document.querySelectorAll(".tick-class")]) {
+      const on = row.ariaPressed === "true";
+      if (truth[id].includes(row.querySelector(".name").textContent) !== on) press(row.querySelector("kbd").textContent);
+    }
+    press("Enter");
+    await wait(() => byId("question").hidden || byId("photo-id").textContent !== id);
+  }
+  document.title = JSON.stringify({ seen, errors, progress: byId("progress").textContent, overflow: document.documentElement.scrollWidth - innerWidth });
+});
+</script>"""
+
+
+@pytest.mark.parametrize("width", [1280, 500])
+def test_a_person_corrects_every_photo_in_a_browser_and_fuse_honours_it(served, tmp_path, monkeypatch, width):
+    need_browser()
+    server, folder = served
+    ids = read_manifest(folder).split("train").image_ids
+    truth = {ids[n]: [CLASSES[c] for c in np.flatnonzero(TRUTH[n] == 1)] for n in range(TRAIN)}
+    driver = PERSON % json.dumps(truth).replace("<", "\\u003c")
+    monkeypatch.setattr(review_server, "render", lambda *a: render(*a).replace("<title>", driver + "<title>", 1))
+    found, console = browse(server.address, tmp_path, width, budget=60_000)
+    assert console == [] and found["errors"] == [] and found["overflow"] <= 0
+    assert found["progress"] == f"{TRAIN} of {TRAIN} written"
+    assert found["seen"] == [ids[row] for row in server.review.queue.rows]  # most doubtful first
+    assert read(folder / "corrections.h5").labels.tolist() == TRUTH[:TRAIN].tolist()
+    assert invoke("fuse", "--run", folder)[0] == 0
+    assert read(folder / "final_labels.h5").labels.tolist() == TRUTH[:TRAIN].tolist()
