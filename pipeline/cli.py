@@ -393,20 +393,29 @@ def predict(
 @with_options(CalibrateConfig)
 def calibrate(
     classifier: ClassifierArgument,
-    labelled: Annotated[Path, typer.Argument(help="CSV or Parquet with the columns image and labels (joined by ;).")],
+    labelled: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV or Parquet with the columns image and labels (joined by ;), or a .json file of thresholds by class, "
+            "as the report gives them."
+        ),
+    ],
     *,
     out: Annotated[Path | None, typer.Option(help="File to write; by default calibrated.pt beside the other.")] = None,
     batch_size: BatchOption = 16,
     device: DeviceOption = "auto",
     **given: Any,
 ) -> None:
-    """Write a classifier file whose thresholds are those of highest F1 on labelled photos."""
+    """Write a classifier file whose thresholds are those of highest F1 on labelled photos, or those of a file."""
     from pipeline.machine.devices import pick_device
     from pipeline.tools import calibrate as tool
 
     path = classifier_file(classifier)
     options = CalibrateConfig(**given_options(given))
     out = out or path.with_name("calibrated.pt")
+    if labelled.suffix.lower() == ".json":
+        tool.run_given(path, labelled, out)
+        return
     tool.run(path, labelled, out, options, batch_size=batch_size, device=pick_device(device))
 
 
@@ -416,12 +425,25 @@ def export_labels(
         str, typer.Argument(help="Run (its final labels), labels file, or epoch_scores.h5 (the test images).")
     ],
     format: Annotated[
-        Literal["csv", "parquet", "coco", "label-studio", "fiftyone", "cleanlab", "yolo", "imagefolder"],
+        Literal[
+            *("csv", "parquet", "coco", "label-studio", "fiftyone", "cleanlab", "yolo", "imagefolder"),
+            *("huggingface", "cvat", "voc"),
+        ],
         typer.Option(help="What to write."),
     ] = "csv",
     out: Annotated[
-        Path | None, typer.Option(help="File, or folder for yolo and imagefolder; by default beside it.")
+        Path | None, typer.Option(help="File, or folder where the format is one; by default beside it.")
     ] = None,
+    part: Annotated[
+        Literal["train", "test", "both"],
+        typer.Option(
+            "--split", help="Of a run: its final labels, the classifier's labels of the test images, or both."
+        ),
+    ] = "train",
+    boxes: Annotated[
+        bool,
+        typer.Option("--boxes", help="Take the boxes along: where the classifier looked, not the extent of objects."),
+    ] = False,
     copy_images: Annotated[
         bool, typer.Option("--copy", help="Copy photos into a folder, instead of linking them.")
     ] = False,
@@ -429,10 +451,11 @@ def export_labels(
         str, typer.Option(help="For label-studio: address that the photos' absolute paths are appended to.")
     ] = LOCAL_FILES,
 ) -> None:
-    """Write labels and scores for another tool: a table, COCO, Label Studio, FiftyOne, cleanlab, YOLO, imagefolder."""
+    """Write labels and scores for another tool: tables, COCO, VOC, YOLO, CVAT, Label Studio, FiftyOne, cleanlab, datasets."""
     from pipeline.tools import export_labels as tool
 
-    tool.run(run_or_file(source), format, out, copy_images=copy_images, image_prefix=image_prefix)
+    places = {"copy_images": copy_images, "image_prefix": image_prefix}
+    tool.run(run_or_file(source), format, out, part=part, boxes=boxes, **places)
 
 
 @app.command("import-labels")
@@ -455,6 +478,11 @@ def import_labels(
         tool.run(source, folder, replace=replace)
 
 
+SelectionOption = Annotated[
+    Path | None, typer.Option(help="CSV with the column image_id, as the report saves a selection: only these.")
+]
+
+
 @app.command("review-list")
 def review_list(
     run: RunOption = "",
@@ -463,20 +491,50 @@ def review_list(
     image_prefix: Annotated[
         str, typer.Option(help="Address that the photos' absolute paths are appended to.")
     ] = LOCAL_FILES,
+    images: SelectionOption = None,
 ) -> None:
     """Write the images whose correction would tell most, the most doubtful first, as tasks of Label Studio."""
     from pipeline.tools import review_list as tool
 
-    tool.run(chosen_run(run), count, out, image_prefix=image_prefix)
+    tool.run(chosen_run(run), count, out, image_prefix=image_prefix, chosen=images)
+
+
+@app.command()
+def review(
+    run: RunOption = "",
+    count: Annotated[int, typer.Option("--n", min=1, help="Most images.")] = 100,
+    images: SelectionOption = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of this machine; 0 for any that is free.")] = 0,
+) -> None:
+    """Serve a page, to this machine alone, on which a person corrects labels; every answer is written at once."""
+    from pipeline.tools import review_server as tool
+
+    tool.run(chosen_run(run), count, chosen=images, port=port)
 
 
 @app.command()
 @with_options(ReportConfig)
-def report(*, run: RunOption = "", **given: Any) -> None:
+def report(
+    pair: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[A B]", help="Two runs: write a page of how B differs from A instead."),
+    ] = None,
+    *,
+    run: RunOption = "",
+    **given: Any,
+) -> None:
     """Write report.html: what happened in a run, as charts and images on one page that opens from disk."""
-    from pipeline.tools.report import build
+    config = ReportConfig(**given_options(given))
+    if not pair:
+        from pipeline.tools.report import build
 
-    build.run(chosen_run(run), ReportConfig(**given_options(given)))
+        build.run(chosen_run(run), config)
+    elif len(pair) == 2 and not run:
+        from pipeline.tools.report import versus
+
+        versus.run(existing_run(pair[0]), existing_run(pair[1]), config)
+    else:
+        raise PipelineError("`ccd report A B` compares two runs; `ccd report --run NAME` shows one.")
 
 
 @app.command()

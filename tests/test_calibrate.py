@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -109,3 +111,30 @@ def test_the_table_may_name_photos_as_the_run_of_the_classifier_does(small_run, 
     (tmp_path / "labels.csv").write_text("image_id,labels\nelsewhere.png,cat\n")
     with pytest.raises(PipelineError, match=r"row 2 of .*labels\.csv names image elsewhere\.png"):
         read_labelled(tmp_path / "labels.csv", manifest.class_names, manifest)
+
+
+def test_thresholds_of_the_report_are_taken(tiny_classifier, tmp_path):
+    path, out = tmp_path / "thresholds.json", tmp_path / "own.pt"
+    path.write_text(json.dumps({"dog": 0.4, "cow": 0.25, "cat": 0.5}))
+    code, output = calibrate(tiny_classifier, path, "--out", out)
+    assert code == 0 and "1 of 3 thresholds" in output
+    made = read_checkpoint(out)
+    assert list(made.thresholds) == [0.5, 0.4, 0.25] and made.provenance.uses_ground_truth
+    assert Classifier.load(out).thresholds[2] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[", "could not be read as JSON"),
+        ("[" * 100_000, "could not be read as JSON"),
+        ("[0.5]", "other classes than the classifier"),
+        ('{"cat": 0.5, "dog": 0.5}', "only one side has cow"),
+        ('{"cat": 0.5, "dog": 0.5, "cow": true}', "has True for cow"),
+        ('{"cat": 0.5, "dog": 0.5, "cow": NaN}', "has nan for cow"),
+    ],
+)
+def test_other_thresholds_are_refused(tiny_classifier, tmp_path, text, message):
+    (tmp_path / "thresholds.json").write_text(text)
+    code, output = calibrate(tiny_classifier, tmp_path / "thresholds.json", "--out", tmp_path / "own.pt")
+    assert code == 1 and message in output and not (tmp_path / "own.pt").exists()

@@ -1,3 +1,4 @@
+import csv
 import json
 import runpy
 import sys
@@ -16,7 +17,8 @@ from runs import CLASSES, HEIGHT, TRAIN, WIDTH
 from pipeline.machine.errors import PipelineError
 from pipeline.runs.artifacts import write
 from pipeline.tools import export_labels
-from pipeline.tools.label_formats import ENDINGS, FORMATS, prepare, write_voc
+from pipeline.tools.corrections import read_answers
+from pipeline.tools.label_formats import ENDINGS, FORMATS, prepare, write_table, write_voc
 from pipeline.tools.label_sets import read_label_set
 from pipeline.tools.read import read
 
@@ -235,6 +237,21 @@ def test_train_and_test_in_one_table(small_run, tmp_path):
     assert frame["split"].tolist() == ["train"] * TRAIN + ["test"] * 4
     assert [row.split(";") for row in frame["labels"][:TRAIN]] == PRESENT
     assert frame["labels"].tolist()[TRAIN:] == ["cat", "cat;dog", "dog", CLASSES[2]]
+
+
+def test_a_table_holds_nothing_that_a_spreadsheet_computes_and_comes_back(small_run, tmp_path):
+    labels = read_label_set(small_run)
+    names = ["=cmd|' /C calc'!A0", "-dog", "'=cow"]
+    images = labels.manifest.images.copy()
+    images["image_id"] = [f"@{n}.png" for n in range(TRAIN)]
+    odd = replace(labels, manifest=replace(labels.manifest, class_names=names, images=images))
+    write_table(prepare(odd), tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(newline="") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    assert not [cell for cell in cells if cell[:1] in ("=", "+", "-", "@", "\t", "\r")]
+    said = read_answers(tmp_path / "out.csv", names)
+    assert list(said) == images["image_id"].tolist()
+    assert [[CLASSES[c] for c in np.flatnonzero(row)] for row in said.values()] == PRESENT
 
 
 def test_labels_that_people_corrected_since_are_told(small_run, tmp_path, capfd):

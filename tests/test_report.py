@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from browser import browse, need_browser
+from colours import invoke
 from PIL import Image
 from runs import CLASSES, TRAIN
 
@@ -31,6 +32,11 @@ from pipeline.tools.report.gallery import entry, gallery, split_view
 from pipeline.tools.report.page import script_json
 from pipeline.tools.report.verdict import verdict
 from pipeline.tools.run_files import read_run
+
+MADE = [
+    *("ground_truth.h5", "embeddings.h5", "initial_labels.h5", "warmup.pt", "boxes.h5", "crop_scores.h5"),
+    *("final_labels.h5", "classifier.pt", "epoch_scores.h5", "metrics.json"),
+]
 
 # What a person would do, and what they would then see; the findings end up in the title.
 DRIVER = r"""<script>
@@ -234,8 +240,7 @@ def test_what_lies_below_the_curve_of_all_classes_is_the_map():
 
 def with_figures(files, **conventions):
     """The run with other conventions in its figures."""
-    labels = {name: {**figures, **conventions} for name, figures in files.metrics["labels"].items()}
-    return replace(files, metrics={**files.metrics, "labels": labels})
+    return replace(files, metrics={**files.metrics, "conventions": {**files.metrics["conventions"], **conventions}})
 
 
 def test_the_page_follows_the_conventions_of_the_figures(small_run):
@@ -300,7 +305,7 @@ def test_a_class_without_labels_and_a_silent_threshold_are_alerts(small_run):
 def test_confused_classes_need_ground_truth_and_twins_do_not(small_run):
     files = read_run(small_run)
     turned = files.epoch_scores.scores.copy()
-    turned[1] = turned[1][:, [1, 0, 2]]  # every cat is called a dog
+    turned[-1] = turned[-1][:, [1, 0, 2]]  # every cat is called a dog
     many = np.repeat(np.arange(4), 4)
     part = replace(files.manifest, images=files.manifest.images.iloc[[*range(TRAIN), *(TRAIN + many)]].copy())
     part.images["image_id"] = [*files.manifest.image_ids[:TRAIN], *(f"test/{n}" for n in range(len(many)))]
@@ -308,6 +313,7 @@ def test_confused_classes_need_ground_truth_and_twins_do_not(small_run):
         files.truth,
         image_ids=part.image_ids,
         labels=files.truth.labels[[*range(TRAIN), *(TRAIN + many)]],
+        labelled=np.ones(TRAIN + len(many), bool),
     )
     epochs = replace(files.epoch_scores, scores=turned[:, many], image_ids=part.split("test").image_ids)
     swapped = replace(files, manifest=part, truth=truth, epoch_scores=epochs)
@@ -376,6 +382,34 @@ def test_two_runs_are_compared_on_a_page(small_run, changed_run, tmp_path, brows
     found, console = browser(path, tmp_path, 1280)
     assert console == [] and found["errors"] == [] and found["fetched"] == [] and found["overflow"] <= 0
     assert found["all"] == 12 and found["wrong"] == ["train/1.png"]
+
+
+def test_the_command_takes_one_run_or_two(small_run, changed_run):
+    assert invoke("report", "--run", small_run, "--images", 4)[0] == 0 and (small_run / "report.html").exists()
+    assert invoke("report", small_run, changed_run)[0] == 0 and (changed_run / "report-against-squares.html").exists()
+    for arguments in ([small_run], [small_run, changed_run, "--run", small_run]):
+        code, output = invoke("report", *arguments)
+        assert code == 1 and "`ccd report A B` compares two runs" in output
+
+
+def test_seconds_and_versions_stand_on_the_page_and_in_no_fingerprint(small_run):
+    before = {path.name: path.read_bytes() for path in small_run.glob("*.h5")}
+    (small_run / "timings.json").write_text('{"fuse": {"seconds": 12.25, "bytes": 1, "images": 12}}')
+    text = report.run(small_run, ReportConfig()).read_text()
+    assert '<td class="number">12.2</td>' in text and re.search(r"Made \d{4}-.* with .*numpy [\d.]+", text)
+    assert before == {path.name: path.read_bytes() for path in small_run.glob("*.h5")}
+
+
+@pytest.mark.parametrize("damage", [b"", b"not one of ours", None])
+@pytest.mark.parametrize("name", sorted(MADE))
+def test_a_file_that_is_damaged_or_gone_is_named_and_the_rest_shown(small_run, name, damage):
+    path = small_run / name
+    path.unlink() if damage is None else path.write_bytes(damage)
+    text = report.run(small_run, ReportConfig()).read_text()
+    content = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
+    assert len(content["gallery"]["entries"]) == 12 and all(e["thumb"] for e in content["gallery"]["entries"])
+    # ground truth is nothing that a run must have
+    assert (name == "ground_truth.h5" and damage is None) or any(name in note for note in content["unknown"])
 
 
 def test_runs_without_a_common_image_are_refused(small_run, changed_run):

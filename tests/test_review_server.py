@@ -9,8 +9,9 @@ from colours import invoke
 from runs import CLASSES, TRAIN, TRUTH
 
 from pipeline.machine.errors import PipelineError
-from pipeline.runs.artifacts import read, read_manifest
+from pipeline.runs.manifest import read_manifest
 from pipeline.tools import review_server
+from pipeline.tools.read import read
 from pipeline.tools.report.page import render
 from pipeline.tools.review_server import open_review
 
@@ -200,3 +201,18 @@ def test_a_person_corrects_every_photo_in_a_browser_and_fuse_honours_it(served, 
     assert read(folder / "corrections.h5").labels.tolist() == TRUTH[:TRAIN].tolist()
     assert invoke("fuse", "--run", folder)[0] == 0
     assert read(folder / "final_labels.h5").labels.tolist() == TRUTH[:TRAIN].tolist()
+
+
+def test_the_command_serves_until_it_is_interrupted(small_run, monkeypatch, capfd):
+    def interrupted(server):
+        assert answer_directly(server) == 1
+        raise KeyboardInterrupt
+
+    def answer_directly(server):
+        return server.review.answer(0, [0])
+
+    monkeypatch.setattr(review_server.ReviewServer, "serve_forever", interrupted)
+    code, output = invoke("review", "--run", small_run, "--n", 3)
+    told = " ".join((output + capfd.readouterr().err).split())
+    assert code == 0 and "3 images to look at: open http://127.0.0.1:" in told
+    assert "1 images are corrected. Go on with `ccd fuse" in told

@@ -1,5 +1,6 @@
 """Scores and thresholds to a table: a row an image with its labels and the score of every class."""
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,9 @@ from pipeline.runs.manifest import write_csv
 
 LABEL_SEPARATOR = ";"
 """Parts the class names of an image in a table's cell."""
+
+FORMULA = re.compile(r"'*[=+\-@\t\r]")
+"""How a text begins that a spreadsheet would compute, or that `plain_text` has already marked."""
 
 TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
 
@@ -84,8 +88,21 @@ def check_suffix(path: Path) -> None:
 
 
 def joined_labels(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with labels as one text an image."""
-    return frame.assign(labels=[LABEL_SEPARATOR.join(names) for names in frame["labels"]])
+    """The frame as it stands in a CSV file: labels as one text an image, no text that a spreadsheet would compute."""
+    joined = frame.assign(labels=[LABEL_SEPARATOR.join(names) for names in frame["labels"]])
+    texts = [name for name in joined.columns if not pd.api.types.is_numeric_dtype(joined[name])]
+    joined = joined.assign(**{name: [plain_text(str(cell)) for cell in joined[name]] for name in texts})
+    return joined.set_axis([plain_text(name) for name in joined.columns], axis=1)
+
+
+def plain_text(text: str) -> str:
+    """A cell of a CSV file that no spreadsheet takes for a formula: a "'" before one that begins as one."""
+    return f"'{text}" if FORMULA.match(text) else text
+
+
+def text_of(cell: str) -> str:
+    """The inverse of `plain_text`."""
+    return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
 
 
 def nested_scores(frame: pd.DataFrame) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """A classifier and labelled photos to a classifier file with the thresholds of highest F1."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from pipeline.datasets.checks import check_files, check_unique
 from pipeline.datasets.folder import match_rows
 from pipeline.datasets.image_names import ImageNames
 from pipeline.datasets.tables import read_table
-from pipeline.machine.errors import PipelineError
+from pipeline.machine.errors import PipelineError, first_line
 from pipeline.machine.progress import PlainTable, say, show
 from pipeline.method.thresholds import class_f1, out_of_fold_thresholds
 from pipeline.runs.artifacts import Provenance
@@ -96,6 +97,57 @@ def run(
     counted = (truth == 1).any(axis=0)
     means = [100 * figure[counted].mean() if counted.any() else 0.0 for figure in (before, f1)]
     say(f"{out}: mean F1 on {len(truth)} photos {means[0]:.1f} before, {means[1]:.1f} to expect now (out of fold).")
+
+
+def read_thresholds(path: Path, class_names: list[str]) -> np.ndarray:
+    """Thresholds float64 [C] of a JSON object, class name to a number in [0, 1].
+
+    Raises:
+        PipelineError: it is none, or has not exactly these classes.
+    """
+    try:
+        said = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise PipelineError(f"{path} could not be read as JSON ({first_line(error)}).") from None
+    if not isinstance(said, dict) or set(said) != set(class_names):
+        odd = sorted(set(class_names) ^ set(said))[:3] if isinstance(said, dict) else []
+        about = f"; only one side has {', '.join(odd)}" if odd else ""
+        raise PipelineError(
+            f"{path} holds thresholds of other classes than the classifier{about}. Expected an object with a number for "
+            f"each of the {len(class_names)} classes."
+        )
+    wrong = [name for name in class_names if type(said[name]) not in (int, float) or not 0 <= said[name] <= 1]
+    if wrong:
+        raise PipelineError(f"{path} has {said[wrong[0]]!r} for {wrong[0]}, expected a number from 0 to 1.")
+    return np.array([said[name] for name in class_names], dtype=np.float64)
+
+
+def run_given(classifier_path: Path, thresholds_path: Path, out: Path) -> None:
+    """Write the classifier with thresholds that a person chose, as in the report.
+
+    Args:
+        classifier_path: file of a classifier; stays as it is.
+        thresholds_path: JSON object, class name to threshold.
+        out: file to write.
+
+    Raises:
+        PipelineError: a file is missing or wrong, or `out` is the classifier.
+    """
+    if out.resolve() == classifier_path.resolve():
+        raise PipelineError(f"{out} would be written over the classifier itself. Give another file to --out.")
+    checkpoint = read_checkpoint(classifier_path)
+    thresholds = read_thresholds(thresholds_path, checkpoint.class_names)
+    provenance = Provenance(
+        "classifier",
+        VERSIONS["classifier"],
+        {"thresholds": thresholds.tolist()},
+        {"classifier.pt": checkpoint.provenance.fingerprint},
+        # the slider shows what ground truth says of each threshold
+        uses_ground_truth=True,
+    )
+    write_checkpoint(out, calibrated(checkpoint, thresholds, provenance))
+    moved = int((~np.isclose(thresholds, checkpoint.thresholds, atol=1e-6)).sum())
+    say(f"{out}: {moved} of {len(thresholds)} thresholds are others than before; use it with `ccd predict {out}`.")
 
 
 def threshold_table(

@@ -15,8 +15,10 @@ import numpy as np
 
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import say
-from pipeline.runs.artifacts import Corrections, check_same_images, read, write
+from pipeline.runs.artifacts import Corrections, check_same_images, write
+from pipeline.runs.lock import locked
 from pipeline.tools.corrections import UNTOUCHED, make_corrections
+from pipeline.tools.read import read
 from pipeline.tools.report.gallery import jpeg
 from pipeline.tools.report.page import render
 from pipeline.tools.review_queue import ReviewQueue, review_queue
@@ -81,7 +83,7 @@ class Review:
         if present is not None and not all(0 <= c < len(train.class_names) for c in present):
             raise WrongAnswer("there is no such class")
         row = self.queue.rows[index]
-        with self.lock:
+        with self.lock, locked(self.folder):
             known = self.before()
             labels = np.full((len(train.image_ids), len(train.class_names)), UNTOUCHED, np.int8)
             labels = labels if known is None else known.labels.copy()

@@ -15,6 +15,7 @@ from pipeline.evaluation.tables import sources_of
 from pipeline.method.thresholds import PRESENT, best_f1_threshold, class_f1
 from pipeline.runs.artifacts import Labels
 from pipeline.runs.graph import MAKERS
+from pipeline.runs.timings import read_timings
 from pipeline.tools.run_files import RunFiles
 
 CURVE_POINTS = 48
@@ -67,15 +68,22 @@ def shorts(values: np.ndarray, digits: int = 4) -> list[float | None]:
 
 def conventions(run: RunFiles) -> tuple[Difficult, bool]:
     """How the run's figures were made: what a difficult object counts as, and whether an empty class counts as 0."""
-    figures = next(iter((run.metrics or {}).get("labels", {}).values()), {})
-    return cast(Difficult, figures.get("difficult", "ignore")), figures.get("empty_class") == "zero"
+    used = (run.metrics or {}).get("conventions", {})
+    return cast(Difficult, used.get("difficult", "ignore")), used.get("empty_class") == "zero"
 
 
 def truth_of(run: RunFiles, image_ids: list[str]) -> np.ndarray | None:
-    """Ground truth int8 [N, C] of these images by the run's convention, -1 for not counted; None where there is none."""
-    if run.truth is None:
+    """Ground truth int8 [N, C] of these images by the run's convention; None where none of them has any.
+
+    -1 is what does not count: difficult objects where they are ignored, and images that nobody has labelled.
+    """
+    if run.truth is None or not image_ids:
         return None
-    return apply_difficult(run.truth.rows_of(image_ids), conventions(run)[0])
+    places = run.truth.positions_of(image_ids)
+    labelled = run.truth.labelled[places]
+    if not labelled.any():
+        return None
+    return np.where(labelled[:, None], apply_difficult(run.truth.labels[places], conventions(run)[0]), np.int8(-1))
 
 
 def cards(run: RunFiles) -> list[dict[str, str]]:
@@ -135,6 +143,7 @@ def unknown(run: RunFiles) -> list[str]:
         )
     elif run.metrics is None:
         found.append("Nothing is measured yet: `ccd evaluate` does it.")
+    found += (run.metrics or {}).get("not_measured", [])
     used = [name for name, provenance in run.provenances.items() if provenance.uses_ground_truth]
     if used:
         found.append(f"A study: {', '.join(used)} looked at ground truth, so this is no result without labels.")
@@ -189,17 +198,19 @@ def class_table(run: RunFiles) -> dict[str, Any]:
             columns.append(
                 (f"{name} labels", f"train images whose {name} label is at least {PRESENT}", "count", present)
             )
-    if run.truth is not None:
-        there = (truth_of(run, train.image_ids) == 1).sum(0).tolist()
+    truth = truth_of(run, train.image_ids)
+    if truth is not None:
+        there = (truth == 1).sum(0).tolist()
         columns.append(("truly there", "train images with the class, by the ground truth", "count", there))
     if run.metrics is not None:
         for split, name, figures in sources_of(run.metrics):
             title = SOURCE_TITLES[name]
             values = [short(figures["AP"][c]) for c in run.manifest.class_names]
             columns.append((f"AP {title}", f"average precision of the {title} on {split} images", "share", values))
-    if run.truth is not None and run.epoch_scores is not None and len(test.image_ids):
+    truth = truth_of(run, test.image_ids)
+    if truth is not None and run.epoch_scores is not None:
         decisions = run.epoch_scores.chosen >= thresholds(run)
-        f1 = shorts(class_f1(decisions, truth_of(run, test.image_ids)))
+        f1 = shorts(class_f1(decisions, truth))
         columns.append(("F1 classifier", "F1 of the classifier at its own thresholds on test images", "share", f1))
     if run.embeddings is not None:
         columns.append(("bias", "mean probability where the class is on top", "share", shorts(run.embeddings.bias)))
@@ -370,8 +381,9 @@ def distribution(run: RunFiles) -> dict[str, Any] | None:
     per_image = {
         name: np.bincount(present_counts(labels), minlength=most + 1).tolist() for name, labels in found.items()
     }
-    if run.truth is not None:
-        counts = (truth_of(run, run.manifest.split("train").image_ids) == 1).sum(1)
+    truth = truth_of(run, run.manifest.split("train").image_ids)
+    if truth is not None:
+        counts = (truth == 1).sum(1)
         per_image["ground truth"] = np.bincount(counts, minlength=most + 1).tolist()
     return {
         "labels": {
@@ -392,8 +404,9 @@ def cooccurrence(run: RunFiles) -> list[dict[str, Any]]:
     labels = run.final or run.initial
     if labels is not None:
         found.append(("final labels" if run.final else "initial labels", labels.labels >= PRESENT))
-    if run.truth is not None and labels is not None:
-        found.append(("ground truth", truth_of(run, labels.image_ids) == 1))
+    truth = None if labels is None else truth_of(run, labels.image_ids)
+    if truth is not None:
+        found.append(("ground truth", truth == 1))
     return [
         {"name": name, "shares": [shorts(row, 3) for row in conditional(present)], "counts": present.sum(0).tolist()}
         for name, present in found
@@ -409,6 +422,7 @@ def conditional(present: np.ndarray) -> np.ndarray:
 def files(run: RunFiles) -> list[dict[str, Any]]:
     """Where everything came from: a row an artifact."""
     rows = []
+    timings = read_timings(run.folder)
     for name, command in MAKERS.items():
         provenance = run.provenances.get(name)
         config = {} if provenance is None else provenance.config
@@ -416,6 +430,7 @@ def files(run: RunFiles) -> list[dict[str, Any]]:
             {
                 "file": name,
                 "command": f"ccd {command}",
+                "seconds": timings[command].seconds if command in timings else None,
                 "state": run.states[name],
                 "fingerprint": provenance and provenance.fingerprint,
                 "seed": provenance and provenance.seed,
