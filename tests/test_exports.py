@@ -250,8 +250,8 @@ def test_a_table_holds_nothing_that_a_spreadsheet_computes_and_comes_back(small_
         cells = [cell for row in csv.reader(file) for cell in row]
     assert not [cell for cell in cells if cell[:1] in ("=", "+", "-", "@", "\t", "\r")]
     said = read_answers(tmp_path / "out.csv", names)
-    assert list(said) == images["image_id"].tolist()
-    assert [[CLASSES[c] for c in np.flatnonzero(row)] for row in said.values()] == PRESENT
+    assert [row.name for row in said] == images["image_id"].tolist()
+    assert [[CLASSES[c] for c in np.flatnonzero(row.labels)] for row in said] == PRESENT
 
 
 def test_labels_that_people_corrected_since_are_told(small_run, tmp_path, capfd):

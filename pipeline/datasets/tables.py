@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.datasets.image_names import without_suffix
 from pipeline.datasets.listing import ListedImage, parse_labels
 from pipeline.machine.errors import PipelineError, hint, nearest
-from pipeline.runs.score_table import LABEL_SEPARATOR
+from pipeline.runs.score_table import LABEL_SEPARATOR, text_of
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 ID_COLUMNS = ("image_id", "image")
@@ -212,7 +212,8 @@ def _csv_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, Any]
     """Header, and numbered rows; the header is row 1."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+        lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+        rows = [[text_of(cell) for cell in line] for line in lines]
     except OSError as error:
         raise PipelineError(f"{path} could not be read ({error.strerror}). Check the path.") from error
     except UnicodeDecodeError as error:

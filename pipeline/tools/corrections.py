@@ -76,6 +76,11 @@ def make_corrections(
     for index, answer in found.items():
         row = labels[row_of[manifest.image_ids[index]]]
         row[answer.labels != UNTOUCHED] = answer.labels[answer.labels != UNTOUCHED]
+    return corrections_of(train, labels)
+
+
+def corrections_of(train: Manifest, labels: np.ndarray) -> Corrections:
+    """The corrections int8 [N, C] of the train images as they are written."""
     digest = hashlib.sha256(labels.tobytes()).hexdigest()[:16]
     provenance = Provenance(
         "corrections", VERSIONS["corrections"], {"labels": digest}, {"manifest.csv": train.provenance.fingerprint}

@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import say
 from pipeline.runs.artifacts import Labels, check_same_images
-from pipeline.tools.corrections import UNTOUCHED
+from pipeline.tools.corrections import UNTOUCHED, carried_over
 from pipeline.tools.label_sets import LabelSet, read_label_set, waiting_corrections
 from pipeline.tools.read import read
 from pipeline.tools.review import DOUBTS, review_values
@@ -51,7 +51,8 @@ def review_queue(folder: Path, count: int, chosen: Path | None = None) -> Review
     values = review_values(initial.labels, labels.labels)
     doubtful = np.argsort(-values, axis=1, kind="stable")[:, :DOUBTS]
     if (folder / "corrections.h5").exists():
-        values[read(folder / "corrections.h5").labels != UNTOUCHED] = 0  # a person has looked already
+        said = carried_over(read(folder / "corrections.h5"), labels.image_ids, labels.class_names)
+        values[said != UNTOUCHED] = 0  # a person has looked already
         doubtful = np.argsort(-values, axis=1, kind="stable")[:, :DOUBTS]
     top = np.sort(values, axis=1)[:, -DOUBTS:].mean(1)
     order = np.argsort(-top, kind="stable")

@@ -15,9 +15,9 @@ import numpy as np
 
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import say
-from pipeline.runs.artifacts import Corrections, check_same_images, write
+from pipeline.runs.artifacts import Corrections, write
 from pipeline.runs.lock import locked
-from pipeline.tools.corrections import UNTOUCHED, make_corrections
+from pipeline.tools.corrections import UNTOUCHED, carried_over, corrections_of
 from pipeline.tools.read import read
 from pipeline.tools.report.gallery import jpeg
 from pipeline.tools.report.page import render
@@ -59,13 +59,10 @@ class Review:
         """Of the corrections."""
         return self.folder / "corrections.h5"
 
-    def before(self) -> Corrections | None:
-        """What people have said so far, here or elsewhere."""
-        if not self.path.exists():
-            return None
-        found: Corrections = read(self.path)
-        check_same_images(self.queue.labels.manifest, found, self.folder / "manifest.csv", self.path)
-        return found
+    def known(self) -> np.ndarray:
+        """What people have said so far, here or elsewhere, int8 [N, C] of the train images."""
+        before: Corrections | None = read(self.path) if self.path.exists() else None
+        return carried_over(before, self.queue.labels.image_ids, self.queue.labels.class_names)
 
     def answer(self, index: int, present: list[int] | None) -> int:
         """Write what a person says of a question, or (None) take it back, and return how many images are corrected.
@@ -84,22 +81,19 @@ class Review:
             raise WrongAnswer("there is no such class")
         row = self.queue.rows[index]
         with self.lock, locked(self.folder):
-            known = self.before()
-            labels = np.full((len(train.image_ids), len(train.class_names)), UNTOUCHED, np.int8)
-            labels = labels if known is None else known.labels.copy()
+            labels = self.known()
             labels[row] = UNTOUCHED if present is None else 0
             labels[row, present or []] = 1
-            said = {train.image_ids[n]: labels[n] for n in np.flatnonzero((labels != UNTOUCHED).any(1))}
-            write(self.path, make_corrections(said, train, self.path))
-        return len(said)
+            write(self.path, corrections_of(train, labels))
+        return corrected_images(labels)
 
     def content(self) -> dict[str, Any]:
         """What the page shows."""
         labels = self.queue.labels
-        known = self.before()
+        known = self.known()
         questions = []
         for row in self.queue.rows:
-            said = None if known is None or (known.labels[row] == UNTOUCHED).any() else known.labels[row]
+            said = None if (known[row] == UNTOUCHED).any() else known[row]
             present = labels.present[row] if said is None else said == 1
             questions.append(
                 {
@@ -202,6 +196,11 @@ class ReviewHandler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
 
+def corrected_images(labels: np.ndarray) -> int:
+    """Images of which corrections [N, C] say anything."""
+    return int((labels != UNTOUCHED).any(1).sum())
+
+
 def checked(said: Any) -> tuple[int, list[int] | None]:
     """Index and classes of an answer.
 
@@ -244,9 +243,7 @@ def run(folder: Path, count: int, *, chosen: Path | None = None, port: int = 0) 
         say(f"{len(server.review.queue.rows)} images to look at: open {server.address} (Ctrl-C ends).")
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
-    known = server.review.before()
-    corrected = 0 if known is None else int((known.labels != UNTOUCHED).any(1).sum())
     say(
-        f"{server.review.path}: {corrected} images are corrected. Go on with `ccd fuse --run {folder}` and "
+        f"{server.review.path}: {corrected_images(server.review.known())} images are corrected. Go on with `ccd fuse --run {folder}` and "
         f"`ccd train --run {folder}`."
     )
