@@ -257,6 +257,19 @@ def test_the_page_follows_the_conventions_of_the_figures(small_run):
     assert next(c for c in curves(files) if c["name"] == "classifier")["AP"][0] == 1
 
 
+def test_photos_that_nobody_labelled_count_nowhere(small_run):
+    files = read_run(small_run)
+    labelled = files.truth.labelled.copy()
+    labelled[TRAIN] = False
+    part = replace(files, truth=replace(files.truth, labelled=labelled))
+    ids = files.manifest.split("test").image_ids
+    for value in ("ignore", "negative", "positive"):
+        assert (truth_of(with_figures(part, difficult=value), ids)[0] == -1).all()
+    none = replace(files, truth=replace(files.truth, labelled=np.zeros_like(labelled)))
+    assert truth_of(none, ids) is None and curves(none) == [] and content_of(none)["table"]["rows"]
+    assert verdict(none)["alerts"] is not None and not gallery(none, 4, 32, 0)["entries"][0]["wrong"]
+
+
 def test_a_sliders_points_by_hand():
     scores, truth = np.array([0.9, 0.6, 0.6, 0.1]), np.int8([1, 0, 1, -1])
     points = slider_points(scores, truth, [0.5, None])

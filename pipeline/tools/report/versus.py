@@ -152,9 +152,10 @@ def sentence(pair: tuple[RunFiles, RunFiles], names: list[str], test: dict[str, 
         empty_class="zero" if empty_is_zero else "skip",
         resamples=RESAMPLES,
     )
+    known = int((truth != -1).any(1).sum())
     word = "better than" if low > 0 else "worse than" if high < 0 else "not measurably different from"
     within = f"{100 * (means[1] - means[0]):+.1f} mAP, 95 % interval {100 * low:+.1f} to {100 * high:+.1f}"
-    return f"{names[1]} is {word} {names[0]}: {within} over {len(truth)} test photos."
+    return f"{names[1]} is {word} {names[0]}: {within} over {known} test photos."
 
 
 def both_stages(pair: tuple[RunFiles, RunFiles], names: list[str]) -> list[dict[str, Any]]:
