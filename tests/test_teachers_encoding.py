@@ -3,7 +3,6 @@ import torch
 
 from pipeline.machine.errors import PipelineError
 from pipeline.teachers.encoding import (
-    batches_by_shape,
     compute_dtype,
     encode_in_chunks,
     encode_stream,
@@ -38,12 +37,6 @@ def test_chunks_bound_the_batch_on_a_cpu_only():
     assert torch.equal(encode_in_chunks(encode, images, CPU), images.flatten(1))
     encode_in_chunks(encode, images, CUDA)
     assert sizes == [16, 16, 3, 35]
-
-
-def test_batches_hold_views_of_one_shape():
-    shapes = [(32, 64), (64, 32), (32, 64), (96, 96), (32, 64)]
-    assert batches_by_shape(shapes, 2) == [[3], [1], [0, 2], [4]]
-    assert batches_by_shape([], 2) == []
 
 
 def mean_encoder(sizes):

@@ -64,6 +64,7 @@ def work_in_pieces(
     counts: Sequence[int],
     pieces: Pieces,
     work: Callable[[Sequence[int]], Iterator[tuple[np.ndarray, np.ndarray]]],
+    finish: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
 ) -> np.ndarray:
     """Rows that `work` computes in one stream over all pieces, kept piece by piece; finished pieces are not worked on.
 
@@ -75,6 +76,7 @@ def work_in_pieces(
         pieces: where finished ones are kept.
         work: called once with the numbers of the pieces to do, in order; yields row numbers int64 [b], counted over all
             pieces, and their values [b, ...], in any order that leaves no row out and finishes early ones soon.
+        finish: what to keep of the rows of a whole piece; a matrix product of fixed rows has fixed digits.
     """
     filled = [index for index, count in enumerate(counts) if count]
     mine = distributed.shard(filled)
@@ -93,7 +95,7 @@ def work_in_pieces(
                 found[rows[here] - bounds[index]] = values[here]
                 open_pieces[index] = found, left - int(here.sum())
                 if open_pieces[index][1] == 0:
-                    pieces.save_arrays(index, {"rows": open_pieces.pop(index)[0]})
+                    pieces.save_arrays(index, {"rows": finish(open_pieces.pop(index)[0])})
             progress.advance(len(rows))
     distributed.barrier()
     found = np.concatenate([pieces.load_arrays(i)["rows"] for i in filled])

@@ -88,10 +88,13 @@ def score_crops(
             for n, crop in enumerate(crops)
         )
         for crops, image in encode_stream(asked.teacher.encode_images, views, batch_size):
-            probabilities = class_probabilities(image, asked.text, asked.logit_scale, asked.text_class)
-            yield np.array(crops), probabilities.numpy()
+            yield np.array(crops), image.numpy()
 
-    return work_in_pieces("score-crops", counts, pieces, score)
+    def compare(image: np.ndarray) -> np.ndarray:
+        found = class_probabilities(torch.from_numpy(image), asked.text, asked.logit_scale, asked.text_class)
+        return found.numpy()
+
+    return work_in_pieces("score-crops", counts, pieces, score, compare)
 
 
 def same_teacher(embeddings: Embeddings, path: Path, device: str) -> Teacher:

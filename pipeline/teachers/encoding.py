@@ -2,7 +2,6 @@
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby
 from typing import TypeVar
 
 import torch
@@ -78,20 +77,6 @@ def encode_in_chunks(encode: Callable[[Tensor], Tensor], images: Tensor, device:
     if device.type != "cpu":
         return encode(images)
     return torch.cat([encode(piece) for piece in images.split(CPU_CHUNK)])
-
-
-def batches_by_shape(shapes: Sequence[tuple[int, int]], batch_size: int) -> list[list[int]]:
-    """Indices of views that can share a batch: of one shape, at most `batch_size`, large shapes first.
-
-    Crops have as many shapes as there are boxes; once cropped to `snapped_size` they have few.
-
-    Args:
-        shapes: (H, W) of each view.
-        batch_size: views of a batch, 1 or more.
-    """
-    order = sorted(range(len(shapes)), key=lambda i: (shapes[i][0] * shapes[i][1], shapes[i]), reverse=True)
-    groups = [list(group) for _, group in groupby(order, key=lambda i: shapes[i])]
-    return [group[i : i + batch_size] for group in groups for i in range(0, len(group), batch_size)]
 
 
 def encode_stream(

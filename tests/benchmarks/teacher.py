@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.teachers.encoding import batches_by_shape, find_batch_size, snapped_size
+from pipeline.teachers.encoding import encode_stream, find_batch_size, snapped_size
 from pipeline.teachers.openai_clip import CLIP, MEAN, STD, OpenaiClip
 
 SIZE = 224
@@ -50,8 +50,8 @@ def batched_encoder(teacher: OpenaiClip, batch_size: int) -> Callable[[list[Tens
     """Our way: views of one shape share a batch."""
 
     def encode(views: list[Tensor]) -> None:
-        for batch in batches_by_shape([tuple(view.shape[1:]) for view in views], batch_size):
-            teacher.encode_images(torch.stack([views[i] for i in batch])).cpu()
+        for _ in encode_stream(teacher.encode_images, enumerate(views), batch_size):
+            pass
 
     return encode
 
