@@ -540,15 +540,24 @@ def report(
 @app.command()
 def export(
     classifier: ClassifierArgument,
-    format: Annotated[Literal["onnx", "torch-export"], typer.Option(help="What to write.")] = "onnx",
+    format: Annotated[
+        Literal["onnx", "torch-export", "hub"],
+        typer.Option(help="What to write; hub: a folder for the Hugging Face Hub. Nothing is uploaded."),
+    ] = "onnx",
     out: Annotated[
         Path | None, typer.Option(help="File to write; by default beside the classifier, with the format's ending.")
     ] = None,
 ) -> None:
-    """Write a classifier as an ONNX or torch.export model, and check that it gives the same scores."""
+    """Write a classifier as an ONNX or torch.export model or a folder for the Hub, and check that it gives the same scores."""
+    path = classifier_file(classifier)
+    if format == "hub":
+        from pipeline.tools import hub
+
+        hub.run(path, out)
+        return
     from pipeline.tools import export as tool
 
-    tool.run(classifier_file(classifier), format, out)
+    tool.run(path, format, out)
 
 
 @app.command()

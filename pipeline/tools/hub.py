@@ -1,0 +1,218 @@
+"""A classifier file to a folder that the Hugging Face Hub takes as a model: weights, config, cards, a way to load it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from pipeline.classifier.inference import load_classifier
+from pipeline.classifier.network import CamNet
+from pipeline.evaluation.tables import sources_of
+from pipeline.machine.errors import PipelineError
+from pipeline.machine.progress import say
+from pipeline.method.thresholds import PRESENT
+from pipeline.runs.checkpoints import Checkpoint, read_checkpoint
+from pipeline.runs.files import replacing_folder
+from pipeline.tools.export import PREPROCESSING, TOLERANCE, Scorer, largest_difference
+from pipeline.tools.label_formats import markdown
+from pipeline.tools.run_files import RunFiles, read_run
+
+LOADER = '''\
+"""Says what is in a photo: `python load.py photo.jpg`. Needs torch, timm and what these bring along."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from PIL import Image, ImageOps
+from safetensors.torch import load_file
+
+here = Path(__file__).parent
+config = json.loads((here / "config.json").read_text(encoding="utf-8"))
+weights = load_file(here / "model.safetensors")
+backbone = timm.create_model(config["architecture"], pretrained=False, num_classes=0, global_pool="").eval()
+backbone.load_state_dict({name[9:]: value for name, value in weights.items() if name.startswith("backbone.")})
+
+
+@torch.no_grad()
+def scores(path):
+    """Class name to score in [0, 1]."""
+    photo = ImageOps.exif_transpose(Image.open(path)).convert("RGB").resize(config["size"], Image.Resampling.BICUBIC)
+    pixels = (np.asarray(photo, np.float32) / 255 - config["mean"]) / config["std"]
+    maps = backbone.forward_features(torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None])
+    maps = torch.nn.functional.conv2d(maps, weights["head.weight"], weights["head.bias"])
+    found = torch.where(maps > 0, config["boost"] * maps, maps).mean((2, 3)).sigmoid()[0]
+    return dict(zip(config["class_names"], found.tolist(), strict=True))
+
+
+if __name__ == "__main__":
+    for name, score in scores(sys.argv[1]).items():
+        print(f"{score:.3f} {'*' if score >= config['thresholds'][name] else ' '} {name}")
+'''
+
+
+class Rebuilt(nn.Module):
+    """The classifier as `load.py` builds it, to be compared with the one that it is made from."""
+
+    def __init__(self, architecture: str, weights: dict[str, Tensor], net: CamNet) -> None:
+        super().__init__()
+        self.backbone = bare_backbone(architecture)
+        self.backbone.load_state_dict({k.removeprefix("backbone."): v for k, v in weights.items() if k[:5] != "head."})
+        self.weights, self.net = weights, net
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores Tensor[B, C] of float Tensor[B, 3, S, S] in [0, 1]."""
+        maps = self.backbone.forward_features((images - self.net.mean) / self.net.std)
+        maps = nn.functional.conv2d(maps, self.weights["head.weight"], self.weights["head.bias"])
+        return torch.where(maps > 0, self.net.boost * maps, maps).mean(dim=(2, 3)).sigmoid()
+
+
+def bare_backbone(architecture: str) -> nn.Module:
+    """A timm model without pooling and classification layer, in eval mode."""
+    return timm.create_model(architecture, pretrained=False, num_classes=0, global_pool="").eval()
+
+
+def architecture_of(backbone: str) -> str:
+    """What timm calls a backbone; see `pipeline.classifier.network.BACKBONES`."""
+    return f"tf_efficientnet_{backbone}" if backbone.startswith("lite") else backbone.removeprefix("timm:")
+
+
+def named_weights(net: CamNet, architecture: str) -> dict[str, Tensor]:
+    """The weights under timm's names, `backbone.` before them, and the head's.
+
+    The stages of a classifier are timm's modules (or, of ResNets, torchvision's) in their order.
+
+    Raises:
+        PipelineError: they are not.
+    """
+    names, values = bare_backbone(architecture).state_dict(), list(net.stages.state_dict().values())
+    if [value.shape for value in names.values()] != [value.shape for value in values]:
+        raise PipelineError(f"the weights are not those of timm's {architecture}; export to ONNX instead.")
+    found = {f"backbone.{name}": value for name, value in zip(names, values, strict=True)}
+    found |= {f"head.{name}": value for name, value in net.head.state_dict().items()}
+    return {name: value.detach().cpu().contiguous().clone() for name, value in found.items()}
+
+
+def config_of(checkpoint: Checkpoint, net: CamNet, architecture: str) -> dict[str, Any]:
+    """What `load.py` and a reader must know beside the weights."""
+    size = checkpoint.image_size
+    return {
+        "architecture": architecture,
+        "class_names": list(checkpoint.class_names),
+        "thresholds": dict(zip(checkpoint.class_names, map(float, checkpoint.thresholds), strict=True)),
+        "size": [size, size],
+        "mean": net.mean.flatten().tolist(),
+        "std": net.std.flatten().tolist(),
+        "boost": float(net.boost),
+        "preprocessing": {key: value for key, value in PREPROCESSING.items() if key not in ("mean", "std")},
+        "fingerprint": checkpoint.provenance.fingerprint,
+    }
+
+
+def model_card(config: dict[str, Any], run: RunFiles | None) -> str:
+    """README.md of the model."""
+    lines = [
+        *("---", "library_name: timm", "pipeline_tag: image-classification", "tags:", "- multi-label", "---", ""),
+        "# Multi-label classifier trained without labels",
+        "",
+        f"Says which of {len(config['class_names'])} classes are in a photo: {config['architecture']} with a head of class "
+        f"activation maps, {config['size'][0]} x {config['size'][1]} pixels. Its labels were made by a vision-language "
+        "teacher and corrected for its bias (classifier-guided CLIP distillation, arXiv 2503.16873). See DATA.md for the photos.",
+        "",
+        "`python load.py photo.jpg` needs torch and timm alone; the functions in it are ten lines.",
+        "",
+    ]
+    if run is not None and run.metrics is not None and sources_of(run.metrics):
+        lines += ["| images | what | mAP | 95 % interval |", "|---|---|---|---|"]
+        for split, name, figures in sources_of(run.metrics):
+            low, high = figures.get("mAP_interval", (None, None))
+            interval = "" if low is None else f"{100 * low:.1f} to {100 * high:.1f}"
+            lines.append(f"| {figures['images']} {split} | {name} | {100 * figures['mAP']:.1f} | {interval} |")
+        conventions = run.metrics["conventions"]
+        lines += [
+            "",
+            f"Difficult objects: {conventions['difficult']}; a class without positives: {conventions['empty_class']}.",
+            "",
+        ]
+    else:
+        lines += ["It has not been measured against ground truth.", ""]
+    lines += ["| class | threshold |", "|---|---|"]
+    lines += [f"| {markdown(name)} | {value:.3f} |" for name, value in config["thresholds"].items()]
+    lines += [
+        "",
+        f"Scores are low by design; a class is called from its own threshold on. Fingerprint: {config['fingerprint']}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def data_card(run: RunFiles | None) -> str:
+    """DATA.md: the photos and where their labels come from."""
+    if run is None:
+        return "# Training photos\n\nThe run that made this classifier is not at hand, so nothing is known of them.\n"
+    counts = run.manifest.images["split"].value_counts()
+    studied = [name for name, provenance in run.provenances.items() if provenance.uses_ground_truth]
+    by_hand = 0 if run.final is None else run.final.corrected_entries
+    lines = [
+        *("# Training photos", ""),
+        f"{counts.get('train', 0):,} train and {counts.get('test', 0):,} test photos of {markdown(run.manifest.dataset)}; "
+        f"{len(run.manifest.skipped)} could not be read.",
+        "",
+        f"Labels of the train photos: made by a program; {by_hand:,} were corrected by people. "
+        + (f"Ground truth was used in {', '.join(studied)}: a study." if studied else "No other human label was used."),
+        "",
+    ]
+    if run.final is not None:
+        present = (run.final.labels >= PRESENT).sum(0)
+        lines += ["| class | train photos with the label |", "|---|---|"]
+        lines += [f"| {markdown(name)} | {n:,} |" for name, n in zip(run.final.class_names, present, strict=True)]
+        lines.append("")
+    lines += ["| file | fingerprint | options |", "|---|---|---|"]
+    for name, provenance in run.provenances.items():
+        lines.append(f"| {name} | {provenance.fingerprint} | {markdown(json.dumps(dict(provenance.config)))} |")
+    return "\n".join(lines) + "\n"
+
+
+def run(classifier_path: Path, out: Path | None = None) -> Path:
+    """Write the folder, and return it; nothing is uploaded.
+
+    Args:
+        classifier_path: file of a classifier; figures and data are those of the run that it lies in.
+        out: folder; None for `hub` beside the classifier.
+
+    Raises:
+        PipelineError: the classifier is missing, its backbone is not timm's, the weights give other scores, or the
+            folder is there already.
+    """
+    from safetensors.torch import save_file
+
+    checkpoint = read_checkpoint(classifier_path)
+    net = load_classifier(checkpoint).eval()
+    architecture = architecture_of(checkpoint.architecture["backbone"])
+    weights = named_weights(net, architecture)
+    difference = largest_difference(Scorer(net), Rebuilt(architecture, weights, net), checkpoint.image_size)
+    if not difference <= TOLERANCE:
+        raise PipelineError(
+            f"the weights under timm's names give scores that differ by {difference:.1e} from those of {classifier_path}, "
+            f"expected at most {TOLERANCE:.0e}; nothing was written."
+        )
+    folder = classifier_path.parent
+    files = read_run(folder) if (folder / "manifest.csv").exists() else None
+    config = config_of(checkpoint, net, architecture)
+    out = out or classifier_path.with_name("hub")
+    with replacing_folder(out) as target:
+        save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+        for name, text in (
+            ("config.json", json.dumps(config, indent=1, ensure_ascii=False) + "\n"),
+            ("load.py", LOADER),
+            ("README.md", model_card(config, files)),
+            ("DATA.md", data_card(files)),
+        ):
+            (target / name).write_text(text, encoding="utf-8")
+    say(f"{out}: weights, config.json, load.py and two cards; scores within {difference:.1e} of the classifier's.")
+    return out
