@@ -135,8 +135,7 @@ def check_packages(format: Format) -> None:
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
     if format == "onnx" and missing:
         raise PipelineError(
-            f"ONNX needs {', '.join(missing)}. Install with `pip install '.[onnx]'`, "
-            "or use --format torch-export."
+            f"ONNX needs {', '.join(missing)}. Install with `pip install '.[onnx]'`, or use --format torch-export."
         )
 
 
