@@ -53,10 +53,10 @@ def check_engine(engine: str, device: torch.device) -> None:
     if missing:
         raise PipelineError(
             f"the engine {engine} needs {', '.join(missing)}. "
-            f"Install with `pip install '.[{EXTRAS[engine]}]'`, or use --engine torch."
+            f"Install with `pip install '.[{EXTRAS[engine]}]'`, or use the engine torch."
         )
     if device.type != "cpu":
-        raise PipelineError(f"the engine {engine} runs on a CPU, found {device}. Use --device cpu or --engine torch.")
+        raise PipelineError(f"the engine {engine} runs on a CPU, found {device}. Use the device cpu or the engine torch.")
 
 
 def torch_run(network: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> Run:

@@ -36,7 +36,9 @@ class Stage:
     formulas: tuple[str, ...] = ()
     """Modules of `pipeline.method` that decide the content."""
     asks: Literal["", "teacher", "classifier"] = ""
-    """The network that it asks or trains: that it needs a device, and that the processes of torchrun share the work."""
+    """The network that it asks or trains, for which it needs a device."""
+    shared: bool = False
+    """Whether the processes of torchrun share the work; else the first one does it alone."""
 
 
 STAGES = (
@@ -59,6 +61,7 @@ STAGES = (
         beside=("image_embeddings",),
         formulas=("probabilities",),
         asks="teacher",
+        shared=True,
     ),
     Stage(
         "init-labels",
@@ -79,6 +82,7 @@ STAGES = (
         beside=("warmup.csv", "tensorboard"),
         formulas=("losses",),
         asks="classifier",
+        shared=True,
     ),
     Stage(
         "boxes",
@@ -99,6 +103,7 @@ STAGES = (
         makes=("crop_scores.h5",),
         formulas=("probabilities", "crops"),
         asks="teacher",
+        shared=True,
     ),
     Stage(
         "fuse",
@@ -120,6 +125,7 @@ STAGES = (
         beside=("train.csv",),
         formulas=("losses", "thresholds", "epoch_choice"),
         asks="classifier",
+        shared=True,
     ),
     Stage(
         "evaluate",

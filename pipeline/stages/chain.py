@@ -66,11 +66,11 @@ def run_stage(
         kept: features of earlier stages; None for a stage that runs alone.
     """
     config = own.config(stage.name, options_of(stage), given or {}).scaled(distributed.world_size())
-    if stage.asks or distributed.is_main():
+    if stage.shared or distributed.is_main():
         features = kept or KeptFeatures(folder)
         do_work(stage, folder, config, own, device, force, features)
     distributed.wait_for_main()  # what follows reads what the first process wrote
-    if kept is None and (stage.asks or distributed.is_main()):
+    if kept is None and (stage.shared or distributed.is_main()):
         features.remove()
 
 
