@@ -42,7 +42,7 @@ def test_torch_and_timm_alone_give_the_classifiers_scores(tiny_classifier, tmp_p
 @pytest.mark.parametrize("backbone", ["lite0", "resnet50", "timm:test_resnet"])
 def test_every_backbone_has_timms_names(backbone):
     torch.manual_seed(0)
-    net = build_classifier(backbone, 3, pretrained=False).eval()
+    net = build_classifier(backbone, 3, boost=3.0, pretrained=False).eval()
     architecture = hub.architecture_of(backbone)
     assert timm.is_model(architecture)
     rebuilt = hub.Rebuilt(architecture, hub.named_weights(net, architecture), net).eval()
@@ -51,7 +51,7 @@ def test_every_backbone_has_timms_names(backbone):
 
 def test_weights_of_another_network_are_refused():
     with pytest.raises(PipelineError, match="not those of timm's test_vit"):
-        hub.named_weights(build_classifier("timm:test_resnet", 3, pretrained=False), "test_vit")
+        hub.named_weights(build_classifier("timm:test_resnet", 3, boost=3.0, pretrained=False), "test_vit")
 
 
 def test_cards_tell_figures_labels_and_origin(small_run):
