@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,9 +10,11 @@ from runs import CLASSES, TRAIN, TRUTH
 
 from pipeline.machine.errors import PipelineError
 from pipeline.method.labels import correct
-from pipeline.runs.manifest import read_manifest
+from pipeline.runs.artifacts import align_corrections
+from pipeline.runs.manifest import manifest_provenance, read_manifest, write_manifest
+from pipeline.runs.state import check_current
 from pipeline.tools import review_list
-from pipeline.tools.corrections import carried_over, read_answers
+from pipeline.tools.corrections import read_answers
 from pipeline.tools.label_studio import LOCAL_FILES, storage_advice, storage_folders
 from pipeline.tools.read import read
 
@@ -231,11 +234,41 @@ def test_a_photo_may_be_named_by_its_path_or_base_name_but_once(small_run, tmp_p
     assert code == 1 and "a.csv names image train/1.png, as row 2 does" in output
 
 
-def test_corrections_survive_other_images_and_classes():
-    before = SimpleNamespace(image_ids=["a", "b"], class_names=["cat", "dog"], labels=np.array([[1, 0], [-1, 1]]))
-    found = carried_over(before, ["new", "b", "a"], ["dog", "cow", "cat"])
-    assert found.tolist() == [[-1, -1, -1], [1, -1, -1], [0, -1, 1]]
-    assert carried_over(before, [], ["dog"]).shape == (0, 1)
+def test_corrections_are_found_again_among_other_images_and_classes():
+    before = SimpleNamespace(
+        image_ids=["a", "b", "silent"], class_names=["cat", "dog"], labels=np.array([[1, 0], [-1, 1], [-1, -1]])
+    )
+    found = align_corrections(before, ["new", "b", "a"], ["dog", "cow", "cat"])
+    assert found.labels.tolist() == [[-1, -1, -1], [1, -1, -1], [0, -1, 1]]
+    assert (found.unknown_images, found.unknown_classes) == ([], [])
+    found = align_corrections(before, ["a"], ["dog"])
+    assert found.labels.tolist() == [[0]]
+    assert (found.unknown_images, found.unknown_classes) == (["b"], ["cat"])
+
+
+def test_corrections_survive_photos_and_classes_that_come_and_go(small_run, tmp_path):
+    (tmp_path / "a.csv").write_text("image_id,labels\ntrain/0.png,cat\ntrain/1.png,dog\n")
+    assert invoke("import-labels", tmp_path / "a.csv", "--run", small_run)[0] == 0
+    whole = read_manifest(small_run)
+    names = {"dog": ["dog"], "bird": ["bird"]}
+    images = whole.images.iloc[1:].reset_index(drop=True)
+    provenance = manifest_provenance(images, names)
+    fewer = replace(whole, images=images, class_names=list(names), display_names=names, provenance=provenance)
+    write_manifest(small_run, fewer)
+    assert check_current(small_run / "corrections.h5").inputs == {}
+    (tmp_path / "b.csv").write_text("image_id,bird\ntrain/2.png,1\n")
+    code, output = invoke("import-labels", tmp_path / "b.csv", "--run", small_run)
+    assert code == 0, output
+    found = read(small_run / "corrections.h5")
+    assert align_corrections(found, whole.image_ids[:3], [*CLASSES, "bird"]).labels.tolist() == [
+        [1, 0, 0, -1],
+        [0, 1, 0, -1],
+        [-1, -1, -1, 1],
+    ]
+    write_manifest(small_run, whole)
+    code, output = invoke("fuse", "--run", small_run)
+    assert code == 0 and "corrects 1 classes that are not trained on (first: bird)" in output
+    assert read(small_run / "final_labels.h5").labels[:2].tolist() == [[1, 0, 0], [0, 1, 0]]
 
 
 def test_correct_by_hand():

@@ -21,6 +21,7 @@ from pipeline.runs.artifacts import (
     Embeddings,
     Labels,
     Provenance,
+    align_corrections,
     check_same_images,
     read_arrays,
     write,
@@ -91,9 +92,15 @@ def run(folder: Path, config: FuseConfig, origin: Provenance) -> None:
     labels, scores, corrected_entries = fused.labels, fused.scores, 0
     if "corrections.h5" in origin.inputs:
         corrections: Corrections = read_arrays(folder / "corrections.h5")
-        check_same_images(initial, corrections, folder / "initial_labels.h5", folder / "corrections.h5")
-        labels, scores = correct(labels, corrections.labels), correct(scores, corrections.labels)
-        corrected_entries = int((corrections.labels >= 0).sum())
+        found = align_corrections(corrections, initial.image_ids, initial.class_names)
+        labels, scores = correct(labels, found.labels), correct(scores, found.labels)
+        corrected_entries = int((found.labels >= 0).sum())
+        for what, unknown in (("images", found.unknown_images), ("classes", found.unknown_classes)):
+            if unknown:
+                say(
+                    f"{folder / 'corrections.h5'} corrects {len(unknown)} {what} that are not trained on (first: "
+                    f"{unknown[0]}); these corrections wait there."
+                )
     write(
         path,
         Labels(

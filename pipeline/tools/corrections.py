@@ -12,7 +12,7 @@ from pipeline.datasets.image_names import ImageNames
 from pipeline.datasets.tables import UNKNOWN as UNTOUCHED
 from pipeline.datasets.tables import Row, label_row, read_table
 from pipeline.machine.errors import PipelineError
-from pipeline.runs.artifacts import Corrections, Provenance
+from pipeline.runs.artifacts import Corrections, Provenance, align_corrections
 from pipeline.runs.graph import VERSIONS
 from pipeline.runs.manifest import Manifest
 from pipeline.tools.label_studio import answers
@@ -57,7 +57,7 @@ def make_corrections(
         said: see `read_answers`.
         manifest: all images of the run.
         source: names the answers in an error.
-        before: corrections to keep where nothing new is said, of the images and classes that the run still has.
+        before: corrections to keep where nothing new is said.
 
     Raises:
         PipelineError: a row names none of the images, or one that is not trained on.
@@ -76,16 +76,25 @@ def make_corrections(
     for index, answer in found.items():
         row = labels[row_of[manifest.image_ids[index]]]
         row[answer.labels != UNTOUCHED] = answer.labels[answer.labels != UNTOUCHED]
-    return corrections_of(train, labels)
+    return corrections_of(train, labels, before)
 
 
-def corrections_of(train: Manifest, labels: np.ndarray) -> Corrections:
-    """The corrections int8 [N, C] of the train images as they are written."""
-    digest = hashlib.sha256(labels.tobytes()).hexdigest()[:16]
-    provenance = Provenance(
-        "corrections", VERSIONS["corrections"], {"labels": digest}, {"manifest.csv": train.provenance.fingerprint}
-    )
-    return Corrections(provenance=provenance, image_ids=train.image_ids, class_names=train.class_names, labels=labels)
+def corrections_of(train: Manifest, labels: np.ndarray, before: Corrections | None) -> Corrections:
+    """The corrections int8 [N, C] of the train images as they are written.
+
+    What was said before of photos and classes that the run does not have now is kept, and waits for them.
+    """
+    image_ids, class_names = list(train.image_ids), list(train.class_names)
+    if before is not None:
+        lost = align_corrections(before, image_ids, class_names)
+        image_ids += lost.unknown_images
+        class_names += lost.unknown_classes
+    whole = carried_over(before, image_ids, class_names)
+    whole[: labels.shape[0], : labels.shape[1]] = labels
+    digest = hashlib.sha256(json.dumps([image_ids, class_names]).encode() + whole.tobytes()).hexdigest()[:16]
+    # made from nothing but what was said, so that no change of the run makes it stale
+    provenance = Provenance("corrections", VERSIONS["corrections"], {"labels": digest}, {})
+    return Corrections(provenance=provenance, image_ids=image_ids, class_names=class_names, labels=whole)
 
 
 def carried_over(before: Corrections | None, image_ids: Sequence[str], class_names: Sequence[str]) -> np.ndarray:
@@ -96,13 +105,6 @@ def carried_over(before: Corrections | None, image_ids: Sequence[str], class_nam
         image_ids: N ids.
         class_names: C names.
     """
-    labels = np.full((len(image_ids), len(class_names)), UNTOUCHED, np.int8)
     if before is None:
-        return labels
-    row_of = {image_id: row for row, image_id in enumerate(before.image_ids)}
-    rows = [row for row, image_id in enumerate(image_ids) if image_id in row_of]
-    columns = [column for column, name in enumerate(class_names) if name in before.class_names]
-    old_rows = [row_of[image_ids[row]] for row in rows]
-    old_columns = [before.class_names.index(class_names[column]) for column in columns]
-    labels[np.ix_(rows, columns)] = before.labels[np.ix_(old_rows, old_columns)]
-    return labels
+        return np.full((len(image_ids), len(class_names)), UNTOUCHED, np.int8)
+    return align_corrections(before, image_ids, class_names).labels

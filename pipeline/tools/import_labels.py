@@ -12,7 +12,7 @@ from pipeline.tools.read import read
 
 
 def run(source: Path, folder: Path, *, replace: bool = False) -> None:
-    """Write `corrections.h5`; what was imported before stays where nothing new is said, and the image is still there.
+    """Write `corrections.h5`; what was imported before stays where nothing new is said.
 
     Args:
         source: CSV or JSON, see `pipeline.tools.corrections.read_answers`.

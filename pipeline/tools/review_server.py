@@ -61,8 +61,11 @@ class Review:
 
     def known(self) -> np.ndarray:
         """What people have said so far, here or elsewhere, int8 [N, C] of the train images."""
-        before: Corrections | None = read(self.path) if self.path.exists() else None
-        return carried_over(before, self.queue.labels.image_ids, self.queue.labels.class_names)
+        return carried_over(self.before(), self.queue.labels.image_ids, self.queue.labels.class_names)
+
+    def before(self) -> Corrections | None:
+        """The file as it is."""
+        return read(self.path) if self.path.exists() else None
 
     def answer(self, index: int, present: list[int] | None) -> int:
         """Write what a person says of a question, or (None) take it back, and return how many images are corrected.
@@ -84,7 +87,7 @@ class Review:
             labels = self.known()
             labels[row] = UNTOUCHED if present is None else 0
             labels[row, present or []] = 1
-            write(self.path, corrections_of(train, labels))
+            write(self.path, corrections_of(train, labels, self.before()))
         return corrected_images(labels)
 
     def content(self) -> dict[str, Any]:
