@@ -33,7 +33,7 @@ def digests(folder):
 
 def test_every_artifact_is_there_and_nothing_else(finished):
     expected = {*MADE, "manifest.json", "run.toml", "warmup.csv", "train.csv", "predictions.csv"}
-    expected |= {"image_embeddings", "timings.json", ".lock"}
+    expected |= {"image_embeddings", "photos.csv", "timings.json", ".lock"}
     assert {path.name for path in finished.iterdir()} == expected
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from pipeline.classifier.features import FeatureStore
 from pipeline.runs.artifacts import Labels, Provenance, write
+from pipeline.runs.files import sha256_of
 from pipeline.runs.graph import find_stage, module_of
 from pipeline.runs.manifest import COLUMNS, Manifest, manifest_provenance, read_manifest, write_manifest
 from pipeline.runs.state import origin_of
@@ -39,7 +40,7 @@ def write_run(folder):
     """Manifest, initial and final labels of a run."""
     paths = write_photos(folder / "photos")
     splits = ["train"] * TRAIN + ["test"] * TEST
-    rows = [(p.stem, str(p), split, 48, 48, p.stem * 32) for p, split in zip(paths, splits, strict=True)]
+    rows = [(p.stem, str(p), split, 48, 48, sha256_of(p)) for p, split in zip(paths, splits, strict=True)]
     images = pd.DataFrame(rows, columns=COLUMNS)
     names = {name: [name] for name in CLASSES}
     write_manifest(

@@ -49,7 +49,7 @@ STAGES = (
         options="PrepareConfig",
         makes=("manifest.csv",),
         may_make=("ground_truth.h5",),
-        beside=("manifest.json",),
+        beside=("manifest.json", "photos.csv"),
     ),
     Stage(
         "embed",

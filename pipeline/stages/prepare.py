@@ -1,6 +1,5 @@
 """A dataset to the run's manifest and, where it is labelled, ground truth."""
 
-import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,9 +19,11 @@ from pipeline.machine.progress import bar, say
 from pipeline.photos.images import UnreadableImage, verify_image
 from pipeline.photos.prefetch import Prefetch
 from pipeline.runs.artifacts import Provenance, write
+from pipeline.runs.files import sha256_of
 from pipeline.runs.graph import VERSIONS
 from pipeline.runs.manifest import COLUMNS, Manifest, manifest_provenance, read_manifest, write_manifest
 from pipeline.runs.options import PrepareConfig
+from pipeline.runs.photo_facts import KnownPhotos, PhotoFacts, look
 
 
 def load_dataset(config: PrepareConfig, run_folder: Path) -> Dataset:
@@ -84,13 +85,13 @@ def read_class_names(config: PrepareConfig) -> list[str]:
     return parse_class_names(config.classes)
 
 
-def verify(path: Path) -> tuple[tuple[int, int], str] | str:
-    """(H, W) and SHA-256 of a readable image, or the reason why it is none."""
+def verify(path: Path) -> PhotoFacts | str:
+    """Size and SHA-256 of a readable image, or the reason why it is none."""
     try:
-        size = verify_image(path)
-        with path.open("rb") as file:
-            return size, hashlib.file_digest(file, "sha256").hexdigest()
-    except UnreadableImage as error:
+        seen = look(path)  # before its content, so that a change in between shows
+        height, width = verify_image(path)
+        return PhotoFacts(*seen, sha256_of(path), height, width)
+    except (UnreadableImage, PipelineError) as error:
         return str(error)
 
 
@@ -103,7 +104,7 @@ def run(
         PipelineError: the dataset is not what its adapter expects, or none of its train images can be read.
     """
     dataset = load_dataset(config, run_folder)
-    rows, kept, skipped = check_images(dataset)
+    rows, kept, skipped = check_images(dataset, KnownPhotos(run_folder, fresh=force))
     say_left_out(dataset.left_out, dataset.name)
     report_skipped(skipped)
     skipped = {**dataset.left_out, **skipped}
@@ -131,17 +132,26 @@ def run(
     keep_ground_truth(run_folder, dataset, np.array(kept), manifest.provenance)
 
 
-def check_images(dataset: Dataset) -> tuple[list[tuple[Any, ...]], list[int], dict[str, str]]:
-    """Rows of the manifest, the index of each in the dataset, and image id to reason of those that cannot be read."""
+def check_images(dataset: Dataset, known: KnownPhotos) -> tuple[list[tuple[Any, ...]], list[int], dict[str, str]]:
+    """Rows of the manifest, the index of each in the dataset, and image id to reason of those that cannot be read.
+
+    A photo that is known, and whose file has the size and time that it had, is not looked at again.
+    """
     rows, kept, skipped = [], [], {}
-    with bar("prepare", len(dataset.paths)) as progress:
-        for index, found in enumerate(Prefetch(verify, dataset.paths, ahead=64)):
+
+    def look_at(index: int) -> PhotoFacts | str:
+        return known.find(dataset.image_ids[index], dataset.paths[index]) or verify(dataset.paths[index])
+
+    count = len(dataset.paths)
+    with known, bar("prepare", count) as progress:
+        for index, found in enumerate(Prefetch(look_at, range(count), ahead=64)):
             image_id, path = dataset.image_ids[index], dataset.paths[index]
             if isinstance(found, str):
                 skipped[image_id] = found
             else:
-                (height, width), digest = found
-                rows.append((image_id, str(path.absolute()), dataset.splits[index], height, width, digest))
+                known.add(image_id, found)
+                row = (image_id, str(path.absolute()), dataset.splits[index], found.height, found.width, found.sha256)
+                rows.append(row)
                 kept.append(index)
             progress.advance(1)
     return rows, kept, skipped

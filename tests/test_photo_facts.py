@@ -1,0 +1,143 @@
+"""Photos that vanish, change, move or are known already."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+from colours import invoke
+from PIL import Image
+
+from pipeline.machine.errors import PipelineError
+from pipeline.runs.manifest import read_manifest
+from pipeline.runs.photo_facts import KnownPhotos, check_photos, read_facts
+from pipeline.runs.state import file_states
+from pipeline.stages import prepare
+
+
+@pytest.fixture
+def begun(photos, tmp_path):
+    """A prepared run of photos that a test may harm."""
+    shutil.copytree(photos / "train", tmp_path / "photos")
+    code, output = invoke(
+        "prepare", "--run", tmp_path / "run", "--images", tmp_path / "photos", "--classes", "red,green,blue"
+    )
+    assert code == 0, output
+    return tmp_path / "run"
+
+
+def another(path):
+    Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(path)
+
+
+def looked_at(monkeypatch):
+    """The photos that `prepare` reads from now on."""
+    seen = []
+    verify = prepare.verify
+    monkeypatch.setattr(prepare, "verify", lambda path: seen.append(path.name) or verify(path))
+    return seen
+
+
+def test_a_photo_that_is_gone_is_one_error_of_every_stage_that_looks_at_photos(begun, tmp_path, colour_teacher):
+    (tmp_path / "photos" / "0.png").unlink()
+    (tmp_path / "photos" / "2.png").unlink()
+    code, output = invoke("embed", "--run", begun, "--device", "cpu")
+    assert code == 1 and "2 of the 8 photos" in output and "first: 0.png" in output
+    assert f"`ccd prepare --run {begun}`" in output and f"`ccd prepare --run {begun} --images DIR`" in output
+    assert invoke("prepare", "--run", begun)[0] == 0
+    assert invoke("embed", "--run", begun, "--device", "cpu")[0] == 0
+
+
+def test_a_photo_of_other_content_is_one_error_and_prepare_takes_it(begun, tmp_path, colour_teacher):
+    another(tmp_path / "photos" / "0.png")
+    code, output = invoke("embed", "--run", begun, "--device", "cpu")
+    assert code == 1 and "1 of the 8 photos" in output and "have changed" in output and "first: 0.png" in output
+    assert not (begun / "embeddings.h5").exists()
+    before = read_manifest(begun).provenance
+    assert invoke("prepare", "--run", begun)[0] == 0
+    assert read_manifest(begun).provenance != before
+    assert invoke("embed", "--run", begun, "--device", "cpu")[0] == 0
+
+
+def test_a_finished_run_needs_no_photos(begun, tmp_path, colour_teacher):
+    assert invoke("embed", "--run", begun, "--device", "cpu")[0] == 0
+    shutil.rmtree(tmp_path / "photos")
+    code, output = invoke("embed", "--run", begun)
+    assert code == 0 and "up to date" in output
+
+
+def test_a_photo_with_another_time_is_hashed_once(begun, tmp_path, monkeypatch):
+    manifest = read_manifest(begun)
+    for path in manifest.paths[:3]:
+        os.utime(path, ns=(5, 5))
+    hashed = []
+    real = check_photos.__globals__["sha256_of"]
+    monkeypatch.setattr("pipeline.runs.photo_facts.sha256_of", lambda path: hashed.append(path.name) or real(path))
+    for _ in range(2):
+        check_photos(begun, manifest)
+    assert len(hashed) == 3
+
+
+def test_the_table_may_be_deleted_or_damaged(begun, monkeypatch):
+    manifest = read_manifest(begun)
+    for damage in (lambda path: path.unlink(), lambda path: path.write_text("image_id\n\x00"), another_table):
+        damage(begun / "photos.csv")
+        check_photos(begun, manifest)
+        assert len(read_facts(begun)) == 8
+
+
+def another_table(path):
+    path.write_text(path.read_text().replace("bytes", "size"))
+
+
+def test_prepare_reads_no_photo_twice(begun, tmp_path, monkeypatch):
+    seen = looked_at(monkeypatch)
+    code, output = invoke("prepare", "--run", begun)
+    assert code == 0 and "up to date" in output and seen == []
+    another(tmp_path / "photos" / "0.png")
+    another(tmp_path / "photos" / "new.png")
+    (tmp_path / "photos" / "2.png").unlink()
+    assert invoke("prepare", "--run", begun)[0] == 0
+    assert sorted(seen) == ["0.png", "new.png"]
+    assert "2.png" not in read_facts(begun).index and len(read_facts(begun)) == 8
+    seen.clear()
+    assert invoke("prepare", "--run", begun, "--force")[0] == 0
+    assert len(seen) == 8
+
+
+def test_an_interrupted_prepare_goes_on_where_it_was(begun, tmp_path, monkeypatch):
+    (begun / "photos.csv").unlink()
+    seen = looked_at(monkeypatch)
+    add = KnownPhotos.add
+
+    def interrupted(self, image_id, facts):
+        add(self, image_id, facts)
+        if len(self._now) == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KnownPhotos, "add", interrupted)
+        assert invoke("prepare", "--run", begun)[0] != 0
+    assert len(read_facts(begun)) == 5
+    seen.clear()
+    assert invoke("prepare", "--run", begun)[0] == 0
+    assert len(seen) == 3
+
+
+def test_moved_photos_make_nothing_stale(begun, tmp_path, colour_teacher):
+    assert invoke("embed", "--run", begun, "--device", "cpu")[0] == 0
+    (tmp_path / "photos").rename(tmp_path / "elsewhere")
+    code, output = invoke("prepare", "--run", begun, "--images", tmp_path / "elsewhere")
+    assert code == 0 and f"the same images, now in {tmp_path}/elsewhere" in output
+    assert file_states(begun)["embeddings.h5"].state == "current"
+    assert read_manifest(begun).paths[0].startswith(str(tmp_path / "elsewhere"))
+    code, output = invoke("embed", "--run", begun, "--device", "cpu", "--force")
+    assert code == 0, output
+
+
+def test_a_photo_that_cannot_be_read_any_more_is_an_error(begun, tmp_path):
+    manifest = read_manifest(begun)
+    (tmp_path / "photos" / "0.png").unlink()
+    (tmp_path / "photos" / "0.png").mkdir()
+    with pytest.raises(PipelineError, match="have changed"):
+        check_photos(begun, manifest)
