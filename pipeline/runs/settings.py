@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pipeline.machine.errors import PipelineError, hint
+from pipeline.machine.errors import PipelineError, first_line, hint
 from pipeline.runs.config import Config
 from pipeline.runs.files import write_text
 from pipeline.runs.graph import STAGE_NAMES, STAGES, options_of
@@ -79,8 +79,8 @@ def parse(text: str, where: str) -> Settings:
     """
     try:
         tables = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise PipelineError(f"{where} is not valid TOML: {error}.") from None
+    except (ValueError, RecursionError) as error:
+        raise PipelineError(f"{where} is not valid TOML: {first_line(error)}.") from None
     for name, table in tables.items():
         if name not in (*STAGE_NAMES, "classes", "run") or not isinstance(table, dict):
             raise PipelineError(f"{where} has an unknown table [{name}]. {hint(name, [*STAGE_NAMES, 'classes'])}")
@@ -100,7 +100,7 @@ def read_file(path: Path) -> Settings:
     try:
         return parse(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise PipelineError(f"{path} could not be read ({error}).") from None
+        raise PipelineError(f"{path} could not be read ({first_line(error)}).") from None
 
 
 def shipped(kind: str) -> list[str]:
@@ -158,7 +158,7 @@ def parse_assignment(text: str) -> tuple[str, str, Any]:
         raise PipelineError(f"--set {text!r} names the stage {stage!r}. {hint(stage, STAGE_NAMES)}")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         parsed = value.strip()
     return stage, option.strip().replace("-", "_"), parsed
 

@@ -17,11 +17,11 @@ from pipeline.evaluation.ground_truth import has_ground_truth, read_ground_truth
 from pipeline.evaluation.metrics import bootstrap_difference
 from pipeline.evaluation.tables import read_metrics
 from pipeline.machine import distributed
-from pipeline.machine.errors import PipelineError
+from pipeline.machine.errors import PipelineError, first_line
 from pipeline.machine.progress import PlainTable, say
 from pipeline.runs.artifacts import read_arrays
 from pipeline.runs.files import replacing
-from pipeline.runs.graph import STAGES, files_of, options_of
+from pipeline.runs.graph import BY_PEOPLE, STAGES, files_of, options_of
 from pipeline.runs.manifest import Manifest, read_manifest, write_csv, write_manifest
 from pipeline.runs.options import EvaluateConfig
 from pipeline.runs.settings import Settings, assignments_to_settings, write_run
@@ -74,14 +74,27 @@ def read_plan(name: str) -> Plan:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
         rows = [
-            Row(row.get("group", ""), row["name"], assignments_to_settings(row.get("set", []), name))
+            Row(
+                text_of(row.get("group", "")),
+                text_of(row["name"]),
+                assignments_to_settings([text_of(item) for item in row.get("set", [])], name),
+            )
             for row in content["row"]
         ]
         return Plan([int(seed) for seed in content.get("seeds", [0])], rows)
-    except tomllib.TOMLDecodeError as error:
-        raise PipelineError(f"{name} is no valid TOML: {error}.") from None
-    except (KeyError, TypeError, AttributeError) as error:
-        raise PipelineError(f"{name} is no plan: every [[row]] needs a name and a list `set` ({error}).") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise PipelineError(f"{name} is no valid TOML: {first_line(error)}.") from None
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise PipelineError(
+            f"{name} is no plan: every [[row]] needs a name and a list `set` ({first_line(error)})."
+        ) from None
+
+
+def text_of(value: object) -> str:
+    """A value that has to be a text; raises TypeError where it is none."""
+    if not isinstance(value, str):
+        raise TypeError(f"found {value!r}, expected a text")
+    return value
 
 
 def common_prefix(mine: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> int:
@@ -95,12 +108,15 @@ def link_files(source: Path, target: Path, names: Sequence[str]) -> None:
 
     No stage changes a file in place, so two runs may share one.
     """
-    target.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        if (source / name).is_dir():
-            link_files(source / name, target / name, [item.name for item in (source / name).iterdir()])
-        elif (source / name).exists() and not (target / name).exists():
-            os.link(source / name, target / name)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            if (source / name).is_dir():
+                link_files(source / name, target / name, [item.name for item in (source / name).iterdir()])
+            elif (source / name).exists() and not (target / name).exists():
+                os.link(source / name, target / name)
+    except OSError as error:
+        raise PipelineError(f"{target} could not be written ({first_line(error)}). Make room, or check it.") from error
 
 
 def row_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -320,11 +336,12 @@ def identities_of(settings: Settings) -> list[dict[str, Any]]:
 
 
 def start_row(base: Path, folder: Path, manifest: Manifest, settings: Settings) -> None:
-    """Give a run of a study the images and the ground truth of the base run."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Give a run of a study the images, the ground truth and the corrections of the base run."""
     # not linked: relative paths of photos inside the base run would lead nowhere
     write_manifest(folder, manifest)
-    link_files(base, folder, ["ground_truth.h5"])
+    for name in ("ground_truth.h5", "photos.csv", *BY_PEOPLE):
+        (folder / name).unlink(missing_ok=True)  # of an earlier study, and since then another
+        link_files(base, folder, [name])
     write_run(folder, settings)
 
 
