@@ -16,7 +16,7 @@ STAGES := prepare embed init-labels warmup boxes score-crops fuse train evaluate
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: all install $(STAGES) plan test test-slow lint format bench-teacher bench-decode bench-train bench-feed bench-engines bench-start ablation export \
+.PHONY: all install $(STAGES) plan test test-slow lint format bench-teacher bench-decode bench-train bench-feed bench-engines bench-start bench-kill ablation export \
         report review predict clean help
 
 all: $(VENV)/installed ## set up, then run every stage: PRESET=demo, or PRESET=voc12 VOC_ROOT=DIR
@@ -67,6 +67,9 @@ bench-engines: $(VENV)/installed ## milliseconds a photo of frozen backbones, by
 
 bench-start: $(VENV)/installed ## seconds and memory of commands that need no network: RUN
 	$(BIN)/python tests/benchmarks/start.py artifacts/$(RUN)
+
+bench-kill: $(VENV)/installed ## a tiny run killed at 100 random moments against an unbroken one
+	$(BIN)/python tests/benchmarks/kill.py
 
 ablation: $(VENV)/installed ## the study of the paper's claims on RUN: PLAN=paper
 	$(CCD) ablation $(PLAN) --run $(RUN) --device $(DEVICE)

@@ -1,6 +1,9 @@
 """A tiny world for tests of the whole chain: photos of coloured squares, and a teacher that sees colours."""
 
+import numpy as np
+import timm
 import torch
+from PIL import Image
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
@@ -8,6 +11,34 @@ from pipeline import cli
 from pipeline.machine.errors import PipelineError
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
+
+
+def write_photos(root):
+    """Twelve photos, each with a square of one colour on grey and, on every third, a second one; labelled."""
+    generator = np.random.default_rng(0)
+    names = list(COLOURS)
+    lines = ["image,labels"]
+    for split, count in (("train", 8), ("test", 4)):
+        (root / split / "deep").mkdir(parents=True)
+        for n in range(count):
+            pixels = generator.integers(90, 130, (48, 64, 3)).astype(np.uint8)
+            present = [names[n % 3]] + ([names[(n + 1) % 3]] if n % 3 == 0 else [])
+            pixels[8:40, 4:30] = COLOURS[present[0]]
+            if len(present) > 1:
+                pixels[20:36, 40:56] = COLOURS[present[1]]
+            path = root / split / ("deep" if n % 2 else "") / f"{n}.png"
+            Image.fromarray(pixels).save(path)
+            image_id = path.relative_to(root / split).as_posix()
+            lines.append(f"{'test/' if split == 'test' else ''}{image_id},{';'.join(present)}")
+    (root / "labels.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def write_backbone(path):
+    """Weights of a tiny backbone, always the same."""
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_resnet", pretrained=False).state_dict(), path)
+    return path
 
 
 class ColourTeacher:

@@ -4,12 +4,8 @@ import os
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-import timm
-import torch
-from colours import COLOURS, ColourTeacher, invoke, options
-from PIL import Image
+from colours import ColourTeacher, invoke, options, write_backbone, write_photos
 from runs import write_run
 from small import ARCHITECTURE, small_net
 
@@ -63,34 +59,14 @@ def small_run(written_run, tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
-    """Twelve photos, each with a square of one colour on grey and, on every third, a second one; labelled."""
-    root = tmp_path_factory.mktemp("photos")
-    generator = np.random.default_rng(0)
-    names = list(COLOURS)
-    lines = ["image,labels"]
-    for split, count in (("train", 8), ("test", 4)):
-        (root / split / "deep").mkdir(parents=True)
-        for n in range(count):
-            pixels = generator.integers(90, 130, (48, 64, 3)).astype(np.uint8)
-            present = [names[n % 3]] + ([names[(n + 1) % 3]] if n % 3 == 0 else [])
-            pixels[8:40, 4:30] = COLOURS[present[0]]
-            if len(present) > 1:
-                pixels[20:36, 40:56] = COLOURS[present[1]]
-            path = root / split / ("deep" if n % 2 else "") / f"{n}.png"
-            Image.fromarray(pixels).save(path)
-            image_id = path.relative_to(root / split).as_posix()
-            lines.append(f"{'test/' if split == 'test' else ''}{image_id},{';'.join(present)}")
-    (root / "labels.csv").write_text("\n".join(lines) + "\n")
-    return root
+    """Twelve photos of coloured squares with their labels; not to be changed."""
+    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="session")
 def backbone(tmp_path_factory):
     """Weights of a tiny backbone."""
-    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
-    torch.manual_seed(0)
-    torch.save(timm.create_model("test_resnet", pretrained=False).state_dict(), path)
-    return path
+    return write_backbone(tmp_path_factory.mktemp("weights") / "tiny.pt")
 
 
 @pytest.fixture
