@@ -9,17 +9,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
 from pipeline.machine import distributed
-from pipeline.machine.errors import PipelineError
+from pipeline.machine.errors import PipelineError, first_line, printable
 from pipeline.machine.memory import keep_freed_memory
 from pipeline.machine.progress import console, say, show
 from pipeline.runs import settings
 from pipeline.runs.config import Config
-from pipeline.runs.folders import existing_run, known_runs, run_folder, run_or_file
+from pipeline.runs.folders import check_free, existing_run, known_runs, run_folder, run_or_file
 from pipeline.runs.graph import STAGE_NAMES, STAGES, Stage, find_stage, options_of, run_argument, up_to
 from pipeline.runs.lock import locked
 from pipeline.runs.options import CalibrateConfig, PrepareConfig, ReportConfig
@@ -192,7 +192,7 @@ def run_all(
         raise PipelineError(f"--to names the stage {to!r}, expected one of {', '.join(STAGE_NAMES)}.")
     with begun_run(run, preset, recipe, given_options(given), assignments, reset, force) as (folder, own):
         run_chain(folder, own, device, force, up_to(to)[1:])
-        if to == "evaluate" and (folder / "metrics.json").exists():
+        if to == "evaluate" and is_measured(folder):
             show_figures(folder)
         say_end(folder)
 
@@ -280,6 +280,13 @@ def check_same_photos(folder: Path, before: settings.Settings, own: settings.Set
         )
 
 
+def is_measured(folder: Path) -> bool:
+    """Whether a run has figures of its present labels: those that have been taken away leave old ones behind."""
+    from pipeline.runs.state import file_states
+
+    return file_states(folder)["metrics.json"].state == "current"
+
+
 def show_figures(folder: Path) -> None:
     """Print the tables of a measured run."""
     from pipeline.evaluation.tables import show_metrics
@@ -330,6 +337,7 @@ def inspect(
     compare: Annotated[
         str, typer.Option(help="Another run or labels file: say how the two differ, and nothing else.")
     ] = "",
+    force: Annotated[bool, typer.Option("--force", help="With --show: overwrite the PNG if it is there.")] = False,
 ) -> None:
     """Show what an artifact holds: its origin, shapes and classes; or one image, one class, or two runs side by side."""
     from pipeline.tools import inspect as tool
@@ -341,7 +349,9 @@ def inspect(
         tool.run_class(found, class_name)
     elif picture and image:
         folder = found if found.is_dir() else found.parent
-        tool.save_picture(folder, image, out or Path(image.replace("/", "_")).with_suffix(".png"))
+        out = out or Path(image.replace("/", "_")).with_suffix(".png")
+        check_free(out, force)
+        tool.save_picture(folder, image, out)
     else:
         tool.run(found, image)
 
@@ -366,10 +376,21 @@ ClassifierArgument = Annotated[
 BatchOption = Annotated[int, typer.Option(min=1, max=4096, help="Images that go through the network together.")]
 
 
+OverwriteOption = Annotated[bool, typer.Option("--force", help="Overwrite --out if it is there.")]
+
+
 def classifier_file(path: str) -> Path:
     """The classifier of a run, or the file that was given."""
     found = run_or_file(path)
     return found / "classifier.pt" if found.is_dir() else found
+
+
+def classifier_to_use(path: str) -> Path:
+    """The classifier of a run with calibrated thresholds where `calibrate` has made some, or the file that was given."""
+    from pipeline.tools.calibrate import calibrated_file
+
+    found = run_or_file(path)
+    return calibrated_file(found) if found.is_dir() else found
 
 
 @app.command()
@@ -381,12 +402,14 @@ def predict(
     ] = None,
     batch_size: BatchOption = 16,
     device: DeviceOption = "auto",
+    force: OverwriteOption = False,
 ) -> None:
     """Say which classes are in photos, with a trained classifier alone: labels by its thresholds, and scores."""
     from pipeline.machine.devices import pick_device
     from pipeline.tools import predict as tool
 
-    tool.run(classifier_file(classifier), images, out, batch_size=batch_size, device=pick_device(device))
+    check_free(out, force)
+    tool.run(classifier_to_use(classifier), images, out, batch_size=batch_size, device=pick_device(device))
 
 
 @app.command()
@@ -404,12 +427,14 @@ def calibrate(
     out: Annotated[Path | None, typer.Option(help="File to write; by default calibrated.pt beside the other.")] = None,
     batch_size: BatchOption = 16,
     device: DeviceOption = "auto",
+    force: OverwriteOption = False,
     **given: Any,
 ) -> None:
     """Write a classifier file whose thresholds are those of highest F1 on labelled photos, or those of a file."""
     from pipeline.machine.devices import pick_device
     from pipeline.tools import calibrate as tool
 
+    check_free(out, force)
     path = classifier_file(classifier)
     options = CalibrateConfig(**given_options(given))
     out = out or path.with_name("calibrated.pt")
@@ -450,10 +475,13 @@ def export_labels(
     image_prefix: Annotated[
         str, typer.Option(help="For label-studio: address that the photos' absolute paths are appended to.")
     ] = LOCAL_FILES,
+    force: OverwriteOption = False,
 ) -> None:
     """Write labels and scores for another tool: tables, COCO, VOC, YOLO, CVAT, Label Studio, FiftyOne, cleanlab, datasets."""
     from pipeline.tools import export_labels as tool
 
+    if out is None or not out.is_dir():  # a folder is never written over
+        check_free(out, force)
     places = {"copy_images": copy_images, "image_prefix": image_prefix}
     tool.run(run_or_file(source), format, out, part=part, boxes=boxes, **places)
 
@@ -492,10 +520,12 @@ def review_list(
         str, typer.Option(help="Address that the photos' absolute paths are appended to.")
     ] = LOCAL_FILES,
     images: SelectionOption = None,
+    force: OverwriteOption = False,
 ) -> None:
     """Write the images whose correction would tell most, the most doubtful first, as tasks of Label Studio."""
     from pipeline.tools import review_list as tool
 
+    check_free(out, force)
     tool.run(chosen_run(run), count, out, image_prefix=image_prefix, chosen=images)
 
 
@@ -547,9 +577,12 @@ def export(
     out: Annotated[
         Path | None, typer.Option(help="File to write; by default beside the classifier, with the format's ending.")
     ] = None,
+    force: OverwriteOption = False,
 ) -> None:
     """Write a classifier as an ONNX or torch.export model or a folder for the Hub, and check that it gives the same scores."""
-    path = classifier_file(classifier)
+    if out is None or not out.is_dir():
+        check_free(out, force)
+    path = classifier_to_use(classifier)
     if format == "hub":
         from pipeline.tools import hub
 
@@ -579,6 +612,16 @@ INTERRUPTED = 130
 """Exit code of a command that was ended by Ctrl-C; Typer turns the exception into it."""
 
 
+def end_with(error: BaseException, text: str) -> NoReturn:
+    """Report what ended a command in one line, after the traceback where it was asked for, and end with exit code 1."""
+    if reporting["traceback"]:
+        traceback.print_exception(error)
+    process = "" if distributed.is_main() else f"process {distributed.rank()}: "
+    console.quiet = False
+    console.print(f"{process}error: {printable(text)}", style="red", soft_wrap=True, markup=False)
+    sys.exit(1)
+
+
 def main() -> None:
     """Entry point: turns what a user can mend, and Ctrl-C, into one line and an exit code."""
     keep_freed_memory()
@@ -586,16 +629,14 @@ def main() -> None:
         distributed.join()
         app()
     except PipelineError as error:
-        if reporting["traceback"]:
-            traceback.print_exception(error)
-        process = "" if distributed.is_main() else f"process {distributed.rank()}: "
-        console.quiet = False
-        console.print(f"{process}error: {error}", style="red", soft_wrap=True, markup=False)
-        sys.exit(1)
+        end_with(error, str(error))
     except BrokenPipeError:
         # whoever read our output, as `head` does, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        # a disk, a folder or a device that fails where nothing more is known of what was done
+        end_with(error, f"{first_line(error)}. Check the disk and the permissions.")
     except SystemExit as end:
         if end.code == INTERRUPTED:
             say(f"interrupted; what is finished is kept. Continue with `{shlex.join(['ccd', *sys.argv[1:]])}`.")

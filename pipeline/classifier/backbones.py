@@ -13,6 +13,9 @@ from pipeline.classifier.lite import STD as LITE_STD
 from pipeline.classifier.lite import WHEELS, build_lite, load_lite
 from pipeline.machine.errors import PipelineError, first_line
 
+LOCAL_WEIGHTS = "name a file of them: `ccd all --set warmup.weights=FILE`, or `ccd warmup --weights FILE`"
+"""The options, which commands do not share, as an error names them."""
+
 HEADS = ("fc.", "classifier.", "head.")
 """Prefixes of the classification layer that is cut off; a weights file may have it or not."""
 
@@ -65,7 +68,7 @@ def fetch_weights(name: str, pretrained: bool) -> nn.Module:
         file = Path(torch.hub.get_dir()) / "checkpoints" / Path(kind.url).name
         raise PipelineError(
             f"the ImageNet weights of {name} could not be fetched from {kind.url} ({error}); "
-            f"put that file at {file}, or name a local one with --weights."
+            f"put that file at {file}, or {LOCAL_WEIGHTS}."
         ) from error
 
 
@@ -80,7 +83,7 @@ def timm_backbone(name: str, weights: str, pretrained: bool) -> Backbone:
         model = timm.create_model(name, pretrained=pretrained and not weights, num_classes=0, global_pool="")
     except OSError as error:
         raise PipelineError(
-            f"the weights of timm:{name} could not be fetched ({error}); name a local file with --weights."
+            f"the weights of timm:{name} could not be fetched ({first_line(error)}); {LOCAL_WEIGHTS}."
         ) from error
     load_weights(model, weights)
     config = model.pretrained_cfg

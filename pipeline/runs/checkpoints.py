@@ -111,7 +111,24 @@ def read_checkpoint(path: Path) -> Checkpoint:
         content = load_pt(path)
         if not isinstance(content, dict) or set(content) != {"image_ids", "weights", "training"}:
             raise ValueError("it does not hold image_ids, weights and training alone")
+        check_content(content)
         return Checkpoint(**vars(header), **content)
+
+
+def check_content(content: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the images are texts, and the weights named tensors of finite numbers."""
+    import torch
+
+    ids, weights = content["image_ids"], content["weights"]
+    if not isinstance(ids, list) or not all(isinstance(each, str) for each in ids):
+        raise ValueError("its image_ids are no list of texts")
+    if not isinstance(content["training"], dict) or not isinstance(weights, dict):
+        raise ValueError("its weights or its state of training are no table")
+    for name, value in weights.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise ValueError(f"its weights hold {name!r}, which is no named tensor")
+        if not torch.isfinite(value).all():
+            raise ValueError(f"its weights {name} are not all finite")
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

@@ -39,6 +39,12 @@ def known_runs() -> list[str]:
     return sorted(folder.name for folder in ARTIFACTS.iterdir() if (folder / "run.toml").exists())
 
 
+def check_free(out: Path | None, force: bool) -> None:
+    """Raise where a file that somebody named, and that is there, would be overwritten without --force."""
+    if out is not None and out.exists() and not force:
+        raise PipelineError(f"{out} exists already. Name another file, or say --force to overwrite it.")
+
+
 def run_or_file(path: str) -> Path:
     """A file or folder that exists, or else the folder of a run of that name."""
     found = Path(path).expanduser()

@@ -6,7 +6,7 @@ import shlex
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -38,9 +38,10 @@ def locked(folder: Path) -> Iterator[None]:
             raise PipelineError(
                 f"{folder} is in use by {holder}. Wait for it, or end it, and type the command again."
             ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()} ({shlex.join(['ccd', *sys.argv[1:]])})")
-        file.flush()
+        with suppress(OSError):  # a full disk: the lock holds, and only who holds it is not said
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()} ({shlex.join(['ccd', *sys.argv[1:]])})")
+            file.flush()
         try:
             yield
         finally:

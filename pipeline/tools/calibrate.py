@@ -15,7 +15,7 @@ from pipeline.machine.errors import PipelineError, first_line
 from pipeline.machine.progress import PlainTable, say, show
 from pipeline.method.thresholds import class_f1, out_of_fold_thresholds
 from pipeline.runs.artifacts import Provenance
-from pipeline.runs.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
+from pipeline.runs.checkpoints import Checkpoint, read_checkpoint, read_header, write_checkpoint
 from pipeline.runs.files import sha256_of
 from pipeline.runs.graph import VERSIONS
 from pipeline.runs.manifest import Manifest, read_manifest
@@ -47,6 +47,21 @@ def read_labelled(
         names = [row.name for row in rows]
     check_files(names, paths, table)
     return paths, np.stack([row.labels for row in rows])
+
+
+def calibrated_file(folder: Path) -> Path:
+    """The classifier that a run predicts with: `calibrated.pt` where it was made from `classifier.pt` as it is now."""
+    path, base = folder / "calibrated.pt", folder / "classifier.pt"
+    if not path.exists():
+        return base
+    made_from = read_header(path).provenance.inputs.get("classifier.pt")
+    if made_from != read_header(base).provenance.fingerprint:
+        say(
+            f"{path} was made from an earlier {base.name} and is not used; `ccd calibrate {folder} TABLE` makes it anew."
+        )
+        return base
+    say(f"{path}: thresholds calibrated on labelled photos. Those without are in {base}.")
+    return path
 
 
 def calibrated(checkpoint: Checkpoint, thresholds: np.ndarray, provenance: Provenance) -> Checkpoint:

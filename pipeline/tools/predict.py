@@ -59,6 +59,11 @@ def run(classifier_path: Path, sources: Sequence[str], out: Path | None, *, batc
     paths = find_images(sources)
     found = score_files(classifier, paths, batch_size)
     images = [str(paths[row]) for row in found.rows]
+    if not (found.scores >= classifier.thresholds).any():
+        say(
+            f"no class reaches its threshold in any photo; the highest score is {found.scores.max():.2f}. The scores "
+            f"rank the photos all the same; `ccd calibrate {classifier_path} TABLE` sets thresholds by labelled photos."
+        )
     frame = prediction_frame(images, found.scores, classifier.thresholds, classifier.class_names, key="image")
     if out is None:
         print_predictions(frame)

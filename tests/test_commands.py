@@ -1,0 +1,343 @@
+"""What commands keep, show, refuse and overwrite."""
+
+import errno
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from colours import invoke, options
+from tiny import command, start, write_run
+
+from pipeline.cli import is_measured
+from pipeline.runs import files
+from pipeline.runs.artifacts import Provenance
+from pipeline.runs.checkpoints import read_checkpoint, write_checkpoint
+from pipeline.runs.lock import locked
+from pipeline.runs.manifest import read_manifest
+from pipeline.runs.settings import read_run
+from pipeline.tools.calibrate import calibrated, calibrated_file
+from pipeline.tools.plan import plan_run
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of the finished run that a test may change."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def hold(folder):
+    """Body of a process that keeps a run locked."""
+    with locked(Path(folder)):
+        time.sleep(60)
+
+
+@pytest.fixture
+def holder(run, tmp_path):
+    """A process that keeps a run locked."""
+    process = start(hold, str(run), log=tmp_path / "holder.log")
+    lock = run / ".lock"
+    for _ in range(600):
+        if str(process.pid) in lock.read_text():
+            break
+        time.sleep(0.1)
+    yield process
+    process.kill()
+    process.join()
+
+
+def test_the_second_command_in_a_run_says_who_is_there(run, holder):
+    before = (run / "run.toml").read_text()
+    code, output = invoke("fuse", "--run", run)
+    assert code == 1 and f"{run} is in use by process {holder.pid}" in output
+    assert invoke("prepare", "--run", run, "--classes", "red,blue")[0] == 1
+    assert (run / "run.toml").read_text() == before
+    assert invoke("plan", "--run", run)[0] == 0  # looks, and writes nothing
+
+
+def test_a_killed_command_leaves_no_lock(run, holder):
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    assert str(holder.pid) in (run / ".lock").read_text()
+    code, output = invoke("fuse", "--run", run)
+    assert code == 0, output
+    assert (run / ".lock").read_text() == ""
+
+
+def test_plan_says_what_would_be_built_and_why(run):
+    assert [step.why for step in plan_run(run, read_run(run))] == [""] * 9
+    code, output = invoke("plan", "--run", run)
+    assert code == 0 and "everything is current" in output
+    with (run / "run.toml").open("a") as file:
+        file.write("[fuse]\nratio = 0.6\n")
+    steps = {step.stage: step for step in plan_run(run, read_run(run))}
+    assert steps["score-crops"].why == "" and "ratio 0.5 -> 0.6" in steps["fuse"].why
+    assert steps["train"].why == "after fuse"
+    taken = json.loads((run / "timings.json").read_text())["train"]["seconds"]
+    assert steps["train"].seconds == pytest.approx(taken)
+    code, output = invoke("plan", "--run", run)
+    assert code == 0 and f"`ccd all --run {run}` does it" in output
+    (run / "boxes.h5").unlink()
+    assert {step.stage: step.why for step in plan_run(run, read_run(run))}["boxes"] == "boxes.h5 is missing"
+
+
+def test_plan_of_a_run_that_has_done_nothing_knows_no_times(run):
+    for path in run.iterdir():
+        if path.name not in ("run.toml", "manifest.csv", "manifest.json", ".lock"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    steps = {step.stage: step for step in plan_run(run, read_run(run))}
+    assert steps["embed"].seconds is None and steps["evaluate"].why.startswith("left out")
+
+
+def cells_of(line):
+    return [cell.strip() for cell in re.split(r"[│┃]", line) if cell.strip()]
+
+
+def test_config_says_where_each_option_comes_from(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    code, output = invoke("config", "--run", run)
+    assert code == 0
+    found = {cells[0]: cells[1:] for cells in map(cells_of, output.splitlines()) if len(cells) == 3}
+    assert found["train.epochs"] == ["3", "given"]
+    assert found["train.seed"] == ["0", "default"]
+    assert found["prepare.kind"] == ["'folder'", "preset folder"]
+
+
+def test_runs_lists_what_is_under_artifacts(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, output = invoke("runs")
+    assert code == 0 and "no run" in output
+    shutil.copytree(run, tmp_path / "artifacts" / "first")
+    code, output = invoke("runs")
+    assert code == 0 and "first" in output and "evaluate" in output
+
+
+def begin(run, photos, *more):
+    return invoke("prepare", "--run", run, "--images", photos / "train", "--classes", "red,green,blue", *more)
+
+
+def test_what_a_run_was_given_stays_and_a_change_is_shown(photos, tmp_path):
+    folder = tmp_path / "run"
+    assert begin(folder, photos, "--set", "train.epochs=5")[0] == 0
+    code, output = begin(folder, photos, "--set", "fuse.ratio=0.4")
+    assert code == 0 and "changed for this run: fuse.ratio: default -> 0.4" in output
+    assert read_run(folder).tables["train"] == {"epochs": 5}
+    code, output = begin(folder, photos, "--set", "train.epochs=7")
+    assert "changed for this run: train.epochs: 5 -> 7" in output
+    code, output = begin(folder, photos, "--reset")
+    assert code == 0 and "train" not in read_run(folder).tables
+
+
+def test_a_failing_command_leaves_the_settings_alone(photos, tmp_path):
+    folder = tmp_path / "run"
+    assert begin(folder, photos)[0] == 0
+    before = (folder / "run.toml").read_text()
+    assert invoke("prepare", "--run", folder, "--images", tmp_path / "gone")[0] == 1
+    assert invoke("prepare", "--run", folder, "--set", "train.epochs=-1")[0] == 1
+    assert (folder / "run.toml").read_text() == before
+
+
+def test_two_folders_of_one_name_do_not_share_a_run_silently(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for parent in ("a", "b"):
+        shutil.copytree(photos / "train", tmp_path / parent / "holiday")
+    assert invoke("prepare", "--images", "a/holiday", "--classes", "red,blue")[0] == 0
+    code, output = invoke("prepare", "--images", "b/holiday", "--classes", "red,blue")
+    assert code == 1 and "artifacts/holiday is the run of a/holiday" in output and "--run holiday" in output
+    assert invoke("prepare", "--images", "b/holiday", "--classes", "red,blue", "--run", "holiday")[0] == 0
+
+
+def test_options_of_another_kind_of_dataset_are_refused(photos, tmp_path):
+    code, output = begin(tmp_path / "run", photos, "--year", "2007")
+    assert code == 1 and "--year is for datasets of kind voc" in output and "kind folder" in output
+    assert not (tmp_path / "run").exists()
+
+
+def test_all_stops_after_the_stage_that_was_named(photos, backbone, tmp_path, colour_teacher):
+    folder = tmp_path / "run"
+    code, output = invoke(*options(photos, backbone, folder), "--to", "init-labels")
+    assert code == 0, output
+    assert (folder / "initial_labels.h5").exists() and not (folder / "warmup.pt").exists()
+    code, output = invoke("all", "--run", folder, "--to", "inti-labels")
+    assert code == 1 and "init-labels" in output
+
+
+def test_labels_of_test_photos_alone_measure_what_they_can(photos, run):
+    lines = (photos / "labels.csv").read_text().splitlines()
+    table = run.parent / "labels.csv"
+    table.write_text("\n".join([lines[0], *(line for line in lines if line.startswith("test/"))]))
+    assert invoke("prepare", "--run", run, "--labels", table)[0] == 0
+    code, output = invoke("evaluate", "--run", run)
+    assert code == 0, output
+    assert "8 train images have no labels, so pseudo-labels are not measured" in output
+    assert set(json.loads((run / "metrics.json").read_text())["test"]) >= {"final classifier"}
+
+
+def test_figures_of_labels_that_were_taken_away_are_not_shown(run):
+    assert is_measured(run)
+    (run / "ground_truth.h5").unlink()
+    assert (run / "metrics.json").exists() and not is_measured(run)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("predict", "RUN", "PHOTO", "--out", "OUT.csv"),
+        ("export", "RUN", "--format", "torch-export", "--out", "OUT.pt2"),
+        ("export-labels", "RUN", "--out", "OUT.csv"),
+        ("review-list", "--run", "RUN", "--out", "OUT.json"),
+        ("inspect", "RUN", "--image", "0.png", "--show", "--out", "OUT.png"),
+        ("calibrate", "RUN", "LABELS", "--out", "OUT.pt"),
+    ],
+)
+def test_nothing_that_is_there_is_overwritten_without_force(arguments, run, photos, tmp_path):
+    ending = Path(arguments[arguments.index("--out") + 1]).suffix
+    out = tmp_path / f"mine{ending}"
+    out.write_text("precious")
+    places = {"RUN": run, "PHOTO": photos / "train" / "0.png", "LABELS": photos / "labels.csv", f"OUT{ending}": out}
+    code, output = invoke(*(places.get(each, each) for each in arguments))
+    assert code == 1 and f"{out} exists already" in output and "--force" in output
+    assert out.read_text() == "precious"
+    if arguments[0] in ("predict", "inspect"):
+        code, output = invoke(*(places.get(each, each) for each in arguments), "--force")
+        assert code == 0 and out.read_bytes() != b"precious"
+
+
+def test_a_picture_does_not_take_the_place_of_a_photo_here(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "0.png").write_text("my photo")
+    code, output = invoke("inspect", run, "--image", "0.png", "--show")
+    assert code == 1 and "0.png exists already" in output and (tmp_path / "0.png").read_text() == "my photo"
+
+
+def test_calibrated_thresholds_take_effect_until_the_classifier_changes(run):
+    assert calibrated_file(run) == run / "classifier.pt"
+    checkpoint = read_checkpoint(run / "classifier.pt")
+    origin = Provenance("classifier", 2, {}, {"classifier.pt": checkpoint.provenance.fingerprint})
+    write_checkpoint(run / "calibrated.pt", calibrated(checkpoint, np.full(3, 1.0), origin))
+    photo = read_manifest(run).paths[0]
+    code, output = invoke("predict", run, photo)
+    assert code == 0 and "thresholds calibrated" in output
+    assert "no class reaches its threshold in any photo" in output
+    code, output = invoke("predict", run / "classifier.pt", photo)
+    assert code == 0 and "calibrated on" not in output
+    stale = Provenance("classifier", 2, {}, {"classifier.pt": "another"})
+    write_checkpoint(run / "calibrated.pt", calibrated(checkpoint, np.full(3, 1.0), stale))
+    code, output = invoke("predict", run, photo)
+    assert code == 0 and "made from an earlier classifier.pt and is not used" in output
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_refused(run, value):
+    checkpoint = read_checkpoint(run / "classifier.pt")
+    head = checkpoint.weights["head.weight"]
+    head[(0,) * head.ndim] = value
+    write_checkpoint(run / "classifier.pt", checkpoint)
+    code, output = invoke("predict", run / "classifier.pt", read_manifest(run).paths[0])
+    assert code == 1 and "are not all finite" in output and "`ccd train" in output
+
+
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("report", "--run", "RUN"),
+        ("export-labels", "RUN"),
+        ("review-list", "--run", "RUN"),
+        ("fuse", "--run", "RUN", "--ratio", "0.4"),
+        ("predict", "RUN", "PHOTO", "--out", "OUT.csv"),
+        ("inspect", "RUN", "--image", "0.png", "--show", "--out", "OUT.png"),
+    ],
+)
+def test_a_full_disk_is_one_line_and_leaves_nothing_behind(arguments, run, photos, tmp_path, monkeypatch):
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    places = {
+        "RUN": run,
+        "PHOTO": photos / "train" / "0.png",
+        "OUT.csv": tmp_path / "o.csv",
+        "OUT.png": tmp_path / "o.png",
+    }
+    monkeypatch.setattr(files.os, "fsync", full_disk)
+    code, output = invoke(*(places.get(each, each) for each in arguments))
+    assert code == 1 and "No space left" in output and "\n" not in output
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+    assert not list(tmp_path.glob("o.*"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("predict", "RUN", "PHOTO", "--out", "BELOW/o.csv"),
+        ("export-labels", "RUN", "--out", "BELOW/o.csv"),
+        ("export-labels", "RUN", "--format", "imagefolder", "--out", "BELOW/o"),
+        ("review-list", "--run", "RUN", "--out", "BELOW/o.json"),
+        ("inspect", "RUN", "--image", "0.png", "--show", "--out", "BELOW/o.png"),
+        ("warmup", "--run", "RUN", "--force", "--device", "cpu", "--cache", "BELOW"),
+        ("prepare", "--run", "BELOW/run", "--images", "PHOTO", "--classes", "a,b"),
+    ],
+)
+def test_a_place_that_cannot_be_written_to_is_one_line(arguments, run, photos, tmp_path):
+    (tmp_path / "file").write_text("")
+    places = {"RUN": str(run), "PHOTO": str(photos / "train" / "0.png")}
+    given = [places.get(each, each).replace("BELOW", str(tmp_path / "file")) for each in arguments]
+    code, output = invoke(*given)
+    assert code == 1 and str(tmp_path / "file") in output and "\n" not in output
+
+
+def test_the_command_line_turns_a_failing_disk_into_one_line(run, tmp_path, monkeypatch):
+    log = tmp_path / "log"
+    process = start(below_a_file, log=log)
+    process.join()
+    assert process.exitcode == 1
+    assert "error: " in log.read_text() and "Traceback" not in log.read_text()
+
+
+def below_a_file():
+    from pipeline import cli
+
+    cli.app = full_disk
+    cli.main()
+
+
+MAKE_CLEAN = ("", "..", ".", "a/../..", "/", "artifacts/x", ".hidden")
+
+
+@pytest.mark.parametrize("name", MAKE_CLEAN)
+def test_make_clean_removes_no_more_than_one_run(name, tmp_path):
+    makefile = Path(__file__).parents[1] / "Makefile"
+    (tmp_path / "artifacts" / "demo").mkdir(parents=True)
+    (tmp_path / "artifacts" / "other").mkdir()
+    done = subprocess.run(["make", "-f", makefile, "clean", f"RUN={name}"], cwd=tmp_path, capture_output=True)
+    assert done.returncode != 0
+    assert (tmp_path / "artifacts" / "demo").is_dir()
+    done = subprocess.run(["make", "-f", makefile, "clean", "RUN=demo"], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0
+    assert [path.name for path in (tmp_path / "artifacts").iterdir()] == ["other"]
+
+
+def test_one_photo_is_enough_or_says_what_is_missing(photos, backbone, tmp_path, colour_teacher):
+    (tmp_path / "photos").mkdir()
+    shutil.copy(photos / "train" / "0.png", tmp_path / "photos")
+    code, output = invoke("all", "--run", tmp_path / "run", "--images", tmp_path / "photos", "--classes",
+                          "red,green,blue", "--device", "cpu", "--set", "warmup.backbone=timm:test_resnet",
+                          "--set", f"warmup.weights={backbone}", "--set", "warmup.epochs=1",
+                          "--set", "train.epochs=1")  # fmt: skip
+    assert code == 0, output
+    assert (tmp_path / "run" / "classifier.pt").exists()
+
+
+def test_the_photos_of_a_written_run_are_checked_too(tmp_path):
+    folder = write_run(tmp_path / "run")
+    (folder / "photos" / "00.jpg").unlink()
+    process = start(command, "warmup", "--run", folder, "--device", "cpu", log=tmp_path / "log")
+    process.join()
+    assert process.exitcode == 1 and "1 of the 12 photos" in (tmp_path / "log").read_text()
