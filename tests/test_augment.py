@@ -52,7 +52,28 @@ def test_jitter_of_no_strength_changes_nothing():
 
 def test_the_order_of_the_changes_is_drawn_too():
     generator = torch.Generator().manual_seed(1)
-    assert len({tuple(draw_jitter(1, 0.5, generator).order) for _ in range(50)}) > 10
+    assert len({tuple(draw_jitter(1, 0.5, generator).order.flatten().tolist()) for _ in range(50)}) > 10
+
+
+def test_the_order_is_the_batchs_or_each_images_own():
+    jitter = draw_jitter(50, 0.5, torch.Generator().manual_seed(1))
+    assert (jitter.order == jitter.order[:, :1]).all()
+    own = draw_jitter(200, 0.5, torch.Generator().manual_seed(1), order="image").order
+    assert (own.sort(dim=0).values == torch.arange(4)[:, None]).all()
+    assert len({tuple(order) for order in own.T.tolist()}) == 24  # every one of the orders
+
+
+def test_an_image_with_its_own_order_is_changed_as_it_would_be_alone():
+    batch = images()
+    jitter = draw_jitter(6, 0.5, torch.Generator().manual_seed(1), order="image")
+    changes = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+    alone = []
+    for i in range(6):
+        image = batch[i : i + 1]
+        for number in jitter.order[:, i].tolist():
+            image = changes[number](image, jitter.factors[number, i : i + 1])
+        alone.append(image)
+    torch.testing.assert_close(color_jitter(batch, jitter), torch.cat(alone), atol=1e-6, rtol=0)
 
 
 def test_a_part_of_a_batch_is_changed_as_it_is_in_the_whole():

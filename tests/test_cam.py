@@ -13,9 +13,11 @@ from pipeline.method.cam import (
     quantile_threshold,
     relative_scores,
     rescale_boxes,
+    search_threshold,
+    search_windows,
 )
 
-PAPER = {"threshold": 0.95, "margin": 0.125, "rule": "extent", "peak_limit": 3}
+PAPER = {"threshold": 0.95, "margin": 0.125, "rule": "extent", "peak_limit": 3, "epsilon": 0.0}
 
 
 def naive_extent(plane):
@@ -31,7 +33,7 @@ def naive_corners(plane):
     if not cells:
         return [0, 0, 0, 0]
     (r1, c1), (r2, c2) = cells[0], cells[-1]
-    return [min(c1, c2), r1, max(c1, c2) + 1, r2 + 1]
+    return [min(c1, c2), r1, max(c1, c2), r2]  # the last cell is the edge, not inside
 
 
 def random_masks(count=50, density=0.1):
@@ -48,6 +50,38 @@ def test_threshold_of_all_classes_and_of_nearly_none():
     scores = torch.tensor([[0.1, 0.2], [0.3, 0.4]])
     assert quantile_threshold(scores, 2) == pytest.approx(0.1)
     assert quantile_threshold(scores, 0.01) == pytest.approx(0.4)
+
+
+def test_windows_of_a_search_are_a_hundred_but_for_the_first():
+    assert [len(rows) for rows in search_windows(torch.arange(350))] == [101, 100, 100]
+    assert [len(rows) for rows in search_windows(torch.arange(101))] == [101]
+    assert search_windows(torch.arange(100)) == []
+    assert torch.equal(torch.cat(search_windows(torch.arange(301))), torch.arange(301))
+
+
+def test_a_search_ends_between_the_bounds_and_takes_no_more_images():
+    scores = torch.rand(2000, 20, generator=torch.Generator().manual_seed(0)) * 0.07
+    taken = []
+
+    def windows():
+        for rows in search_windows(torch.arange(len(scores))):
+            taken.append(len(rows))
+            yield scores[rows]
+
+    found = search_threshold(windows(), bound=4)
+    # counts fall by 20 / 70 a step, from 5.71 classes an image at 0.05 on
+    assert found.converged and found.tau == pytest.approx(0.05)
+    assert taken == [101]
+    found = search_threshold(windows(), bound=2)
+    assert found.converged and 2 < found.mean_count < 4
+    assert len(taken) == 1 + round((found.tau - 0.05) / 0.001) + 1
+
+
+def test_a_search_that_is_used_up_ends_one_step_on():
+    found = search_threshold(iter([torch.ones(101, 20), torch.ones(100, 20)]), bound=4)
+    assert (found.converged, found.mean_count) == (False, 20.0)
+    assert found.tau == pytest.approx(0.052)
+    assert search_threshold(iter([]), bound=4).tau == 0.05
 
 
 def test_relative_scores_select_a_class_that_the_classifier_hardly_dares_to_name():
@@ -90,6 +124,20 @@ def test_peaks_come_largest_first():
 def test_normalise_spans_zero_to_one_and_flattens_a_flat_map():
     cams = torch.tensor([[[2.0, 4.0], [3.0, 2.0]], [[5.0, 5.0], [5.0, 5.0]]])
     assert normalise(cams).tolist() == [[[0.0, 1.0], [0.5, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]
+
+
+def test_an_epsilon_keeps_nearly_flat_maps_below_every_threshold():
+    cams = torch.tensor([[[0.0, 1.0]], [[0.0, 1e-6]]])
+    torch.testing.assert_close(normalise(cams, 1e-5).flatten(), torch.tensor([0.0, 1 / 1.00001, 0.0, 1 / 11]))
+    _, owner = cam_boxes(cams, (1, 2), **{**PAPER, "margin": 0.0, "epsilon": 1e-5})
+    assert owner.tolist() == [0]
+
+
+def test_a_corner_box_of_one_pixel_has_an_inside_without_a_margin():
+    cams = torch.zeros(1, 4, 4)
+    cams[0, 3, 3] = 1.0
+    boxes, _ = cam_boxes(cams, (4, 4), **{**PAPER, "margin": 0.0, "rule": "corners"})
+    assert boxes.tolist() == [[3, 3, 4, 4]]
 
 
 def test_expansion_is_clipped_at_the_border():

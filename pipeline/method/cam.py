@@ -3,9 +3,12 @@
 P maps of h x w cells; boxes are xyxy in pixels of the view that the maps were made from, unless said otherwise.
 """
 
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
 from torch import Tensor
 
 
@@ -21,6 +24,52 @@ def quantile_threshold(scores: Tensor, classes_per_image: float) -> float:
     """
     wanted = min(max(round(classes_per_image * len(scores)), 1), scores.numel())
     return scores.flatten().sort(descending=True).values[wanted - 1].item()
+
+
+SEARCH_WINDOW = 100
+"""Images between two looks of `search_threshold` at its mean count, as in the authors' code."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """Where a search for tau ended."""
+
+    tau: float
+    converged: bool
+    """Whether the mean count lay within the bounds; otherwise the images had been used up."""
+    mean_count: float
+    """Classes an image at the last look; NaN where there were too few images for one."""
+
+
+def search_threshold(windows: Iterable[Tensor], bound: float, start: float = 0.05, step: float = 0.001) -> Search:
+    """Threshold tau as the authors' code searches it: raised by a step a window until few enough classes pass.
+
+    It does not come back from a threshold that is too high, and where the windows are used up, it ends at the next
+    threshold whatever the count was. `search_windows` says which images a window has.
+
+    Args:
+        windows: scores Tensor[w, C] of a window each; no more are taken than needed.
+        bound: b; the search ends where the mean count of classes is above b and below b + 2.
+        start: first tau.
+        step: from one tau to the next.
+    """
+    tau, mean_count = start, math.nan
+    for scores in windows:
+        # divided by the window, though the first has an image more: so does the authors' code
+        mean_count = (scores >= tau).sum().item() / SEARCH_WINDOW
+        if bound < mean_count < bound + 2:
+            return Search(tau, True, mean_count)
+        tau += step
+    return Search(tau, False, mean_count)
+
+
+def search_windows(order: Tensor) -> list[Tensor]:
+    """Rows of each window of one pass: int64 Tensor[N] cut into 101, then 100 each; the rest is left out.
+
+    The authors' code counts from 0 and looks at 100, 200 and so on, hence the 101.
+    """
+    looks = range(SEARCH_WINDOW, len(order), SEARCH_WINDOW)
+    return [order[look - SEARCH_WINDOW + (look > SEARCH_WINDOW) : look + 1] for look in looks]
 
 
 def relative_scores(scores: Tensor) -> Tensor:
@@ -45,10 +94,21 @@ def upsample(cams: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(cams[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
-def normalise(cams: Tensor) -> Tensor:
-    """Each map of Tensor[P, H, W] stretched to [0, 1]; a flat map becomes zeros."""
+def boost_positive(cams: Tensor, factor: float) -> Tensor:
+    """BoostLU: positive activations times a factor (Kim et al., BridgeGap, CVPR 2023)."""
+    return torch.where(cams > 0, factor * cams, cams)
+
+
+def normalise(cams: Tensor, epsilon: float = 0.0) -> Tensor:
+    """Each map of Tensor[P, H, W] stretched to [0, 1]; a flat map becomes zeros.
+
+    Args:
+        cams: Tensor[P, H, W], any range.
+        epsilon: added to the span of each map, as in the authors' code (1e-5): the largest value then stays below 1,
+            and a map that is nearly flat below any threshold.
+    """
     low = cams.amin(dim=(1, 2), keepdim=True)
-    span = cams.amax(dim=(1, 2), keepdim=True) - low
+    span = cams.amax(dim=(1, 2), keepdim=True) - low + epsilon
     return torch.where(span > 0, (cams - low) / span.clamp(min=torch.finfo(cams.dtype).tiny), 0)
 
 
@@ -77,14 +137,15 @@ def span(line: Tensor) -> tuple[Tensor, Tensor]:
 def corner_boxes(mask: Tensor) -> Tensor:
     """Box between the first and the last set cell in reading order: the authors' code.
 
-    It is no extent: the last cell in reading order may lie left of the first, so the corners are sorted.
+    It is no extent: the last cell in reading order may lie left of the first, so the corners are sorted. Its right
+    and lower edges are those cells, as if they were not part of it; a box of one cell is empty until it is expanded.
     Same shapes as `extent_boxes`.
     """
     count, _, width = mask.shape
     first, past_last = span(mask.reshape(count, -1))
     last = (past_last - 1).clamp(min=0)
     xs = torch.stack([first % width, last % width], dim=1).sort(dim=1).values
-    boxes = torch.stack([xs[:, 0], first // width, xs[:, 1] + 1, last // width + 1], dim=1)
+    boxes = torch.stack([xs[:, 0], first // width, xs[:, 1], last // width], dim=1)
     return boxes.float() * (past_last > 0)[:, None]
 
 
@@ -99,6 +160,8 @@ def peak_boxes(mask: Tensor, limit: int) -> tuple[Tensor, Tensor]:
         boxes: float32 Tensor[Q, 4], xyxy.
         owner: int64 Tensor[Q], the map of each box, ascending.
     """
+    from scipy import ndimage  # here, as every network imports this module and few look for peaks
+
     boxes, owner = [], []
     for p, plane in enumerate(mask.numpy()):
         regions, count = ndimage.label(plane, structure=[[1, 1, 1]] * 3)
@@ -119,6 +182,7 @@ def cam_boxes(
     margin: float,
     rule: str,
     peak_limit: int,
+    epsilon: float,
 ) -> tuple[Tensor, Tensor]:
     """Boxes around the strongest response of each map.
 
@@ -129,21 +193,26 @@ def cam_boxes(
         margin: share of the view's side by which each edge is moved outwards (80 px of 640 in the paper).
         rule: "extent", "corners" (the authors') or "peaks" (a box per connected region).
         peak_limit: most boxes a map under "peaks".
+        epsilon: see `normalise`.
 
     Returns:
-        boxes: float32 Tensor[Q, 4], clipped to the view. A flat map (no pixel above the threshold) has none.
+        boxes: float32 Tensor[Q, 4], clipped to the view, at least a pixel wide and high. A flat map (no pixel above the threshold) has none.
         owner: int64 Tensor[Q], the map of each box, ascending.
     """
     if not len(cams):
         return torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
-    mask = normalise(upsample(cams.float(), size)) > threshold
+    mask = normalise(upsample(cams.float(), size), epsilon) > threshold
     if rule == "peaks":
         boxes, owner = peak_boxes(mask, peak_limit)
     else:
         boxes = {"extent": extent_boxes, "corners": corner_boxes}[rule](mask)
         owner = mask.any(dim=2).any(dim=1).nonzero()[:, 0]
         boxes = boxes[owner]
-    return expand_boxes(boxes, size, margin), owner
+    boxes = expand_boxes(boxes, size, margin)
+    # corners without a margin may have no inside
+    empty = (boxes[:, 2:] - boxes[:, :2] < 1).repeat(1, 2) & (torch.arange(4) >= 2)
+    boxes = torch.where(empty, boxes[:, :2].repeat(1, 2) + 1, boxes)
+    return boxes, owner
 
 
 def expand_boxes(boxes: Tensor, size: tuple[int, int], margin: float) -> Tensor:

@@ -3,6 +3,7 @@
 Boxes are xyxy in pixels of the original image; sizes are (H, W).
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,6 +52,15 @@ def view_size(box: Tensor, long_side: int, multiple: int = 32) -> tuple[int, int
     width, height = (box[2:] - box[:2]).tolist()
     scale = long_side / max(width, height)
     return snapped_size(height * scale, width * scale, multiple)
+
+
+def truncated_size(height: int, width: int, long_side: int) -> tuple[int, int]:
+    """(H, W) of a crop as in the authors' code: int(side * long_side / longer side), computed in float32.
+
+    Rounding makes the long side a pixel less for a sixth of all sizes, as in their code.
+    """
+    scale = np.float32(1) / np.float32(max(height, width)) * np.float32(long_side)
+    return max(1, int(np.float32(height) * scale)), max(1, int(np.float32(width) * scale))
 
 
 def snapped_size(height: float, width: float, stride: int) -> tuple[int, int]:

@@ -18,12 +18,12 @@ class Jitter:
 
     factors: Tensor
     """float32 Tensor[4, B]: brightness, contrast and saturation about 1, hue about 0."""
-    order: list[int]
-    """Rows of `factors`, the same order for the whole batch."""
+    order: Tensor
+    """int64 Tensor[4, B], rows of `factors` in the order in which each image is changed."""
 
     def of(self, images: Tensor) -> "Jitter":
         """What some of the images get: int64 Tensor[b] of their places in the batch."""
-        return Jitter(self.factors[:, images], self.order)
+        return Jitter(self.factors[:, images], self.order[:, images])
 
 
 def draw_flips(count: int, generator: torch.Generator) -> Tensor:
@@ -36,25 +36,47 @@ def flip(images: Tensor, flips: Tensor) -> Tensor:
     return torch.where(flips.to(images.device)[:, None, None, None], images.flip(3), images)
 
 
-def draw_jitter(count: int, strength: float, generator: torch.Generator) -> Jitter:
+def draw_jitter(count: int, strength: float, generator: torch.Generator, order: str = "batch") -> Jitter:
     """Random colour changes, each image's own: those of torchvision's `ColorJitter` with four times `strength`.
 
     Args:
         count: B.
         strength: largest relative change, and largest share of the hue circle; in [0, 0.5].
         generator: CPU generator, so that the draws do not depend on the device.
+        order: "batch": the changes come in one order for the whole batch; "image": each image's own (the authors).
     """
     draws = (torch.rand(4, count, generator=generator) * 2 - 1) * strength
-    return Jitter(draws + torch.tensor([1.0, 1.0, 1.0, 0.0])[:, None], torch.randperm(4, generator=generator).tolist())
+    if order == "batch":
+        orders = torch.randperm(4, generator=generator)[:, None].expand(4, count)
+    else:
+        orders = torch.rand(4, count, generator=generator).argsort(dim=0)
+    return Jitter(draws + torch.tensor([1.0, 1.0, 1.0, 0.0])[:, None], orders)
 
 
 def color_jitter(images: Tensor, jitter: Jitter) -> Tensor:
     """Float Tensor[B, 3, H, W] in [0, 1] with changed colours, in [0, 1]."""
     factors = jitter.factors.to(images.device)
-    changes = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
-    for number in jitter.order:
-        images = changes[number](images, factors[number])
+    for step in jitter.order:  # [B]
+        images = change_by_number(images, step, factors)
     return images
+
+
+def change_by_number(images: Tensor, numbers: Tensor, factors: Tensor) -> Tensor:
+    """Each image of Tensor[B, 3, H, W] changed once.
+
+    Args:
+        images: in [0, 1].
+        numbers: int64 Tensor[B] on the CPU, in [0, 4): what is changed of each.
+        factors: Tensor[4, B], by how much.
+    """
+    changes = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+    if (numbers == numbers[0]).all():
+        return changes[numbers[0]](images, factors[numbers[0]])
+    changed = torch.empty_like(images)
+    for number in numbers.unique().tolist():
+        places = (numbers == number).nonzero()[:, 0].to(images.device)
+        changed[places] = changes[number](images[places], factors[number, places])
+    return changed
 
 
 def blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
