@@ -3,6 +3,9 @@ import torch
 
 from pipeline.machine.errors import PipelineError
 from pipeline.teachers.encoding import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ViewRules,
     compute_dtype,
     encode_in_chunks,
     encode_stream,
@@ -99,3 +102,20 @@ def test_the_batch_size_doubles_until_memory_runs_out(limit, found):
 def test_a_view_that_never_fits_is_refused():
     with pytest.raises(PipelineError, match="One 8x9 view does not fit the memory of cuda"):
         find_batch_size(out_of_memory_above(0), (8, 9), "cuda")
+
+
+def test_fractions_of_pixels_are_kept_and_the_views_left_as_they_are():
+    views = torch.full((1, 3, 1, 1), 25.5)
+    pixels = normalise_pixels(views, (0.0,) * 3, (1.0,) * 3, CPU)
+    assert pixels.flatten().tolist() == pytest.approx([0.1] * 3)
+    assert views.flatten().tolist() == [25.5] * 3
+
+
+def test_rules_that_change_nothing_leave_the_fingerprint():
+    assert ViewRules().mark("a") == "a"
+    marks = {
+        ViewRules(**rule).mark("a") for rule in ({"statistics": "imagenet"}, {"positions": "bilinear"}, {"snap": False})
+    }
+    assert len(marks | {"a"}) == 4
+    assert ViewRules(statistics="imagenet").statistics_of((0.5,), (0.5,)) == (IMAGENET_MEAN, IMAGENET_STD)
+    assert ViewRules().statistics_of((0.5,), (0.4,)) == ((0.5,), (0.4,))

@@ -5,11 +5,12 @@ import warnings
 
 import pytest
 import torch
+from parity import reference
 from torch.nn import functional as F
 
 from pipeline.machine.errors import PipelineError
 from pipeline.teachers import Teacher, load_teacher, openai_clip
-from pipeline.teachers.encoding import snap_to_stride
+from pipeline.teachers.encoding import IMAGENET_MEAN, IMAGENET_STD, ViewRules, snap_to_stride
 from pipeline.teachers.openai_clip import MEAN, STD
 from pipeline.teachers.towers import GridPositions
 
@@ -99,7 +100,13 @@ def positions(embedding, height, width):
     return torch.cat([embedding[:1], grid.flatten(0, 1)])
 
 
-def slow_resnet(visual, pixels):
+def bilinear_positions(embedding, height, width):
+    side = round((len(embedding) - 1) ** 0.5)
+    grid = reference.bilinear(embedding[1:].T.reshape(-1, side, side).double().numpy(), (height, width))
+    return torch.cat([embedding[:1], torch.from_numpy(grid).float().flatten(1).T])
+
+
+def slow_resnet(visual, pixels, positions=positions):
     pool, visual.attnpool = visual.attnpool, torch.nn.Identity()
     features = visual(pixels)[0]  # [E, h, w]
     visual.attnpool = pool
@@ -115,7 +122,7 @@ def slow_resnet(visual, pixels):
     return pool.c_proj(torch.cat(heads, 1))[0]  # every token asks, the first answer counts
 
 
-def slow_vit(visual, pixels):
+def slow_vit(visual, pixels, positions=positions):
     grid = [side // visual.conv1.stride[0] for side in pixels.shape[-2:]]
     tokens = torch.cat([visual.class_embedding[None], visual.conv1(pixels)[0].flatten(1).T])
     tokens = visual.ln_pre(tokens + positions(visual.positional_embedding, *grid))
@@ -131,6 +138,22 @@ def test_other_sizes_equal_a_slow_direct_reference(model_and_path, shape):
         expected = torch.stack([slow(model.visual, normalised(image[None])) for image in images])
     got = load_teacher(f"openai:{path}").encode_images(images)
     torch.testing.assert_close(got, F.normalize(expected, dim=1), atol=1e-5, rtol=0)
+
+
+def test_views_as_the_authors_code_takes_them(model_and_path):
+    model, path = model_and_path
+    rules = ViewRules(statistics="imagenet", positions="bilinear", snap=False)
+    teacher = load_teacher(f"openai:{path}", rules=rules)
+    stride = 32 if "resnet" in path.name else model.visual.conv1.stride[0]
+    whole = random_images(2, 3, 2 * stride, 4 * stride)
+    ragged = torch.nn.functional.pad(whole, (0, stride // 4, 0, 0))  # the towers drop what is beyond the last cell
+    slow = slow_resnet if "resnet" in path.name else slow_vit
+    mean, std = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)
+    with torch.no_grad():
+        pixels = (ragged / 255 - mean) / std
+        expected = torch.stack([slow(model.visual, image[None], positions=bilinear_positions) for image in pixels])
+    torch.testing.assert_close(teacher.encode_images(ragged), F.normalize(expected, dim=1), atol=1e-5, rtol=0)
+    assert teacher.fingerprint != load_teacher(f"openai:{path}").fingerprint
 
 
 def test_positions_are_computed_once_per_size():

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from pipeline.classifier import lite
 from pipeline.machine.engines import Run, run_of
-from pipeline.teachers.encoding import encode_in_chunks, normalise_pixels
+from pipeline.teachers.encoding import ViewRules, encode_in_chunks, normalise_pixels
 
 
 class Conse:
@@ -27,6 +27,7 @@ class Conse:
 
     Args:
         device: where both networks run; they are small, and float32 everywhere.
+        rules: how it takes views; it takes any size, so that only the statistics matter.
     """
 
     name = "conse"
@@ -34,8 +35,9 @@ class Conse:
     logit_bias = 0.0
     input_size = 320
 
-    def __init__(self, device: str | torch.device = "cpu") -> None:
+    def __init__(self, device: str | torch.device = "cpu", rules: ViewRules | None = None) -> None:
         self.device = torch.device(device)
+        self._rules = rules or ViewRules()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -45,7 +47,7 @@ class Conse:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         digest.update("\n".join([*imagenet_prompts(), str(self.logit_scale)]).encode())
-        return digest.hexdigest()
+        return self._rules.mark(digest.hexdigest())
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Embed uint8 RGB Tensor[B, 3, H, W], H and W from 32 up, as float32 Tensor[B, D] with unit rows."""
@@ -53,7 +55,7 @@ class Conse:
 
     @torch.inference_mode()
     def _encode_images(self, images: Tensor) -> Tensor:
-        pixels = normalise_pixels(images, lite.MEAN, lite.STD, self.device)
+        pixels = normalise_pixels(images, *self._rules.statistics_of(lite.MEAN, lite.STD), self.device)
         probabilities = self._classify(pixels).softmax(1)  # [B, 1000]
         classes = F.normalize(self._imagenet - self._centre, dim=1)  # [1000, D]
         return F.normalize(probabilities @ classes, dim=1)

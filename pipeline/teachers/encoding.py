@@ -1,8 +1,10 @@
 """What the image encoders of all teachers share: precision, uint8 pixels to input, batches to pieces."""
 
+import hashlib
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +15,8 @@ from pipeline.method.crops import snapped_size
 
 Key = TypeVar("Key")
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 CPU_CHUNK = 16
 """Images per forward on a CPU: enough to fill its cores, few enough to keep the activations small."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -33,7 +37,7 @@ def normalise_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float]
     """Pixels as a network wants them.
 
     Args:
-        images: uint8 Tensor[B, 3, H, W], RGB.
+        images: Tensor[B, 3, H, W], RGB in [0, 255]; uint8, or float where resizing left fractions.
         mean: per channel, of pixels in [0, 1].
         std: per channel, of pixels in [0, 1].
         device: where the result lies; the bytes travel there before they become four times as many.
@@ -44,7 +48,36 @@ def normalise_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float]
     offset = torch.tensor(mean, device=device).view(3, 1, 1)
     spread = torch.tensor(std, device=device).view(3, 1, 1)
     pixels = images.to(device).contiguous(memory_format=torch.channels_last).float()
-    return pixels.div_(255).sub_(offset).div_(spread)
+    return pixels.div(255).sub_(offset).div_(spread)
+
+
+@dataclass(frozen=True)
+class ViewRules:
+    """How a teacher takes views; the defaults are what it was trained for, the others the authors' code."""
+
+    statistics: str = "teacher"
+    """Mean and standard deviation that pixels are normalised with: "teacher", its own, or "imagenet"."""
+    positions: str = "bicubic"
+    """How an OpenAI tower's positional embeddings are resized: "bicubic" or "bilinear"."""
+    snap: bool = True
+    """Whether an OpenAI tower resizes a view to multiples of its stride, or drops the pixels beyond the last one."""
+    squash: str = "bicubic"
+    """How its global views are squashed before it gets them, see `photos.squash`."""
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Self:
+        """Rules that the options of `embed` ask for."""
+        return cls(**{field.name: options[field.name] for field in fields(cls)})
+
+    def statistics_of(self, mean: Sequence[float], std: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+        """Mean and standard deviation to use, by channel, for a teacher with these of its own."""
+        return (mean, std) if self.statistics == "teacher" else (IMAGENET_MEAN, IMAGENET_STD)
+
+    def mark(self, fingerprint: str) -> str:
+        """Fingerprint of a teacher that takes views so: its own where these are the defaults."""
+        if self == ViewRules():
+            return fingerprint
+        return hashlib.sha256(f"{fingerprint} {self}".encode()).hexdigest()
 
 
 def snap_to_stride(pixels: Tensor, stride: int) -> Tensor:

@@ -14,7 +14,7 @@ from torchvision.transforms.v2.functional import resize
 
 from pipeline.datasets.downloads import cache_folder
 from pipeline.machine.errors import PipelineError, hint
-from pipeline.teachers.encoding import compute_dtype, encode_in_chunks, normalise_pixels
+from pipeline.teachers.encoding import ViewRules, compute_dtype, encode_in_chunks, normalise_pixels
 
 try:
     import open_clip
@@ -41,6 +41,7 @@ class OpenClip:
         digest: see `fingerprint`.
         device: of the model.
         dtype: of the model's convolutions.
+        rules: how it takes views; it takes one size, so that only the statistics matter.
     """
 
     def __init__(
@@ -51,11 +52,13 @@ class OpenClip:
         digest: str,
         device: torch.device,
         dtype: torch.dtype,
+        rules: ViewRules | None = None,
     ) -> None:
+        self._rules = rules or ViewRules()
         self.name = name
         self.device = device
         self.dtype = dtype
-        self.fingerprint = digest
+        self.fingerprint = self._rules.mark(digest)
         self.logit_scale = model.logit_scale.exp().item()
         self.logit_bias = 0.0 if model.logit_bias is None else model.logit_bias.item()
         self._preprocessing = model.visual.preprocess_cfg
@@ -73,7 +76,8 @@ class OpenClip:
     def _encode_images(self, images: Tensor) -> Tensor:
         interpolation = InterpolationMode(self._preprocessing["interpolation"])
         images = resize(images.to(self.device), self._size, interpolation, antialias=True)
-        pixels = normalise_pixels(images, self._preprocessing["mean"], self._preprocessing["std"], self.device)
+        statistics = self._rules.statistics_of(self._preprocessing["mean"], self._preprocessing["std"])
+        pixels = normalise_pixels(images, *statistics, self.device)
         return F.normalize(self._model.encode_image(pixels.to(self.dtype)).float(), dim=1)
 
     @torch.inference_mode()
@@ -83,7 +87,9 @@ class OpenClip:
         return F.normalize(torch.cat([self._model.encode_text(part).float() for part in parts]), dim=1)
 
 
-def load_open_clip(model: str, device: str | torch.device, precision: str, cache_dir: Path | None) -> OpenClip:
+def load_open_clip(
+    model: str, device: str | torch.device, precision: str, cache_dir: Path | None, rules: ViewRules | None = None
+) -> OpenClip:
     """Load `open_clip:<model>`.
 
     Args:
@@ -92,6 +98,7 @@ def load_open_clip(model: str, device: str | torch.device, precision: str, cache
         device: where it runs.
         precision: see `load_teacher`.
         cache_dir: see `load_teacher`.
+        rules: how it takes views.
 
     Raises:
         PipelineError: if there is no such model, tag or folder, or its weights cannot be had or read.
@@ -118,7 +125,7 @@ def load_open_clip(model: str, device: str | torch.device, precision: str, cache
     except (KeyError, OSError, RuntimeError, SafetensorError, UnpicklingError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise PipelineError(f"open_clip:{model} could not be loaded ({reason}). {remedy(name, pretrained)}") from error
-    return OpenClip(clip, tokenizer, f"open_clip:{model}", digest, device, dtype)
+    return OpenClip(clip, tokenizer, f"open_clip:{model}", digest, device, dtype, rules)
 
 
 def split_model(model: str) -> tuple[str, str]:

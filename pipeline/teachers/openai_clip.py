@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from pipeline.datasets.downloads import cache_folder, download
 from pipeline.machine.errors import PipelineError, hint
 from pipeline.runs.files import sha256_of
-from pipeline.teachers.encoding import compute_dtype, encode_in_chunks, normalise_pixels, snap_to_stride
+from pipeline.teachers.encoding import ViewRules, compute_dtype, encode_in_chunks, normalise_pixels, snap_to_stride
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the package imports pkg_resources, which announces its own end
@@ -31,7 +31,7 @@ class OpenaiClip:
     """A CLIP model of OpenAI's architecture.
 
     Views with a side that is no multiple of the tower's stride (32 for ResNets, the patch for ViTs) are
-    resized to the nearest one.
+    resized to the nearest one, unless its rules say otherwise.
 
     Args:
         model: float32, on the CPU; taken over and changed.
@@ -39,18 +39,28 @@ class OpenaiClip:
         weights_sha256: of its weights file.
         device: where it runs.
         precision: see `load_teacher`.
+        rules: how it takes views.
     """
 
     logit_bias = 0.0
 
-    def __init__(self, model: CLIP, name: str, weights_sha256: str, device: str | torch.device, precision: str) -> None:
+    def __init__(
+        self,
+        model: CLIP,
+        name: str,
+        weights_sha256: str,
+        device: str | torch.device,
+        precision: str,
+        rules: ViewRules | None = None,
+    ) -> None:
+        self._rules = rules or ViewRules()
         self.name = name
         self.device = torch.device(device)
         self.dtype = compute_dtype(precision, self.device)
-        self.fingerprint = weights_sha256
+        self.fingerprint = self._rules.mark(weights_sha256)
         self.logit_scale = model.logit_scale.exp().item()
         self.input_size = model.visual.input_resolution
-        self._tower, self._stride = any_size_tower(model.visual)
+        self._tower, self._stride = any_size_tower(model.visual, self._rules.positions)
         self._tower.to(self.device, self.dtype, memory_format=torch.channels_last)
         self._model = model.to(self.device, self.dtype)
         for module in model.modules():
@@ -63,7 +73,9 @@ class OpenaiClip:
 
     @torch.inference_mode()
     def _encode_images(self, images: Tensor) -> Tensor:
-        pixels = snap_to_stride(normalise_pixels(images, MEAN, STD, self.device), self._stride)
+        pixels = normalise_pixels(images, *self._rules.statistics_of(MEAN, STD), self.device)
+        if self._rules.snap:
+            pixels = snap_to_stride(pixels, self._stride)
         return F.normalize(self._tower(pixels.to(self.dtype)).float(), dim=1)
 
     @torch.inference_mode()
@@ -81,7 +93,9 @@ class OpenaiClip:
         return F.normalize(torch.cat([self._model.encode_text(part).float() for part in parts]), dim=1)
 
 
-def load_openai(model: str, device: str | torch.device, precision: str, cache_dir: Path | None) -> OpenaiClip:
+def load_openai(
+    model: str, device: str | torch.device, precision: str, cache_dir: Path | None, rules: ViewRules | None = None
+) -> OpenaiClip:
     """Load `openai:<model>`.
 
     Args:
@@ -89,6 +103,7 @@ def load_openai(model: str, device: str | torch.device, precision: str, cache_di
         device: where it runs.
         precision: see `load_teacher`.
         cache_dir: see `load_teacher`.
+        rules: how it takes views.
 
     Raises:
         PipelineError: if there is no such model or file, it cannot be downloaded, or the file is corrupt.
@@ -103,7 +118,7 @@ def load_openai(model: str, device: str | torch.device, precision: str, cache_di
         raise PipelineError(f"There is no weights file {path}. Give the path of a JIT archive or a state dict.")
     else:
         raise PipelineError(f"OpenAI has no CLIP {model!r}. {hint(model, URLS)} Or give the path of a .pt file.")
-    return OpenaiClip(build_clip(read_weights(path), path), f"openai:{model}", sha256, device, precision)
+    return OpenaiClip(build_clip(read_weights(path), path), f"openai:{model}", sha256, device, precision, rules)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.machine.errors import PipelineError
+from pipeline.teachers.encoding import ViewRules
 
 
 @runtime_checkable
@@ -25,7 +26,10 @@ class Teacher(Protocol):
     """Native side in pixels; other sizes work too."""
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """Embed uint8 RGB Tensor[B, 3, H, W] as float32 Tensor[B, D] with unit rows, on its device."""
+        """Embed RGB Tensor[B, 3, H, W] as float32 Tensor[B, D] with unit rows, on its device.
+
+        Pixels are uint8, or float in [0, 255] where resizing left fractions.
+        """
         ...
 
     def encode_texts(self, texts: list[str]) -> Tensor:
@@ -38,6 +42,7 @@ def load_teacher(
     device: str | torch.device = "cpu",
     precision: str = "float32",
     cache_dir: Path | None = None,
+    rules: ViewRules | None = None,
 ) -> Teacher:
     """Load the teacher that a spec names.
 
@@ -47,6 +52,7 @@ def load_teacher(
         device: where it runs.
         precision: "float32", "bfloat16" or "float16"; on a CPU, and for `conse`, always float32.
         cache_dir: where downloaded weights lie; by default `$CCD_CACHE`, else ~/.cache/ccd.
+        rules: how it takes views; by default as it was trained to.
 
     Raises:
         PipelineError: if no teacher has this spec, or its weights are missing or corrupt.
@@ -56,15 +62,15 @@ def load_teacher(
     if spec == "conse":
         from pipeline.teachers.conse import Conse
 
-        return Conse(device)
+        return Conse(device, rules)
     if kind == "openai" and model:
         from pipeline.teachers.openai_clip import load_openai
 
-        return load_openai(model, device, precision, cache_dir)
+        return load_openai(model, device, precision, cache_dir, rules)
     if kind == "open_clip" and model:
         from pipeline.teachers.open_clip import load_open_clip
 
-        return load_open_clip(model, device, precision, cache_dir)
+        return load_open_clip(model, device, precision, cache_dir, rules)
     raise PipelineError(
         f"There is no teacher {spec!r}. Use conse, openai:NAME, openai:PATH, open_clip:MODEL/PRETRAINED "
         "or open_clip:local-dir:PATH."

@@ -12,16 +12,20 @@ REMEMBERED_GRIDS = 32
 """Grids whose positions are kept: crops come sorted by shape, so that few are in use at a time."""
 
 
-def any_size_tower(visual: ModifiedResNet | VisionTransformer) -> tuple[nn.Module, int]:
+def any_size_tower(visual: ModifiedResNet | VisionTransformer, positions: str = "bicubic") -> tuple[nn.Module, int]:
     """An image tower that takes any multiple of its stride, square or not, and its stride in pixels.
 
     The weights are shared with `visual`, or for a ResNet taken over from it. At the native size the result is
     that of `visual` up to rounding.
+
+    Args:
+        visual: the package's image tower.
+        positions: how its positional embeddings are resized, see `GridPositions`.
     """
     if isinstance(visual, VisionTransformer):
-        return AnySizeViT(visual), visual.conv1.stride[0]
+        return AnySizeViT(visual, positions), visual.conv1.stride[0]
     fold_batch_norms(visual)
-    visual.attnpool = AnySizeAttentionPool(visual.attnpool)
+    visual.attnpool = AnySizeAttentionPool(visual.attnpool, positions)
     return visual, 32
 
 
@@ -33,10 +37,12 @@ class GridPositions(nn.Module):
 
     Args:
         embedding: Tensor[1 + G * G, E], the global token's first, the grid's row by row.
+        mode: "bicubic", or "bilinear".
     """
 
-    def __init__(self, embedding: Tensor) -> None:
+    def __init__(self, embedding: Tensor, mode: str = "bicubic") -> None:
         super().__init__()
+        self.mode = mode
         self.register_buffer("embedding", embedding.detach())
         self.for_grid = lru_cache(REMEMBERED_GRIDS)(self._for_grid)
 
@@ -50,7 +56,7 @@ class GridPositions(nn.Module):
         if (height, width) == (side, side):
             return self.embedding
         grid = cells.float().T.reshape(1, -1, side, side)
-        grid = F.interpolate(grid, (height, width), mode="bicubic", align_corners=False)
+        grid = F.interpolate(grid, (height, width), mode=self.mode, align_corners=False)
         return torch.cat([token, grid[0].flatten(1).T.to(token.dtype)])
 
 
@@ -63,11 +69,12 @@ class AnySizeAttentionPool(nn.Module):
 
     Args:
         pool: the package's pool, whose weights are shared.
+        positions: see `GridPositions`.
     """
 
-    def __init__(self, pool: AttentionPool2d) -> None:
+    def __init__(self, pool: AttentionPool2d, positions: str = "bicubic") -> None:
         super().__init__()
-        self.positions = GridPositions(pool.positional_embedding)
+        self.positions = GridPositions(pool.positional_embedding, positions)
         self.q_proj, self.k_proj, self.v_proj, self.c_proj = (
             pool.q_proj,
             pool.k_proj,
@@ -101,12 +108,13 @@ class AnySizeViT(nn.Module):
 
     Args:
         visual: the package's tower, whose modules are shared.
+        positions: see `GridPositions`.
     """
 
-    def __init__(self, visual: VisionTransformer) -> None:
+    def __init__(self, visual: VisionTransformer, positions: str = "bicubic") -> None:
         super().__init__()
         self.visual = visual
-        self.positions = GridPositions(visual.positional_embedding)
+        self.positions = GridPositions(visual.positional_embedding, positions)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Tensor[B, 3, H, W], H and W multiples of the patch, to Tensor[B, D]."""
