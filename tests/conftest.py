@@ -74,7 +74,8 @@ def colour_teacher(monkeypatch):
     """Every stage that loads a teacher gets the colour teacher."""
     for stage in ("embed", "score_crops"):
         monkeypatch.setattr(
-            f"pipeline.stages.{stage}.load_teacher", lambda spec, device="cpu", precision="float32": ColourTeacher()
+            f"pipeline.stages.{stage}.load_teacher",
+            lambda spec, device="cpu", precision="float32", rules=None: ColourTeacher(),
         )
 
 
@@ -85,7 +86,8 @@ def finished(photos, backbone, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for stage in ("embed", "score_crops"):
             patch.setattr(
-                f"pipeline.stages.{stage}.load_teacher", lambda spec, device="cpu", precision="float32": ColourTeacher()
+                f"pipeline.stages.{stage}.load_teacher",
+                lambda spec, device="cpu", precision="float32", rules=None: ColourTeacher(),
             )
         code, output = invoke(*options(photos, backbone, folder))
     assert code == 0, output

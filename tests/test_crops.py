@@ -3,12 +3,14 @@ import pytest
 import torch
 from small import noise_photos
 
-from pipeline.method.crops import grid_boxes, random_boxes, square_boxes, view_size
+from pipeline.method.crops import grid_boxes, random_boxes, square_boxes, truncated_size, view_size
 from pipeline.method.probabilities import class_probabilities
 from pipeline.photos.images import cut
 from pipeline.runs.artifacts import Provenance
 from pipeline.runs.pieces import Pieces
 from pipeline.stages import score_crops
+
+RULES = score_crops.CropRules(32, 0, "bicubic", "bicubic", "snapped")
 
 
 def test_grid_tiles_cover_the_image_without_overlap():
@@ -35,6 +37,15 @@ def test_squares_are_shifted_inside_and_cut_where_the_photo_is_narrow():
 )
 def test_view_keeps_the_aspect_to_a_multiple(box, size):
     assert view_size(torch.tensor(box).float(), 320) == size
+
+
+def test_truncated_sides_are_at_most_a_pixel_below_the_exact_ones():
+    assert truncated_size(320, 640, 640) == (320, 640)
+    assert truncated_size(100, 100, 640) == (639, 639)  # 1 / 100 has no float32
+    assert truncated_size(1, 640, 320) == (1, 320)
+    exact = [m * 640 // n for n in range(1, 641, 7) for m in range(1, n + 1, 5)]
+    found = [truncated_size(m, n, 640)[0] for n in range(1, 641, 7) for m in range(1, n + 1, 5)]
+    assert {e - max(f, 0) for e, f in zip(exact, found, strict=True)} <= {-1, 0, 1}
 
 
 def test_cut_takes_the_pixels_of_the_box():
@@ -66,7 +77,7 @@ def test_crops_share_batches_across_photos_and_a_stopped_stage_goes_on(tmp_path,
     boxes = torch.tensor([[0.0, 0, 20, 20], [20, 0, 60, 20], [0, 0, 40, 40], [5, 5, 25, 25], [0, 0, 60, 30]] * 2)
 
     def asked(teacher):
-        return score_crops.CropTeacher(teacher, torch.eye(3), torch.arange(3), 5.0, 32)
+        return score_crops.CropTeacher(teacher, torch.eye(3), torch.arange(3), 5.0, RULES)
 
     def pieces(name):
         return Pieces(tmp_path / name, Provenance("crop_scores", 1, {}, {}))
@@ -74,7 +85,7 @@ def test_crops_share_batches_across_photos_and_a_stopped_stage_goes_on(tmp_path,
     alone = torch.cat(
         [
             class_probabilities(
-                MeanTeacher().encode_images(score_crops.crops_of(paths[photo], boxes[n : n + 1], 32)[0][None]),
+                MeanTeacher().encode_images(score_crops.crops_of(paths[photo], boxes[n : n + 1], RULES)[0][None]),
                 torch.eye(3),
                 5.0,
                 torch.arange(3),

@@ -33,7 +33,7 @@ TRAINING = {
 def run_stages(folder, backbone):
     """Every stage that processes share, and one that they do not, in pieces of three images."""
     for stage in (embed, score_crops):
-        stage.load_teacher = lambda spec, device="cpu", precision="float32": ColourTeacher()
+        stage.load_teacher = lambda spec, device="cpu", precision="float32", rules=None: ColourTeacher()
         stage.PIECE = 3
     given = {
         "embed": {},

@@ -33,8 +33,8 @@ def store():
 def decoded(monkeypatch):
     """Names of the images in the order in which they were decoded."""
     names = []
-    load = inference.load_squashed
-    monkeypatch.setattr(inference, "load_squashed", lambda path, size: names.append(path.name) or load(path, size))
+    load = inference.load_view
+    monkeypatch.setattr(inference, "load_view", lambda path, *how: names.append(path.name) or load(path, *how))
     return names
 
 
@@ -144,3 +144,9 @@ def test_processes_predict_a_part_each_and_put_it_in_its_places(model, paths, mo
         parts.append(predict_together(model, paths, SIZE))  # their sum is what every process then has
     assert [part.any(dim=1).tolist() for part in parts] == [[True, False] * 2 + [True], [False, True] * 2 + [False]]
     torch.testing.assert_close(sum(parts), whole, atol=2e-4, rtol=1e-3)
+
+
+def test_maps_that_are_not_rounded_give_the_scores_of_a_forward_pass(model, paths):
+    exact = predict_scores(model, paths, SIZE, rounded=False)
+    torch.testing.assert_close(exact, naive_scores(model, paths), atol=2e-6, rtol=1e-5)
+    assert not torch.equal(predict_scores(model, paths, SIZE), exact)

@@ -10,6 +10,7 @@ from PIL import Image
 from pipeline.machine.errors import PipelineError
 from pipeline.photos.image_cache import ImageCache, cache_bytes, open_cache
 from pipeline.photos.images import UnreadableImage, load_squashed
+from pipeline.photos.squash import load_view
 
 SIZE = (24, 32)
 
@@ -24,7 +25,7 @@ def test_second_load_reads_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path, cache = write(tmp_path / "a.png", 0), ImageCache(tmp_path / "cache")
     expected = load_squashed(path, SIZE)
     assert torch.equal(cache.load_squashed(path, SIZE), expected)
-    monkeypatch.setattr("pipeline.photos.image_cache.load_squashed", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr("pipeline.photos.image_cache.load_view", lambda *_: pytest.fail("decoded again"))
     again = cache.load_squashed(path, SIZE)
     assert torch.equal(again, expected)
     assert again.dtype == torch.uint8
@@ -71,6 +72,15 @@ def test_missing_and_broken_images_raise_as_without_the_cache(tmp_path: Path):
     with pytest.raises(UnreadableImage, match="the file is empty"):
         cache.load_squashed(tmp_path / "empty.png", SIZE)
     assert not (tmp_path / "cache").exists()
+
+
+def test_other_ways_to_squash_are_kept_apart(tmp_path: Path):
+    path, cache = write(tmp_path / "a.png", 0), ImageCache(tmp_path / "cache")
+    kept = {rule: cache.load_squashed(path, (7, 9), rule) for rule in ("bicubic", "pillow-bilinear")}
+    for rule, image in kept.items():
+        assert torch.equal(cache.load_squashed(path, (7, 9), rule), image)
+        assert torch.equal(load_view(path, (7, 9), rule), image)
+    assert not torch.equal(kept["bicubic"], kept["pillow-bilinear"])
 
 
 def test_a_cache_folder_that_is_a_file_is_refused(tmp_path):

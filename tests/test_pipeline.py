@@ -143,7 +143,7 @@ def test_a_cache_of_squashed_images_changes_nothing_but_the_decoding(stage, run,
     assert code == 0 and f"{tmp_path}/cache: the squashed images of 8 photos will add 0.1 MB" in output
     kept = [path.stat().st_size for path in (tmp_path / "cache").rglob("*.rgb")]
     assert kept == [3 * 64 * 64] * 8
-    monkeypatch.setattr("pipeline.photos.image_cache.load_squashed", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr("pipeline.photos.image_cache.load_view", lambda *_: pytest.fail("decoded again"))
     code, output = invoke(*arguments)
     assert code == 0 and "8 photos will add 0.0 MB" in output
     assert digests(run) == before
@@ -223,7 +223,7 @@ def test_another_teacher_for_the_crops_is_refused(run, monkeypatch):
         fingerprint = "colour-2"
 
     monkeypatch.setattr(
-        "pipeline.stages.score_crops.load_teacher", lambda spec, device="cpu", precision="float32": Other()
+        "pipeline.stages.score_crops.load_teacher", lambda spec, device="cpu", precision="float32", rules=None: Other()
     )
     code, output = invoke("score-crops", "--run", run, "--force")
     assert code == 1 and "other weights" in output and "ccd embed" in output

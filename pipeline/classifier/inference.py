@@ -12,8 +12,8 @@ from pipeline.machine import distributed
 from pipeline.machine.engines import Engine, Run, run_of
 from pipeline.machine.progress import bar
 from pipeline.photos.image_cache import ImageCache
-from pipeline.photos.images import load_squashed
 from pipeline.photos.prefetch import Stream, chunks
+from pipeline.photos.squash import load_view
 from pipeline.runs.checkpoints import Checkpoint
 
 SAVE_EVERY = 64
@@ -21,7 +21,11 @@ SAVE_EVERY = 64
 
 
 def square_stream(
-    paths: Sequence[Path | str], batches: Sequence[Sequence[int]], size: int, cache: ImageCache | None = None
+    paths: Sequence[Path | str],
+    batches: Sequence[Sequence[int]],
+    size: int,
+    cache: ImageCache | None = None,
+    squash: str = "bicubic",
 ) -> Stream[Tensor]:
     """Batches of images squashed to uint8 Tensor[3, size, size], from the cache where there is one.
 
@@ -30,9 +34,10 @@ def square_stream(
         batches: rows of each batch.
         size: side of the square.
         cache: squashed images on disk, or None.
+        squash: how, see `photos.squash`.
     """
-    load = load_squashed if cache is None else cache.load_squashed
-    return Stream(lambda row: load(Path(paths[row]), (size, size)), batches)
+    load = load_view if cache is None else cache.load_squashed
+    return Stream(lambda row: load(Path(paths[row]), (size, size), squash), batches)
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -48,11 +53,15 @@ def to_device(images: Tensor, device: torch.device) -> Tensor:
 
 
 def image_batches(
-    paths: Sequence[Path | str], size: int, batch_size: int, cache: ImageCache | None = None
+    paths: Sequence[Path | str],
+    size: int,
+    batch_size: int,
+    cache: ImageCache | None = None,
+    squash: str = "bicubic",
 ) -> Iterator[tuple[range, Tensor]]:
     """Rows and their images, uint8 Tensor[B, 3, size, size], in order; from the cache where there is one."""
     ranges = chunks(len(paths), batch_size)
-    for rows, images in zip(ranges, square_stream(paths, ranges, size, cache), strict=True):
+    for rows, images in zip(ranges, square_stream(paths, ranges, size, cache, squash), strict=True):
         yield rows, torch.stack(images)
 
 
@@ -77,6 +86,7 @@ def feature_batches(
     title: str = "images",
     store: FeatureStore | None = None,
     dtype: torch.dtype | None = None,
+    rounded: bool = True,
 ) -> Iterator[tuple[range, Tensor]]:
     """Rows and their backbone maps, in order; from the store where it has them.
 
@@ -88,14 +98,17 @@ def feature_batches(
         title: stands before the progress bar.
         store: gets the maps where they fit; None to keep none. For a backbone that is trained it is of no use.
         dtype: of the backbone's expensive operations; None for float32.
+        rounded: whether maps are rounded to half precision, as those in a store are; False needs a `store` of None.
 
     Yields:
-        Rows, and float32 Tensor[b, D, h, w] on the model's device, rounded to half precision.
+        Rows, and float32 Tensor[b, D, h, w] on the model's device.
     """
     device = model.mean.device
     maps = None
     if store is not None and len(paths):
-        maps = store.open(model, f"{images_key(paths)} {size} {dtype}", (len(paths), 1, *map_shape(model, size)))
+        maps = store.open(
+            model, f"{images_key(paths)} {size} {dtype} {model.squash}", (len(paths), 1, *map_shape(model, size))
+        )
     done = 0 if maps is None else maps.done
     for rows in chunks(done, batch_size):
         yield rows, maps.rows(torch.arange(rows.start, rows.stop), 0, device).float()
@@ -103,8 +116,9 @@ def feature_batches(
         return
     features = feature_run(model, dtype)
     with bar(title, len(paths), done) as progress:
-        for number, (rows, images) in enumerate(image_batches(paths[done:], size, batch_size)):
-            found = features(to_float(to_device(images, device))).half()
+        for number, (rows, images) in enumerate(image_batches(paths[done:], size, batch_size, squash=model.squash)):
+            found = features(to_float(to_device(images, device)))
+            found = found.half() if rounded else found
             if maps is not None:
                 maps.append(found[:, None])
                 if number % SAVE_EVERY == 0 or maps.done == len(paths):
@@ -122,6 +136,7 @@ def predict_scores(
     title: str = "predict",
     store: FeatureStore | None = None,
     dtype: torch.dtype | None = None,
+    rounded: bool = True,
 ) -> Tensor:
     """Scores sigmoid(z) of images, float32 Tensor[N, C] on the CPU; the model is used in eval mode on its device.
 
@@ -129,7 +144,7 @@ def predict_scores(
     """
     model.eval()
     scores = torch.zeros(len(paths), model.head.out_channels)
-    for rows, maps in feature_batches(model, paths, size, batch_size, title, store, dtype):
+    for rows, maps in feature_batches(model, paths, size, batch_size, title, store, dtype, rounded):
         scores[rows.start : rows.stop] = model.logits(maps).sigmoid()
     return scores
 

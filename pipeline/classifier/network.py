@@ -6,13 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.classifier.backbones import Backbone, build_backbone
+from pipeline.method.cam import boost_positive
 
 
 class CamNet(nn.Module):
     """Multi-label classifier that can say where it looks (CCD, section 3; BoostLU from BridgeGap, CVPR 2023)."""
 
-    def __init__(self, backbone: Backbone, class_count: int, boost: float) -> None:
+    def __init__(self, backbone: Backbone, class_count: int, boost: float, squash: str = "bicubic") -> None:
         super().__init__()
+        self.squash = squash
+        """How photos are squashed for it, see `photos.squash`."""
         self.stages = backbone.stages
         self.head = nn.Conv2d(backbone.channels, class_count, kernel_size=1)
         self.boost = boost
@@ -46,7 +49,7 @@ class CamNet(nn.Module):
 
     def pool(self, cams: Tensor) -> Tensor:
         """Logits Tensor[B, C] of maps Tensor[B, C, h, w]: positive activations times `boost`, then the mean."""
-        return torch.where(cams > 0, self.boost * cams, cams).mean(dim=(2, 3))
+        return boost_positive(cams, self.boost).mean(dim=(2, 3))
 
     def logits(self, features: Tensor) -> Tensor:
         """Logits Tensor[B, C] of features Tensor[B, D, h, w]."""
@@ -87,7 +90,12 @@ class Head(nn.Module):
 
 
 def build_classifier(
-    backbone: str, class_count: int, boost: float, weights: str = "", pretrained: bool = True
+    backbone: str,
+    class_count: int,
+    boost: float,
+    squash: str = "bicubic",
+    weights: str = "",
+    pretrained: bool = True,
 ) -> CamNet:
     """A classifier with a fresh head.
 
@@ -95,13 +103,15 @@ def build_classifier(
         backbone: "lite0", "lite2", "resnet50", "resnet101" or "timm:NAME".
         class_count: C, at least 2.
         boost: factor of positive activations, at least 1 (1: none; 3: the paper's).
-        weights: file of backbone weights; empty for the backbone's own ImageNet weights.
+        squash: how photos are squashed for it, see `photos.squash`.
+        weights: file of backbone weights, or, of a ResNet, one of `TORCHVISION_WEIGHTS`; empty for the backbone's own
+            ImageNet weights, for a ResNet torchvision's newest.
         pretrained: False leaves the backbone random, for weights that are loaded right after.
 
     Raises:
         PipelineError: unknown backbone, or weights that are missing or do not fit.
     """
-    return CamNet(build_backbone(backbone, weights, pretrained), class_count, boost)
+    return CamNet(build_backbone(backbone, weights, pretrained), class_count, boost, squash)
 
 
 def parameter_groups(model: CamNet, backbone_lr: float, head_lr: float, head_l2: float) -> list[dict[str, Any]]:

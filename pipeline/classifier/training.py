@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -42,6 +43,8 @@ class Consistency:
     weight: float
     jitter: float
     """Largest relative colour change, in [0, 0.5]."""
+    jitter_order: str = "batch"
+    """Whether the colours of a batch are changed in one order, or in each image's own; see `draw_jitter`."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +129,20 @@ def freeze(model: CamNet, config: TrainingConfig) -> None:
     model.freeze(len(model.stages) if config.freeze_backbone else config.frozen_stages, config.freeze_norms)
 
 
+def norms_see_parts(config: TrainingConfig, device: torch.device) -> bool:
+    """Whether trained batch norms would see a process's part of a batch alone, and can be made to see all of it.
+
+    torch has no norm that sees the parts of several CPUs: there each process normalises its own part.
+    """
+    return (
+        not (config.freeze_norms or config.freeze_backbone) and distributed.world_size() > 1 and device.type == "cuda"
+    )
+
+
 def start_training(model: CamNet, config: TrainingConfig, device: torch.device) -> TrainingState:
     """State before the first step, with the model moved to `device`."""
+    if norms_see_parts(config, device):
+        model.stages = convert_sync_batchnorm(model.stages)
     # channels-last convolutions are the faster ones, on CUDA as on CPUs
     model.to(device, memory_format=torch.channels_last)
     model.train()
@@ -215,7 +230,7 @@ def view_source(
 ) -> ViewSource:
     """Maps of a backbone that is not trained, however many; for one that is, photos decoded in every epoch."""
     device = next(state.model.parameters()).device
-    jitter = None if consistency is None else consistency.jitter
+    jitter, order = (None, "batch") if consistency is None else (consistency.jitter, consistency.jitter_order)
     state.model.train()
     freeze(state.model, config)
     if is_frozen(state.model):
@@ -230,9 +245,11 @@ def view_source(
             cache=data.cache,
             store=store,
             title=f"{title}: views",
+            jitter_order=order,
         )
     network = autocast(state.network, autocast_dtype(config.precision, device), device)
-    return PhotoSource(network, data.paths, config.image_size, jitter, device, data.cache)
+    squash = state.model.squash
+    return PhotoSource(network, data.paths, config.image_size, jitter, device, data.cache, squash, order)
 
 
 def epoch_name(epoch: int) -> str:
@@ -258,7 +275,8 @@ def train_one_epoch(
 
     Returns:
         epoch, loss, bce and consistency (means over the images), pseudo_label_mAP (mAP of the scores seen while
-        training against the labels above 0.5), images_per_second, data_wait (share of the time).
+        training against the labels above 0.5), certain_map (against the labels equal to 1, a class without any
+        counting as 0: the authors' curve), images_per_second, data_wait (share of the time).
 
     Raises:
         PipelineError: the loss is not finite.
@@ -306,6 +324,7 @@ def train_one_epoch(
         "bce": bce,
         "consistency": consistent,
         "pseudo_label_mAP": agreement(scores.cpu()[seen], data.labels[seen]),
+        "certain_map": certain_agreement(scores.cpu()[seen], data.labels[seen]),
         "images_per_second": len(order) / seconds,
         "data_wait": (source.waited - waited) / seconds,
     }
@@ -315,6 +334,12 @@ def agreement(scores: Tensor, labels: Tensor) -> float:
     """The mAP of scores Tensor[N, C] against soft labels taken as present above 0.5; NaN if none is."""
     precisions = average_precision(scores.numpy(), (labels > 0.5).numpy().astype(np.int8))
     return float(np.nanmean(precisions)) if not np.isnan(precisions).all() else math.nan
+
+
+def certain_agreement(scores: Tensor, labels: Tensor) -> float:
+    """The mAP of scores Tensor[N, C] against the labels equal to 1; a class without any has an AP of 0."""
+    precisions = average_precision(scores.numpy(), (labels == 1).numpy().astype(np.int8))
+    return float(np.nan_to_num(precisions).mean())
 
 
 def losses_of(

@@ -53,6 +53,8 @@ class PhotoSource:
         jitter: largest colour change of the second view; None for no second view.
         device: where views are made.
         cache: squashed images on disk, or None.
+        squash: how photos are squashed, see `photos.squash`.
+        jitter_order: see `draw_jitter`.
     """
 
     owned = False
@@ -65,10 +67,13 @@ class PhotoSource:
         jitter: float | None,
         device: torch.device,
         cache: ImageCache | None = None,
+        squash: str = "bicubic",
+        jitter_order: str = "batch",
     ) -> None:
         self.forward = network
         self.waited = 0.0
-        self._photos = partial(square_stream, paths, size=size, cache=cache)
+        self._photos = partial(square_stream, paths, size=size, cache=cache, squash=squash)
+        self._jitter_order = jitter_order
         self._jitter = jitter
         self._device = device
 
@@ -83,7 +88,9 @@ class PhotoSource:
             second = None
             if self._jitter is not None:
                 second = flip(pixels, draw_flips(count, generator)[batch.mine])
-                second = color_jitter(second, draw_jitter(count, self._jitter, generator).of(batch.mine))
+                second = color_jitter(
+                    second, draw_jitter(count, self._jitter, generator, self._jitter_order).of(batch.mine)
+                )
             yield first, second
 
 
@@ -96,12 +103,13 @@ class DrawnViews:
         count: N.
         jitter: largest colour change of the jittered views; None for no such views.
         seed: of flips and jitter.
+        jitter_order: see `draw_jitter`.
     """
 
-    def __init__(self, count: int, jitter: float | None, seed: int) -> None:
+    def __init__(self, count: int, jitter: float | None, seed: int, jitter_order: str = "batch") -> None:
         generator = torch.Generator().manual_seed(seed)
         self._drawn = [
-            (draw_flips(count, generator), draw_jitter(count, jitter, generator))
+            (draw_flips(count, generator), draw_jitter(count, jitter, generator, jitter_order))
             for _ in range(0 if jitter is None else JITTERED)
         ]
         self.groups = {"plain": 2} | ({} if jitter is None else {"jittered": JITTERED})
@@ -222,6 +230,7 @@ def frozen_source(
     cache: ImageCache | None = None,
     store: FeatureStore | None = None,
     title: str = "views",
+    jitter_order: str = "batch",
 ) -> FrozenSource:
     """A `FrozenSource` of photos; its maps are computed now where there is room to keep them.
 
@@ -236,17 +245,18 @@ def frozen_source(
         cache: squashed images on disk, or None.
         store: has the maps, or gets them; None for one of this source alone.
         title: stands before the progress bar.
+        jitter_order: see `draw_jitter`.
     """
     store = store or FeatureStore()
     rank, processes = distributed.rank(), distributed.world_size()
     rows = range(rank, len(paths), processes)
-    views = DrawnViews(len(paths), jitter, seed)
+    views = DrawnViews(len(paths), jitter, seed, jitter_order)
     kept: dict[str, Maps] = {}
     if len(paths) >= processes:
-        key = f"{images_key(paths)} {size} {dtype} {rank}/{processes}"
+        key = f"{images_key(paths)} {size} {dtype} {model.squash} {rank}/{processes}"
         shape = map_shape(model, size)
         for group, count in views.groups.items():
-            own = key if group == "plain" else f"{key} {jitter} {seed}"
+            own = key if group == "plain" else f"{key} {jitter} {jitter_order} {seed}"
             maps = store.open(model, f"{own} {group}", (len(rows), count, *shape))
             if maps is not None:
                 kept[group] = maps
@@ -255,7 +265,7 @@ def frozen_source(
         lacking = torch.tensor([float(group not in kept) for group in views.groups])
         distributed.all_reduce_max(lacking)
         kept = {group: kept[group] for group, gone in zip(views.groups, lacking.tolist(), strict=True) if not gone}
-    photos = partial(square_stream, paths, size=size, cache=cache)
+    photos = partial(square_stream, paths, size=size, cache=cache, squash=model.squash)
     source = FrozenSource(head, feature_run(model, dtype), views, kept, photos, model.mean.device)
     source.fill(rows, title)
     return source

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import say
-from pipeline.photos.images import UnreadableImage, load_squashed
+from pipeline.photos.images import UnreadableImage
+from pipeline.photos.squash import load_view
 
 
 class ImageCache:
@@ -29,26 +30,26 @@ class ImageCache:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def load_squashed(self, path: Path, size: tuple[int, int]) -> Tensor:
-        """What `images.load_squashed` returns, from the folder where it has been asked for before."""
-        file = self._file(path, size)
+    def load_squashed(self, path: Path, size: tuple[int, int], squash: str = "bicubic") -> Tensor:
+        """What `squash.load_view` returns, from the folder where it has been asked for before."""
+        file = self._file(path, size, squash)
         try:
             pixels = np.fromfile(file, dtype=np.uint8)
         except FileNotFoundError:
             pixels = np.empty(0, dtype=np.uint8)
         if pixels.size == cache_bytes(1, size):
             return torch.from_numpy(pixels).view(3, *size)
-        image = load_squashed(path, size)
+        image = load_view(path, size, squash)
         self._keep(file, image.contiguous().numpy())
         return image
 
-    def check_room(self, paths: list[Path], size: tuple[int, int]) -> int:
+    def check_room(self, paths: list[Path], size: tuple[int, int], squash: str = "bicubic") -> int:
         """Bytes that these images will still add to the folder.
 
         Raises:
             PipelineError: the disk has less free.
         """
-        missing = cache_bytes(sum(not self._file(path, size).is_file() for path in paths), size)
+        missing = cache_bytes(sum(not self._file(path, size, squash).is_file() for path in paths), size)
         existing = next(path for path in (self._folder, *self._folder.absolute().parents) if path.exists())
         if not existing.is_dir():
             raise PipelineError(f"{existing} is a file, expected a folder for the cache. Name another.")
@@ -60,14 +61,15 @@ class ImageCache:
             )
         return missing
 
-    def _file(self, path: Path, size: tuple[int, int]) -> Path:
+    def _file(self, path: Path, size: tuple[int, int], squash: str) -> Path:
         try:
             status = path.stat()
         except OSError as error:
             raise UnreadableImage(f"{path} cannot be read as an image: {error.strerror}. Restore it.") from error
         key = f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}".encode(errors="surrogateescape")
         name = hashlib.sha256(key).hexdigest()[:32]
-        return self._folder / f"{size[0]}x{size[1]}" / name[:2] / f"{name}.rgb"
+        way = "" if squash == "bicubic" else f"-{squash}"
+        return self._folder / f"{size[0]}x{size[1]}{way}" / name[:2] / f"{name}.rgb"
 
     def _keep(self, file: Path, pixels: np.ndarray) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -76,13 +78,14 @@ class ImageCache:
         partial.replace(file)
 
 
-def open_cache(folder: str, paths: Sequence[Path | str], size: int) -> ImageCache | None:
+def open_cache(folder: str, paths: Sequence[Path | str], size: int, squash: str = "bicubic") -> ImageCache | None:
     """The cache in a folder, after a line that says what these images add to it; None for no folder.
 
     Args:
         folder: path, or empty.
         paths: images that will be asked for.
         size: side of the squashed square in pixels.
+        squash: how they will be squashed, see `photos.squash`.
 
     Raises:
         PipelineError: the disk has not the room.
@@ -90,7 +93,7 @@ def open_cache(folder: str, paths: Sequence[Path | str], size: int) -> ImageCach
     if not folder:
         return None
     cache = ImageCache(Path(folder))
-    missing = cache.check_room([Path(path) for path in paths], (size, size))
+    missing = cache.check_room([Path(path) for path in paths], (size, size), squash)
     say(f"{folder}: the squashed images of {len(paths)} photos will add {missing / 1e6:.1f} MB.")
     return cache
 

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError  # torch's word for what `weights_only` refuses; nothing is unpickled here
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from pipeline.machine.errors import PipelineError
 from pipeline.runs.artifacts import Provenance, check_schema, reporting_damage
 from pipeline.runs.files import replacing
 from pipeline.runs.graph import remedy
+from pipeline.runs.options import Squash
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,16 +85,19 @@ def header_of(content: Mapping[str, Any], path: Path) -> CheckpointHeader:
     if len(thresholds) != len(names) or not all(0 <= float(t) <= 1 for t in thresholds):
         raise ValueError(f"its thresholds are not {len(names)} numbers from 0 to 1")
     architecture = content["architecture"]
-    if not isinstance(architecture, dict) or set(architecture) != {"backbone", "class_count", "boost"}:
+    if not isinstance(architecture, dict) or set(architecture) - {"squash"} != {"backbone", "class_count", "boost"}:
         raise ValueError("its architecture is not as specified")
     if architecture["class_count"] != len(names) or not isinstance(architecture["backbone"], str):
         raise ValueError("its architecture does not fit its class names")
+    squash = architecture.get("squash", "bicubic")  # older files do not say
+    if squash not in get_args(Squash):
+        raise ValueError(f"photos are to be squashed by {squash!r}")
     if not 1 <= int(content["image_size"]) <= 4096:
         raise ValueError(f"its image size is {content['image_size']}")
     return CheckpointHeader(
         provenance=provenance,
         class_names=names,
-        architecture=architecture | {"boost": float(architecture["boost"])},
+        architecture=architecture | {"boost": float(architecture["boost"]), "squash": squash},
         image_size=int(content["image_size"]),
         thresholds=[float(t) for t in thresholds],
         steps=int(content["steps"]),

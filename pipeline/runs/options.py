@@ -9,6 +9,18 @@ from typing import Literal, Self
 
 from pipeline.runs.config import Config, file_identity, option, teacher_identity
 
+Squash = Literal["bicubic", "pillow-bilinear"]
+"""How a photo becomes a square: see `pipeline.photos.squash`."""
+
+TORCHVISION_WEIGHTS = ("IMAGENET1K_V1", "IMAGENET1K_V2")
+"""The two sets of ImageNet weights that torchvision has of its ResNets; the authors' code uses the first."""
+
+
+def weights_identity(weights: str) -> str:
+    """What stands for backbone weights in a fingerprint: their name, or the hash of a file."""
+    return weights if weights in TORCHVISION_WEIGHTS else file_identity(weights)
+
+
 GROUND_TRUTH_VIEWS = ("gt", "around-gt")
 """Views of a study, that look at ground truth."""
 
@@ -79,6 +91,19 @@ class EmbedConfig(Config):
     bias_shrinkage: float = option(0.0, "pseudo-counts that pull each class's bias to the mean (paper: 0)", min=0.0)
     precision: Literal["float32", "bfloat16", "float16"] = option(
         "float32", "of the teacher on CUDA; a CPU uses float32"
+    )
+    squash: Squash = option(
+        "bicubic",
+        "global views are squashed bicubically from a reduced JPEG, or by Pillow from the whole one (authors)",
+    )
+    statistics: Literal["teacher", "imagenet"] = option(
+        "teacher", "mean and deviation of the teacher's input: its own, or ImageNet's (authors)"
+    )
+    positions: Literal["bicubic", "bilinear"] = option(
+        "bicubic", "how openai: towers resize their positional embeddings (authors: bilinear)"
+    )
+    snap: bool = option(
+        True, "openai: towers resize views to multiples of their stride; off: they drop the rest (authors)"
     )
     precomputed: str = option(
         "", "HDF5 file or clip-retrieval folder of scores or embeddings to start from", content=file_identity
@@ -172,11 +197,19 @@ class TrainingConfig(Config):
 class WarmupConfig(TrainingConfig):
     """The classifier and its first epochs (CCD, section 3.1)."""
 
-    backbone: str = option("lite2", "lite0, lite2, resnet50, resnet101 or timm:NAME (paper: resnet101)")
+    backbone: str = option(
+        "lite2", "lite0, lite2, resnet50, resnet101 or timm:NAME (paper: resnet101; authors' code: resnet50)"
+    )
     weights: str = option(
         "",
-        "file of backbone weights; empty: the ImageNet weights of wheel, torchvision or timm",
-        content=file_identity,
+        "file of backbone weights; of a ResNet also IMAGENET1K_V1 (authors) or IMAGENET1K_V2 of torchvision; "
+        "empty: the ImageNet weights of wheel, torchvision (its newest) or timm",
+        content=weights_identity,
+    )
+    squash: Squash = option(
+        "bicubic",
+        "photos are squashed for the classifier bicubically from a reduced JPEG, or by Pillow from the whole one "
+        "(authors)",
     )
     informed_head: bool = option(True, "start the head at the mean target of each class; off: at random (paper)")
     boost: float = option(3.0, "BoostLU: factor of positive activations (paper: 3)", min=1.0, max=100.0)
@@ -206,15 +239,30 @@ class BoxesConfig(Config):
         min=0.0,
         max=100.0,
     )
+    tau_rule: Literal["quantile", "search"] = option(
+        "quantile", "tau from classes_per_image, or by the authors' search on the scores of mirrored training views"
+    )
+    search_bound: float = option(
+        4.0, "the search ends where classes per image are above this and below this + 2 (authors)", min=0.0, max=1000.0
+    )
+    search_size: int = option(448, "side of the squashed view in the search, pixels (authors: 448)", min=32, max=2048)
+    search_passes: int = option(
+        1, "passes over the train images after which the search ends where it is (authors: 1)", min=1, max=1000
+    )
     rule: Literal["extent", "corners", "peaks"] = option(
         "extent", "extent of the strongest pixels, the authors' corners, or one box per connected region"
     )
     threshold: float = option(0.95, "share of the normalised CAM's maximum (paper: 0.95)", min=0.01, max=0.999)
+    boosted_cam: bool = option(False, "normalise CAMs after BoostLU (authors) instead of before")
+    half_maps: bool = option(
+        True, "round the backbone's maps to half precision, as those that are kept; off: float32, made twice (authors)"
+    )
+    cam_epsilon: float = option(0.0, "added to a CAM's span to normalise it (authors: 1e-5)", min=0.0, max=1.0)
     margin: float = option(0.125, "widening of each edge, as a share of the side (paper: 0.125)", min=0.0, max=1.0)
     peaks: int = option(3, "rule peaks: most boxes per class and image", min=1, max=100)
     tiles: int = option(3, "view grid: tiles per side", min=1, max=16)
     batch_size: int = option(16, "images per classifier call", min=1, max=4096, identity=False)
-    seed: int = option(0, "view random: seed", min=0)
+    seed: int = option(0, "seed of the view random, and of order and flips in the search", min=0)
 
     @property
     def uses_ground_truth(self) -> bool:
@@ -232,6 +280,15 @@ class ScoreCropsConfig(Config):
     view_size: int = option(
         0, "long side of a crop, pixels; 0: the side of the global view (paper: 640)", min=0, max=2048
     )
+    cut_from: Literal["photo", "view"] = option(
+        "photo", "crops come from the photo at full resolution, or from the squashed global view (authors)"
+    )
+    resampling: Literal["bicubic", "bilinear"] = option(
+        "bicubic", "of crops: bicubic and antialiased, or bilinear and not (authors)"
+    )
+    sides: Literal["snapped", "truncated"] = option(
+        "snapped", "of crops: nearest multiples of 32 pixels, or int(side * long side / longer side) (authors)"
+    )
     shape: Literal["keep", "square"] = option("keep", "keep the box's aspect, or grow it to a square where it fits")
     batch_size: int = option(0, "crops per teacher call; 0: what fits", min=0, max=4096, identity=False)
 
@@ -244,6 +301,9 @@ class FuseConfig(Config):
     votes: Literal["own", "all"] = option(
         "own", "own: a crop speaks of the class that it was cut for; all: of every class (paper)"
     )
+    boxless: Literal["keep", "erase"] = option(
+        "keep", "a label that no crop speaks of stays, or is fused with 0 and so nearly erased (authors)"
+    )
     combine: Literal["max", "mean"] = option("max", "over the crops of an image, class by class (paper: max)")
 
 
@@ -255,8 +315,13 @@ class TrainConfig(TrainingConfig):
     consistency: float = option(1.0, "weight of the consistency loss (paper: 1); 0: one view", min=0.0, max=100.0)
     jitter: float = option(0.5, "largest colour change of the second view (paper: 0.5)", min=0.0, max=0.5)
     loss_floor: float = option(1.0, "weight of images that are not confident (paper, VOC12: 1)", min=0.0, max=1.0)
-    choose: Literal["last", "second-difference"] = option(
-        "last", "which epoch's weights to keep (paper: second-difference)"
+    jitter_order: Literal["batch", "image"] = option(
+        "batch", "colours are changed in one order per batch, or in each image's own (authors)"
+    )
+    choose: Literal["last", "second-difference", "authors"] = option(
+        "last",
+        "which epoch's weights to keep: the last; the middle one of the first three whose label mAP quickens; "
+        "the last of those three, counted from the warm-up and against labels equal to 1",
     )
 
 

@@ -13,6 +13,9 @@ from pipeline.runs.files import write_text
 from pipeline.runs.graph import STAGE_NAMES, STAGES, options_of
 
 FILE = "run.toml"
+
+RENAMED = {"paper": "ccd"}
+"""Recipes that had another name."""
 ORIGINS = ("preset", "recipe")
 """What the table [run] may name."""
 
@@ -121,8 +124,9 @@ def load(kind: str, name: str) -> Settings:
         return read_file(Path(name))
     known = shipped(kind)
     if name not in known:
+        new_name = f" ({name!r} is {RENAMED[name]!r} now)" if name in RENAMED else ""
         raise PipelineError(
-            f"there is no {kind.removesuffix('s')} {name!r}; there are {', '.join(known)}, or give a .toml file."
+            f"there is no {kind.removesuffix('s')} {name!r}{new_name}; there are {', '.join(known)}, or give a .toml file."
         )
     return parse(files("pipeline").joinpath(kind, f"{name}.toml").read_text(encoding="utf-8"), name)
 

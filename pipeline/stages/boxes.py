@@ -1,6 +1,7 @@
 """Warm-up classifier to boxes around what it takes for each class."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,12 +10,30 @@ import torch
 from torch import Tensor
 
 from pipeline.classifier.features import FeatureStore
-from pipeline.classifier.inference import feature_batches, load_classifier, predict_scores
+from pipeline.classifier.inference import (
+    feature_batches,
+    image_batches,
+    load_classifier,
+    predict_scores,
+    to_device,
+    to_float,
+)
 from pipeline.classifier.network import CamNet
 from pipeline.evaluation.ground_truth import GroundTruth, read_ground_truth
 from pipeline.machine.progress import say
-from pipeline.method.cam import cam_boxes, expand_boxes, normalise, quantile_threshold, relative_scores, rescale_boxes
+from pipeline.method.cam import (
+    boost_positive,
+    cam_boxes,
+    expand_boxes,
+    normalise,
+    quantile_threshold,
+    relative_scores,
+    rescale_boxes,
+    search_threshold,
+    search_windows,
+)
 from pipeline.method.crops import grid_boxes, random_boxes
+from pipeline.photos.augment import draw_flips, flip
 from pipeline.runs.artifacts import Boxes, Provenance, check_same_images, write
 from pipeline.runs.checkpoints import Checkpoint, read_checkpoint
 from pipeline.runs.manifest import Manifest, read_manifest
@@ -45,19 +64,48 @@ class Found:
         return cls(*(torch.cat([getattr(part, name) for part in [empty, *parts]]) for name in names))
 
 
-def select_classes(scores: Tensor, config: BoxesConfig) -> tuple[Tensor, float]:
+def search_tau(model: CamNet, paths: list[str], config: BoxesConfig) -> float:
+    """Threshold on the score by the authors' search: see `search_threshold`."""
+    generator = torch.Generator().manual_seed(config.seed)
+
+    @torch.inference_mode()
+    def windows() -> Iterator[Tensor]:
+        device = next(model.parameters()).device
+        for _ in range(config.search_passes):
+            for rows in search_windows(torch.randperm(len(paths), generator=generator)):
+                flips = draw_flips(len(rows), generator)
+                scores = []
+                batches = image_batches(
+                    [paths[i] for i in rows], config.search_size, config.batch_size, squash=model.squash
+                )
+                for places, images in batches:
+                    views = flip(to_float(to_device(images, device)), flips[places.start : places.stop])
+                    scores.append(model(views).sigmoid().cpu())
+                yield torch.cat(scores)
+
+    found = search_threshold(windows(), config.search_bound)
+    if not found.converged:
+        say(
+            f"the search for tau used up the images at {found.mean_count:.1f} classes an image, "
+            f"outside {config.search_bound:g} to {config.search_bound + 2:g}."
+        )
+    return found.tau
+
+
+def select_classes(scores: Tensor, config: BoxesConfig, tau: float = 0.0) -> tuple[Tensor, float]:
     """Which classes of which images are looked for.
 
     Args:
         scores: Tensor[N, C], of the classifier.
         config: options.
+        tau: threshold found otherwise, or 0.
 
     Returns:
         bool Tensor[N, C], and tau, fixed or from the wanted number of classes an image.
     """
     if config.select == "relative":
         scores = relative_scores(scores)
-    tau = config.tau or quantile_threshold(scores, min(config.classes_per_image, scores.shape[1]))
+    tau = config.tau or tau or quantile_threshold(scores, min(config.classes_per_image, scores.shape[1]))
     return scores >= tau, tau
 
 
@@ -76,7 +124,13 @@ def find_boxes(cams: Tensor, selected: Tensor, rows: range, sizes: Tensor, confi
     maps = cams[image, kind]  # [P, h, w]
     size = (config.image_size, config.image_size)
     boxes, owner = cam_boxes(
-        maps, size, threshold=config.threshold, margin=config.margin, rule=config.rule, peak_limit=config.peaks
+        maps,
+        size,
+        threshold=config.threshold,
+        margin=config.margin,
+        rule=config.rule,
+        peak_limit=config.peaks,
+        epsilon=config.cam_epsilon,
     )
     local = image[owner]
     return Found(
@@ -93,16 +147,23 @@ def cam_view(
 ) -> tuple[Found, float]:
     """Boxes of all images and the threshold that selected their classes.
 
-    The selection needs every score first; the backbone sees the images twice only where there is no room for its maps.
+    The selection needs every score first; the backbone sees the images twice only where there is no room for its maps,
+    or where they are not to be rounded.
     """
+    rounded = config.half_maps
+    store = store if rounded else None
     paths, size = train.paths, config.image_size
-    selected, tau = select_classes(predict_scores(model, paths, size, config.batch_size, "boxes: tau", store), config)
+    tau = search_tau(model, paths, config) if config.tau_rule == "search" else 0.0
+    scores = predict_scores(model, paths, size, config.batch_size, "boxes: tau", store, rounded=rounded)
+    selected, tau = select_classes(scores, config, tau)
     sizes = torch.from_numpy(train.sizes)
     found = []
-    for rows, features in feature_batches(model, paths, size, config.batch_size, "boxes", store):
+    for rows, features in feature_batches(model, paths, size, config.batch_size, "boxes", store, rounded=rounded):
         part = slice(rows.start, rows.stop)
         with torch.inference_mode():
             cams = model.head(features).cpu()
+        if config.boosted_cam:
+            cams = boost_positive(cams, model.boost)
         found.append(find_boxes(cams, selected[part], rows, sizes[part], config))
     return Found.joined(found), tau
 

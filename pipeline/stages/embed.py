@@ -23,7 +23,7 @@ from pipeline.runs.manifest import Manifest, read_manifest
 from pipeline.runs.options import EmbedConfig
 from pipeline.runs.pieces import Pieces, work_in_pieces
 from pipeline.teachers import Teacher, load_teacher
-from pipeline.teachers.encoding import find_batch_size
+from pipeline.teachers.encoding import ViewRules, find_batch_size
 from pipeline.teachers.precomputed import align, read_precomputed
 from pipeline.teachers.prompts import check_embeddings, class_embeddings, find_templates
 
@@ -60,7 +60,7 @@ class Answers:
 
 
 def embed_images(
-    teacher: Teacher, manifest: Manifest, store: ImageStore, size: int, batch_size: int, pieces: Pieces
+    teacher: Teacher, manifest: Manifest, store: ImageStore, size: int, squash: str, batch_size: int, pieces: Pieces
 ) -> int:
     """Put the embeddings of those images that the store does not know into it, and return how many they were.
 
@@ -74,7 +74,7 @@ def embed_images(
 
     def encode(indices: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         order = np.array([row for index in indices for row in rows[index]], dtype=np.int64)
-        for batch, images in image_batches([path_of[wanted[i]] for i in order], size, batch_size):
+        for batch, images in image_batches([path_of[wanted[i]] for i in order], size, batch_size, squash=squash):
             yield order[batch.start : batch.stop], teacher.encode_images(images).float().cpu().numpy()
 
     images = work_in_pieces("embed", [len(r) for r in rows], pieces, encode)
@@ -103,7 +103,7 @@ def embed_classes(teacher: Teacher, manifest: Manifest, config: EmbedConfig) -> 
 
 def ask_teacher(folder: Path, manifest: Manifest, config: EmbedConfig, device: str, pieces: Pieces) -> Answers:
     """Embed the classes, and the images that the teacher has not seen yet."""
-    teacher = load_teacher(config.teacher, device, config.precision)
+    teacher = load_teacher(config.teacher, device, config.precision, rules=ViewRules.of(vars(config)))
     text, text_class = embed_classes(teacher, manifest, config)
     texts = Texts(text, text_class, config.logit_scale or teacher.logit_scale)
     size = config.image_size or teacher.input_size
@@ -122,7 +122,7 @@ def ask_teacher(folder: Path, manifest: Manifest, config: EmbedConfig, device: s
     store = ImageStore(folder, key)
     unseen = len(store.missing(manifest.digests))
     batch_size = config.batch_size or (find_batch_size(teacher.encode_images, (size, size), device) if unseen else 1)
-    embed_images(teacher, manifest, store, size, batch_size, pieces)
+    embed_images(teacher, manifest, store, size, config.squash, batch_size, pieces)
     distributed.barrier()  # the first process has written what all read
     if unseen < len(manifest.digests):
         say(f"{store.path}: {unseen} of {len(manifest.digests)} images were new to the teacher.")

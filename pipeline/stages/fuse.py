@@ -58,9 +58,10 @@ def fuse(
     spoken = crops.class_index if config.votes == "own" else None
     local, votes = local_scores(crops.probabilities, crops.image_index, len(initial_scores), config.combine, spoken)
     local = debias(local, bias, label_floor)
+    fused = (votes > 0) | (config.boxless == "erase")
     # the paper fuses the clamped global label with the local score; the scores stay free of ties
-    labels = clamp_labels(fuse_scores(initial_scores.clip(max=1), local, votes > 0, config.ratio))
-    return Fused(labels, fuse_scores(initial_scores, local, votes > 0, config.ratio))
+    labels = clamp_labels(fuse_scores(initial_scores.clip(max=1), local, fused, config.ratio))
+    return Fused(labels, fuse_scores(initial_scores, local, fused, config.ratio))
 
 
 def crop_bias(crops: CropScores, embeddings: Embeddings) -> np.ndarray:

@@ -12,27 +12,64 @@ from pipeline.datasets.class_names import display_names
 from pipeline.machine import distributed
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import say
-from pipeline.method.crops import square_boxes, view_size
+from pipeline.method.crops import square_boxes, truncated_size, view_size
 from pipeline.method.probabilities import class_probabilities
 from pipeline.photos.images import cut, load_image
 from pipeline.photos.prefetch import Prefetch, chunks, default_workers
+from pipeline.photos.squash import cut_bilinear, load_view
 from pipeline.runs.artifacts import Boxes, CropScores, Embeddings, Provenance, check_same_images, read_arrays, write
 from pipeline.runs.graph import remedy, run_argument
 from pipeline.runs.manifest import Manifest, read_manifest
 from pipeline.runs.options import ScoreCropsConfig
 from pipeline.runs.pieces import Pieces, work_in_pieces
 from pipeline.teachers import Teacher, load_teacher
-from pipeline.teachers.encoding import encode_stream, find_batch_size
+from pipeline.teachers.encoding import ViewRules, encode_stream, find_batch_size
 from pipeline.teachers.prompts import class_embeddings, find_templates
 
 PIECE = 64
 """Images whose crops are saved together."""
 
 
-def crops_of(path: str, boxes: Tensor, long_side: int) -> list[Tensor]:
-    """The crops of one photo at full resolution, uint8 Tensor[3, h, w] each."""
-    image = load_image(Path(path))
-    return [cut(image, box, view_size(box, long_side)) for box in boxes]
+@dataclass(frozen=True)
+class CropRules:
+    """How boxes become crops."""
+
+    long_side: int
+    """Of a crop, pixels."""
+    view_side: int
+    """Of the squashed view that crops are cut from; 0: they are cut from the photo."""
+    squash: str
+    """How that view is made, see `photos.squash`."""
+    resampling: str
+    sides: str
+
+    def boxes_to_cut(self, boxes: Tensor, sizes: Tensor) -> Tensor:
+        """Boxes Tensor[M, 4] in pixels of photos of (H, W) Tensor[M, 2], in pixels of what is cut from."""
+        if not self.view_side:
+            return boxes
+        # a view of the size that the boxes were found in gives back the whole pixels that they were
+        return (boxes * (self.view_side / sizes.flip(1).repeat(1, 2))).round()
+
+    def size_of(self, box: Tensor) -> tuple[int, int]:
+        """(H, W) at which the teacher sees a box Tensor[4]."""
+        if self.sides == "snapped":
+            return view_size(box, self.long_side)
+        width, height = (box[2:].ceil() - box[:2].floor()).long().tolist()
+        return truncated_size(height, width, self.long_side)
+
+
+def crops_of(path: str, boxes: Tensor, rules: CropRules) -> list[Tensor]:
+    """The crops of one photo, Tensor[3, h, w] each: uint8, or float32 in [0, 255] where they are bilinear.
+
+    Args:
+        path: the photo.
+        boxes: Tensor[M, 4], xyxy in pixels of what is cut from.
+        rules: how.
+    """
+    view = (rules.view_side, rules.view_side)
+    image = load_view(Path(path), view, rules.squash) if rules.view_side else load_image(Path(path))
+    cut_out = cut_bilinear if rules.resampling == "bilinear" else cut
+    return [cut_out(image, box, rules.size_of(box)) for box in boxes]
 
 
 @dataclass(frozen=True)
@@ -45,8 +82,7 @@ class CropTeacher:
     text_class: Tensor
     """int64 Tensor[S]."""
     logit_scale: float
-    long_side: int
-    """Of a crop, pixels."""
+    rules: CropRules
 
 
 def score_crops(
@@ -63,7 +99,7 @@ def score_crops(
         asked: who is asked.
         paths: N photos.
         owner: int64 Tensor[M], ascending, the photo of each box.
-        boxes: Tensor[M, 4], xyxy in pixels of the photo.
+        boxes: Tensor[M, 4], xyxy in pixels of what they are cut from.
         batch_size: crops per teacher call.
         pieces: unfinished work.
 
@@ -75,7 +111,7 @@ def score_crops(
     counts = [first[piece.stop] - first[piece.start] for piece in rows]
 
     def cut_crops(photo: int) -> list[Tensor]:
-        return crops_of(paths[photo], boxes[first[photo] : first[photo + 1]], asked.long_side)
+        return crops_of(paths[photo], boxes[first[photo] : first[photo + 1]], asked.rules)
 
     def score(indices: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         photos = [photo for index in indices for photo in rows[index] if first[photo] < first[photo + 1]]
@@ -103,13 +139,14 @@ def same_teacher(embeddings: Embeddings, path: Path, device: str) -> Teacher:
     Raises:
         PipelineError: it is not known, or now has other weights.
     """
-    if embeddings.text is None or embeddings.provenance.config["precomputed"]:
+    made = embeddings.provenance.config
+    if embeddings.text is None or made["precomputed"]:
         raise PipelineError(
             f"{path} holds scores that were computed elsewhere, so its teacher cannot score crops. Name one for the "
             f"crops with `ccd all --run {run_argument(path.parent)} --set score-crops.teacher=conse`, or train on global "
             "labels alone with `--set boxes.view=none` instead."
         )
-    teacher = load_teacher(embeddings.teacher, device, embeddings.provenance.config["precision"])
+    teacher = load_teacher(embeddings.teacher, device, made["precision"], rules=ViewRules.of(made))
     if teacher.fingerprint != embeddings.teacher_fingerprint:
         raise PipelineError(
             f"{embeddings.teacher} has other weights than those behind {path}. "
@@ -130,17 +167,23 @@ def crop_teacher(
         path: of the embeddings, named in errors.
         device: where the teacher runs.
     """
+    made = embeddings.provenance.config
     if not config.teacher:
         teacher = same_teacher(embeddings, path, device)
         text, text_class = torch.from_numpy(embeddings.text), torch.from_numpy(embeddings.text_class_index)
-        side = config.view_size or embeddings.image_size
-        return CropTeacher(teacher, text, text_class, embeddings.logit_scale, side)
-    made = embeddings.provenance.config
-    teacher = load_teacher(config.teacher, device, made["precision"])
+        rules = crop_rules(config, embeddings.image_size, made["squash"])
+        return CropTeacher(teacher, text, text_class, embeddings.logit_scale, rules)
+    teacher = load_teacher(config.teacher, device, made["precision"], rules=ViewRules.of(made))
     names = display_names(manifest.class_names, manifest.display_names)
     text, text_class = class_embeddings(teacher, names, find_templates(made["templates"]), made["synonyms"])
-    side = config.view_size or teacher.input_size
-    return CropTeacher(teacher, text.float().cpu(), text_class.cpu(), teacher.logit_scale, side)
+    rules = crop_rules(config, teacher.input_size, made["squash"])
+    return CropTeacher(teacher, text.float().cpu(), text_class.cpu(), teacher.logit_scale, rules)
+
+
+def crop_rules(config: ScoreCropsConfig, view_side: int, squash: str) -> CropRules:
+    """How boxes become crops for a teacher whose global view has this side."""
+    cut_side = view_side if config.cut_from == "view" else 0
+    return CropRules(config.view_size or view_side, cut_side, squash, config.resampling, config.sides)
 
 
 def ask(
@@ -156,10 +199,12 @@ def ask(
     if not len(boxes.box):
         return np.zeros((0, len(boxes.class_names)), np.float32)
     owner, crop_boxes = torch.from_numpy(boxes.image_index), torch.from_numpy(boxes.box)
+    sizes = torch.from_numpy(train.sizes)[owner]
     if config.shape == "square":
-        crop_boxes = square_boxes(crop_boxes, torch.from_numpy(train.sizes)[owner])
+        crop_boxes = square_boxes(crop_boxes, sizes)
     asked = crop_teacher(embeddings, train, config, folder / "embeddings.h5", device)
-    largest = (asked.long_side, asked.long_side)
+    crop_boxes = asked.rules.boxes_to_cut(crop_boxes, sizes)
+    largest = (asked.rules.long_side, asked.rules.long_side)
     batch_size = config.batch_size or find_batch_size(asked.teacher.encode_images, largest, device)
     return score_crops(asked, train.paths, owner, crop_boxes, batch_size, pieces)
 

@@ -48,6 +48,11 @@ def warmup_scores(
     return scores
 
 
+def consistency_of(config: TrainConfig) -> Consistency | None:
+    """The second view and its loss, if there is one."""
+    return Consistency(config.consistency, config.jitter, config.jitter_order) if config.consistency else None
+
+
 def run(
     folder: Path, config: TrainConfig, origin: Provenance, *, device: str, fresh: bool, store: FeatureStore
 ) -> None:
@@ -63,13 +68,13 @@ def run(
     state = start_training(load_classifier(warmup), config, torch.device(device))
     state.restore(warmup.training)
     weights = image_weights(torch.from_numpy(labels.confident), config.loss_floor)
-    cache = open_cache(config.cache, train.paths, config.image_size)
+    cache = open_cache(config.cache, train.paths, config.image_size, warmup.architecture["squash"])
     history = fit(
         state,
         TrainingSet(train.paths, torch.from_numpy(labels.labels), weights, cache),
         config,
         pieces,
-        consistency=Consistency(config.consistency, config.jitter) if config.consistency else None,
+        consistency=consistency_of(config),
         after_epoch=lambda model: predict_together(
             model,
             test.paths,
@@ -79,7 +84,8 @@ def run(
         ),
         store=store,
     )
-    chosen = choose_epoch(config.choose, list(history["pseudo_label_mAP"]))
+    certain_map = [*warmup.training.get("certain_map", []), *history["certain_map"]]
+    chosen = choose_epoch(config.choose, list(history["pseudo_label_mAP"]), certain_map)
     epochs = [read_epoch(pieces, epoch) for epoch in range(1, config.epochs + 1)]
     best = replace(warmup, weights=epochs[chosen - 1]["weights"], image_size=config.test_size)
     thresholds = label_free_thresholds(best, train.paths, labels.scores, device, store)

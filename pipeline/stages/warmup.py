@@ -28,12 +28,17 @@ def run(
     check_same_images(labels, train, folder / "initial_labels.h5", folder / "manifest.csv")
     pieces = Pieces(path, origin, fresh=fresh)
     torch.manual_seed(config.seed)  # the head's initial weights
-    architecture = {"backbone": config.backbone, "class_count": len(train.class_names), "boost": config.boost}
+    architecture = {
+        "backbone": config.backbone,
+        "class_count": len(train.class_names),
+        "boost": config.boost,
+        "squash": config.squash,
+    }
     model = build_classifier(**architecture, weights=config.weights)
     if config.informed_head:
         model.begin_head(targets_of(torch.from_numpy(labels.labels), config).mean(dim=0))
     state = start_training(model, config, torch.device(device))
-    cache = open_cache(config.cache, train.paths, config.image_size)
+    cache = open_cache(config.cache, train.paths, config.image_size, config.squash)
     data = TrainingSet(train.paths, torch.from_numpy(labels.labels), torch.ones(len(train.paths)), cache)
     history = fit(state, data, config, pieces, title="warmup", store=store)
     if not distributed.is_main():
@@ -48,7 +53,7 @@ def run(
             architecture=architecture,
             image_size=config.test_size,
             weights=state.predictor.state_dict(),
-            training=state.to_content(),
+            training={**state.to_content(), "certain_map": list(history["certain_map"])},
             steps=state.steps,
             thresholds=[PRESENT] * len(train.class_names),
         ),

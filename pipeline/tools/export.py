@@ -56,13 +56,14 @@ class Scorer(nn.Module):
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     """What whoever runs an exported model must know, ready for JSON."""
     size = checkpoint.image_size
+    how = "bicubic, antialiased" if checkpoint.architecture["squash"] == "bicubic" else "Pillow's bilinear filter"
     return {
         "class_names": checkpoint.class_names,
         "thresholds": checkpoint.thresholds,
         "image_size": size,
         "preprocessing": PREPROCESSING | {"size": [size, size]},
         "input": f"images: float32 [B, 3, {size}, {size}], RGB in [0, 1]. The whole photo, turned as its EXIF says, "
-        f"is resized to {size} x {size} (bicubic, antialiased, aspect not kept) and divided by 255; "
+        f"is resized to {size} x {size} ({how}, aspect not kept) and divided by 255; "
         "mean and deviation are applied inside the model.",
         "output": "scores: float32 [B, C] in [0, 1], in the order of class_names; "
         "a class is present if its score reaches its threshold.",
