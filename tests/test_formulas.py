@@ -69,8 +69,9 @@ def of_losses():
 def of_cam():
     maps, scores = torch.from_numpy(draws(3, 4, 5) - 0.3), torch.from_numpy(draws(6, 4, seed=2))
     found = [cam.quantile_threshold(scores, 1.5), cam.relative_scores(scores), cam.normalise(maps)]
+    found += [cam.boost_positive(maps, 3.0), cam.normalise(maps, 1e-2)]
     for rule in ("extent", "corners", "peaks"):
-        found += cam.cam_boxes(maps, (32, 40), threshold=0.8, margin=0.1, rule=rule, peak_limit=2)
+        found += cam.cam_boxes(maps, (32, 40), threshold=0.8, margin=0.1, rule=rule, peak_limit=2, epsilon=0.0)
     return [*found, cam.rescale_boxes(found[-2], (32, 40), torch.tensor([[64, 80]] * len(found[-2])))]
 
 
@@ -79,6 +80,7 @@ def of_crops():
     sizes = torch.tensor([[32, 48], [32, 48]])
     moved = crops.random_boxes(boxes, (32, 48), torch.Generator().manual_seed(0))
     views = [crops.view_size(box, 320) for box in boxes]
+    views += [crops.truncated_size(28, 8, 320), crops.truncated_size(12, 30, 100)]
     return [crops.grid_boxes((32, 48), 2), moved, crops.square_boxes(boxes, sizes), np.array(views)]
 
 
@@ -91,7 +93,9 @@ def of_thresholds():
 
 def of_epoch_choice():
     curves = ([0.5, 0.7, 0.8, 0.86, 0.88], [0.6, 0.65, 0.66, 0.7, 0.8], [0.9])
-    return [np.array([epoch_choice.choose_epoch(rule, c) for c in curves for rule in ("last", "second-difference")])]
+    found = [epoch_choice.choose_epoch(rule, c) for c in curves for rule in ("last", "second-difference")]
+    found += [epoch_choice.choose_epoch("authors", c[2:], c) for c in curves[:2]]
+    return [np.array(found)]
 
 
 def results(name):

@@ -56,7 +56,9 @@ def check_engine(engine: str, device: torch.device) -> None:
             f"Install with `pip install '.[{EXTRAS[engine]}]'`, or use the engine torch."
         )
     if device.type != "cpu":
-        raise PipelineError(f"the engine {engine} runs on a CPU, found {device}. Use the device cpu or the engine torch.")
+        raise PipelineError(
+            f"the engine {engine} runs on a CPU, found {device}. Use the device cpu or the engine torch."
+        )
 
 
 def torch_run(network: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> Run:
