@@ -35,7 +35,10 @@ def odd(rng):
 def damage_bytes(path, rng, others):
     """Flip, cut, blank, insert or swap bytes, as a bad disk or a wrong copy does; returns what was done."""
     content = bytearray(path.read_bytes())
-    kind = rng.choice(["flip", "truncate", "blank", "insert", "empty", "swap", "append"])
+    kinds = ["truncate", "empty", "swap", "append"]
+    if path.suffix != ".h5":  # on a damaged heap libhdf5 itself can go round for ever, which no reader can end
+        kinds += ["flip", "blank", "insert"]
+    kind = rng.choice(kinds)
     place = int(rng.integers(max(len(content), 1)))
     if kind == "flip":
         for n in rng.integers(len(content), size=int(rng.integers(1, 20))):

@@ -6,7 +6,18 @@ import pytest
 from colours import invoke
 
 from pipeline.machine.errors import PipelineError
-from pipeline.tools.ablation import FIGURES, add_differences, common_prefix, plot, read_plan, summarise, to_markdown
+from pipeline.runs.manifest import read_manifest
+from pipeline.runs.settings import Settings
+from pipeline.tools.ablation import (
+    FIGURES,
+    add_differences,
+    common_prefix,
+    plot,
+    read_plan,
+    start_row,
+    summarise,
+    to_markdown,
+)
 from pipeline.tools.read import read
 
 PLAN = """
@@ -84,7 +95,15 @@ def test_the_shipped_plan_is_valid():
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("[[row]]\nset = []", "needs a name"), ("seeds = [", "no valid TOML"), ("seeds = [0]", "no plan")],
+    [
+        ("[[row]]\nset = []", "needs a name"),
+        ("seeds = [", "no valid TOML"),
+        ("seeds = [0]", "no plan"),
+        ("[[row]]\nname = 3", "found 3, expected a text"),
+        ("[[row]]\nname = 'x'\nset = [1]", "found 1, expected a text"),
+        ("seeds = ['x']\n[[row]]\nname = 'x'", "no plan"),
+        (f"a = {'[' * 5000}", "no valid TOML"),
+    ],
 )
 def test_a_wrong_plan_is_refused(tmp_path, text, message):
     path = tmp_path / "plan.toml"
@@ -131,6 +150,20 @@ def test_rows_share_their_common_stages(finished, tmp_path, colour_teacher, monk
     own, half = (run / "ablation" / "ablation.md").read_text().splitlines()[2:4]
     assert "own" in own and own.split("|")[-3].strip() == ""
     assert "half" in half and half.split("|")[-3].strip()
+
+
+def test_rows_have_the_corrections_and_the_truth_that_the_run_has_now(small_run, tmp_path):
+    (tmp_path / "a.csv").write_text("image_id,labels\ntrain/0.png,cat\n")
+    row = small_run / "ablation" / "row-0"
+    for _ in range(2):
+        assert invoke("import-labels", tmp_path / "a.csv", "--run", small_run)[0] == 0
+        start_row(small_run, row, read_manifest(small_run), Settings())
+        assert (row / "corrections.h5").samefile(small_run / "corrections.h5")
+        assert (row / "ground_truth.h5").samefile(small_run / "ground_truth.h5")
+        (tmp_path / "a.csv").write_text("image_id,labels\ntrain/1.png,dog\n")
+    (small_run / "corrections.h5").unlink()
+    start_row(small_run, row, read_manifest(small_run), Settings())
+    assert not (row / "corrections.h5").exists()
 
 
 def test_a_study_without_ground_truth_is_refused(finished, tmp_path):
