@@ -202,6 +202,8 @@ def fit(
     if pieces.path("last.pt").exists():
         content = load_piece(pieces.path("last.pt"))
         state.restore(content)
+        for group, kept in zip(state.optimizer.param_groups, content["optimizer"]["param_groups"], strict=True):
+            group["lr"] = kept["lr"]  # where the schedule stood: what is kept is the same if no epoch is left to train
         rows = content["rows"]
     distributed.barrier()  # all have read it before the first process replaces or removes it
     if len(rows) < config.epochs:
