@@ -97,12 +97,12 @@ def test_the_shipped_plan_is_valid():
     ("text", "message"),
     [
         ("[[row]]\nset = []", "needs a name"),
-        ("seeds = [", "no valid TOML"),
-        ("seeds = [0]", "no plan"),
+        ("seeds = [", "not valid TOML"),
+        ("seeds = [0]", "not a plan"),
         ("[[row]]\nname = 3", "found 3, expected a text"),
         ("[[row]]\nname = 'x'\nset = [1]", "found 1, expected a text"),
-        ("seeds = ['x']\n[[row]]\nname = 'x'", "no plan"),
-        (f"a = {'[' * 5000}", "no valid TOML"),
+        ("seeds = ['x']\n[[row]]\nname = 'x'", "not a plan"),
+        (f"a = {'[' * 5000}", "not valid TOML"),
     ],
 )
 def test_a_wrong_plan_is_refused(tmp_path, text, message):

@@ -189,8 +189,8 @@ def test_the_folders_that_label_studio_must_be_told():
         ("a.csv", "image_id,cat,cat\na,1,0\n", "has the column 'cat' twice"),
         ("a.csv", "image_id\na\n", "has no labels"),
         ("a.csv", "image_id,labels\n", "has no rows"),
-        ("a.json", "[" * 100_000, "is no JSON export of Label Studio"),
-        ("a.json", '[{"data": 1, "annotations": 2}]', "is no JSON export of Label Studio"),
+        ("a.json", "[" * 100_000, "is not a JSON export of Label Studio"),
+        ("a.json", '[{"data": 1, "annotations": 2}]', "is not a JSON export of Label Studio"),
         ("a.json", '[{"data": {"image_id": 3}, "annotations": [{"result": []}]}]', "3 has choices"),
         (
             "a.json",
@@ -200,10 +200,10 @@ def test_the_folders_that_label_studio_must_be_told():
         ),
         ("a.csv", 'image_id,labels\na,"{""x"": 1}"\n', "expected names or"),
         ("a.csv", "", "has the columns none"),
-        ("a.json", "{}", "is no JSON export of Label Studio: it is no list of tasks"),
+        ("a.json", "{}", "is not a JSON export of Label Studio: it is no list of tasks"),
         ("a.json", '[{"image": "x", "labels": "cat"}]', "export as JSON or JSON-MIN"),
         ("a.json", '[{"data": {}, "annotations": [{"result": []}]}]', "has no image_id"),
-        ("a.json", "[", "is no JSON export"),
+        ("a.json", "[", "is not a JSON export"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(tmp_path, name, text, message):

@@ -29,7 +29,7 @@ class Backbone:
     """Stages from the image to the last feature map, and how its input is normalised."""
 
     stages: nn.Sequential
-    """First the stem, then one module a resolution or block; without pooling and classification layer."""
+    """First the stem, then one module per resolution or block; without pooling and classification layer."""
     channels: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]

@@ -94,7 +94,7 @@ def feature_batches(
         model: in eval mode.
         paths: N images.
         size: side of the squashed input.
-        batch_size: images a call.
+        batch_size: images per call.
         title: stands before the progress bar.
         store: gets the maps where they fit; None to keep none. For a backbone that is trained it is of no use.
         dtype: of the backbone's expensive operations; None for float32.

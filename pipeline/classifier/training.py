@@ -193,7 +193,7 @@ def fit(
         store: has the features of a backbone that is not trained, or gets them; None to keep none.
 
     Returns:
-        A row an epoch: see `train_one_epoch`.
+        One row per epoch: see `train_one_epoch`.
 
     Raises:
         PipelineError: the loss is no longer finite; the finished epochs stay.

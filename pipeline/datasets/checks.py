@@ -20,7 +20,7 @@ def read_lines(path: Path) -> list[str]:
     except OSError as error:
         raise PipelineError(f"{path} cannot be read: {error.strerror}. Complete the dataset.") from error
     except UnicodeDecodeError as error:
-        raise PipelineError(f"{path} is no UTF-8 text ({error.reason}). Save it as UTF-8.") from error
+        raise PipelineError(f"{path} is not UTF-8 text ({error.reason}). Save it as UTF-8.") from error
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 

@@ -107,7 +107,7 @@ def _read_instances(root: Path, split: str) -> _Instances:
     except OSError as error:
         raise PipelineError(f"{path} cannot be read: {error.strerror}. Complete the dataset.") from error
     except (KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
-        raise PipelineError(f"{path} is no file of COCO instances ({error!r}). Replace it.") from error
+        raise PipelineError(f"{path} is not a file of COCO instances ({error!r}). Replace it.") from error
     check_unique(files, path)
     if len(categories) < len(content["categories"]):
         raise PipelineError(

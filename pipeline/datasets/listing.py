@@ -59,7 +59,7 @@ def scan(root: Path) -> Scan:
     left out, with the reason.
 
     Raises:
-        PipelineError: a folder cannot be read, links form a loop, or a name is no valid Unicode.
+        PipelineError: a folder cannot be read, links form a loop, or a name is not valid Unicode.
     """
     images, left_out = [], {}
     for folder, entry in _walk(root):
@@ -138,5 +138,5 @@ def _image_id(path: Path, root: Path) -> str:
     try:
         image_id.encode()
     except UnicodeEncodeError as error:
-        raise PipelineError(f"the name of {os.fsencode(path)!r} is no valid UTF-8. Rename the file.") from error
+        raise PipelineError(f"the name of {os.fsencode(path)!r} is not valid UTF-8. Rename the file.") from error
     return image_id

@@ -25,7 +25,7 @@ def image_column(path: Path) -> str | None:
     """Name of the column of a Parquet file that holds images, either bytes or {bytes, path}; None if there is none.
 
     Raises:
-        PipelineError: it is no Parquet file, or has several such columns.
+        PipelineError: it is not a Parquet file, or has several such columns.
     """
     pyarrow = import_pyarrow(path)
     try:

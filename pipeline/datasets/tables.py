@@ -217,9 +217,9 @@ def _csv_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, Any]
     except OSError as error:
         raise PipelineError(f"{path} could not be read ({error.strerror}). Check the path.") from error
     except UnicodeDecodeError as error:
-        raise PipelineError(f"{path} is no CSV file in UTF-8 ({error}). Save it as such.") from error
+        raise PipelineError(f"{path} is not a CSV file in UTF-8 ({error}). Save it as such.") from error
     except csv.Error as error:
-        raise PipelineError(f"{path} is no CSV file ({error}). Save it as such.") from error
+        raise PipelineError(f"{path} is not a CSV file ({error}). Save it as such.") from error
     numbered = [(number, row) for number, row in enumerate(rows, start=1) if any(row)]
     header = [name.strip() for name in numbered[0][1]] if numbered else []
     if not set(header) & set(ID_COLUMNS) and all(len(row) == 1 for _, row in numbered):

@@ -129,7 +129,7 @@ def _read_annotation(path: Path) -> list[tuple[int, tuple[float, ...], bool]]:
     except OSError as error:
         raise PipelineError(f"{path} could not be read ({error.strerror}). Check the file.") from error
     except (ET.ParseError, OverflowError, RecursionError, TypeError, ValueError) as error:
-        raise PipelineError(f"{path} is no VOC annotation ({error}). Replace it.") from error
+        raise PipelineError(f"{path} is not a VOC annotation ({error}). Replace it.") from error
     return objects
 
 

@@ -64,7 +64,7 @@ def sources_of(metrics: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]
 
 
 def summary_table(metrics: dict[str, Any]) -> PlainTable:
-    """A row each classifier and each set of labels, at threshold 0.5; another where it has thresholds of its own."""
+    """One row for each classifier and each set of labels, at threshold 0.5; another where it has thresholds of its own."""
     conventions = metrics["conventions"]
     table = PlainTable(
         title=f"difficult: {conventions['difficult']}; a class without positives: {conventions['empty_class']}"

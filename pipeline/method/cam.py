@@ -38,17 +38,17 @@ class Search:
     converged: bool
     """Whether the mean count lay within the bounds; otherwise the images had been used up."""
     mean_count: float
-    """Classes an image at the last look; NaN where there were too few images for one."""
+    """Classes per image at the last look; NaN where there were too few images for one."""
 
 
 def search_threshold(windows: Iterable[Tensor], bound: float, start: float = 0.05, step: float = 0.001) -> Search:
-    """Threshold tau as the authors' code searches it: raised by a step a window until few enough classes pass.
+    """Threshold tau as the authors' code searches it: raised by one step per window until few enough classes pass.
 
     It does not come back from a threshold that is too high, and where the windows are used up, it ends at the next
     threshold whatever the count was. `search_windows` says which images a window has.
 
     Args:
-        windows: scores Tensor[w, C] of a window each; no more are taken than needed.
+        windows: scores Tensor[w, C] of one window each; no more are taken than needed.
         bound: b; the search ends where the mean count of classes is above b and below b + 2.
         start: first tau.
         step: from one tau to the next.
@@ -154,7 +154,7 @@ def peak_boxes(mask: Tensor, limit: int) -> tuple[Tensor, Tensor]:
 
     Args:
         mask: bool Tensor[P, H, W].
-        limit: largest number of boxes a map, at least 1.
+        limit: largest number of boxes per map, at least 1.
 
     Returns:
         boxes: float32 Tensor[Q, 4], xyxy.
@@ -192,7 +192,7 @@ def cam_boxes(
         threshold: share of the min-max normalised maximum that a pixel must exceed, in (0, 1).
         margin: share of the view's side by which each edge is moved outwards (80 px of 640 in the paper).
         rule: "extent", "corners" (the authors') or "peaks" (a box per connected region).
-        peak_limit: most boxes a map under "peaks".
+        peak_limit: most boxes per map under "peaks".
         epsilon: see `normalise`.
 
     Returns:

@@ -10,7 +10,7 @@ def class_prior(scores: np.ndarray) -> np.ndarray:
     """Share of the images that each class is in, float64 [C], as debiased scores say without labels.
 
     The mean of the scores, after what the lowest score of the class says of its absence (a label floor, for one) is
-    taken away. On 700 VOC photos with the embedded teacher these shares add up to 1.4 classes an image where 1.5 are
+    taken away. On 700 VOC photos with the embedded teacher these shares add up to 1.4 classes per image where 1.5 are
     annotated; counting scores from 0.5 on gives 0.9.
 
     Args:

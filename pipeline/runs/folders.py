@@ -26,7 +26,7 @@ def existing_run(run: str) -> Path:
     folder = run_folder(run)
     if not any((folder / name).exists() for name in ("run.toml", "manifest.csv", "manifest.json")):
         raise PipelineError(
-            f"{folder} is no run. {hint(folder.name, known_runs())} "
+            f"{folder} is not a run. {hint(folder.name, known_runs())} "
             'Begin one with `ccd all --images DIR --classes "dog,cat"`.'
         )
     return folder

@@ -1,4 +1,4 @@
-"""Scores and thresholds to a table: a row an image with its labels and the score of every class."""
+"""Scores and thresholds to a table: one row per image with its labels and the score of every class."""
 
 import re
 import sys
@@ -22,7 +22,7 @@ TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 
 def present_classes(scores: np.ndarray, thresholds: Sequence[float], class_names: Sequence[str]) -> list[list[str]]:
-    """Names of the classes whose score [N, C] reaches its threshold [C], a list an image."""
+    """Names of the classes whose score [N, C] reaches its threshold [C], one list per image."""
     present = scores >= np.asarray(thresholds)
     names = np.array(class_names, dtype=object)
     return [list(names[row]) for row in present]
@@ -31,7 +31,7 @@ def present_classes(scores: np.ndarray, thresholds: Sequence[float], class_names
 def prediction_frame(
     images: Sequence[str], scores: np.ndarray, thresholds: Sequence[float], class_names: Sequence[str], key: str
 ) -> pd.DataFrame:
-    """Frame with the columns `key`, labels (a list of names an image), and a column of scores a class.
+    """Frame with the columns `key`, labels (a list of names an image), and one column of scores per class.
 
     A class called as one of the first two has " score" behind its name.
 

@@ -101,7 +101,7 @@ def select_classes(scores: Tensor, config: BoxesConfig, tau: float = 0.0) -> tup
         tau: threshold found otherwise, or 0.
 
     Returns:
-        bool Tensor[N, C], and tau, fixed or from the wanted number of classes an image.
+        bool Tensor[N, C], and tau, fixed or from the wanted number of classes per image.
     """
     if config.select == "relative":
         scores = relative_scores(scores)

@@ -65,7 +65,7 @@ def read_precomputed(path: Path) -> Precomputed:
     if not path.is_file():
         raise PipelineError(f"{path} is missing. Give an .h5 file or a clip-retrieval folder.")
     if not h5py.is_hdf5(path):
-        raise PipelineError(f"{path} is no HDF5 file. Give an .h5 file or a clip-retrieval folder.")
+        raise PipelineError(f"{path} is not an HDF5 file. Give an .h5 file or a clip-retrieval folder.")
     try:
         return _read_hdf5(path)
     except (OSError, RuntimeError, TypeError, UnicodeDecodeError, ValueError) as error:

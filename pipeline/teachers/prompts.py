@@ -1,4 +1,4 @@
-"""Class names to prompts, prompts to text embeddings, embeddings to one logit a class."""
+"""Class names to prompts, prompts to text embeddings, embeddings to one logit per class."""
 
 from collections.abc import Sequence
 
@@ -72,7 +72,7 @@ def class_embeddings(
         teacher: encodes the prompts.
         names: C lists of synonyms, see `pipeline.datasets.class_names.display_names`.
         templates: sentences with {} in the place of the name.
-        synonyms: "mean": one row a class, the normalised mean over its synonyms; "max": one row a synonym, of
+        synonyms: "mean": one row per class, the normalised mean over its synonyms; "max": one row per synonym, of
             which `pipeline.method.labels.class_probabilities` takes the best.
 
     Returns:

@@ -83,10 +83,10 @@ def read_plan(name: str) -> Plan:
         ]
         return Plan([int(seed) for seed in content.get("seeds", [0])], rows)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise PipelineError(f"{name} is no valid TOML: {first_line(error)}.") from None
+        raise PipelineError(f"{name} is not valid TOML: {first_line(error)}.") from None
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise PipelineError(
-            f"{name} is no plan: every [[row]] needs a name and a list `set` ({first_line(error)})."
+            f"{name} is not a plan: every [[row]] needs a name and a list `set` ({first_line(error)})."
         ) from None
 
 
@@ -140,7 +140,7 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     """Mean and standard deviation over seeds of every row, in the order of the plan.
 
     Args:
-        runs: a row a run, with columns group, name, seed and `FIGURES`.
+        runs: one row per run, with columns group, name, seed and `FIGURES`.
 
     Returns:
         A row a setting: group, name, seeds, every figure's mean, and final_mAP_std (0 for a single seed).
@@ -203,7 +203,7 @@ HEADER = (
 
 
 def cells(summary: pd.DataFrame) -> list[list[str]]:
-    """The summary as text in percent, a list a row in the order of `HEADER`."""
+    """The summary as text in percent, one list per row, in the order of `HEADER`."""
     lines = []
     for row in summary.itertuples():
         figures = [f"{100 * v:.1f}" for v in (row.label_mAP, row.label_F1, row.warmup_mAP, row.final_mAP)]
@@ -261,7 +261,7 @@ def plot(summary: pd.DataFrame, path: Path) -> None:
 
 
 def ablation_table(summary: pd.DataFrame) -> PlainTable:
-    """A row a setting of a study under its group, with those columns that fit a terminal; all are in `ablation.md`."""
+    """One row per setting of a study under its group, with those columns that fit a terminal; all are in `ablation.md`."""
     shown = [HEADER.index(name) for name in ("setting", "label mAP", "final mAP", "to the default")]
     table = PlainTable(title=f"ablation, seeds: {summary['seeds'].max()}")
     for k in shown:
@@ -279,8 +279,8 @@ def ablation_table(summary: pd.DataFrame) -> PlainTable:
 def run_plan(base: Path, own: Settings, plan: Plan, device: str) -> pd.DataFrame:
     """Run every row of a plan with every seed on the images of a run, and write the table.
 
-    Writes `ablation.csv` (a line a run), `ablation.md` and `ablation.png` (a line a setting) into `<base>/ablation/`, beside a run folder
-    a row and seed. A stage whose options and inputs equal those of the base or a finished run is taken from there; its
+    Writes `ablation.csv` (one line per run), `ablation.md` and `ablation.png` (one line per setting) into `<base>/ablation/`, beside one run folder
+    per row and seed. A stage whose options and inputs equal those of the base or a finished run is taken from there; its
     fingerprint is checked as always. The first row with the run's own settings is what the others are compared with.
 
     Returns:

@@ -38,10 +38,10 @@ def read_answers(path: Path, class_names: Sequence[str]) -> list[Row]:
     except OSError as error:
         raise PipelineError(f"{path} could not be read ({error.strerror}). Check the path.") from error
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise PipelineError(f"{path} is no JSON export of Label Studio: {error}.") from error
+        raise PipelineError(f"{path} is not a JSON export of Label Studio: {error}.") from error
     for image_id, names in said.items():
         if not all(isinstance(name, str) for name in (image_id, *names)):
-            raise PipelineError(f"{path} is no JSON export of Label Studio: {image_id!r} has choices {names!r}.")
+            raise PipelineError(f"{path} is not a JSON export of Label Studio: {image_id!r} has choices {names!r}.")
     return [
         Row(number, image_id, Path(image_id), label_row(names, class_names, f"{image_id} in {path}"), None)
         for number, (image_id, names) in enumerate(said.items(), start=1)

@@ -79,7 +79,7 @@ def trace(scorer: Scorer, size: int) -> torch.export.ExportedProgram:
 
 
 def write_onnx(program: torch.export.ExportedProgram, description: dict[str, Any], path: Path) -> None:
-    """Write an ONNX file with the description in its metadata, a text a key."""
+    """Write an ONNX file with the description in its metadata, one text per key."""
     try:
         model = torch.onnx.export(program, dynamo=True, input_names=["images"], output_names=["scores"], verbose=False)
     except torch.onnx.OnnxExporterError as error:

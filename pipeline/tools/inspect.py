@@ -248,7 +248,7 @@ def class_table(artifact: Artifact) -> PlainTable:
 
 
 def number_table(title: str, class_names: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> PlainTable:
-    """A row a class, a column of numbers a title."""
+    """One row per class, one column of numbers per title."""
     table = PlainTable(title=title)
     table.add_column("class")
     for name in columns:
@@ -325,7 +325,7 @@ def manifest_table(manifest: Manifest) -> PlainTable:
 
 
 def show_image(artifacts: dict[str, Artifact], image_id: str) -> None:
-    """Print what the artifacts say of one image: a row a class, then its boxes and crops."""
+    """Print what the artifacts say of one image: one row per class, then its boxes and crops."""
     holding = {name: a for name, a in artifacts.items() if image_id in a.image_ids}
     if not holding:
         known = [i for a in artifacts.values() for i in a.image_ids]

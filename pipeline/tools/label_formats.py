@@ -91,7 +91,7 @@ def prepare(labels: LabelSet, *, boxes: bool = False, **options: Any) -> Export:
 
 
 def write_table(export: Export, out: Path) -> None:
-    """CSV or Parquet: image_id, path, split, labels, a column of scores a class."""
+    """CSV or Parquet: image_id, path, split, labels, one column of scores per class."""
     labels = export.labels
     taken = ("path", "split")
     names = [f"{name} score" if name in taken else name for name in labels.class_names]

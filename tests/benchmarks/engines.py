@@ -67,7 +67,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     title = f"{options.size} px, batches of {options.batch_size}, {options.device}, {options.threads} threads"
-    table = Table("backbone", "engine", "ms a photo", "times as fast", "difference", title=title)
+    table = Table("backbone", "engine", "ms per photo", "times as fast", "difference", title=title)
     images = torch.rand(options.batch_size, 3, options.size, options.size, device=device) * 2 - 1
     images = images.contiguous(memory_format=torch.channels_last)
     for backbone in options.backbones:

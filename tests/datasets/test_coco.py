@@ -102,7 +102,7 @@ def test_missing_files(root: Path):
         coco.load(root, test_split="test2014")
     for text in ('{"images": [', "[]", "3", '{"images": ' + "[" * 100_000):
         (root / "annotations" / "instances_val2014.json").write_text(text)
-        with pytest.raises(PipelineError, match=r"instances_val2014\.json is no file of COCO instances"):
+        with pytest.raises(PipelineError, match=r"instances_val2014\.json is not a file of COCO instances"):
             coco.load(root)
 
 

@@ -108,7 +108,7 @@ def test_broken_tables(images: Path, text: str, message: str):
 
 def test_table_in_another_encoding(images: Path):
     (images / "list.csv").write_bytes("image\nü.jpg\n".encode("latin-1"))
-    with pytest.raises(PipelineError, match=r"list\.csv is no CSV file in UTF-8"):
+    with pytest.raises(PipelineError, match=r"list\.csv is not a CSV file in UTF-8"):
         folder.load(images / "list.csv", CLASSES)
 
 
@@ -166,7 +166,7 @@ def test_names_of_both_folders_are_told_apart(images: Path, two_folders: Path):
         ("image,cat,catt\nonly.png,1,0\n", r"column 'catt' of 1 and 0, .*Did you mean 'cat'"),
         ("image,cat,cat\nonly.png,1,0\n", "has the column 'cat' twice"),
         ("image,cat\nonly.png,maybe\n", "row 2 of .* has 'maybe' for cat, expected 1, 0 or nothing"),
-        ('image,labels\n"only.png,cat\n', r"labels\.csv is no CSV file"),
+        ('image,labels\n"only.png,cat\n', r"labels\.csv is not a CSV file"),
         ('image,labels\nonly.png,"{""choices"": 3}"\n', "row 2 of .* has labels"),
         ("image,labels\nonly.png,{" + "[" * 9999 + "\n", "row 2 of .* has labels"),
     ],
@@ -277,7 +277,7 @@ def test_names_of_any_script_and_length(tmp_path: Path):
 def test_name_that_is_no_unicode(tmp_path: Path):
     path = os.fsencode(tmp_path) + b"/\xff.jpg"
     Path(os.fsdecode(path)).write_bytes(b"")
-    with pytest.raises(PipelineError, match=r"xff\.jpg.* no valid UTF-8"):
+    with pytest.raises(PipelineError, match=r"xff\.jpg.* not valid UTF-8"):
         folder.load(tmp_path, CLASSES)
 
 

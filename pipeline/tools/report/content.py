@@ -111,7 +111,7 @@ def cards(run: RunFiles) -> list[dict[str, str]]:
     if labels is not None:
         each = (labels.labels >= PRESENT).sum(1)
         note = f"{(each == 0).mean():.0%} of the train images have none"
-        found.append({"title": "labels an image", "value": f"{each.mean():.2f}", "note": note})
+        found.append({"title": "labels per image", "value": f"{each.mean():.2f}", "note": note})
     if run.final is not None and run.final.corrected_entries:
         found.append({"title": "corrected by hand", "value": f"{run.final.corrected_entries:,}", "note": "labels"})
     if run.boxes is not None:
@@ -373,7 +373,7 @@ def epoch_row(stage: str, row: pd.Series) -> dict[str, Any]:
 
 
 def distribution(run: RunFiles) -> dict[str, Any] | None:
-    """Histograms of the labels, and of the number of classes an image, before and after fusion."""
+    """Histograms of the labels, and of the number of classes per image, before and after fusion."""
     found = {name: labels for name, labels in (("initial", run.initial), ("final", run.final)) if labels is not None}
     if not found:
         return None
@@ -420,7 +420,7 @@ def conditional(present: np.ndarray) -> np.ndarray:
 
 
 def files(run: RunFiles) -> list[dict[str, Any]]:
-    """Where everything came from: a row an artifact."""
+    """Where everything came from: one row per artifact."""
     rows = []
     timings = read_timings(run.folder)
     for name, command in MAKERS.items():
