@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ from pipeline.runs.artifacts import align_corrections
 from pipeline.runs.manifest import manifest_provenance, read_manifest, write_manifest
 from pipeline.runs.state import check_current
 from pipeline.tools import review_list
-from pipeline.tools.corrections import read_answers
+from pipeline.tools.corrections import UNTOUCHED, read_answers
 from pipeline.tools.label_studio import LOCAL_FILES, storage_advice, storage_folders
 from pipeline.tools.read import read
 
@@ -288,3 +289,14 @@ def test_truth_given_by_hand_becomes_the_labels(small_run, tmp_path):
     assert code == 0, output
     assert invoke("fuse", "--run", small_run)[0] == 0
     assert read(small_run / "final_labels.h5").labels.tolist() == TRUTH[:TRAIN].tolist()
+
+
+def test_an_id_of_the_run_means_that_photo_though_a_test_photo_has_the_name_too(finished, tmp_path):
+    """`0.png` and `test/0.png` are both there; what `export-labels` writes comes back."""
+    run = shutil.copytree(finished, tmp_path / "run")
+    assert {"0.png", "test/0.png"} <= set(read_manifest(run).image_ids)
+    (tmp_path / "said.csv").write_text("image_id,labels\n0.png,red\n")
+    code, output = invoke("import-labels", tmp_path / "said.csv", "--run", run)
+    assert code == 0, output
+    corrections = read(run / "corrections.h5")
+    assert (corrections.labels[corrections.image_ids.index("0.png")] != UNTOUCHED).all()

@@ -149,7 +149,12 @@ def _with_labels(
 
 
 def match_rows(
-    rows: Sequence[Row], names: ImageNames, table: Path, left_out: Sequence[str] | dict[str, str] = ()
+    rows: Sequence[Row],
+    names: ImageNames,
+    table: Path,
+    left_out: Sequence[str] | dict[str, str] = (),
+    *,
+    ids_win: bool = False,
 ) -> dict[int, Row]:
     """The row of a table for each image that it names.
 
@@ -158,6 +163,7 @@ def match_rows(
         names: of the images.
         table: named in errors.
         left_out: ids of images that are there and not among `names`; rows about them are passed over.
+        ids_win: what is an image's id means that image, whatever else it could mean: for tables that came from a run.
 
     Returns:
         Index of the image to its row.
@@ -170,6 +176,8 @@ def match_rows(
     found: dict[int, Row] = {}
     for row in rows:
         candidates = names.find(row.name, table.absolute().parent)
+        if ids_win and (exact := names.exactly(row.name)) is not None:
+            candidates = [exact]
         if not candidates and skipped.find(row.name):
             continue
         index = _choose(candidates, row, names, claimed, table)

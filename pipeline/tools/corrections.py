@@ -63,7 +63,8 @@ def make_corrections(
         PipelineError: a row names none of the images, or one that is not trained on.
     """
     splits = list(manifest.images["split"])
-    found = match_rows(said, ImageNames(manifest.image_ids, manifest.paths, splits), source, manifest.skipped)
+    names = ImageNames(manifest.image_ids, manifest.paths, splits)
+    found = match_rows(said, names, source, manifest.skipped, ids_win=True)
     if other := [index for index in found if splits[index] != "train"]:
         raise PipelineError(
             f"{source} has {len(other)} images that are not in the train split (first: "
