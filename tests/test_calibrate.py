@@ -61,7 +61,7 @@ def test_the_file_says_that_labels_were_used_and_which(labelled, tiny_classifier
     fingerprints = []
     for text in (labelled[0].read_text(), labelled[0].read_text().replace("cat", "cow;cat", 1)):
         labelled[0].write_text(text)
-        calibrate(tiny_classifier, labelled[0], "--out", tmp_path / "better.pt", "--folds", 2)
+        calibrate(tiny_classifier, labelled[0], "--out", tmp_path / "better.pt", "--folds", 2, "--force")
         provenance = read_checkpoint(tmp_path / "better.pt").provenance
         assert provenance.uses_ground_truth
         shown = CliRunner().invoke(cli.app, ["inspect", str(tmp_path / "better.pt")])
@@ -97,7 +97,7 @@ def test_tables_that_do_not_suffice_are_refused(photos, tiny_classifier, tmp_pat
 
 
 def test_the_classifier_itself_is_not_written_over(labelled, tiny_classifier):
-    code, output = calibrate(tiny_classifier, labelled[0], "--out", tiny_classifier)
+    code, output = calibrate(tiny_classifier, labelled[0], "--out", tiny_classifier, "--force")
     assert code == 1 and "over the classifier itself" in output
 
 
