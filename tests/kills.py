@@ -19,7 +19,7 @@ def with_colours(*arguments):
     from pipeline.stages import embed, score_crops
 
     for stage in (embed, score_crops):
-        stage.load_teacher = lambda spec, device="cpu", precision="float32": ColourTeacher()
+        stage.load_teacher = lambda *spec, **how: ColourTeacher()
     command(*arguments)
 
 

@@ -78,7 +78,7 @@ def test_files_that_are_none_are_refused(tmp_path):
     with pytest.raises(PipelineError, match="is missing"):
         read_precomputed(tmp_path / "p.h5")
     (tmp_path / "p.h5").write_text("cat,dog")
-    with pytest.raises(PipelineError, match="no HDF5 file"):
+    with pytest.raises(PipelineError, match="not an HDF5 file"):
         read_precomputed(tmp_path / "p.h5")
     whole = scores(tmp_path / "whole.h5").read_bytes()
     (tmp_path / "cut.h5").write_bytes(whole[: len(whole) // 2])
