@@ -1,10 +1,9 @@
 import pytest
 import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from pipeline.machine.errors import PipelineError
 from pipeline.teachers.encoding import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     ViewRules,
     compute_dtype,
     encode_in_chunks,
@@ -117,5 +116,8 @@ def test_rules_that_change_nothing_leave_the_fingerprint():
         ViewRules(**rule).mark("a") for rule in ({"statistics": "imagenet"}, {"positions": "bilinear"}, {"snap": False})
     }
     assert len(marks | {"a"}) == 4
-    assert ViewRules(statistics="imagenet").statistics_of((0.5,), (0.5,)) == (IMAGENET_MEAN, IMAGENET_STD)
+    assert ViewRules(statistics="imagenet").statistics_of((0.5,), (0.5,)) == (
+        IMAGENET_DEFAULT_MEAN,
+        IMAGENET_DEFAULT_STD,
+    )
     assert ViewRules().statistics_of((0.5,), (0.4,)) == ((0.5,), (0.4,))

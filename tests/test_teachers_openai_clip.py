@@ -6,11 +6,12 @@ import warnings
 import pytest
 import torch
 from parity import reference
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.nn import functional as F
 
 from pipeline.machine.errors import PipelineError
 from pipeline.teachers import Teacher, load_teacher, openai_clip
-from pipeline.teachers.encoding import IMAGENET_MEAN, IMAGENET_STD, ViewRules, snap_to_stride
+from pipeline.teachers.encoding import ViewRules, snap_to_stride
 from pipeline.teachers.openai_clip import MEAN, STD
 from pipeline.teachers.towers import GridPositions
 
@@ -148,7 +149,7 @@ def test_views_as_the_authors_code_takes_them(model_and_path):
     whole = random_images(2, 3, 2 * stride, 4 * stride)
     ragged = torch.nn.functional.pad(whole, (0, stride // 4, 0, 0))  # the towers drop what is beyond the last cell
     slow = slow_resnet if "resnet" in path.name else slow_vit
-    mean, std = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)
+    mean, std = torch.tensor(IMAGENET_DEFAULT_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_DEFAULT_STD).view(3, 1, 1)
     with torch.no_grad():
         pixels = (ragged / 255 - mean) / std
         expected = torch.stack([slow(model.visual, image[None], positions=bilinear_positions) for image in pixels])

@@ -14,6 +14,7 @@ from torchmetrics.functional.classification import (
 )
 
 from pipeline.machine.errors import PipelineError
+from pipeline.method.thresholds import PRESENT
 
 Difficult = Literal["ignore", "negative", "positive"]
 """What a -1 of the ground truth counts as: ML-GCN and its line ignore it, the single-positive line (CCD too)
@@ -33,7 +34,7 @@ def multilabel_metrics(
     *,
     difficult: Difficult = "ignore",
     empty_class: EmptyClass = "skip",
-    threshold: float | np.ndarray = 0.5,
+    threshold: float | np.ndarray = PRESENT,
 ) -> dict[str, Any]:
     """Every figure of the evaluation, ready for JSON; an ignored pair of image and class counts nowhere.
 
@@ -111,7 +112,7 @@ def label_metrics(
     figures = multilabel_metrics(labels, truth, class_names, difficult=difficult, empty_class=empty_class)
     return figures | {
         "label_sum": float(labels.sum(axis=1).mean()),
-        "positives_per_image": float((labels >= 0.5).sum(axis=1).mean()),
+        "positives_per_image": float((labels >= PRESENT).sum(axis=1).mean()),
         "classes_per_image": float((apply_difficult(truth, difficult) == 1).sum(axis=1).mean()),
         "ties": tied_fraction(labels),
     }

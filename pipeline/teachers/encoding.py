@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Self, TypeVar
 
 import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,8 +16,6 @@ from pipeline.method.crops import snapped_size
 
 Key = TypeVar("Key")
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 CPU_CHUNK = 16
 """Images per forward on a CPU: enough to fill its cores, few enough to keep the activations small."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -71,7 +70,7 @@ class ViewRules:
 
     def statistics_of(self, mean: Sequence[float], std: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
         """Mean and standard deviation to use, by channel, for a teacher with these of its own."""
-        return (mean, std) if self.statistics == "teacher" else (IMAGENET_MEAN, IMAGENET_STD)
+        return (mean, std) if self.statistics == "teacher" else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 
     def mark(self, fingerprint: str) -> str:
         """Fingerprint of a teacher that takes views so: its own where these are the defaults."""

@@ -5,6 +5,7 @@ import pytest
 import torch
 from parity import reference
 from PIL import Image
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from pipeline.classifier.training import Consistency, losses_of
 from pipeline.evaluation.metrics import multilabel_metrics
@@ -17,7 +18,7 @@ from pipeline.photos.squash import cut_bilinear, load_view
 from pipeline.runs.artifacts import CropScores, Provenance
 from pipeline.runs.options import FuseConfig
 from pipeline.stages.fuse import fuse
-from pipeline.teachers.encoding import IMAGENET_MEAN, IMAGENET_STD, normalise_pixels
+from pipeline.teachers.encoding import normalise_pixels
 
 CPU = torch.device("cpu")
 
@@ -44,7 +45,7 @@ def test_squash_is_pillows_to_the_pixel(photo):
 
 def test_teacher_input_is_normalised_with_imagenet_statistics(photo):
     view = load_view(photo, (48, 48), "pillow-bilinear")
-    found = normalise_pixels(view[None], IMAGENET_MEAN, IMAGENET_STD, CPU)[0]
+    found = normalise_pixels(view[None], IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, CPU)[0]
     np.testing.assert_allclose(found, reference.imagenet_normalised(reference.squashed(photo, 48)), atol=1e-5)
 
 
