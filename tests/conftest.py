@@ -5,12 +5,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from colours import ColourTeacher, invoke, options, write_backbone, write_photos
 from runs import write_run
 from small import ARCHITECTURE, small_net
 
 from pipeline.runs.artifacts import Provenance
 from pipeline.runs.checkpoints import Checkpoint, write_checkpoint
+from pipeline.runs.graph import VERSIONS
 
 
 @pytest.fixture(scope="session")
@@ -28,10 +30,12 @@ def tiny_classifier(tmp_path_factory) -> Path:
     """An untrained classifier of cat, dog and cow at 32 px; not to be changed."""
     path = tmp_path_factory.mktemp("classifier") / "classifier.pt"
     net = small_net(head_std=2.0)  # scores that differ from image to image
+    net.scale.copy_(torch.tensor([2.0, 0.5, 1.0]))  # calibrated, so that whoever leaves that out is found
+    net.offset.copy_(torch.tensor([0.3, -0.2, 0.0]))
     write_checkpoint(
         path,
         Checkpoint(
-            provenance=Provenance("classifier", 2, {"seed": 0}, {}),
+            provenance=Provenance("classifier", VERSIONS["classifier"], {"seed": 0}, {}),
             image_ids=["0.png"],
             class_names=["cat", "dog", "cow"],
             architecture=ARCHITECTURE,

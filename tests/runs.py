@@ -121,7 +121,6 @@ def write_run(folder: Path) -> Path:
         epochs=np.arange(3),
         scores=np.stack(scores).astype(np.float32),
         chosen_epoch=2,
-        thresholds=np.full(3, 0.5),
     )
     write_epochs(folder)
     write_figures(folder)

@@ -328,7 +328,7 @@ def test_ids_that_look_like_numbers_or_nothing_stay_text(tmp_path):
 def test_a_checkpoint_is_read_back_and_a_broken_one_refused(tmp_path):
     path = tmp_path / "warmup.pt"
     checkpoint = Checkpoint(
-        provenance=Provenance("warmup", 2, {}, {}),
+        provenance=Provenance("warmup", 3, {}, {}),
         image_ids=["a"],
         class_names=["cat", "dog"],
         architecture={"backbone": "lite0", "class_count": 2, "boost": 3.0},

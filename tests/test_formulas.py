@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.method import FORMULAS, cam, crops, epoch_choice, labels, losses, probabilities, thresholds
+from pipeline.method import FORMULAS, calibration, cam, crops, epoch_choice, labels, losses, probabilities, thresholds
 
 RECORD = Path(__file__).with_name("formulas.json")
 
@@ -86,9 +86,16 @@ def of_crops():
 
 def of_thresholds():
     scores, truth = draws(20, 3), (draws(20, 3, seed=3) > 0.6).astype(np.int8)
-    prior = thresholds.class_prior(scores)
     best = thresholds.out_of_fold_thresholds(scores, truth, folds=4, seed=1)
-    return [prior, thresholds.prior_thresholds(scores, prior), *best, thresholds.class_f1(scores > 0.5, truth)]
+    return [*best, thresholds.class_f1(scores > 0.5, truth)]
+
+
+def of_calibration():
+    logits = 3 * draws(40, 3, seed=4) - 4
+    return [
+        *calibration.fit_calibration(logits, draws(40, 3, seed=5) ** 3),
+        *calibration.platt(logits[:, 0], draws(40)),
+    ]
 
 
 def of_epoch_choice():

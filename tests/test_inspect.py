@@ -23,15 +23,15 @@ def squeezed(output):
 def test_class_lists_top_and_doubtful_images_with_the_truth(small_run):
     code, output = invoke("inspect", small_run, "--class", "dog")
     assert code == 0
-    top, doubtful = squeezed(output).split("dog: nearest to the threshold")
+    top, doubtful = squeezed(output).split("dog: nearest to 0.5")
     first = "train/1.png 0.900 present"
     assert first in top and top.index(first) < top.index("train/0.png 0.700 absent")
     assert doubtful.index("train/0.png 0.700 absent") < doubtful.index(first)
 
 
-def test_class_of_the_classifier_uses_its_own_threshold(small_run):
+def test_class_of_the_classifiers_scores(small_run):
     code, output = invoke("inspect", small_run / "epoch_scores.h5", "--class", "cat")
-    assert code == 0 and "threshold 0.50" in squeezed(output) and "test/0.png 0.800 present" in squeezed(output)
+    assert code == 0 and "nearest to 0.5" in squeezed(output) and "test/0.png 0.800 present" in squeezed(output)
 
 
 def test_unknown_class_names_the_nearest(small_run):

@@ -3,14 +3,18 @@
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 
 import h5py
 import numpy as np
 import pytest
+import torch
 from colours import ColourTeacher, invoke, options
 
 from pipeline import Classifier
-from pipeline.method.thresholds import class_prior, prior_thresholds
+from pipeline.classifier.inference import load_classifier, predict_logits
+from pipeline.method.calibration import fit_calibration
+from pipeline.runs.checkpoints import read_checkpoint
 from pipeline.runs.graph import MAKERS
 from pipeline.runs.manifest import read_manifest
 from pipeline.tools.read import read
@@ -69,29 +73,31 @@ def test_boxes_lie_in_the_original_photos(finished):
     assert (boxes.cam.min((1, 2)) == 0).all() and (boxes.cam.max((1, 2)) == 255).all()
 
 
-def test_thresholds_give_each_class_the_share_of_train_images_that_its_final_scores_say(finished):
-    classifier = Classifier.load(finished / "classifier.pt")
-    scores = classifier.scores(read_manifest(finished).split("train").paths)
-    prior = class_prior(read(finished / "final_labels.h5").scores)
-    assert ((scores >= classifier.thresholds).sum(axis=0) == np.rint(8 * prior)).all()
+def test_scores_are_calibrated_on_the_train_images_and_their_final_labels(finished):
+    checkpoint = read_checkpoint(finished / "classifier.pt")
+    assert checkpoint.thresholds == [0.5] * 3
+    plain = {"scale": torch.ones(3), "offset": torch.zeros(3)}
+    raw = load_classifier(replace(checkpoint, weights=checkpoint.weights | plain))
+    manifest = read_manifest(finished)
     # at the size of prediction, which is not that of training here
-    np.testing.assert_allclose(classifier.thresholds, prior_thresholds(scores, prior), atol=1e-5)
+    logits = predict_logits(raw, manifest.split("train").paths, checkpoint.image_size).numpy()
+    scale, offset = fit_calibration(logits, read(finished / "final_labels.h5").labels)
+    np.testing.assert_allclose(checkpoint.weights["scale"], scale, rtol=1e-3)
+    np.testing.assert_allclose(checkpoint.weights["offset"], offset, rtol=1e-3, atol=1e-3)
+    scores = Classifier.load(finished / "classifier.pt").scores(manifest.split("test").paths)
+    np.testing.assert_allclose(scores, read(finished / "epoch_scores.h5").chosen, atol=2e-3)
+    for state in (read_checkpoint(finished / "warmup.pt").weights, checkpoint.training["model"]):
+        assert torch.equal(state["scale"], plain["scale"]) and torch.equal(state["offset"], plain["offset"])
 
 
-def test_evaluate_reports_the_labels_by_the_classifiers_own_thresholds(finished):
-    classifier = Classifier.load(finished / "classifier.pt")
-    figures = json.loads((finished / "metrics.json").read_text())["test"]["final classifier"]
-    assert figures["threshold"] == 0.5
-    own = figures["own_thresholds"]
-    assert own["threshold"] == pytest.approx(classifier.thresholds.tolist())
-    truth = read(finished / "ground_truth.h5")
-    test = read_manifest(finished).split("test")
-    present = truth.labels[[truth.image_ids.index(i) for i in test.image_ids]] == 1
-    decided = classifier.scores(test.paths) >= classifier.thresholds
-    hits = (present & decided).sum()
-    assert own["OP"] == pytest.approx(hits / max(decided.sum(), 1)) and own["OR"] == pytest.approx(hits / present.sum())
-    code, output = invoke("inspect", finished / "metrics.json")
-    assert code == 0 and "own" in output
+def test_scores_stay_as_they_are_trained_without_calibration(finished, run):
+    code, output = invoke("train", "--run", run, "--no-calibrate")
+    assert code == 0, output
+    weights = read_checkpoint(run / "classifier.pt").weights
+    assert torch.equal(weights["scale"], torch.ones(3)) and torch.equal(weights["offset"], torch.zeros(3))
+    chosen = [read(folder / "epoch_scores.h5").chosen for folder in (run, finished)]
+    for plain, calibrated in zip(chosen[0].T, chosen[1].T, strict=True):
+        assert (np.argsort(plain) == np.argsort(calibrated)).all()
 
 
 def test_evaluate_says_how_far_the_classifier_is_above_its_teacher(finished):

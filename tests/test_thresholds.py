@@ -2,33 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from pipeline.method.thresholds import best_f1_threshold, class_prior, out_of_fold_thresholds, prior_thresholds
-
-
-def test_prior_is_the_mean_score_above_the_lowest():
-    scores = np.array([[0.0, 0.2], [1.7, 0.2], [0.5, 1.0], [0.1, 0.2]])
-    np.testing.assert_allclose(class_prior(scores), [0.4, 0.25])
-
-
-def test_prior_of_a_class_that_is_always_or_never_there():
-    assert class_prior(np.full((3, 1), 1.2)).tolist() == [0.0]
-    assert class_prior(np.zeros((3, 1))).tolist() == [0.0]
-
-
-@pytest.mark.parametrize(
-    ("share", "threshold", "positives"), [(0, 0.95, 0), (0.25, 0.7, 1), (0.5, 0.4, 2), (1, 0.05, 4)]
-)
-def test_prior_threshold_lies_between_the_scores(share: float, threshold: float, positives: int):
-    scores = np.array([[0.3], [0.9], [0.1], [0.5]])
-    found = prior_thresholds(scores, np.array([share]))
-    assert found == pytest.approx([threshold])
-    assert (scores >= found).sum() == positives
-
-
-def test_prior_thresholds_by_class():
-    scores = np.random.default_rng(0).random((200, 3))
-    prior = np.array([0.1, 0.5, 0.905])
-    assert (scores >= prior_thresholds(scores, prior)).mean(axis=0).tolist() == [0.1, 0.5, 0.905]
+from pipeline.method.thresholds import best_f1_threshold, out_of_fold_thresholds
 
 
 def test_best_threshold_of_a_hand_computed_case():

@@ -124,11 +124,12 @@ def feature_batches(
                 if number % SAVE_EVERY == 0 or maps.done == len(paths):
                     maps.save()
             progress.advance(len(rows))
-            yield range(done + rows.start, done + rows.stop), found.float()
+            # laid out as kept maps are: sums over a map must not depend on where it comes from
+            yield range(done + rows.start, done + rows.stop), found.float().contiguous()
 
 
 @torch.no_grad()
-def predict_scores(
+def predict_logits(
     model: CamNet,
     paths: Sequence[Path | str],
     size: int,
@@ -138,15 +139,15 @@ def predict_scores(
     dtype: torch.dtype | None = None,
     rounded: bool = True,
 ) -> Tensor:
-    """Scores sigmoid(z) of images, float32 Tensor[N, C] on the CPU; the model is used in eval mode on its device.
+    """Logits of images, float32 Tensor[N, C] on the CPU; the model is used in eval mode on its device.
 
     Arguments are those of `feature_batches`.
     """
     model.eval()
-    scores = torch.zeros(len(paths), model.head.out_channels)
+    logits = torch.zeros(len(paths), model.head.out_channels)
     for rows, maps in feature_batches(model, paths, size, batch_size, title, store, dtype, rounded):
-        scores[rows.start : rows.stop] = model.logits(maps).sigmoid()
-    return scores
+        logits[rows.start : rows.stop] = model.logits(maps)
+    return logits
 
 
 def predict_together(
@@ -158,13 +159,13 @@ def predict_together(
     store: FeatureStore | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """`predict_scores` of images, each computed by one of the processes; every process returns all of them."""
-    scores = torch.zeros(len(paths), model.head.out_channels)
+    """`predict_logits` of images, each computed by one of the processes; every process returns all of them."""
+    logits = torch.zeros(len(paths), model.head.out_channels)
     mine = distributed.shard(range(len(paths)))
-    own = predict_scores(model, [paths[row] for row in mine], size, batch_size, title, store, dtype)
-    distributed.shard(scores).copy_(own)
-    distributed.all_reduce_sum(scores)
-    return scores
+    own = predict_logits(model, [paths[row] for row in mine], size, batch_size, title, store, dtype)
+    distributed.shard(logits).copy_(own)
+    distributed.all_reduce_sum(logits)
+    return logits
 
 
 def load_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> CamNet:

@@ -19,6 +19,9 @@ class CamNet(nn.Module):
         self.stages = backbone.stages
         self.head = nn.Conv2d(backbone.channels, class_count, kernel_size=1)
         self.boost = boost
+        # what `calibrate` sets; in training the identity
+        self.register_buffer("scale", torch.ones(class_count))
+        self.register_buffer("offset", torch.zeros(class_count))
         self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1), persistent=False)
 
@@ -48,8 +51,8 @@ class CamNet(nn.Module):
         self.head.bias.data.copy_(torch.logit(prior, eps=0.02))
 
     def pool(self, cams: Tensor) -> Tensor:
-        """Logits Tensor[B, C] of maps Tensor[B, C, h, w]: positive activations times `boost`, then the mean."""
-        return boost_positive(cams, self.boost).mean(dim=(2, 3))
+        """Logits Tensor[B, C] of maps Tensor[B, C, h, w]: positive activations times `boost`, the mean, calibrated."""
+        return self.scale * boost_positive(cams, self.boost).mean(dim=(2, 3)) + self.offset
 
     def logits(self, features: Tensor) -> Tensor:
         """Logits Tensor[B, C] of features Tensor[B, D, h, w]."""

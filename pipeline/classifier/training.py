@@ -214,9 +214,9 @@ def fit(
         for epoch in range(len(rows) + 1, config.epochs + 1):
             rows.append(train_one_epoch(state, data, config, source, consistency, epoch, progress))
             progress.record({key: value for key, value in rows[-1].items() if key != "epoch"}, "epoch")
-            scores = after_epoch(state.predictor) if after_epoch else None
+            after = after_epoch(state.predictor) if after_epoch else None
             if distributed.is_main():
-                save_pt(pieces.path(epoch_name(epoch)), {"weights": state.predictor.state_dict(), "scores": scores})
+                save_pt(pieces.path(epoch_name(epoch)), {"weights": state.predictor.state_dict(), "after": after})
                 save_pt(pieces.path("last.pt"), {**state.to_content(), "rows": rows})
     distributed.barrier()  # the first process has kept what all may read
     return pd.DataFrame(rows)
@@ -260,7 +260,7 @@ def epoch_name(epoch: int) -> str:
 
 
 def read_epoch(pieces: Pieces, epoch: int) -> dict[str, Any]:
-    """A finished epoch: "weights", a state dict to predict with, and "scores", what `after_epoch` gave."""
+    """A finished epoch: "weights", a state dict to predict with, and "after", what `after_epoch` gave."""
     return load_piece(pieces.path(epoch_name(epoch)))
 
 

@@ -64,7 +64,7 @@ def sources_of(metrics: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]
 
 
 def summary_table(metrics: dict[str, Any]) -> PlainTable:
-    """One row for each classifier and each set of labels, at threshold 0.5; another where it has thresholds of its own."""
+    """One row for each classifier and each set of labels, decisions at a score of 0.5."""
     conventions = metrics["conventions"]
     table = PlainTable(
         title=f"difficult: {conventions['difficult']}; a class without positives: {conventions['empty_class']}"
@@ -75,11 +75,8 @@ def summary_table(metrics: dict[str, Any]) -> PlainTable:
         low, high = figures.get("mAP_interval", (None, None))
         interval = "" if low is None else f"{100 * low:.1f} to {100 * high:.1f}"
         decisions = ("CF1", "OF1", "sample_F1")
-        values = [f"{100 * figures[key]:.1f}" for key in ("mAP", *decisions)]
+        values = [f"{100 * figures[key]:.1f}" if key in figures else "-" for key in ("mAP", *decisions)]
         table.add_row(split, name, values[0], interval, *values[1:], str(figures["images"]))
-        if "own_thresholds" in figures:
-            own = [f"{100 * figures['own_thresholds'][key]:.1f}" for key in decisions]
-            table.add_row("", "  at own thresholds", "", "", *own, "")
     return table
 
 

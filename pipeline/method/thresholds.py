@@ -1,41 +1,9 @@
-"""Scores to per-class thresholds: without labels by the class's share of images, with labels by F1."""
+"""Scores and labels to per-class thresholds of highest F1."""
 
 import numpy as np
 
 PRESENT = 0.5
 """A score or soft label from here on says "present" where nothing better is known."""
-
-
-def class_prior(scores: np.ndarray) -> np.ndarray:
-    """Share of the images that each class is in, float64 [C], as debiased scores say without labels.
-
-    The mean of the scores, after what the lowest score of the class says of its absence (a label floor, for one) is
-    taken away. On 700 VOC photos with the embedded teacher these shares add up to 1.4 classes per image where 1.5 are
-    annotated; counting scores from 0.5 on gives 0.9.
-
-    Args:
-        scores: float [N, C], non-negative; above 1 counts as 1.
-    """
-    clamped = scores.clip(0, 1).astype(np.float64)
-    lowest = clamped.min(axis=0)
-    return ((clamped - lowest) / np.maximum(1 - lowest, 1e-12)).mean(axis=0)
-
-
-def prior_thresholds(scores: np.ndarray, prior: np.ndarray) -> np.ndarray:
-    """Thresholds from which on a class has its share of the images; needs no labels.
-
-    Args:
-        scores: float [N, C] in [0, 1].
-        prior: [C] share of images in [0, 1], see `class_prior`.
-
-    Returns:
-        float64 [C], halfway between the scores on either side; above all scores for a share of 0, below for 1.
-    """
-    images, classes = scores.shape
-    descending = np.vstack([np.ones(classes), -np.sort(-scores, axis=0), np.zeros(classes)])  # [N + 2, C]
-    positives = np.rint(prior * images).astype(int)
-    columns = np.arange(classes)
-    return (descending[positives, columns] + descending[positives + 1, columns]) / 2
 
 
 def out_of_fold_thresholds(

@@ -325,11 +325,9 @@ class EpochScores(Artifact):
     epochs: np.ndarray = array("int64", "E", low=0)
     """Epoch of each row of `scores`; 0 is the warm-up classifier."""
     scores: np.ndarray = array("float32", "E", "N", "C", low=0, high=1)
-    """sigmoid(z); N counts the images of the test split."""
+    """sigmoid(z); N counts the images of the test split. From epoch 1 on calibrated as `classifier.pt` is."""
     chosen_epoch: int
     """Epoch (from 1) whose weights `classifier.pt` holds."""
-    thresholds: np.ndarray = array("float64", "C", low=0, high=1)
-    """Score from which the classifier calls each class present, as in `classifier.pt`."""
 
     def of_epoch(self, epoch: int) -> np.ndarray:
         """Scores float32 [N, C] after an epoch; 0 is the warm-up classifier."""

@@ -37,7 +37,7 @@ class CheckpointHeader:
     image_size: int
     """Side in pixels of the squashed input."""
     thresholds: list[float]
-    """Per class, the score from which `predict` calls it present; in (0, 1)."""
+    """Per class, the score from which `predict` calls it present; 0.5 but for what `ccd calibrate` has set."""
     steps: int
     """Optimizer steps that it was trained for."""
 

@@ -318,6 +318,9 @@ class TrainConfig(TrainingConfig):
     jitter_order: Literal["batch", "image"] = option(
         "batch", "colours are changed in one order per batch, or in each image's own (authors)"
     )
+    calibrate: bool = option(
+        True, "map each class's logits, by the train images and their labels, so that 0.5 decides (authors: off)"
+    )
     choose: Literal["last", "second-difference", "authors"] = option(
         "last",
         "which epoch's weights to keep: the last; the middle one of the first three whose label mAP quickens; "

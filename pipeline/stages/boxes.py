@@ -14,7 +14,7 @@ from pipeline.classifier.inference import (
     feature_batches,
     image_batches,
     load_classifier,
-    predict_scores,
+    predict_logits,
     to_device,
     to_float,
 )
@@ -154,8 +154,8 @@ def cam_view(
     store = store if rounded else None
     paths, size = train.paths, config.image_size
     tau = search_tau(model, paths, config) if config.tau_rule == "search" else 0.0
-    scores = predict_scores(model, paths, size, config.batch_size, "boxes: tau", store, rounded=rounded)
-    selected, tau = select_classes(scores, config, tau)
+    logits = predict_logits(model, paths, size, config.batch_size, "boxes: tau", store, rounded=rounded)
+    selected, tau = select_classes(logits.sigmoid(), config, tau)
     sizes = torch.from_numpy(train.sizes)
     found = []
     for rows, features in feature_batches(model, paths, size, config.batch_size, "boxes", store, rounded=rounded):

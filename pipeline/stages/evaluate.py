@@ -13,14 +13,15 @@ from pipeline.evaluation.metrics import (
     mean_average_precision,
     multilabel_metrics,
 )
+from pipeline.method.thresholds import PRESENT
 from pipeline.runs.artifacts import Embeddings, EpochScores, Labels, Provenance, check_same_images, read_arrays
 from pipeline.runs.files import write_json
 from pipeline.runs.manifest import Manifest, read_manifest
 from pipeline.runs.options import EvaluateConfig
 from pipeline.runs.score_table import prediction_frame, write_predictions
 
-DECISION_FIGURES = ("CP", "CR", "CF1", "OP", "OR", "OF1", "sample_F1", "threshold")
-"""Figures of `multilabel_metrics` that depend on its threshold."""
+DECISION_FIGURES = ("CP", "CR", "CF1", "OP", "OR", "OF1", "sample_F1", "threshold", "calibration_error")
+"""Figures of `multilabel_metrics` that depend on its threshold, or on what a score means."""
 
 
 def conventions(config: EvaluateConfig) -> dict[str, Any]:
@@ -37,12 +38,9 @@ def measure(scores: np.ndarray, truth: np.ndarray, class_names: list[str], confi
     return figures
 
 
-def measure_decisions(
-    scores: np.ndarray, truth: np.ndarray, class_names: list[str], thresholds: np.ndarray, config: EvaluateConfig
-) -> dict[str, Any]:
-    """Figures of the labels that a classifier gives by its own thresholds [C]: those that depend on a threshold."""
-    figures = multilabel_metrics(scores, truth, class_names, **conventions(config), threshold=thresholds)
-    return {key: figures[key] for key in DECISION_FIGURES}
+def without_decisions(figures: dict[str, Any]) -> dict[str, Any]:
+    """Figures without those that depend on a threshold."""
+    return {key: value for key, value in figures.items() if key not in DECISION_FIGURES}
 
 
 def measure_labels(labels: Labels, rows: np.ndarray, truth: np.ndarray, config: EvaluateConfig) -> dict[str, Any]:
@@ -105,8 +103,8 @@ def measure_test(
     if knows_teacher(embeddings, rows):
         scores = {"teacher zero-shot": embeddings.probabilities[~embeddings.is_train][rows], **scores}
     figures = {name: measure(values, truth, names, config) for name, values in scores.items()}
-    own = measure_decisions(scores["final classifier"], truth, names, epochs.thresholds, config)
-    figures["final classifier"]["own_thresholds"] = own
+    # its scores are not calibrated, so that 0.5 decides nothing
+    figures["warm-up classifier"] = without_decisions(figures["warm-up classifier"])
     found = {"test": figures, "epochs": oracle_epoch(epochs, rows, truth, config)}
     return found | ({"gain": gain_over_teacher(scores, truth, figures, config)} if len(scores) == 3 else {})
 
@@ -161,7 +159,7 @@ def run(folder: Path, config: EvaluateConfig, origin: Provenance) -> None:
         if not knows_teacher(embeddings, test_rows):
             metrics["not_measured"].append("The scores of the teacher lack test images, so it is not measured.")
     if len(test.image_ids):
-        thresholds = epochs.thresholds.tolist()
+        thresholds = [PRESENT] * len(test.class_names)
         frame = prediction_frame(test.image_ids, epochs.chosen, thresholds, test.class_names, key="image_id")
         write_predictions(folder / "predictions.csv", frame)
     write_json(folder / "metrics.json", {"attributes": origin.to_attributes(), **metrics})

@@ -15,9 +15,9 @@ from pipeline.classifier.training import Consistency, TrainingSet, fit, read_epo
 from pipeline.classifier.view_sources import is_frozen
 from pipeline.machine import distributed
 from pipeline.machine.progress import say
+from pipeline.method.calibration import fit_calibration
 from pipeline.method.epoch_choice import choose_epoch
 from pipeline.method.losses import image_weights
-from pipeline.method.thresholds import class_prior, prior_thresholds
 from pipeline.photos.image_cache import open_cache
 from pipeline.runs.artifacts import EpochScores, Labels, Provenance, check_same_images, read_arrays, write
 from pipeline.runs.checkpoints import Checkpoint, load_piece, read_checkpoint, save_pt, write_checkpoint
@@ -26,26 +26,26 @@ from pipeline.runs.options import TrainConfig
 from pipeline.runs.pieces import Pieces
 
 
-def label_free_thresholds(
-    chosen: Checkpoint, paths: list[str], targets: np.ndarray, device: str, store: FeatureStore | None = None
-) -> list[float]:
-    """Scores from which each class is as frequent among the train images as the scores [N, C] of their labels say."""
-    model = load_classifier(chosen, device)
-    scores = predict_together(model, paths, chosen.image_size, title="thresholds", store=store)
-    return prior_thresholds(scores.numpy(), class_prior(targets)).tolist()
+def calibrated(
+    chosen: Checkpoint, paths: list[str], labels: np.ndarray, device: str, store: FeatureStore | None = None
+) -> Checkpoint:
+    """The classifier with its scores calibrated on the train images and their soft labels [N, C]; see `fit_calibration`."""
+    logits = predict_together(load_classifier(chosen, device), paths, chosen.image_size, title="calibrate", store=store)
+    scale, offset = (torch.from_numpy(each).float() for each in fit_calibration(logits.numpy(), labels))
+    return replace(chosen, weights=chosen.weights | {"scale": scale, "offset": offset})
 
 
-def warmup_scores(
+def warmup_logits(
     model: CamNet, paths: list[str], size: int, pieces: Pieces, store: FeatureStore | None = None
 ) -> Tensor:
-    """Scores Tensor[N, C] of the warm-up classifier, those of an interrupted run where it had got so far."""
-    path = pieces.path("warmup_scores.pt")
+    """Logits Tensor[N, C] of the warm-up classifier, those of an interrupted run where it had got so far."""
+    path = pieces.path("warmup_logits.pt")
     if path.exists():
-        return load_piece(path)["scores"]
-    scores = predict_together(model, paths, size, title="  test images", store=store)
+        return load_piece(path)["logits"]
+    logits = predict_together(model, paths, size, title="  test images", store=store)
     if distributed.is_main():
-        save_pt(path, {"scores": scores})
-    return scores
+        save_pt(path, {"logits": logits})
+    return logits
 
 
 def consistency_of(config: TrainConfig) -> Consistency | None:
@@ -64,7 +64,7 @@ def run(
     warmup = read_checkpoint(folder / "warmup.pt")
     pieces = Pieces(folder / "classifier.pt", origin, fresh=fresh)
     # scores of the test images, not their labels: for what `evaluate` reports beside the choice
-    before = warmup_scores(load_classifier(warmup, device), test.paths, warmup.image_size, pieces, store)
+    before = warmup_logits(load_classifier(warmup, device), test.paths, warmup.image_size, pieces, store)
     state = start_training(load_classifier(warmup), config, torch.device(device))
     state.restore(warmup.training)
     weights = image_weights(torch.from_numpy(labels.confident), config.loss_floor)
@@ -88,9 +88,12 @@ def run(
     chosen = choose_epoch(config.choose, list(history["pseudo_label_mAP"]), certain_map)
     epochs = [read_epoch(pieces, epoch) for epoch in range(1, config.epochs + 1)]
     best = replace(warmup, weights=epochs[chosen - 1]["weights"], image_size=config.test_size)
-    thresholds = label_free_thresholds(best, train.paths, labels.scores, device, store)
+    if config.calibrate:
+        best = calibrated(best, train.paths, labels.labels, device, store)
     if not distributed.is_main():
         return
+    # one monotone map for every epoch: their mAPs stay what they are
+    after = [best.weights["scale"].cpu() * epoch["after"] + best.weights["offset"].cpu() for epoch in epochs]
     write_csv(folder / "train.csv", history.assign(chosen=history["epoch"] == chosen))
     write(
         folder / "epoch_scores.h5",
@@ -99,12 +102,11 @@ def run(
             image_ids=test.image_ids,
             class_names=test.class_names,
             epochs=np.arange(config.epochs + 1),
-            scores=torch.stack([before, *(epoch["scores"] for epoch in epochs)]).numpy(),
+            scores=torch.stack([before, *after]).sigmoid().numpy(),
             chosen_epoch=chosen,
-            thresholds=np.array(thresholds),
         ),
     )
-    trained: dict[str, Any] = {"training": state.to_content(), "steps": state.steps, "thresholds": thresholds}
+    trained: dict[str, Any] = {"training": state.to_content(), "steps": state.steps}
     write_checkpoint(folder / "classifier.pt", replace(best, provenance=origin, image_ids=train.image_ids, **trained))
     pieces.remove()
     say(f"{folder / 'classifier.pt'}: epoch {chosen} of {config.epochs}, loss {history['loss'].iloc[-1]:.4f}.")

@@ -47,7 +47,8 @@ def scores(path):
     pixels = (np.asarray(photo, np.float32) / 255 - config["mean"]) / config["std"]
     maps = backbone.forward_features(torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None])
     maps = torch.nn.functional.conv2d(maps, weights["head.weight"], weights["head.bias"])
-    found = torch.where(maps > 0, config["boost"] * maps, maps).mean((2, 3)).sigmoid()[0]
+    logits = torch.where(maps > 0, config["boost"] * maps, maps).mean((2, 3))[0]
+    found = (weights["scale"] * logits + weights["offset"]).sigmoid()
     return dict(zip(config["class_names"], found.tolist(), strict=True))
 
 
@@ -63,14 +64,15 @@ class Rebuilt(nn.Module):
     def __init__(self, architecture: str, weights: dict[str, Tensor], net: CamNet) -> None:
         super().__init__()
         self.backbone = bare_backbone(architecture)
-        self.backbone.load_state_dict({k.removeprefix("backbone."): v for k, v in weights.items() if k[:5] != "head."})
+        self.backbone.load_state_dict({k[9:]: v for k, v in weights.items() if k.startswith("backbone.")})
         self.weights, self.net = weights, net
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores Tensor[B, C] of float Tensor[B, 3, S, S] in [0, 1]."""
         maps = self.backbone.forward_features((images - self.net.mean) / self.net.std)
         maps = nn.functional.conv2d(maps, self.weights["head.weight"], self.weights["head.bias"])
-        return torch.where(maps > 0, self.net.boost * maps, maps).mean(dim=(2, 3)).sigmoid()
+        logits = torch.where(maps > 0, self.net.boost * maps, maps).mean(dim=(2, 3))
+        return (self.weights["scale"] * logits + self.weights["offset"]).sigmoid()
 
 
 def bare_backbone(architecture: str) -> nn.Module:
@@ -84,7 +86,7 @@ def architecture_of(backbone: str) -> str:
 
 
 def named_weights(net: CamNet, architecture: str) -> dict[str, Tensor]:
-    """The weights under timm's names, `backbone.` before them, and the head's.
+    """The weights under timm's names, `backbone.` before them, the head's, and the calibration's.
 
     The stages of a classifier are timm's modules (or, of ResNets, torchvision's) in their order.
 
@@ -96,6 +98,7 @@ def named_weights(net: CamNet, architecture: str) -> dict[str, Tensor]:
         raise PipelineError(f"the weights are not those of timm's {architecture}; export to ONNX instead.")
     found = {f"backbone.{name}": value for name, value in zip(names, values, strict=True)}
     found |= {f"head.{name}": value for name, value in net.head.state_dict().items()}
+    found |= {"scale": net.scale, "offset": net.offset}
     return {name: value.detach().cpu().contiguous().clone() for name, value in found.items()}
 
 
@@ -142,12 +145,12 @@ def model_card(config: dict[str, Any], run: RunFiles | None) -> str:
         ]
     else:
         lines += ["It has not been measured against ground truth.", ""]
-    lines += ["| class | threshold |", "|---|---|"]
-    lines += [f"| {markdown(name)} | {value:.3f} |" for name, value in config["thresholds"].items()]
-    lines += [
-        "",
-        f"Scores are low by design; a class is called from its own threshold on. Fingerprint: {config['fingerprint']}.",
-    ]
+    chosen = {name: value for name, value in config["thresholds"].items() if value != PRESENT}
+    lines += [f"A class is called from a score of {PRESENT} on{', but for these:' if chosen else '.'}", ""]
+    if chosen:
+        lines += ["| class | threshold |", "|---|---|"]
+        lines += [f"| {markdown(name)} | {value:.3f} |" for name, value in chosen.items()] + [""]
+    lines += [f"Fingerprint: {config['fingerprint']}."]
     return "\n".join(lines) + "\n"
 
 

@@ -127,11 +127,9 @@ def run_class(path: Path, class_name: str) -> None:
     truth = truth_of(labels)
     values = labels.labels[:, c]
     top = np.argsort(-values, kind="stable")[:EXAMPLES]
-    doubtful = np.argsort(np.abs(values - labels.thresholds[c]), kind="stable")[:EXAMPLES]
+    doubtful = np.argsort(np.abs(values - PRESENT), kind="stable")[:EXAMPLES]
     show(example_table(f"{class_name}: top images", labels, top, c, truth))
-    show(
-        example_table(f"{class_name}: nearest to the threshold {labels.thresholds[c]:.2f}", labels, doubtful, c, truth)
-    )
+    show(example_table(f"{class_name}: nearest to {PRESENT}", labels, doubtful, c, truth))
 
 
 def run_compare(first: Path, second: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import say
+from pipeline.method.thresholds import PRESENT
 from pipeline.runs.artifacts import Boxes
 from pipeline.runs.files import replacing_folder, write_text
 from pipeline.runs.score_table import prediction_frame, write_predictions
@@ -95,7 +96,7 @@ def write_table(export: Export, out: Path) -> None:
     labels = export.labels
     taken = ("path", "split")
     names = [f"{name} score" if name in taken else name for name in labels.class_names]
-    frame = prediction_frame(labels.image_ids, labels.labels, labels.thresholds, names, key="image_id")
+    frame = prediction_frame(labels.image_ids, labels.labels, [PRESENT] * len(names), names, key="image_id")
     called = [export.names(row) for row in range(len(labels.image_ids))]
     frame["labels"] = called  # classes under their own names, whatever their columns are called
     frame.insert(1, "path", labels.manifest.paths)
@@ -141,11 +142,10 @@ def write_label_studio(export: Export, out: Path) -> None:
 
 
 def studio_task(export: Export, row: int, hint: str = "") -> dict[str, Any]:
-    """The task of one image; its score is how far its least certain label is from its threshold, in [0, 1]."""
+    """The task of one image; its score is how far its least certain label is from 0.5."""
     labels = export.labels
     boxes = [(labels.class_names[c], box) for c, box in export.boxes_of(row)]
-    thresholds = np.broadcast_to(labels.thresholds, labels.labels.shape)[row]
-    score = float(np.abs(labels.labels[row] - thresholds).min())
+    score = float(np.abs(labels.labels[row] - PRESENT).min())
     place = labels.image_ids[row], labels.manifest.paths[row], export.size(row)
     return label_studio.task(*place, export.names(row), boxes, score, export.image_prefix, hint)
 

@@ -27,8 +27,6 @@ class LabelSet:
     """Of these images alone, in this order."""
     labels: np.ndarray
     """float32 [N, C] in [0, 1]."""
-    thresholds: np.ndarray
-    """float64 [C], or [N, C] where images differ; a class is present from there on."""
 
     @property
     def image_ids(self) -> list[str]:
@@ -48,7 +46,7 @@ class LabelSet:
     @property
     def present(self) -> np.ndarray:
         """Decisions, bool [N, C]."""
-        return self.labels >= self.thresholds
+        return self.labels >= PRESENT
 
 
 def read_label_set(path: Path, part: Part = "train") -> LabelSet:
@@ -68,13 +66,8 @@ def read_label_set(path: Path, part: Part = "train") -> LabelSet:
         return read_labels_file(sets[part])
     train, test = (read_labels_file(sets[split]) for split in ("train", "test"))
     images = pd.concat([train.manifest.images, test.manifest.images], ignore_index=True)
-    thresholds = [np.broadcast_to(each.thresholds, each.labels.shape) for each in (train, test)]
-    return LabelSet(
-        train.path,
-        replace(train.manifest, images=images),
-        np.concatenate([train.labels, test.labels]),
-        np.concatenate(thresholds),
-    )
+    labels = np.concatenate([train.labels, test.labels])
+    return LabelSet(train.path, replace(train.manifest, images=images), labels)
 
 
 def read_labels_file(path: Path) -> LabelSet:
@@ -83,16 +76,14 @@ def read_labels_file(path: Path) -> LabelSet:
     manifest = read_manifest(path.parent)
     if isinstance(artifact, Labels):
         split, labels = "train", artifact.labels
-        thresholds = np.full(len(artifact.class_names), PRESENT)
     elif isinstance(artifact, EpochScores):
         split, labels = "test", artifact.chosen
-        thresholds = artifact.thresholds
     else:
         raise PipelineError(f"{path} holds no labels; give a run, a labels file, or epoch_scores.h5.")
     part = manifest.split(split)
     if (part.image_ids, part.class_names) != (artifact.image_ids, artifact.class_names):
         raise PipelineError(f"{path} is not about the images of {path.parent / 'manifest.csv'}. Run the stages again.")
-    return LabelSet(path, part, labels, thresholds)
+    return LabelSet(path, part, labels)
 
 
 def waiting_corrections(labels_path: Path) -> str | None:

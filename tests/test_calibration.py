@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from pipeline.method.calibration import MOST_CALLED, fit_calibration, platt
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def photos(count, share, seed=0):
+    """Logits float64 [N, 1] as of a classifier with low targets, and the truth: absent around -2.5, present around -1."""
+    rng = np.random.default_rng(seed)
+    truth = rng.random((count, 1)) < share
+    return np.where(truth, rng.normal(-1, 0.3, (count, 1)), rng.normal(-2.5, 0.2, (count, 1))), truth
+
+
+def test_platt_is_a_logistic_regression():
+    z, truth = photos(500, 0.4)
+    truth ^= np.random.default_rng(1).random(truth.shape) < 0.1  # else no finite slope is best
+    slope, offset = platt(z[:, 0], truth[:, 0].astype(float))
+    reference = LogisticRegression(C=np.inf).fit(z, truth[:, 0])
+    assert [slope, offset] == pytest.approx([reference.coef_[0, 0], reference.intercept_[0]], rel=0.01)
+
+
+def test_one_half_parts_present_from_absent_though_labels_miss_a_third_of_the_present():
+    z, truth = photos(1000, 0.3)
+    missed = truth & (np.arange(1000)[:, None] % 3 == 0)
+    labels = np.where(missed, 0.1, np.where(truth, 0.9, 0.05))
+    scale, offset = fit_calibration(z, labels)
+    called = sigmoid(scale * z + offset) >= 0.5
+    assert called[truth].mean() > 0.9 and called[~truth].mean() < 0.01
+    slope, bias = platt(z[:, 0], labels[:, 0])
+    assert (sigmoid(slope * z + bias) >= 0.5)[truth].mean() < 0.8  # what the labels alone would call
+
+
+def test_order_stays_even_in_single_precision():
+    z, truth = photos(2000, 0.5)
+    scale, offset = fit_calibration(z, truth.astype(np.float32))
+    assert (scale > 0).all()
+    calibrated = sigmoid((scale * z + offset).astype(np.float32)).astype(np.float32)
+    order = np.argsort(z[:, 0])
+    assert (np.diff(calibrated[order, 0]) >= 0).all()
+    assert len(np.unique(calibrated)) > 0.99 * len(z)
+
+
+def test_a_floor_under_the_labels_changes_nothing():
+    z, truth = photos(300, 0.2)
+    labels = np.where(truth, 0.8, 0.0)
+    expected = fit_calibration(z, labels)
+    found = fit_calibration(z, 0.05 + 0.95 * labels)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_a_class_in_hardly_any_photo_is_not_called_more_often_than_its_labels_allow():
+    rng = np.random.default_rng(2)
+    z = -2.94 + 0.001 * rng.standard_gamma(1.0, (1000, 1))  # all absent, with a tail
+    labels = np.where(z > np.sort(z, axis=0)[-5], 0.9, 0.001)
+    scale, offset = fit_calibration(z, labels)
+    called = (sigmoid(scale * z + offset) >= 0.5).sum()
+    assert 1 <= called <= MOST_CALLED * labels.sum() + 1
+
+
+@pytest.mark.parametrize(("labels", "score"), [([0.2, 0.2], 0.001), ([0.0, 0.5], 0.25)])
+def test_logits_that_are_all_equal_get_the_mean_label(labels, score):
+    scale, offset = fit_calibration(np.full((2, 1), -3.0), np.array(labels)[:, None])
+    assert sigmoid(scale * -3.0 + offset) == pytest.approx([score], abs=1e-3)
+
+
+def test_one_photo_or_none():
+    for count in (0, 1):
+        scale, offset = fit_calibration(np.ones((count, 2)), np.ones((count, 2)))
+        assert np.isfinite(scale).all() and np.isfinite(offset).all() and scale.shape == (2,)
