@@ -23,13 +23,16 @@ from pipeline.classifier.training import (
     Consistency,
     TrainingSet,
     average_of,
+    exponent_of,
     fit,
     losses_of,
     set_learning_rates,
     start_training,
+    targets_of,
 )
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.precision import autocast_dtype
+from pipeline.method.losses import indecision
 from pipeline.runs.artifacts import Provenance
 from pipeline.runs.checkpoints import load_pt, read_checkpoint
 from pipeline.runs.options import TrainConfig, TrainingConfig, WarmupConfig
@@ -428,3 +431,16 @@ def test_every_row_of_the_history_is_plain_numbers(data, tmp_path):
     assert isinstance(rows, pd.DataFrame) and rows["epoch"].tolist() == [1, 2]
     assert rows["loss"].tolist() == pytest.approx((rows["bce"] + rows["consistency"]).tolist())
     assert rows["data_wait"].between(0, 1).all() and (rows["consistency"] > 0).all()
+
+
+def test_undecided_labels_are_made_steeper_and_decided_ones_are_not():
+    certain = torch.eye(4)
+    half = torch.tensor([[1.0, 1.0, 0, 0]])  # entropy log 2 of log 4
+    assert indecision(certain) == 0 and indecision(half) == 1 and indecision(torch.zeros(3, 4)) == 0
+    mixed = torch.cat(
+        [half] * 3 + [certain[:1]] * 2 + [torch.zeros(5, 4)]
+    )  # 3/5 of the labelled rows have half of log C
+    assert indecision(mixed) == pytest.approx(5 * 0.3 - 1)
+    assert exponent_of(mixed, TrainingConfig()) == pytest.approx(1.5)
+    assert exponent_of(mixed, TrainingConfig(target_exponent=3.0)) == 3
+    torch.testing.assert_close(targets_of(mixed, TrainingConfig(target_smoothing=0.0)), mixed**1.5)

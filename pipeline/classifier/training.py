@@ -26,7 +26,7 @@ from pipeline.machine import distributed
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.precision import autocast, autocast_dtype, inference_dtype
 from pipeline.machine.progress import Bar, bar
-from pipeline.method.losses import consistency_loss, label_loss, training_targets
+from pipeline.method.losses import consistency_loss, indecision, label_loss, training_targets
 from pipeline.photos.image_cache import ImageCache
 from pipeline.runs.checkpoints import load_piece, save_pt
 from pipeline.runs.options import TrainingConfig
@@ -119,9 +119,14 @@ class TrainingState:
         self.steps = content["steps"]
 
 
+def exponent_of(labels: Tensor, config: TrainingConfig) -> float:
+    """Power of the labels Tensor[N, C] that is trained on: the undecided are made steeper, unless the options say."""
+    return config.target_exponent or 1 + indecision(labels)
+
+
 def targets_of(labels: Tensor, config: TrainingConfig) -> Tensor:
     """What is trained on, Tensor[N, C], for labels Tensor[N, C] in [0, 1]."""
-    return training_targets(labels, config.target_exponent, config.target_smoothing)
+    return training_targets(labels, exponent_of(labels, config), config.target_smoothing)
 
 
 def freeze(model: CamNet, config: TrainingConfig) -> None:

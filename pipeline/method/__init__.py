@@ -3,7 +3,7 @@
 FORMULAS = {
     "probabilities": 1,
     "labels": 1,
-    "losses": 1,
+    "losses": 2,
     "cam": 2,
     "crops": 1,
     "calibration": 1,

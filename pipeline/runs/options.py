@@ -148,7 +148,12 @@ class TrainingConfig(Config):
     sampling: Literal["each", "balanced"] = option(
         "each", "each: every image once per epoch; balanced: draw a class, then an image by its label of that class"
     )
-    target_exponent: float = option(2.0, "power of the labels that are trained on (paper: 1)", min=0.1, max=10.0)
+    target_exponent: float = option(
+        0.0,
+        "power of the labels that are trained on; 0: 1 where they are decided, up to 2 (paper: 1)",
+        min=0.0,
+        max=10.0,
+    )
     target_smoothing: float = option(0.05, "target of what is certainly absent (paper: 0)", min=0.0, max=0.9)
     epochs: int = option(2, "passes over the train images", min=1, max=1000)
     backbone_lr: float = option(1e-5, "Adam's learning rate of the backbone, where it is trained", min=0.0, max=1.0)
