@@ -402,6 +402,14 @@ def predict(
     ] = None,
     batch_size: BatchOption = 16,
     device: DeviceOption = "auto",
+    engine: Annotated[
+        Literal["auto", "torch", "onnxruntime", "openvino"],
+        typer.Option(
+            envvar="CCD_ENGINE",
+            help="What runs the network on a CPU; auto: torch. onnxruntime: `pip install '.\\[onnx]'`, openvino: "
+            "`pip install '.\\[openvino]'`.",
+        ),
+    ] = "auto",
     force: OverwriteOption = False,
 ) -> None:
     """Say which classes are in photos, with a trained classifier alone: labels by its thresholds, and scores."""
@@ -409,7 +417,9 @@ def predict(
     from pipeline.tools import predict as tool
 
     check_free(out, force)
-    tool.run(classifier_to_use(classifier), images, out, batch_size=batch_size, device=pick_device(device))
+    tool.run(
+        classifier_to_use(classifier), images, out, batch_size=batch_size, device=pick_device(device), engine=engine
+    )
 
 
 @app.command()

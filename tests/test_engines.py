@@ -108,14 +108,43 @@ def test_a_network_whose_path_depends_on_its_input_runs_as_it_is(images):
     assert torch.equal(run_of(Choosing(), CPU)(images.abs()), images.abs() * 2)
 
 
+def need(engine):
+    for package in engines.PACKAGES[engine]:
+        pytest.importorskip(package, reason=f"{package} is missing, so the engine {engine} is NOT tested")
+
+
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_other_engines_say_the_same(engine, images):
-    for package in engines.PACKAGES[engine]:
-        pytest.importorskip(package)
+    need(engine)
     network = with_statistics(timm.create_model("test_resnet"))
     run = run_of(network, CPU, engine=engine)
     for batch in (images, images[:1], images[:, :, :64, :64]):
         assert relative(run(batch), network(batch)) < 1e-4
+
+
+def test_the_environment_chooses_the_engine_for_images_of_any_size(images, monkeypatch):
+    need("openvino")
+    network = with_statistics(build_lite("lite0"))  # pads by the size of its input: crops have many
+    monkeypatch.setenv("CCD_ENGINE", "openvino")
+    monkeypatch.setattr(engines, "torch_run", None)
+    run = run_of(network, CPU)
+    for batch in (images, images[:, :, :, :65], images[:1, :, :32, :64]):
+        assert relative(run(batch), network(batch)) < 1e-4
+
+
+def test_openvino_tells_nobody(images, monkeypatch):
+    need("openvino")
+    telemetry = pytest.importorskip("openvino_telemetry")
+    told = []
+    monkeypatch.setattr(telemetry.Telemetry, "send_event", lambda *said, **more: told.append(said))
+    run_of(with_statistics(NETWORKS["resnet"]()), CPU, engine="openvino")(images)
+    assert told == []
+
+
+def test_an_unknown_engine_in_the_environment_is_refused(monkeypatch):
+    monkeypatch.setenv("CCD_ENGINE", "openvin")
+    with pytest.raises(PipelineError, match=r"CCD_ENGINE is 'openvin', which is no engine\. Did you mean 'openvino'"):
+        run_of(nn.Identity(), CPU)
 
 
 def test_an_engine_that_is_not_installed_or_not_for_the_device_is_refused(monkeypatch):

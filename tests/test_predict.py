@@ -48,6 +48,11 @@ def test_files_folders_and_globs_are_found_once_in_the_order_given(photos):
     assert names([f"{Path.cwd()}/photos/?.png"]) == [f"{Path.cwd()}/photos/a.png"]
 
 
+def test_an_unknown_engine_is_refused(photos):
+    code, _, said = ccd("predict", "classifier.pt", "photos", "--engine", "tensorrt")
+    assert code == 2 and "tensorrt" in said
+
+
 @pytest.mark.parametrize("source", ["nothing.png", "nothing/*", "x" * 5000, ""])
 def test_a_source_that_is_missing_is_refused(photos, source):
     with pytest.raises(PipelineError, match=r"is missing, expected a photo, a folder or a glob"):

@@ -6,17 +6,19 @@ made by the convolution itself while its results are still in the processor's ca
 """
 
 import copy
+import os
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from pipeline.machine.errors import PipelineError
+from pipeline.machine.errors import PipelineError, hint
 from pipeline.machine.precision import autocast
 
 Engine = Literal["auto", "torch", "onnxruntime", "openvino"]
@@ -35,16 +37,32 @@ def run_of(network: nn.Module, device: torch.device, dtype: torch.dtype | None =
         network: convolutional, in eval mode, on its device.
         device: where it lies and the function's images will.
         dtype: of the expensive operations; None for float32.
-        engine: "auto" is "torch" on every device, so that results do not depend on what is installed.
+        engine: "auto" is `$CCD_ENGINE`, or else "torch" on every device: the digits depend on what was asked for, and
+            not on what is installed.
 
     Raises:
-        PipelineError: the engine's packages are missing, or it runs on CPUs alone and the device is another.
+        PipelineError: the engine's packages are missing, it runs on CPUs alone and the device is another, or
+            there is no such engine.
     """
+    if engine == "auto":
+        engine = engine_of_environment()
     if engine in PACKAGES:
         check_engine(engine, device)
         plain = copy.deepcopy(network).to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
         return onnxruntime_run(plain) if engine == "onnxruntime" else openvino_run(plain, dtype)
     return torch_run(network, device, dtype)
+
+
+def engine_of_environment() -> Engine:
+    """What `$CCD_ENGINE` names; "torch" where it is not set, or "auto".
+
+    Raises:
+        PipelineError: there is no such engine.
+    """
+    name = os.environ.get("CCD_ENGINE") or "auto"
+    if name not in get_args(Engine):
+        raise PipelineError(f"CCD_ENGINE is {name!r}, which is no engine. {hint(name, get_args(Engine))}")
+    return "torch" if name == "auto" else name
 
 
 def check_engine(engine: str, device: torch.device) -> None:
@@ -259,12 +277,20 @@ def onnxruntime_session(network: nn.Module, shape: tuple[int, ...]) -> Run:
 def openvino_run(network: nn.Module, dtype: torch.dtype | None) -> Run:
     """The network in OpenVINO, for images of any size."""
     import openvino
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    model = openvino.convert_model(network, example_input=torch.zeros(2, 3, 64, 64))
+    # `openvino.convert_model` does the same, and tells its makers over the network
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch, about how OpenVINO looks at the network
+        decoder = TorchScriptPythonDecoder(network, example_input=torch.zeros(2, 3, 64, 64))
+    model = frontend.convert(frontend.load(decoder))
     settings = {
         "INFERENCE_PRECISION_HINT": "bf16" if dtype is torch.bfloat16 else "f32",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
+        "ENABLE_CPU_PINNING": False,  # processes of torchrun would all sit on the first cores
     }
     compiled = openvino.Core().compile_model(model, "CPU", settings)
     # a copy: the next call writes over the result

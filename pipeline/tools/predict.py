@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.classifier.api import Classifier, score_files
 from pipeline.datasets.listing import no_images, scan_folder
+from pipeline.machine.engines import Engine
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import say
 from pipeline.runs.score_table import check_suffix, prediction_frame, print_predictions, write_predictions
@@ -40,7 +41,15 @@ def images_at(path: Path) -> list[Path]:
     return [path / image.image_id for image in scan_folder(path)] if path.is_dir() else [path]
 
 
-def run(classifier_path: Path, sources: Sequence[str], out: Path | None, *, batch_size: int, device: str) -> None:
+def run(
+    classifier_path: Path,
+    sources: Sequence[str],
+    out: Path | None,
+    *,
+    batch_size: int,
+    device: str,
+    engine: Engine = "auto",
+) -> None:
     """Write labels and scores of photos to a table, or as CSV to standard output.
 
     Args:
@@ -49,13 +58,14 @@ def run(classifier_path: Path, sources: Sequence[str], out: Path | None, *, batc
         out: CSV, JSON lines or Parquet file; None for standard output.
         batch_size: photos that go through the network together.
         device: torch device.
+        engine: what runs the backbone; see `engines.run_of`.
 
     Raises:
         PipelineError: a file is missing or wrong, or no photo can be read.
     """
     if out is not None:
         check_suffix(out)
-    classifier = Classifier.load(classifier_path, device)
+    classifier = Classifier.load(classifier_path, device, engine)
     paths = find_images(sources)
     found = score_files(classifier, paths, batch_size)
     images = [str(paths[row]) for row in found.rows]
