@@ -5,9 +5,7 @@ import torch
 
 from pipeline.method.cam import (
     cam_boxes,
-    corner_boxes,
     expand_boxes,
-    extent_boxes,
     normalise,
     peak_boxes,
     quantile_threshold,
@@ -15,6 +13,8 @@ from pipeline.method.cam import (
     rescale_boxes,
     search_threshold,
     search_windows,
+    threshold_boxes,
+    upsample,
 )
 
 PAPER = {"threshold": 0.95, "margin": 0.125, "rule": "extent", "peak_limit": 3, "epsilon": 0.0}
@@ -99,16 +99,24 @@ def test_relative_scores_of_one_image_or_of_certain_scores_are_finite():
     assert relative_scores(torch.tensor([[0.0, 1.0], [1.0, 1.0]])).tolist() == [[-1.0, 0.0], [1.0, 0.0]]
 
 
-def test_extent_equals_a_naive_loop():
-    masks = random_masks()
-    assert extent_boxes(masks).tolist() == [naive_extent(m) for m in masks]
+@pytest.mark.parametrize(("corners", "naive"), [(False, naive_extent), (True, naive_corners)])
+def test_boxes_of_what_exceeds_a_threshold_equal_a_naive_loop(corners, naive):
+    masks = random_masks(density=0.05)
+    boxes, owner = threshold_boxes(masks.float(), 0.5, 0.0, corners)
+    assert owner.tolist() == [p for p, mask in enumerate(masks) if mask.any()] and len(owner) < len(masks)
+    assert boxes.tolist() == [naive(masks[p]) for p in owner]
 
 
-def test_corners_equal_a_naive_loop_and_differ_from_the_extent():
-    masks = random_masks()
-    found = corner_boxes(masks)
-    assert found.tolist() == [naive_corners(m) for m in masks]
-    assert not torch.equal(found, extent_boxes(masks))
+@pytest.mark.parametrize("rule", ["extent", "corners"])
+@pytest.mark.parametrize("epsilon", [0.0, 1e-5])
+def test_boxes_are_those_of_the_stretched_map_whole_to_the_last_digit(rule, epsilon):
+    generator = torch.Generator().manual_seed(0)
+    cams = upsample(torch.randn(40, 3, 3, generator=generator), (7, 7))
+    masks = normalise(upsample(cams, (50, 60)), epsilon) > 0.8
+    naive = naive_extent if rule == "extent" else naive_corners
+    boxes, _ = cam_boxes(cams, (50, 60), threshold=0.8, margin=0.0, rule=rule, peak_limit=1, epsilon=epsilon)
+    wide = [box for box in map(naive, masks) if box[2] > box[0] and box[3] > box[1]]
+    assert [box for box in boxes.tolist() if box in wide] == wide and len(wide) > 30
 
 
 def test_peaks_come_largest_first():

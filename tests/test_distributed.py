@@ -1,5 +1,6 @@
 """Two processes that share the work end where one ends alone."""
 
+import shutil
 import socket
 
 import pandas as pd
@@ -8,10 +9,11 @@ import tiny
 import torch
 from colours import ColourTeacher
 
+from pipeline.classifier.inference import shares
 from pipeline.machine import distributed
 from pipeline.machine.errors import PipelineError
 from pipeline.runs.checkpoints import read_checkpoint
-from pipeline.runs.graph import STAGES
+from pipeline.runs.graph import STAGES, find_stage
 from pipeline.runs.settings import Settings
 from pipeline.stages import embed, score_crops
 from pipeline.stages.chain import run_stage
@@ -57,6 +59,14 @@ def run_stages(folder, backbone):
     distributed.leave()
 
 
+def run_boxes(folder):
+    """Boxes from CAMs, with `shares` of one batch of three images."""
+    distributed.join()
+    given = {"image_size": 64, "batch_size": 3, "classes_per_image": 1.5, "threshold": 0.7}
+    run_stage(find_stage("boxes"), folder, Settings(), "cpu", force=False, given=given)
+    distributed.leave()
+
+
 def free_port():
     with socket.socket() as found:
         found.bind(("localhost", 0))
@@ -68,18 +78,28 @@ def runs(tmp_path_factory, backbone):
     """The folder of one process, that of two, and what the two printed."""
     root = tmp_path_factory.mktemp("distributed")
     folders = [tiny.write_run(root / name / "run") for name in ("one", "two")]
-    torchrun = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
-    torchrun["TORCHELASTIC_RUN_ID"] = "test"
-    started = [tiny.start(run_stages, folders[0], backbone, log=root / "one.log")]
+    return *folders, run_alone_and_together(run_stages, folders, [backbone], root)
+
+
+def torchrun(count):
+    """Environments of so many processes of torchrun."""
+    common = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
+    return [{**common, "TORCHELASTIC_RUN_ID": "test", "RANK": n, "LOCAL_RANK": n} for n in range(count)]
+
+
+def run_alone_and_together(target, folders, arguments, root):
+    """Call `target` on the first folder in one process and on the second in two; what the three printed."""
+    logs = [root / name for name in ("one.log", "two0.log", "two1.log")]
+    started = [tiny.start(target, folders[0], *arguments, log=logs[0])]
     started += [
-        tiny.start(run_stages, folders[1], backbone, log=root / f"two{n}.log", RANK=n, LOCAL_RANK=n, **torchrun)
-        for n in range(2)
+        tiny.start(target, folders[1], *arguments, log=log, **environment)
+        for log, environment in zip(logs[1:], torchrun(2), strict=True)
     ]
     for process in started:
         process.join()
-    logs = [(root / name).read_text() for name in ("one.log", "two0.log", "two1.log")]
-    assert [process.exitcode for process in started] == [0, 0, 0], "\n".join(logs)
-    return *folders, logs
+    texts = [log.read_text() for log in logs]
+    assert [process.exitcode for process in started] == [0, 0, 0], "\n".join(texts)
+    return texts
 
 
 @pytest.mark.parametrize("name", ["embeddings.h5", "boxes.h5", "crop_scores.h5"])
@@ -120,6 +140,22 @@ def test_one_process_talks_and_nothing_unfinished_is_left(runs):
     assert not list(two.glob("*partial*"))
     assert logs[1].count("embeddings.h5:") == logs[1].count("classifier.pt:") == 1
     assert logs[2] == ""
+
+
+def test_boxes_of_one_classifier_have_the_same_bytes(runs, tmp_path):
+    folders = [shutil.copytree(runs[0], tmp_path / name) for name in ("one", "two")]
+    run_alone_and_together(run_boxes, folders, [], tmp_path)
+    one, two = (folder / "boxes.h5" for folder in folders)
+    assert read(one).cam is not None and len(read(one).box) == 12
+    assert one.read_bytes() == two.read_bytes()
+    assert not list(tmp_path.glob("*/*.partial"))
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 1000, 100_000])
+def test_groups_are_whole_batches_and_cover_everything_once(count):
+    groups = shares(count, 16)
+    assert [row for rows in groups for row in rows] == list(range(count))
+    assert all(rows.start % 16 == 0 and len(rows) <= 256 for rows in groups)
 
 
 def test_shares_cover_everything_once(monkeypatch):

@@ -108,23 +108,12 @@ def normalise(cams: Tensor, epsilon: float = 0.0) -> Tensor:
             and a map that is nearly flat below any threshold.
     """
     low = cams.amin(dim=(1, 2), keepdim=True)
-    span = cams.amax(dim=(1, 2), keepdim=True) - low + epsilon
-    return torch.where(span > 0, (cams - low) / span.clamp(min=torch.finfo(cams.dtype).tiny), 0)
+    return stretch(cams, low, cams.amax(dim=(1, 2), keepdim=True) - low + epsilon)
 
 
-def extent_boxes(mask: Tensor) -> Tensor:
-    """Smallest box around the set cells of each mask.
-
-    Args:
-        mask: bool Tensor[P, H, W].
-
-    Returns:
-        float32 Tensor[P, 4], xyxy with the right and lower edge exclusive; zeros for an empty mask.
-    """
-    columns, rows = mask.any(dim=1), mask.any(dim=2)  # [P, W], [P, H]
-    x1, x2 = span(columns)
-    y1, y2 = span(rows)
-    return torch.stack([x1, y1, x2, y2], dim=1).float()
+def stretch(values: Tensor, low: Tensor, height: Tensor) -> Tensor:
+    """Values as shares of the height above the lowest; of a height of 0, where all are equal, zeros."""
+    return (values - low).div_(height.clamp(min=torch.finfo(values.dtype).tiny))
 
 
 def span(line: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,19 +123,45 @@ def span(line: Tensor) -> tuple[Tensor, Tensor]:
     return first, torch.where(line.any(dim=1), last, 0)
 
 
-def corner_boxes(mask: Tensor) -> Tensor:
-    """Box between the first and the last set cell in reading order: the authors' code.
+def threshold_boxes(planes: Tensor, threshold: float, epsilon: float, corners: bool) -> tuple[Tensor, Tensor]:
+    """A box of what exceeds a share of each plane's maximum after `normalise`.
 
-    It is no extent: the last cell in reading order may lie left of the first, so the corners are sorted. Its right
-    and lower edges are those cells, as if they were not part of it; a box of one cell is empty until it is expanded.
-    Same shapes as `extent_boxes`.
+    Stretching keeps the order of numbers, rounded ones too, so that the largest value of a row says whether any of it
+    exceeds the threshold: only those values, of rows and of columns, are stretched and compared.
+
+    Args:
+        planes: float32 Tensor[P, H, W].
+        threshold: see `cam_boxes`.
+        epsilon: see `normalise`.
+        corners: box between the first and the last such pixel in reading order, as in the authors' code, instead of
+            the smallest around all. It is no extent: the last pixel in reading order may lie left of the first, so
+            the corners are sorted. Its right and lower edges are those pixels, as if they were not part of it; a
+            box of one pixel is empty until it is expanded.
+
+    Returns:
+        boxes: float32 Tensor[Q, 4], xyxy, the right and lower edge of an extent exclusive.
+        owner: int64 Tensor[Q], the plane of each box, ascending: those of which anything exceeds the threshold.
     """
-    count, _, width = mask.shape
-    first, past_last = span(mask.reshape(count, -1))
-    last = (past_last - 1).clamp(min=0)
-    xs = torch.stack([first % width, last % width], dim=1).sort(dim=1).values
-    boxes = torch.stack([xs[:, 0], first // width, xs[:, 1], last // width], dim=1)
-    return boxes.float() * (past_last > 0)[:, None]
+    low = planes.amin(dim=(1, 2))[:, None]
+    row_peaks, column_peaks = planes.amax(dim=2), planes.amax(dim=1)  # [P, H], [P, W]
+    height = row_peaks.amax(dim=1, keepdim=True) - low + epsilon
+
+    def exceeds(values: Tensor) -> Tensor:
+        return stretch(values, low, height) > threshold
+
+    y1, y2 = span(exceeds(row_peaks))
+    owner = y2.nonzero()[:, 0]
+    if corners:
+        bottom = (y2 - 1).clamp(min=0)
+        every = torch.arange(len(planes), device=planes.device)
+        first, _ = span(exceeds(planes[every, y1]))
+        _, past_last = span(exceeds(planes[every, bottom]))
+        xs = torch.stack([first, past_last - 1], dim=1).sort(dim=1).values
+        boxes = torch.stack([xs[:, 0], y1, xs[:, 1], bottom], dim=1)
+    else:
+        x1, x2 = span(exceeds(column_peaks))
+        boxes = torch.stack([x1, y1, x2, y2], dim=1)
+    return boxes[owner].float(), owner
 
 
 def peak_boxes(mask: Tensor, limit: int) -> tuple[Tensor, Tensor]:
@@ -163,7 +178,7 @@ def peak_boxes(mask: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     from scipy import ndimage  # here, as every network imports this module and few look for peaks
 
     boxes, owner = [], []
-    for p, plane in enumerate(mask.numpy()):
+    for p, plane in enumerate(mask.cpu().numpy()):
         regions, count = ndimage.label(plane, structure=[[1, 1, 1]] * 3)
         areas = ndimage.sum_labels(plane, regions, range(1, count + 1))
         slices = ndimage.find_objects(regions)
@@ -171,7 +186,13 @@ def peak_boxes(mask: Tensor, limit: int) -> tuple[Tensor, Tensor]:
             rows, columns = slices[region]
             boxes.append([columns.start, rows.start, columns.stop, rows.stop])
             owner.append(p)
-    return torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), torch.tensor(owner, dtype=torch.int64)
+    found = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), torch.tensor(owner, dtype=torch.int64)
+    return found[0].to(mask.device), found[1].to(mask.device)
+
+
+TOGETHER = {"cpu": 8}
+"""Maps that are upsampled together: few enough for a processor's cache; on other devices `MOST_TOGETHER`."""
+MOST_TOGETHER = 128
 
 
 def cam_boxes(
@@ -199,27 +220,28 @@ def cam_boxes(
         boxes: float32 Tensor[Q, 4], clipped to the view, at least a pixel wide and high. A flat map (no pixel above the threshold) has none.
         owner: int64 Tensor[Q], the map of each box, ascending.
     """
-    if not len(cams):
-        return torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
-    mask = normalise(upsample(cams.float(), size), epsilon) > threshold
-    if rule == "peaks":
-        boxes, owner = peak_boxes(mask, peak_limit)
-    else:
-        boxes = {"extent": extent_boxes, "corners": corner_boxes}[rule](mask)
-        owner = mask.any(dim=2).any(dim=1).nonzero()[:, 0]
-        boxes = boxes[owner]
-    boxes = expand_boxes(boxes, size, margin)
+    boxes, owner = [torch.zeros(0, 4, device=cams.device)], [torch.zeros(0, dtype=torch.int64, device=cams.device)]
+    together = TOGETHER.get(cams.device.type, MOST_TOGETHER)
+    for start in range(0, len(cams), together):
+        planes = upsample(cams[start : start + together].float(), size)
+        if rule == "peaks":
+            found, local = peak_boxes(normalise(planes, epsilon) > threshold, peak_limit)
+        else:
+            found, local = threshold_boxes(planes, threshold, epsilon, corners=rule == "corners")
+        boxes.append(found)
+        owner.append(local + start)
+    boxes = expand_boxes(torch.cat(boxes), size, margin)
     # corners without a margin may have no inside
-    empty = (boxes[:, 2:] - boxes[:, :2] < 1).repeat(1, 2) & (torch.arange(4) >= 2)
+    empty = (boxes[:, 2:] - boxes[:, :2] < 1).repeat(1, 2) & (torch.arange(4, device=boxes.device) >= 2)
     boxes = torch.where(empty, boxes[:, :2].repeat(1, 2) + 1, boxes)
-    return boxes, owner
+    return boxes, torch.cat(owner)
 
 
 def expand_boxes(boxes: Tensor, size: tuple[int, int], margin: float) -> Tensor:
     """Boxes Tensor[Q, 4] with each edge moved outwards by `margin` of the side, clipped to (H, W)."""
     height, width = size
-    step = torch.tensor([-width, -height, width, height]) * margin
-    limit = torch.tensor([width, height, width, height], dtype=torch.float32)
+    step = torch.tensor([-width, -height, width, height], device=boxes.device) * margin
+    limit = torch.tensor([width, height, width, height], dtype=torch.float32, device=boxes.device)
     return (boxes + step).clamp(min=0).minimum(limit)
 
 
@@ -234,5 +256,5 @@ def rescale_boxes(boxes: Tensor, size: tuple[int, int], sizes: Tensor) -> Tensor
     Returns:
         float32 Tensor[Q, 4].
     """
-    scale = sizes.flip(1).repeat(1, 2) / torch.tensor([size[1], size[0]] * 2)
+    scale = sizes.flip(1).repeat(1, 2) / torch.tensor([size[1], size[0]] * 2, device=sizes.device)
     return boxes * scale

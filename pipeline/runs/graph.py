@@ -93,6 +93,7 @@ STAGES = (
         makes=("boxes.h5",),
         formulas=("cam", "crops"),
         asks="classifier",
+        shared=True,
     ),
     Stage(
         "score-crops",

@@ -14,12 +14,14 @@ from pipeline.classifier.inference import (
     feature_batches,
     image_batches,
     load_classifier,
-    predict_logits,
+    predict_together,
+    shares,
     to_device,
     to_float,
 )
 from pipeline.classifier.network import CamNet
 from pipeline.evaluation.ground_truth import GroundTruth, read_ground_truth
+from pipeline.machine import distributed
 from pipeline.machine.progress import say
 from pipeline.method.cam import (
     boost_positive,
@@ -35,9 +37,10 @@ from pipeline.method.cam import (
 from pipeline.method.crops import grid_boxes, random_boxes
 from pipeline.photos.augment import draw_flips, flip
 from pipeline.runs.artifacts import Boxes, Provenance, check_same_images, write
-from pipeline.runs.checkpoints import Checkpoint, read_checkpoint
+from pipeline.runs.checkpoints import Checkpoint, load_piece, read_checkpoint, save_pt
 from pipeline.runs.manifest import Manifest, read_manifest
 from pipeline.runs.options import BoxesConfig
+from pipeline.runs.pieces import Pieces
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,21 @@ class Found:
     cam: Tensor
     """uint8 Tensor[M, h, w], each map from 0 to 255; Tensor[0] without CAM."""
 
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """What a piece holds."""
+        return {name: values.numpy() for name, values in vars(self).items()}
+
+    @classmethod
+    def of_arrays(cls, arrays: dict[str, np.ndarray]) -> "Found":
+        """Inverse of `to_arrays`."""
+        return cls(**{name: torch.from_numpy(values) for name, values in arrays.items()})
+
     @classmethod
     def joined(cls, parts: list["Found"]) -> "Found":
         """All parts, in order."""
         none = torch.zeros(0, dtype=torch.int64)
         empty = cls(none, none, torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.uint8))
-        names = ("image_index", "class_index", "box", "cam_peak", "cam")
-        return cls(*(torch.cat([getattr(part, name) for part in [empty, *parts]]) for name in names))
+        return cls(*(torch.cat([getattr(part, name) for part in [empty, *parts]]) for name in vars(empty)))
 
 
 def search_tau(model: CamNet, paths: list[str], config: BoxesConfig) -> float:
@@ -120,7 +131,7 @@ def find_boxes(cams: Tensor, selected: Tensor, rows: range, sizes: Tensor, confi
         sizes: Tensor[B, 2], (H, W) of the originals.
         config: options.
     """
-    image, kind = selected.nonzero().unbind(dim=1)  # [P] each
+    image, kind = selected.to(cams.device).nonzero().unbind(dim=1)  # [P] each
     maps = cams[image, kind]  # [P, h, w]
     size = (config.image_size, config.image_size)
     boxes, owner = cam_boxes(
@@ -132,40 +143,75 @@ def find_boxes(cams: Tensor, selected: Tensor, rows: range, sizes: Tensor, confi
         peak_limit=config.peaks,
         epsilon=config.cam_epsilon,
     )
+    if not len(owner):
+        return Found.joined([])
     local = image[owner]
-    return Found(
+    found = (
         local + rows.start,
         kind[owner],
-        rescale_boxes(boxes, size, sizes[local]),
-        maps[owner].amax(dim=(1, 2)) if len(owner) else torch.zeros(0),
-        (255 * normalise(maps[owner])).round().to(torch.uint8) if len(owner) else torch.zeros(0, dtype=torch.uint8),
+        rescale_boxes(boxes, size, sizes.to(cams.device)[local]),
+        maps[owner].amax(dim=(1, 2)),
+        (255 * normalise(maps[owner])).round().to(torch.uint8),
     )
+    return Found(*(values.cpu() for values in found))
+
+
+def all_scores(
+    model: CamNet, paths: list[str], config: BoxesConfig, store: FeatureStore | None, pieces: Pieces
+) -> Tensor:
+    """Scores Tensor[N, C] of all images, those of an interrupted run where it had got so far."""
+    path = pieces.path("scores.pt")
+    if path.exists():
+        return load_piece(path)["scores"]
+    rounded = config.half_maps
+    size, batch_size = config.image_size, config.batch_size
+    scores = predict_together(model, paths, size, batch_size, "boxes: tau", store, rounded=rounded).sigmoid()
+    if distributed.is_main():
+        save_pt(path, {"scores": scores})
+    distributed.barrier()  # a process that is killed from here on finds them
+    return scores
 
 
 def cam_view(
-    model: CamNet, train: Manifest, config: BoxesConfig, store: FeatureStore | None = None
+    model: CamNet, train: Manifest, config: BoxesConfig, store: FeatureStore | None, pieces: Pieces
 ) -> tuple[Found, float]:
-    """Boxes of all images and the threshold that selected their classes.
+    """Boxes of all images, in the first process, and the threshold that selected their classes.
 
-    The selection needs every score first; the backbone sees the images twice only where there is no room for its maps,
-    or where they are not to be rounded.
+    The processes of torchrun share the images. The selection needs every score first; the backbone sees the images
+    twice only where there is no room for its maps, or where they are not to be rounded.
     """
-    rounded = config.half_maps
-    store = store if rounded else None
-    paths, size = train.paths, config.image_size
+    store = store if config.half_maps else None
+    paths, sizes = train.paths, torch.from_numpy(train.sizes)
     tau = search_tau(model, paths, config) if config.tau_rule == "search" else 0.0
-    logits = predict_logits(model, paths, size, config.batch_size, "boxes: tau", store, rounded=rounded)
-    selected, tau = select_classes(logits.sigmoid(), config, tau)
-    sizes = torch.from_numpy(train.sizes)
-    found = []
-    for rows, features in feature_batches(model, paths, size, config.batch_size, "boxes", store, rounded=rounded):
-        part = slice(rows.start, rows.stop)
+    selected, tau = select_classes(all_scores(model, paths, config, store, pieces), config, tau)
+    groups = shares(len(paths), config.batch_size)
+    mine = distributed.shard(range(len(groups)))
+    missing = [group for group in mine if not pieces.has_arrays(group)]
+    rows = np.array([row for group in missing for row in groups[group]], dtype=np.int64)
+    ends = {groups[group].stop: group for group in missing}
+    parts = []
+    for places, features in feature_batches(
+        model,
+        [paths[row] for row in rows],
+        config.image_size,
+        config.batch_size,
+        "boxes",
+        store if missing == list(mine) else None,  # keeps maps of the whole share alone
+        rounded=config.half_maps,
+    ):
+        part = rows[places.start : places.stop]
         with torch.inference_mode():
-            cams = model.head(features).cpu()
+            cams = model.head(features)
         if config.boosted_cam:
             cams = boost_positive(cams, model.boost)
-        found.append(find_boxes(cams, selected[part], rows, sizes[part], config))
-    return Found.joined(found), tau
+        parts.append(find_boxes(cams, selected[part], range(part[0], part[-1] + 1), sizes[part], config))
+        if part[-1] + 1 in ends:
+            pieces.save_arrays(ends[part[-1] + 1], Found.joined(parts).to_arrays())
+            parts = []
+    distributed.barrier()
+    if not distributed.is_main():
+        return Found.joined([]), tau
+    return Found.joined([Found.of_arrays(pieces.load_arrays(group)) for group in range(len(groups))]), tau
 
 
 def classless(image: int, boxes: Tensor) -> Found:
@@ -188,8 +234,9 @@ def grid_view(train: Manifest, config: BoxesConfig) -> Found:
 def random_view(found: Found, train: Manifest, config: BoxesConfig) -> Found:
     """The boxes found, of the same sizes and for the same classes, at random places."""
     generator = torch.Generator().manual_seed(config.seed)
+    first = torch.searchsorted(found.image_index, torch.arange(len(train.sizes) + 1)).tolist()
     moved = [
-        random_boxes(found.box[found.image_index == i], tuple(size), generator) for i, size in enumerate(train.sizes)
+        random_boxes(found.box[first[i] : first[i + 1]], tuple(size), generator) for i, size in enumerate(train.sizes)
     ]
     return without_cams(found.image_index, found.class_index, torch.cat([torch.zeros(0, 4), *moved]))
 
@@ -210,7 +257,13 @@ def annotated_view(truth: GroundTruth, train: Manifest, config: BoxesConfig) -> 
 
 
 def look(
-    folder: Path, train: Manifest, checkpoint: Checkpoint, config: BoxesConfig, device: str, store: FeatureStore
+    folder: Path,
+    train: Manifest,
+    checkpoint: Checkpoint,
+    config: BoxesConfig,
+    device: str,
+    store: FeatureStore,
+    pieces: Pieces,
 ) -> tuple[Found, float]:
     """Boxes of the view that the options name, and the threshold that selected their classes, NaN without one."""
     if config.view == "none":
@@ -219,7 +272,7 @@ def look(
         return annotated_view(read_ground_truth(folder), train, config), math.nan
     if config.view == "grid":
         return grid_view(train, config), math.nan
-    found, tau = cam_view(load_classifier(checkpoint, device), train, config, store)
+    found, tau = cam_view(load_classifier(checkpoint, device), train, config, store, pieces)
     return (random_view(found, train, config) if config.view == "random" else found), tau
 
 
@@ -227,12 +280,14 @@ def run(
     folder: Path, config: BoxesConfig, origin: Provenance, *, device: str, fresh: bool, store: FeatureStore
 ) -> None:
     """Write `boxes.h5` from the manifest and `warmup.pt` (and, for the study views, `ground_truth.h5`)."""
-    del fresh  # there are no unfinished pieces
     path = folder / "boxes.h5"
     train = read_manifest(folder).split("train")
     checkpoint = read_checkpoint(folder / "warmup.pt")
     check_same_images(train, checkpoint, folder / "manifest.csv", folder / "warmup.pt")
-    found, tau = look(folder, train, checkpoint, config, device, store)
+    pieces = Pieces(path, origin, fresh=fresh)
+    found, tau = look(folder, train, checkpoint, config, device, store, pieces)
+    if not distributed.is_main():
+        return
     write(
         path,
         Boxes(
@@ -247,5 +302,6 @@ def run(
             tau=tau,
         ),
     )
+    pieces.remove()
     boxed = len(np.unique(found.image_index.numpy()))
     say(f"{path}: {len(found.box)} boxes in {boxed} of {len(train.image_ids)} images, tau {tau:.3f}.")
