@@ -37,6 +37,8 @@ from pipeline.runs.artifacts import Provenance
 from pipeline.runs.checkpoints import load_pt, read_checkpoint
 from pipeline.runs.options import TrainConfig, TrainingConfig, WarmupConfig
 from pipeline.runs.pieces import Pieces
+from pipeline.stages import train
+from pipeline.tools.read import read
 
 CPU = torch.device("cpu")
 EPOCHS = 12
@@ -444,3 +446,43 @@ def test_undecided_labels_are_made_steeper_and_decided_ones_are_not():
     assert exponent_of(mixed, TrainingConfig()) == pytest.approx(1.5)
     assert exponent_of(mixed, TrainingConfig(target_exponent=3.0)) == 3
     torch.testing.assert_close(targets_of(mixed, TrainingConfig(target_smoothing=0.0)), mixed**1.5)
+
+
+@pytest.mark.parametrize(("truth", "options", "epochs"), [(True, {}, [0, 1, 2]), (False, {}, [0, 2])])
+def test_test_images_are_scored_after_each_epoch_where_it_can_be_measured(truth, options, epochs, scored):
+    found = scored(truth, **options)
+    assert found.epochs.tolist() == epochs
+
+
+def test_without_scoring_epochs_the_chosen_one_has_the_same_scores(scored):
+    every, one = scored(True), scored(True, score_epochs=False)
+    assert one.epochs.tolist() == [0, 2] and every.provenance == one.provenance
+    np.testing.assert_array_equal(every.chosen, one.chosen)
+    np.testing.assert_array_equal(every.of_epoch(0), one.of_epoch(0))
+
+
+def test_epochs_that_an_interrupted_training_did_not_score_stay_unscored(scored, monkeypatch):
+    # ground truth came between the two commands: what was not scored then is not known now
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train, "choose_epoch", interrupt)
+        scored(False)
+    assert scored(True).epochs.tolist() == [0, 2]
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.fixture
+def scored(unbroken, tmp_path):
+    """`epoch_scores.h5` of a training of two epochs, with or without a file of ground truth beside it."""
+    folder = shutil.copytree(unbroken, tmp_path / "scored")
+
+    def run(truth, **options):
+        (folder / "ground_truth.h5").unlink(missing_ok=True)
+        if truth:
+            (folder / "ground_truth.h5").write_bytes(b"nobody reads this")
+        tiny.run_stage("train", folder, TrainConfig(image_size=32, predict_size=0, epochs=2, head_lr=0.1, **options))
+        return read(folder / "epoch_scores.h5")
+
+    return run

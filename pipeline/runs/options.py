@@ -331,6 +331,11 @@ class TrainConfig(TrainingConfig):
         "which epoch's weights to keep: the last; the middle one of the first three whose label mAP quickens; "
         "the last of those three, counted from the warm-up and against labels equal to 1",
     )
+    score_epochs: bool = option(
+        True,
+        "where there is ground truth, score the test images after every epoch, so that `evaluate` knows the oracle epoch",
+        identity=False,
+    )
 
 
 @dataclass(frozen=True)

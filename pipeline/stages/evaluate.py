@@ -105,8 +105,13 @@ def measure_test(
     figures = {name: measure(values, truth, names, config) for name, values in scores.items()}
     # its scores are not calibrated, so that 0.5 decides nothing
     figures["warm-up classifier"] = without_decisions(figures["warm-up classifier"])
-    found = {"test": figures, "epochs": oracle_epoch(epochs, rows, truth, config)}
+    found = {"test": figures} | ({} if lacks_epochs(epochs) else {"epochs": oracle_epoch(epochs, rows, truth, config)})
     return found | ({"gain": gain_over_teacher(scores, truth, figures, config)} if len(scores) == 3 else {})
+
+
+def lacks_epochs(epochs: EpochScores) -> bool:
+    """Whether the test images were not scored after every epoch: there was no ground truth, or nobody wanted it."""
+    return len(epochs.epochs) <= epochs.provenance.config.get("epochs", 0)
 
 
 def knows_teacher(embeddings: Embeddings, rows: np.ndarray) -> bool:
@@ -158,6 +163,10 @@ def run(folder: Path, config: EvaluateConfig, origin: Provenance) -> None:
         metrics |= measure_test(embeddings, epochs, test_rows, test_truth, config)
         if not knows_teacher(embeddings, test_rows):
             metrics["not_measured"].append("The scores of the teacher lack test images, so it is not measured.")
+        if lacks_epochs(epochs):
+            metrics["not_measured"].append(
+                f"The test images were scored after epoch {epochs.chosen_epoch} alone, so the oracle epoch is not known."
+            )
     if len(test.image_ids):
         thresholds = [PRESENT] * len(test.class_names)
         frame = prediction_frame(test.image_ids, epochs.chosen, thresholds, test.class_names, key="image_id")

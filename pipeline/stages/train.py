@@ -68,6 +68,8 @@ def run(
     state = start_training(load_classifier(warmup), config, torch.device(device))
     state.restore(warmup.training)
     weights = image_weights(torch.from_numpy(labels.confident), config.loss_floor)
+    # whether there are labels to measure with, not what they are
+    each_epoch = config.score_epochs and (folder / "ground_truth.h5").exists()
     cache = open_cache(config.cache, train.paths, config.image_size, warmup.architecture["squash"])
     history = fit(
         state,
@@ -75,25 +77,34 @@ def run(
         config,
         pieces,
         consistency=consistency_of(config),
-        after_epoch=lambda model: predict_together(
-            model,
-            test.paths,
-            config.test_size,
-            title="  test images",
-            store=store if is_frozen(state.model) else None,  # else the maps of an epoch are of no use to the next
+        after_epoch=lambda model: (
+            predict_together(
+                model,
+                test.paths,
+                config.test_size,
+                title="  test images",
+                store=store if is_frozen(state.model) else None,  # else the maps of an epoch are of no use to the next
+            )
+            if each_epoch
+            else None
         ),
         store=store,
     )
     certain_map = [*warmup.training.get("certain_map", []), *history["certain_map"]]
     chosen = choose_epoch(config.choose, list(history["pseudo_label_mAP"]), certain_map)
-    epochs = [read_epoch(pieces, epoch) for epoch in range(1, config.epochs + 1)]
-    best = replace(warmup, weights=epochs[chosen - 1]["weights"], image_size=config.test_size)
+    best = replace(warmup, weights=read_epoch(pieces, chosen)["weights"], image_size=config.test_size)
+    kept = {epoch: read_epoch(pieces, epoch)["after"] for epoch in range(1, config.epochs + 1)}
+    scored = {epoch: logits for epoch, logits in kept.items() if logits is not None}
+    if chosen not in scored:
+        model = load_classifier(best, device)
+        scored[chosen] = predict_together(model, test.paths, config.test_size, title="  test images", store=store)
     if config.calibrate:
         best = calibrated(best, train.paths, labels.labels, device, store)
     if not distributed.is_main():
         return
     # one monotone map for every epoch: their mAPs stay what they are
-    after = [best.weights["scale"].cpu() * epoch["after"] + best.weights["offset"].cpu() for epoch in epochs]
+    scale, offset = best.weights["scale"].cpu(), best.weights["offset"].cpu()
+    after = [scale * scored[epoch] + offset for epoch in sorted(scored)]
     write_csv(folder / "train.csv", history.assign(chosen=history["epoch"] == chosen))
     write(
         folder / "epoch_scores.h5",
@@ -101,7 +112,7 @@ def run(
             provenance=origin.of("epoch_scores.h5"),
             image_ids=test.image_ids,
             class_names=test.class_names,
-            epochs=np.arange(config.epochs + 1),
+            epochs=np.array([0, *sorted(scored)]),
             scores=torch.stack([before, *after]).sigmoid().numpy(),
             chosen_epoch=chosen,
         ),
