@@ -16,7 +16,7 @@ STAGES := prepare embed init-labels warmup boxes score-crops fuse train evaluate
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: all install $(STAGES) plan test test-slow lint format bench-teacher bench-decode bench-train bench-feed bench-engines bench-start bench-kill ablation export \
+.PHONY: all install $(STAGES) plan test test-slow lint format bench-teacher bench-decode bench-train bench-feed bench-engines bench-start bench-kill bench-serve ablation export \
         report review predict clean help
 
 all: $(VENV)/installed ## set up, then run every stage: PRESET=demo, or PRESET=voc12 VOC_ROOT=DIR
@@ -70,6 +70,9 @@ bench-start: $(VENV)/installed ## seconds and memory of commands that need no ne
 
 bench-kill: $(VENV)/installed ## a tiny run killed at 100 random moments against an unbroken one
 	$(BIN)/python tests/benchmarks/kill.py
+
+bench-serve: $(VENV)/installed ## photos per second of `ccd serve` against `ccd predict`: RUN, IMAGES=DIR
+	$(BIN)/python tests/benchmarks/serve.py artifacts/$(RUN)/classifier.pt $(IMAGES)
 
 ablation: $(VENV)/installed ## the study of the paper's claims on RUN: PLAN=paper
 	$(CCD) ablation $(PLAN) --run $(RUN) --device $(DEVICE)

@@ -22,7 +22,7 @@ from pipeline.runs.config import Config
 from pipeline.runs.folders import check_free, existing_run, known_runs, run_folder, run_or_file
 from pipeline.runs.graph import STAGE_NAMES, STAGES, Stage, find_stage, options_of, run_argument, up_to
 from pipeline.runs.lock import locked
-from pipeline.runs.options import CalibrateConfig, PrepareConfig, ReportConfig
+from pipeline.runs.options import CalibrateConfig, PrepareConfig, ReportConfig, ServeConfig
 
 app = typer.Typer(
     help="Photos and class names in, a multi-label classifier out: classifier-guided CLIP distillation, stage by stage.",
@@ -76,7 +76,9 @@ def main_options(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Say nothing but errors and what was asked for.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show where in the code an error arose.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show where in the code an error arose; of `serve`, every request.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=show_version)
     ] = False,
@@ -420,6 +422,18 @@ def predict(
     tool.run(
         classifier_to_use(classifier), images, out, batch_size=batch_size, device=pick_device(device), engine=engine
     )
+
+
+@app.command()
+@with_options(ServeConfig)
+def serve(classifier: ClassifierArgument, *, device: DeviceOption = "auto", **given: Any) -> None:
+    """Answer requests with photos, to this machine alone by default: /predict, /classes, /healthz, and a page at /."""
+    from pipeline.machine.devices import pick_device
+    from pipeline.tools import serve as tool
+
+    path = classifier_to_use(classifier)
+    config = ServeConfig(**given_options(given))
+    tool.run(path, config, device=pick_device(device), verbose=reporting["traceback"])
 
 
 @app.command()

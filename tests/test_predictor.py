@@ -20,12 +20,12 @@ def photos(tmp_path_factory):
     return noise_photos(tmp_path_factory.mktemp("photos"), [(40 + n, 56) for n in range(3)])
 
 
-def test_a_path_an_open_image_and_an_array_are_one_photo(tiny_classifier, photos):
+def test_a_path_its_bytes_an_open_image_and_an_array_are_one_photo(tiny_classifier, photos):
     classifier = Classifier.load(tiny_classifier)
     with Image.open(photos[0]) as opened:
         pixels = np.asarray(opened)  # read-only
-        scores = classifier.scores([photos[0], str(photos[0]), opened, pixels])
-    assert scores.shape == (4, 3) and scores.dtype == np.float32
+        scores = classifier.scores([photos[0], str(photos[0]), Path(photos[0]).read_bytes(), opened, pixels])
+    assert scores.shape == (5, 3) and scores.dtype == np.float32
     assert (scores == scores[0]).all()
 
 

@@ -52,7 +52,9 @@ def test_help_imports_neither_a_network_nor_arrays():
     assert code == 0 and not (HEAVY | {"pandas", "PIL"}) & set(modules)
 
 
-@pytest.mark.parametrize("command", [*STAGE_NAMES, "all", "predict", "export", "report", "ablation", "calibrate"])
+@pytest.mark.parametrize(
+    "command", [*STAGE_NAMES, "all", "predict", "export", "report", "ablation", "calibrate", "serve"]
+)
 def test_help_of_a_command_imports_no_network(command):
     code, modules = imported_by(command, "--help")
     assert code == 0 and not (HEAVY | {"pandas"}) & set(modules)

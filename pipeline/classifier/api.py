@@ -30,8 +30,8 @@ from pipeline.photos.squash import load_view, squash_image
 from pipeline.runs.checkpoints import Checkpoint, read_checkpoint
 from pipeline.runs.score_table import present_classes
 
-Photo = str | Path | Image.Image | np.ndarray
-"""A file, a Pillow image, or uint8 pixels [H, W, 3] in RGB or [H, W] in grey."""
+Photo = str | Path | bytes | Image.Image | np.ndarray
+"""A file, the content of one, a Pillow image, or uint8 pixels [H, W, 3] in RGB or [H, W] in grey."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ class Classifier:
         """Scores of photos.
 
         Args:
-            images: one photo or several of any kind: paths, Pillow images, uint8 arrays [H, W, 3] (RGB) or [H, W].
+            images: one photo or several of any kind: paths, the bytes of files, Pillow images, uint8 arrays [H, W, 3]
+                (RGB) or [H, W].
             batch_size: photos that go through the network together.
 
         Returns:
@@ -158,10 +159,10 @@ def score_files(classifier: Classifier, paths: Sequence[Path], batch_size: int) 
     return Scored(rows, np.concatenate(scores))
 
 
-def square_or_error(path: Path, size: int, squash: str) -> Tensor | UnreadableImage:
+def square_or_error(photo: Photo, size: int, squash: str) -> Tensor | UnreadableImage:
     """The photo squashed to uint8 Tensor[3, size, size], or why it cannot be read."""
     try:
-        return square_photo(path, size, squash)
+        return square_photo(photo, size, squash)
     except UnreadableImage as error:
         return error
 
@@ -170,14 +171,14 @@ def is_photo(value: object) -> bool:
     """Whether a value is one photo, and not a sequence of them."""
     if isinstance(value, np.ndarray):
         return value.ndim <= 3  # [N, H, W, 3] alone is a sequence: [3, H, W] must not pass for three grey photos
-    return isinstance(value, str | Path | Image.Image)
+    return isinstance(value, str | Path | bytes | Image.Image)
 
 
 def square_photo(photo: Photo, size: int, squash: str = "bicubic") -> Tensor:
     """A photo squashed to what the classifier takes: uint8 Tensor[3, size, size].
 
     Args:
-        photo: a path, a Pillow image or pixels.
+        photo: a path, the bytes of a file, a Pillow image or pixels.
         size: side of the square.
         squash: how, see `photos.squash`.
 
@@ -185,8 +186,8 @@ def square_photo(photo: Photo, size: int, squash: str = "bicubic") -> Tensor:
         UnreadableImage: it cannot be decoded.
         PipelineError: it is no photo.
     """
-    if isinstance(photo, str | Path):
-        return load_view(Path(photo), (size, size), squash)
+    if isinstance(photo, str | Path | bytes):
+        return load_view(photo if isinstance(photo, bytes) else Path(photo), (size, size), squash)
     if isinstance(photo, Image.Image):
         return squash_image(from_pillow(photo), (size, size), squash)
     if isinstance(photo, np.ndarray) and photo.dtype == np.uint8 and photo.size:
@@ -197,5 +198,5 @@ def square_photo(photo: Photo, size: int, squash: str = "bicubic") -> Tensor:
             return squash_image(torch.from_numpy(np.array(photo, order="C")).permute(2, 0, 1), (size, size), squash)
     found = f"{photo.dtype} array {photo.shape}" if isinstance(photo, np.ndarray) else type(photo).__name__
     raise PipelineError(
-        f"found {found} as a photo, expected a path, a Pillow image or uint8 pixels (H, W, 3) or (H, W)."
+        f"found {found} as a photo, expected a path, the bytes of a file, a Pillow image or uint8 pixels (H, W, 3) or (H, W)."
     )

@@ -1,5 +1,6 @@
 """Image files to uint8 RGB tensors: whatever the file holds, one decode per image and view."""
 
+import io
 import stat
 import struct
 import warnings
@@ -77,11 +78,11 @@ def verify_image(path: Path) -> tuple[int, int]:
         return size
 
 
-def load_image(path: Path, min_size: tuple[int, int] | None = None) -> "Tensor":
+def load_image(source: Path | bytes, min_size: tuple[int, int] | None = None) -> "Tensor":
     """Decode an image, turned as its EXIF says; transparency over white, 16-bit grey to its high byte.
 
     Args:
-        path: JPEG, PNG, WebP, BMP, GIF (first frame), TIFF, AVIF, JPEG 2000 or, with pillow-heif, HEIC, whatever its
+        source: file, or the content of one: JPEG, PNG, WebP, BMP, GIF (first frame), TIFF, AVIF, JPEG 2000 or, with pillow-heif, HEIC, whatever its
             extension; that of a camera's raw file alone is believed.
         min_size: (H, W) that the caller needs. A JPEG may then be decoded at 1/2, 1/4 or 1/8 of its size,
             never below `min_size`: coordinates are those of the result, `image_size` gives the original's.
@@ -92,7 +93,7 @@ def load_image(path: Path, min_size: tuple[int, int] | None = None) -> "Tensor":
     Raises:
         UnreadableImage: the file is missing, truncated, no image, or above MAX_PIXELS.
     """
-    with _opened(path) as image:
+    with _opened(source) as image:
         return _to_tensor(_decode(image, min_size))
 
 
@@ -123,11 +124,11 @@ def squash(image: "Tensor", size: tuple[int, int]) -> "Tensor":
     return interpolate(image[None], size, mode="bicubic", antialias=True)[0]
 
 
-def load_squashed(path: Path, size: tuple[int, int]) -> "Tensor":
-    """`squash(load_image(path), size)`; a JPEG much larger than the target is decoded reduced, hence faster.
+def load_squashed(source: Path | bytes, size: tuple[int, int]) -> "Tensor":
+    """`squash(load_image(source), size)`; a JPEG much larger than the target is decoded reduced, hence faster.
 
     Args:
-        path: an image file as of `load_image`.
+        source: as of `load_image`.
         size: (H, W) in pixels.
 
     Returns:
@@ -136,7 +137,7 @@ def load_squashed(path: Path, size: tuple[int, int]) -> "Tensor":
     Raises:
         UnreadableImage: as of `load_image`.
     """
-    return squash(load_image(path, (DRAFT_MARGIN * size[0], DRAFT_MARGIN * size[1])), size)
+    return squash(load_image(source, (DRAFT_MARGIN * size[0], DRAFT_MARGIN * size[1])), size)
 
 
 def cut(image: "Tensor", box: "Tensor", size: tuple[int, int]) -> "Tensor":
@@ -157,18 +158,22 @@ def cut(image: "Tensor", box: "Tensor", size: tuple[int, int]) -> "Tensor":
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(source: Path | bytes) -> Iterator[Image.Image]:
     """The image with its header read; what Pillow raises on it becomes UnreadableImage."""
     try:
-        _check_kind(path)
-        with Image.open(path, formats=readable_formats()) as image:
+        if isinstance(source, Path):
+            _check_kind(source)
+        with Image.open(
+            source if isinstance(source, Path) else io.BytesIO(source), formats=readable_formats()
+        ) as image:
             if image.width * image.height > MAX_PIXELS:
                 megapixels = image.width * image.height / 1e6
                 raise ValueError(f"it has {megapixels:.0f} megapixels, the limit is {MAX_PIXELS / 1e6:.0f}")
             yield image
     except _DECODE_ERRORS as error:
+        name = source if isinstance(source, Path) else "the photo"
         raise UnreadableImage(
-            f"{path} cannot be read as an image: {_reason(path, error)}. Replace it or take it out."
+            f"{name} cannot be read as an image: {_reason(source, error)}. Replace it or take it out."
         ) from error
 
 
@@ -181,11 +186,12 @@ def _check_kind(path: Path) -> None:
         raise ValueError(why_unreadable(path.suffix))
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _reason(source: Path | bytes, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        if path.stat().st_size == 0:
+        is_file = isinstance(source, Path)
+        if (source.stat().st_size if is_file else len(source)) == 0:
             return "the file is empty"
-        return why_unreadable(path.suffix) or f"it is none of {', '.join(readable_formats())}"
+        return (why_unreadable(source.suffix) if is_file else None) or f"it is none of {', '.join(readable_formats())}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error).rstrip(".") or type(error).__name__

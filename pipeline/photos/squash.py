@@ -16,11 +16,11 @@ def pillow_bilinear(image: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.frombuffer(bytearray(resized.tobytes()), dtype=torch.uint8).view(*size, 3).permute(2, 0, 1)
 
 
-def load_view(path: Path, size: tuple[int, int], rule: str = "bicubic") -> Tensor:
+def load_view(source: Path | bytes, size: tuple[int, int], rule: str = "bicubic") -> Tensor:
     """A photo squashed to exactly (H, W): uint8 Tensor[3, H, W].
 
     Args:
-        path: an image file as of `load_image`.
+        source: as of `load_image`.
         size: (H, W) in pixels.
         rule: "bicubic" (`images.load_squashed`), or "pillow-bilinear" (the authors': the file is decoded at its
             full size, then squashed by Pillow).
@@ -28,7 +28,7 @@ def load_view(path: Path, size: tuple[int, int], rule: str = "bicubic") -> Tenso
     Raises:
         UnreadableImage: as of `load_image`.
     """
-    return load_squashed(path, size) if rule == "bicubic" else squash_image(load_image(path), size, rule)
+    return load_squashed(source, size) if rule == "bicubic" else squash_image(load_image(source), size, rule)
 
 
 def squash_image(image: Tensor, size: tuple[int, int], rule: str) -> Tensor:

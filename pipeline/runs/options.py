@@ -367,3 +367,15 @@ class ReportConfig(Config):
     images: int = option(1000, "most images in the gallery; beyond, the telling ones and a sample", min=0, max=20_000)
     thumbnail: int = option(256, "longest side of an image, pixels", min=32, max=1024)
     seed: int = option(0, "seed of the sample", min=0)
+
+
+@dataclass(frozen=True)
+class ServeConfig(Config):
+    """Where `ccd serve` listens, and the most that it takes."""
+
+    host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 lets everybody in who can reach this machine")
+    port: int = option(8000, "port to listen on; 0 for any that is free", min=0, max=65535)
+    batch_size: int = option(16, "most images that go through the network together", min=1, max=4096)
+    photos: int = option(32, "most photos of a request", min=1, max=1000)
+    photo_mb: int = option(20, "largest photo, megabytes", min=1, max=1000)
+    body_mb: int = option(100, "largest request, megabytes", min=1, max=10_000)

@@ -20,7 +20,7 @@ from pipeline.runs.lock import locked
 from pipeline.tools.corrections import UNTOUCHED, carried_over, corrections_of
 from pipeline.tools.read import read
 from pipeline.tools.report.gallery import jpeg
-from pipeline.tools.report.page import render
+from pipeline.tools.report.page import HEADERS, render
 from pipeline.tools.review_queue import ReviewQueue, review_queue
 
 HOST = "127.0.0.1"
@@ -31,14 +31,6 @@ PHOTO_SIDE = 1100
 
 MOST_BYTES = 65_536
 """Longest answer that is read."""
-
-HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; connect-src 'self'; "
-    "style-src 'unsafe-inline'; script-src 'unsafe-inline'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",  # the address holds the token
-    "X-Content-Type-Options": "nosniff",
-}
 
 
 class WrongAnswer(Exception):

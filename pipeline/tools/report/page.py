@@ -13,13 +13,23 @@ SCRIPTS = {
     "report": ("base.js", "charts.js", "classes.js", "photos.js", "report.js"),
     "compare": ("base.js", "charts.js", "classes.js", "photos.js", "compare.js"),
     "review": ("base.js", "review.js"),
+    "serve": ("base.js", "serve.js"),
 }
 """Page to the parts of its script, in the order in which they build on one another."""
+
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; img-src 'self' data: blob:; connect-src 'self'; "
+    "style-src 'unsafe-inline'; script-src 'unsafe-inline'; frame-ancestors 'none'; form-action 'none'; base-uri 'none'",
+    "Referrer-Policy": "no-referrer",  # the address of `ccd review` holds its token
+    "X-Content-Type-Options": "nosniff",
+}
+"""Of what our own servers answer: a page uses what is inside it and asks its own server alone."""
 
 PACKAGES = ("ccd-pipeline", "torch", "timm", "numpy")
 
 
-def render(page: Literal["report", "compare", "review"], content: dict[str, Any]) -> str:
+def render(page: Literal["report", "compare", "review", "serve"], content: dict[str, Any]) -> str:
     """The page; styles, script and data are inside it."""
     here = files("pipeline.tools.report")
     loader = jinja2.FunctionLoader(lambda name: here.joinpath(name).read_text(encoding="utf-8"))

@@ -1,0 +1,55 @@
+// The page to drop photos on. Each photo is a request of its own; the server puts those that come together into one batch.
+
+const SHOWN = 5;
+const thresholds = new Map(data.classes.map((each) => [each.name, each.threshold]));
+const counts = { sent: 0, answered: 0 };
+
+function bars(scores) {
+  const leading = Object.entries(scores).sort((a, b) => b[1] - a[1]).slice(0, SHOWN);
+  return make("div", { class: "bars" }, ...leading.flatMap(([name, score]) => {
+    const faint = score >= thresholds.get(name) ? "" : " faint";
+    return [make("span", { class: "name", title: name }, name),
+      make("span", { class: "track", "aria-hidden": "true" }, make("i", { class: `fill${faint}`, style: `width:${100 * score}%;--color:var(--classifier)` })),
+      make("span", { class: "value" }, score.toFixed(2))];
+  }));
+}
+
+function shown(photo) {
+  if (photo.error) return [make("p", { class: "cross" }, photo.error)];
+  const chips = photo.labels.map((name) => make("span", { class: "chip" }, name));
+  return [make("div", { class: "chips" }, ...(chips.length ? chips : [make("span", { class: "muted" }, "none of the classes")])), bars(photo.scores)];
+}
+
+async function send(file) {
+  const answer = make("div", { class: "answer" }, make("p", { class: "muted" }, "…"));
+  const address = URL.createObjectURL(file);
+  const image = make("img", { src: address, alt: "", on: { error: () => image.remove() } });
+  byId("found").prepend(make("article", {}, make("div", { class: "frame" }, image), make("h2", {}, file.name), answer));
+  counts.sent += 1;
+  try {
+    const form = new FormData();
+    form.append("photo", file);
+    const reply = await fetch("predict", { method: "POST", body: form });
+    const json = reply.headers.get("Content-Type").startsWith("application/json");
+    const found = json ? await reply.json() : { error: await reply.text() };
+    answer.replaceChildren(...shown(found.photos ? found.photos[0] : found));
+  } catch (error) {
+    answer.replaceChildren(...shown({ error: `${error.message}. Is \`ccd serve\` still running?` }));
+  }
+  counts.answered += 1;
+  byId("said").textContent = `${counts.answered} of ${counts.sent} photos answered`;
+}
+
+const drop = byId("drop");
+for (const kind of ["dragover", "dragleave", "drop"]) {
+  addEventListener(kind, (event) => {
+    event.preventDefault();
+    drop.classList.toggle("over", kind === "dragover");
+    if (kind === "drop") for (const file of event.dataTransfer.files) send(file);
+  });
+}
+byId("files").addEventListener("change", (event) => {
+  for (const file of event.target.files) send(file);
+  event.target.value = "";
+});
+byId("example").textContent = byId("example").textContent.replace("ADDRESS", location.origin);

@@ -1,0 +1,322 @@
+import base64
+import http.client
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from browser import browse, need_browser
+from colours import invoke
+from PIL import Image
+
+from pipeline import Classifier
+from pipeline.machine.errors import PipelineError
+from pipeline.runs.options import ServeConfig
+from pipeline.tools import serve
+from pipeline.tools.report.page import render
+
+ROOT = Path(__file__).parents[1]
+BOUNDARY = "two-dashes-and-more"
+FORM = f"multipart/form-data; boundary={BOUNDARY}"
+
+
+def picture(seed=0, size=(40, 56), kind="JPEG"):
+    """The bytes of a photo."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def form(files):
+    """A form with files, name to content."""
+    parts = [
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="photo"; filename="{name}"\r\n\r\n'.encode()
+        + content
+        + b"\r\n"
+        for name, content in files.items()
+    ]
+    return b"".join([*parts, f"--{BOUNDARY}--\r\n".encode()])
+
+
+class Running:
+    """A service on a thread of this process."""
+
+    def __init__(self, classifier, config):
+        self.socket = serve.listen(config.host, 0)
+        self.port = self.socket.getsockname()[1]
+        app = serve.build_app(classifier, "pets/classifier.pt", config)
+        self.server = serve.uvicorn.Server(serve.uvicorn.Config(app, log_level="error"))
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True)
+        self.thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+
+    def stop(self):
+        self.server.should_exit = True
+        self.thread.join()
+        self.socket.close()
+
+    def ask(self, method, path, body=None, **headers):
+        """Status and content of a response."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection.request(method, path, body, headers)
+        response = connection.getresponse()
+        content = response.read()
+        connection.close()
+        return response.status, content
+
+    def predict(self, files):
+        """Status and answer about photos, name to content."""
+        status, content = self.ask("POST", "/predict", form(files), **{"Content-Type": FORM})
+        return status, content.decode() if status == 413 else json.loads(content)
+
+
+@pytest.fixture
+def running(tiny_classifier):
+    service = Running(Classifier.load(tiny_classifier), ServeConfig(photos=4, photo_mb=1, body_mb=2, batch_size=8))
+    yield service
+    service.stop()
+
+
+def test_photos_are_answered_in_order_as_the_python_api_does(running, tiny_classifier):
+    files = {"a.jpg": picture(0), "b.png": picture(1, kind="PNG"), "ü <b>.webp": picture(2, kind="WEBP")}
+    status, found = running.predict(files)
+    assert status == 200 and [photo["name"] for photo in found["photos"]] == list(files)
+    for photo, expected in zip(found["photos"], Classifier.load(tiny_classifier).predict(files.values()), strict=True):
+        assert photo["labels"] == expected.labels
+        assert photo["scores"] == pytest.approx(expected.scores, abs=1e-6)
+
+
+def test_classes_and_health(running):
+    assert json.loads(running.ask("GET", "/classes")[1])["classes"][1] == {"name": "dog", "threshold": 0.4}
+    assert running.ask("GET", "/healthz") == (200, b'{"status":"ok"}')
+
+
+def test_one_bad_photo_leaves_the_others_their_answer(running):
+    status, found = running.predict({"good.jpg": picture(), "cut.jpg": picture()[:200], "empty.jpg": b""})
+    good, cut, empty = found["photos"]
+    assert status == 200 and "scores" in good and "cannot be read" in cut["error"]
+    assert "the file is empty" in empty["error"]
+
+
+def bomb():
+    """A PNG of some kB with 144 megapixels."""
+    buffer = io.BytesIO()
+    Image.new("1", (12_000, 12_000)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("files", "status", "message"),
+    [
+        ({"notes.txt": b"no photo"}, 422, "none of JPEG"),
+        ({"page.svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>"}, 422, "none of JPEG"),
+        ({"bomb.png": bomb()}, 422, "144 megapixels, the limit is 100"),
+        ({}, 422, "no file"),
+        ({f"{n}.jpg": b"x" for n in range(5)}, 413, "5 photos in one request, at most 4"),
+        ({"large.jpg": bytes(1_000_001)}, 413, "'large.jpg' is larger than 1 MB"),
+        ({"a.jpg": bytes(900_000), "b.jpg": bytes(900_000), "c.jpg": bytes(900_000)}, 413, "Content Too Large"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_bad_uploads_are_refused_and_the_service_goes_on(running, files, status, message):
+    found, answer = running.predict(files)
+    assert found == status and message in json.dumps(answer)
+    assert running.predict({"a.jpg": picture()})[0] == 200
+
+
+def test_a_body_without_a_length_is_cut_off_at_the_limit(running):
+    whole = form({"a.jpg": bytes(900_000), "b.jpg": bytes(900_000), "c.jpg": bytes(900_000)})
+    status, content = running.ask(
+        "POST", "/predict", iter([whole[:1_500_000], whole[1_500_000:]]), **{"Content-Type": FORM}
+    )
+    assert status == 413 and b"Content Too Large" in content
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "kind", "status"),
+    [
+        ("POST", "/predict", "application/json", 415),
+        ("POST", "/predict", "image/jpeg", 415),
+        ("POST", "/predict", "multipart/form-data", 400),
+        ("GET", "/predict", "text/plain", 405),
+        ("GET", "/etc/passwd", "text/plain", 404),
+    ],
+)
+def test_other_requests_are_refused(running, method, path, kind, status):
+    found, content = running.ask(method, path, b"{}", **{"Content-Type": kind})
+    assert found == status and set(json.loads(content)) == {"error"}
+
+
+def test_a_page_under_another_name_is_refused(running):
+    assert running.ask("GET", "/classes", Host="evil.example")[0] == 400
+    assert running.ask("GET", "/classes", Host=f"localhost:{running.port}")[0] == 200
+
+
+class Slow:
+    """A classifier that waits to be let go, and notes the sizes of its batches."""
+
+    def __init__(self, inner):
+        self.inner, self.go, self.sizes = inner, threading.Event(), []
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def score_batch(self, squares):
+        self.sizes.append(len(squares))
+        assert self.go.wait(20)
+        return self.inner.score_batch(squares)
+
+
+def test_photos_that_come_while_the_network_works_share_batches(tiny_classifier):
+    slow = Slow(Classifier.load(tiny_classifier))
+    batcher = serve.Batcher(slow, 4)
+    squares = torch.randint(0, 256, (10, 3, 32, 32), dtype=torch.uint8)
+    first = batcher.add(squares[0])
+    while not slow.sizes:
+        time.sleep(0.01)
+    added = [first, *(batcher.add(square) for square in squares[1:])]
+    slow.go.set()
+    scores = np.stack([future.result(20)[row] for future, row in added])
+    assert slow.sizes == [1, 4, 4, 1]
+    np.testing.assert_allclose(scores, slow.inner.score_batch(squares), atol=1e-6)
+
+
+def test_many_at_once_each_get_their_own_answer(running):
+    alone = [running.predict({"a.jpg": picture(seed)})[1]["photos"][0]["scores"] for seed in range(12)]
+    found = [None] * 12
+
+    def ask(seed):
+        found[seed] = running.predict({"a.jpg": picture(seed)})[1]["photos"][0]["scores"]
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [pytest.approx(scores, abs=1e-5) for scores in alone]
+
+
+def test_a_batch_that_fails_is_an_error_and_no_more(tiny_classifier, monkeypatch):
+    class Failing(Slow):
+        def score_batch(self, squares):
+            self.sizes.append(len(squares))
+            if len(self.sizes) == 1:
+                raise RuntimeError("out of memory")
+            return self.inner.score_batch(squares)
+
+    service = Running(Failing(Classifier.load(tiny_classifier)), ServeConfig())
+    try:
+        assert service.ask("POST", "/predict", form({"a.jpg": picture()}), **{"Content-Type": FORM})[0] == 500
+        assert service.predict({"a.jpg": picture()})[0] == 200
+    finally:
+        service.stop()
+
+
+DROP = r"""<script>
+addEventListener("load", async () => {
+  const photo = await (await fetch("data:image/png;base64,%s")).blob();
+  const wait = (holds) => new Promise((done) => { const look = () => (holds() ? done() : setTimeout(look, 20)); look(); });
+  const files = new DataTransfer();
+  files.items.add(new File([photo], "<i>cat</i>.png"));
+  files.items.add(new File(["no photo"], "notes.txt"));
+  dispatchEvent(new DragEvent("drop", { dataTransfer: files, cancelable: true }));
+  await wait(() => byId("said").textContent.startsWith("2 of 2"));
+  document.title = JSON.stringify({ said: byId("found").innerText, bars: document.querySelectorAll("#found .fill").length,
+    example: byId("example").textContent, overflow: document.documentElement.scrollWidth - innerWidth });
+});
+</script>"""
+
+
+@pytest.mark.parametrize("width", [1280, 500])
+def test_a_photo_dropped_on_the_page_is_answered(tiny_classifier, tmp_path, monkeypatch, width):
+    need_browser()
+    driver = DROP % base64.b64encode(picture(kind="PNG")).decode()
+    monkeypatch.setitem(
+        serve.HEADERS,
+        "Content-Security-Policy",
+        serve.HEADERS["Content-Security-Policy"].replace("connect-src", "connect-src data:"),
+    )
+    monkeypatch.setattr(serve, "render", lambda *a: render(*a).replace("<title>", driver + "<title>", 1))
+    service = Running(Classifier.load(tiny_classifier), ServeConfig())
+    try:
+        found, console = browse(f"http://127.0.0.1:{service.port}/", tmp_path, width, budget=30_000)
+    finally:
+        service.stop()
+    assert console == [] and found["overflow"] <= 0
+    assert "<i>cat</i>.png" in found["said"] and "none of JPEG" in found["said"] and found["bars"] == 3
+    assert found["example"] == f"curl -F photo=@street.jpg http://127.0.0.1:{service.port}/predict"
+
+
+def test_class_names_are_no_markup_on_the_page():
+    page = render("serve", {"name": "<x>", "photo_mb": 1, "classes": [{"name": "</script><b>", "threshold": 0.5}]})
+    assert "</script><b>" not in page and "<x>" not in page
+
+
+def test_a_port_that_is_taken_is_said(running):
+    with pytest.raises(PipelineError, match=r"cannot be listened on.*--port"):
+        serve.listen("127.0.0.1", running.port)
+    with pytest.raises(PipelineError, match=r"192\.0\.2\.1, port 0, cannot be listened on"):
+        serve.listen("192.0.2.1", 0)
+
+
+def test_the_command_serves_until_it_is_interrupted(tiny_classifier):
+    command = [sys.executable, "-m", "pipeline", "serve", str(tiny_classifier), "--port", "0", "--device", "cpu"]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    try:
+        port = int(re.search(r"http://127\.0\.0\.1:(\d+)/", process.stderr.readline())[1])
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        connection.request("POST", "/predict", form({"secret.jpg": picture()}), {"Content-Type": FORM})
+        assert connection.getresponse().status == 200
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0 and said == ""
+
+
+def test_without_its_packages_the_command_names_the_extra(tiny_classifier, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "pipeline.tools.serve")
+    monkeypatch.delattr("pipeline.tools.serve")
+    code, output = invoke("serve", tiny_classifier)
+    assert code == 1 and "pip install '.[serve]'" in output
+
+
+def test_the_dockerfile_fits_the_project():
+    """It cannot be built everywhere; what it names must at least be there."""
+    text = (ROOT / "pipeline" / "tools" / "Dockerfile").read_text()
+    lines = text.replace("\\\n", " ").splitlines()
+    sources = [
+        source for line in lines if line.startswith("COPY ") and "--from=" not in line for source in line.split()[1:-1]
+    ]
+    assert sources and all((ROOT / source).exists() for source in sources)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wanted = re.search(r"\[([a-z,-]+)\]", next(line for line in lines if ".whl" in line))[1].split(",")
+    assert "serve" in wanted and set(wanted) <= set(extras)
+    command = json.loads(next(line for line in lines if line.startswith("ENTRYPOINT")).removeprefix("ENTRYPOINT"))
+    assert command[:2] == ["ccd", "serve"]
+    assert (
+        invoke(
+            *command[1:],
+            *json.loads(next(line for line in lines if line.startswith("CMD")).removeprefix("CMD")),
+            "--help",
+        )[0]
+        == 0
+    )
+    assert next(n for n, line in enumerate(lines) if line.startswith("USER ")) < lines.index(
+        f"ENTRYPOINT {json.dumps(command)}"
+    )
