@@ -398,10 +398,17 @@ def classifier_to_use(path: str) -> Path:
 @app.command()
 def predict(
     classifier: ClassifierArgument,
-    images: Annotated[list[str], typer.Argument(help="Photos, folders (searched to any depth) and globs.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Photos, videos, folders (searched to any depth), globs, addresses, lists of them (.txt, .csv, .parquet, or - for "
+            "standard input), Parquet files with images in them, tars.",
+        ),
+    ],
     out: Annotated[
         Path | None, typer.Option(help=".csv, .jsonl or .parquet file; by default CSV on standard output.")
     ] = None,
+    every: Annotated[float, typer.Option(min=0.001, help="Seconds between two frames of a video.")] = 1.0,
     batch_size: BatchOption = 16,
     device: DeviceOption = "auto",
     engine: Annotated[
@@ -419,9 +426,8 @@ def predict(
     from pipeline.tools import predict as tool
 
     check_free(out, force)
-    tool.run(
-        classifier_to_use(classifier), images, out, batch_size=batch_size, device=pick_device(device), engine=engine
-    )
+    path = classifier_to_use(classifier)
+    tool.run(path, images, out, every=every, batch_size=batch_size, device=pick_device(device), engine=engine)
 
 
 @app.command()

@@ -1,4 +1,6 @@
 import json
+import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipeline import Classifier, cli
+from pipeline.datasets import remote
 from pipeline.machine.errors import PipelineError
+from pipeline.photos.video import frames
 from pipeline.runs.score_table import prediction_frame, write_predictions
 from pipeline.tools.predict import find_images
 
@@ -21,8 +25,9 @@ def photos(tmp_path, monkeypatch):
         path = tmp_path / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(generator.integers(0, 256, (40, 56, 3)).astype(np.uint8)).save(path)
-    (tmp_path / "photos" / "notes.txt").write_text("no photo")
+    (tmp_path / "photos" / "notes.md").write_text("no photo")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CCD_CACHE", str(tmp_path / "cache"))
     return ["photos/a.png", "photos/deep/B.JPG", "photos/deep/er/c [1].webp"]
 
 
@@ -37,7 +42,7 @@ def ccd(*arguments):
 
 
 def names(sources):
-    return [str(path) for path in find_images(sources)]
+    return [each.name for each in find_images(sources)]
 
 
 def test_files_folders_and_globs_are_found_once_in_the_order_given(photos):
@@ -105,7 +110,7 @@ def test_unreadable_images_are_skipped_counted_and_listed(photos, tiny_classifie
 
 
 def test_only_unreadable_images_are_an_error(photos, tiny_classifier, tmp_path):
-    code, output, said = ccd("predict", tiny_classifier, "photos/notes.txt", "--out", tmp_path / "out.csv")
+    code, output, said = ccd("predict", tiny_classifier, "photos/notes.md", "--out", tmp_path / "out.csv")
     assert code == 1 and output == "" and "none of the 1 images can be read" in said
     assert not (tmp_path / "out.csv").exists()
 
@@ -136,3 +141,88 @@ def test_a_class_may_be_called_labels_or_hold_no_ascii(tmp_path):
     assert (tmp_path / "out.csv").read_text() == "image,labels,labels score,猫\nä.jpg,labels,0.9,0.1\n"
     line = '{"image":"ä.jpg","labels":["labels"],"scores":{"labels score":0.9,"猫":0.1}}\n'
     assert (tmp_path / "out.jsonl").read_text() == line
+
+
+def test_a_text_file_and_standard_input_list_photos(photos, tiny_classifier, tmp_path):
+    (tmp_path / "photos" / "list.txt").write_text("a.png\n\n deep/er/c [1].webp\n")
+    assert names(["photos/list.txt"]) == [photos[0], photos[2]]
+    arguments = ["predict", str(tiny_classifier), "-"]
+    result = CliRunner().invoke(cli.app, arguments, input="photos/deep/B.JPG\nphotos/a.png\n")
+    assert [line.split(",")[0] for line in result.stdout.splitlines()[1:]] == [photos[1], photos[0]]
+    result = CliRunner().invoke(cli.app, arguments, input="\n")
+    assert "standard input is empty" in str(result.exception)
+
+
+def test_tables_of_paths_parquet_with_images_and_tars_are_sources(photos, tmp_path):
+    (tmp_path / "list.csv").write_text("image,labels\nphotos/a.png,cat\nphotos/deep/B.JPG,\n")
+    assert [each.name for each in find_images(["list.csv"], ["cat"])] == photos[:2]
+    (tmp_path / "bad.csv").write_text("image\nphotos/a.png\nphotos/none.png\n")
+    with pytest.raises(PipelineError, match=r"none\.png"):
+        find_images(["bad.csv"])
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        tar.add("photos/a.png", "1.png")
+    pixels = (tmp_path / "photos" / "a.png").read_bytes()
+    pd.DataFrame({"image": [pixels], "image_id": ["first"]}).to_parquet(tmp_path / "shard.parquet")
+    assert names(["shard.tar", "shard.parquet"]) == ["shard/1.png", "first"]
+    assert not list(tmp_path.glob("*.unpacked"))  # what is unpacked lies in the cache
+
+
+def test_addresses_are_fetched_and_dead_ones_are_listed(photos, tiny_classifier, tmp_path, monkeypatch):
+    fsspec = pytest.importorskip("fsspec")
+    monkeypatch.setattr(remote, "SCHEMES", ("memory",))
+    system = fsspec.filesystem("memory")
+    system.store.clear()
+    for name in ("/shop/a.png", "/other/b.png"):  # one file at a time: fsspec's memory shares its position
+        system.pipe(name, (tmp_path / "photos" / "a.png").read_bytes())
+    (tmp_path / "list.csv").write_text("image\nmemory://other/b.png\nphotos/a.png\nmemory://shop/dead.png\n")
+    code, output, said = ccd("predict", tiny_classifier, "list.csv", "memory://shop")
+    system.store.clear()
+    rows = [line.split(",") for line in output.splitlines()[1:]]
+    assert code == 0, said
+    assert [row[0] for row in rows] == ["memory://other/b.png", "photos/a.png", "memory://shop/a.png"]
+    assert rows[0][1:] == rows[1][1:] == rows[2][1:]
+    assert "1 of 4 images cannot be read" in said and "memory://shop/dead.png has no photos" in said
+
+
+def write_video(path, seconds=3, rate=10):
+    """A film of one colour per second: red, green, blue."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as video:
+        stream = video.add_stream("mpeg4", rate=rate)
+        stream.width, stream.height = 64, 48
+        for n in range(seconds * rate):
+            pixels = np.zeros((48, 64, 3), np.uint8)
+            pixels[..., n // rate] = 255
+            for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
+                video.mux(packet)
+        for packet in stream.encode():
+            video.mux(packet)
+
+
+def test_a_frame_of_a_video_every_so_many_seconds(photos, tiny_classifier, tmp_path):
+    write_video(tmp_path / "clip.mp4")
+    code, output, said = ccd("predict", tiny_classifier, "clip.mp4", "photos/a.png")
+    assert code == 0 and said == ""
+    assert [line.split(",")[0] for line in output.splitlines()[1:]] == [
+        *("clip.mp4#t=0.0", "clip.mp4#t=1.0", "clip.mp4#t=2.0"),
+        "photos/a.png",
+    ]
+    colours = [pixels.mean((0, 1)).argmax() for _, pixels in frames(tmp_path / "clip.mp4", 0.5)]
+    assert colours == [0, 0, 1, 1, 2, 2]
+    assert [round(time, 3) for time, _ in frames(tmp_path / "clip.mp4", 0.75)] == [0, 0.8, 1.5, 2.3]
+
+
+def test_a_broken_video_is_skipped_and_listed(photos, tiny_classifier, tmp_path):
+    pytest.importorskip("av")
+    (tmp_path / "broken.mp4").write_bytes(b"no film")
+    (tmp_path / "list.mp4").write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n")
+    code, output, said = ccd("predict", tiny_classifier, "broken.mp4", "list.mp4", "photos/a.png")
+    assert code == 0 and len(output.splitlines()) == 2
+    assert "broken.mp4 cannot be read as a video" in said and "2 of 3 images" in said
+
+
+def test_a_video_without_its_package_names_the_extra(photos, tiny_classifier, tmp_path, monkeypatch):
+    (tmp_path / "clip.mp4").write_bytes(b"x")
+    monkeypatch.setitem(sys.modules, "av", None)
+    code, _, said = ccd("predict", tiny_classifier, "clip.mp4")
+    assert code == 1 and "pip install '.[video]'" in said

@@ -10,8 +10,10 @@ It needs neither the teacher nor the run that the file came from:
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import Self
 
@@ -25,7 +27,7 @@ from pipeline.machine.engines import Engine, Run
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import bar, say
 from pipeline.photos.images import UnreadableImage, from_pillow
-from pipeline.photos.prefetch import Stream, chunks
+from pipeline.photos.prefetch import Prefetch, Stream, chunks, default_workers
 from pipeline.photos.squash import load_view, squash_image
 from pipeline.runs.checkpoints import Checkpoint, read_checkpoint
 from pipeline.runs.score_table import present_classes
@@ -130,33 +132,49 @@ class Scored:
     """float32 [K, C]."""
 
 
-def score_files(classifier: Classifier, paths: Sequence[Path], batch_size: int) -> Scored:
+def score_photos(
+    classifier: Classifier, photos: Iterable[Photo | UnreadableImage], total: int, batch_size: int
+) -> Scored:
     """Scores of the photos that can be read; says which cannot.
 
+    Args:
+        classifier: scores them.
+        photos: N photos, asked for only when there is room, or why there is none in a place.
+        total: about how many there are.
+        batch_size: photos that go through the network together.
+
     Raises:
-        PipelineError: none can.
+        PipelineError: none can be read.
     """
 
-    def load(row: int) -> Tensor | UnreadableImage:
-        return square_or_error(paths[row], classifier.image_size, classifier.net.squash)
+    def load(photo: Photo | UnreadableImage) -> Tensor | UnreadableImage:
+        if isinstance(photo, UnreadableImage):
+            return photo
+        return square_or_error(photo, classifier.image_size, classifier.net.squash)
 
-    batches = chunks(len(paths), batch_size)
-    rows, scores, errors = [], [], []
-    with bar("predict", len(paths)) as progress:
-        for batch, loaded in zip(batches, Stream(load, batches), strict=True):
-            readable = {row: item for row, item in zip(batch, loaded, strict=True) if isinstance(item, Tensor)}
+    count, rows, scores, errors = 0, [], [], []
+    ahead = Prefetch(load, photos, ahead=default_workers() + batch_size)
+    with closing(iter(ahead)) as squares, bar("predict", total) as progress:
+        while loaded := list(islice(squares, batch_size)):
+            readable = {row: item for row, item in enumerate(loaded, count) if isinstance(item, Tensor)}
             errors += [item for item in loaded if isinstance(item, UnreadableImage)]
             if readable:
                 rows += readable
                 scores.append(classifier.score_batch(torch.stack(list(readable.values()))))
-            progress.advance(len(batch))
+            count += len(loaded)
+            progress.advance(len(loaded))
     if errors:
-        say(f"{len(errors)} of {len(paths)} images cannot be read and are skipped:")
+        say(f"{len(errors)} of {count} images cannot be read and are skipped:")
         for error in errors:
             say(f"  {error}")
     if not rows:
-        raise PipelineError(f"none of the {len(paths)} images can be read; see the list above.")
+        raise PipelineError(f"none of the {count} images can be read; see the list above.")
     return Scored(rows, np.concatenate(scores))
+
+
+def score_files(classifier: Classifier, paths: Sequence[Path], batch_size: int) -> Scored:
+    """`score_photos` of files."""
+    return score_photos(classifier, paths, len(paths), batch_size)
 
 
 def square_or_error(photo: Photo, size: int, squash: str) -> Tensor | UnreadableImage:

@@ -65,9 +65,9 @@ def load(
     """
     check_class_names(class_names)
     reading = reading or Reading()
-    listed, left_out = _read_source(images, class_names, reading)
+    listed, left_out = read_source(images, class_names, reading)
     if test_images is not None:
-        test, test_left_out = _read_source(test_images, class_names, reading)
+        test, test_left_out = read_source(test_images, class_names, reading)
         test_paths = {image.path for image in test}
         listed = [image for image in listed if image.path not in test_paths]
         listed += [replace(image, image_id=f"{TEST_PREFIX}{image.image_id}", split="test") for image in test]
@@ -89,12 +89,16 @@ def load(
     )
 
 
-def _read_source(
+def read_source(
     source: Path | str, class_names: Sequence[str], reading: Reading
 ) -> tuple[list[ListedImage], dict[str, str]]:
-    """The images of a source, and by id why others are left out."""
+    """The images of a source (see `load`), and by id why others are left out.
+
+    Raises:
+        PipelineError: it holds none, or is broken.
+    """
     if is_address(source):
-        listed, left_out = _read_fetched(fetch(str(source), reading.cache), class_names, reading)
+        listed, left_out = read_fetched(fetch(str(source), reading.cache), class_names, reading)
     else:
         listed, left_out = _read_local(Path(source), class_names, reading)
     if not listed:
@@ -119,7 +123,7 @@ def _read_local(source: Path, class_names: Sequence[str], reading: Reading) -> t
     return found.images, found.left_out
 
 
-def _read_fetched(
+def read_fetched(
     files: Mapping[str, Path], class_names: Sequence[str], reading: Reading
 ) -> tuple[list[ListedImage], dict[str, str]]:
     """The images of what was fetched from an address: shards, or else photos."""

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import sys
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -16,6 +18,8 @@ from pipeline.runs.files import replacing, write_json
 SCHEMES = ("s3", "gs", "gcs", "https", "http")
 BLOCK = 1 << 20
 """Bytes per read."""
+AT_ONCE = 16
+"""Addresses of a list that are asked at a time."""
 _ERRORS = (("botocore.exceptions", "BotoCoreError"), ("aiohttp", "ClientError"), ("gcsfs.retry", "HttpError"))
 """What the packages behind fsspec raise beside OSError."""
 
@@ -25,7 +29,7 @@ def is_address(source: Path | str) -> bool:
     return isinstance(source, str) and "://" in source
 
 
-def fetch(address: str, cache: Path) -> dict[str, Path]:
+def fetch(address: str, cache: Path, *, shown: bool = True) -> dict[str, Path]:
     """The photos, tar and Parquet files at an address, as files on this machine.
 
     Each lies at cache/remote/SHA-256/name, and is fetched again only when the server says that it has changed.
@@ -33,6 +37,7 @@ def fetch(address: str, cache: Path) -> dict[str, Path]:
     Args:
         address: of a file or a folder, which is searched to any depth; `SCHEMES` are known.
         cache: folder.
+        shown: whether a bar is drawn.
 
     Returns:
         Name from the folder's address (of a file, its own) to path, sorted by name.
@@ -58,17 +63,35 @@ def fetch(address: str, cache: Path) -> dict[str, Path]:
         if not found:
             raise PipelineError(f"{address} has no photos, tar or Parquet files. Check the address.")
         index: dict[str, dict[str, Any]] = {}
-        with bar("fetch", len(found)) as progress:
+        with bar("fetch", len(found)) if shown else nullcontext() as progress:
             names = sorted(found)
             for name, entry in zip(
                 names, Prefetch(lambda n: _fetch_one(system, n, found[n], known, cache), names, ahead=32), strict=True
             ):
                 index[name] = entry
-                progress.advance(1)
+                if progress:
+                    progress.advance(1)
     except (OSError, *_more_errors()) as error:
         raise PipelineError(f"{address} could not be fetched ({first_line(error)}). Check it, or run again.") from error
     write_json(index_path, index)
     return {_relative(name, root): cache / "remote" / entry["place"] for name, entry in index.items()}
+
+
+def fetch_each(addresses: Sequence[str], cache: Path) -> dict[str, dict[str, Path] | PipelineError]:
+    """What `fetch` gives of each address, or why it gives nothing; many at a time."""
+
+    def one(address: str) -> dict[str, Path] | PipelineError:
+        try:
+            return fetch(address, cache, shown=False)
+        except PipelineError as error:
+            return error
+
+    with bar("fetch", len(addresses)) as progress:
+        found = {}
+        for address, content in zip(addresses, Prefetch(one, addresses, AT_ONCE), strict=True):
+            found[address] = content
+            progress.advance(1)
+    return found
 
 
 def _list(system: Any, root: str) -> dict[str, Any]:
@@ -100,7 +123,8 @@ def _fetch_one(system: Any, name: str, mark: Any, known: dict[str, Any], cache: 
     if before and mark is not None and before["mark"] == mark and (cache / "remote" / before["place"]).is_file():
         return before
     folder = cache / "remote"
-    arriving = folder / "arriving" / hashlib.sha256(name.encode()).hexdigest()
+    # an address and that of a folder around it may be fetched at the same time
+    arriving = folder / "arriving" / f"{hashlib.sha256(name.encode()).hexdigest()}-{threading.get_ident()}"
     digest = hashlib.sha256()
     with system.open(name, "rb") as source, replacing(arriving, durable=False) as partial, partial.open("wb") as file:
         for block in _blocks(source, name):

@@ -40,6 +40,8 @@ class Row:
     """What the table calls the image."""
     path: Path
     """Its path, relative ones counted from the table's folder."""
+    place: str
+    """What stands for the path in the table; may be an address."""
     labels: np.ndarray | None
     """int8 [C]: 1 present, 0 absent, -1 nothing said; None for an image that is not labelled."""
     split: str | None
@@ -117,7 +119,7 @@ def _row(
     if split not in ("train", "test", "", None):
         raise PipelineError(f"{where} has split {split!r}, expected train or test. Correct it.")
     labels = _entries(row, columns, class_names, where) if columns else _names(row.get(LABELS), class_names, where)
-    return Row(number, Path(name.strip()).as_posix(), folder / file.strip(), labels, split or None)
+    return Row(number, Path(name.strip()).as_posix(), folder / file.strip(), file.strip(), labels, split or None)
 
 
 def _names(cell: Any, class_names: Sequence[str], where: str) -> np.ndarray | None:

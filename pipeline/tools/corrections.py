@@ -43,7 +43,7 @@ def read_answers(path: Path, class_names: Sequence[str]) -> list[Row]:
         if not all(isinstance(name, str) for name in (image_id, *names)):
             raise PipelineError(f"{path} is not a JSON export of Label Studio: {image_id!r} has choices {names!r}.")
     return [
-        Row(number, image_id, Path(image_id), label_row(names, class_names, f"{image_id} in {path}"), None)
+        Row(number, image_id, Path(image_id), image_id, label_row(names, class_names, f"{image_id} in {path}"), None)
         for number, (image_id, names) in enumerate(said.items(), start=1)
     ]
 

@@ -1,44 +1,160 @@
 """A classifier file and photos to labels and scores; needs neither the teacher nor the run."""
 
 import glob
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.classifier.api import Classifier, score_files
-from pipeline.datasets.listing import no_images, scan_folder
+from pipeline.classifier.api import Classifier, Photo, score_photos
+from pipeline.datasets.checks import check_files, read_lines
+from pipeline.datasets.downloads import cache_folder
+from pipeline.datasets.folder import Reading, read_fetched, read_source
+from pipeline.datasets.listing import ListedImage, say_left_out
+from pipeline.datasets.parquet_images import image_column
+from pipeline.datasets.remote import fetch_each, is_address
+from pipeline.datasets.tables import TABLE_SUFFIXES, read_table
 from pipeline.machine.engines import Engine
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import say
+from pipeline.photos.images import UnreadableImage
+from pipeline.photos.video import VIDEO_SUFFIXES, frame_count, frames
 from pipeline.runs.score_table import check_suffix, prediction_frame, print_predictions, write_predictions
 
+STANDARD_INPUT = "-"
 
-def find_images(sources: Sequence[str]) -> list[Path]:
-    """Photos that files, folders (searched to any depth) and globs stand for: each once, in the order given.
+
+@dataclass(frozen=True)
+class Found:
+    """A photo or a video of a source."""
+
+    name: str
+    """In the table."""
+    place: Path | UnreadableImage
+    """The file, or why there is none."""
+
+    @property
+    def is_video(self) -> bool:
+        """Whether it is a video, by its ending."""
+        return isinstance(self.place, Path) and self.place.suffix.lower() in VIDEO_SUFFIXES
+
+
+def find_images(sources: Sequence[str], class_names: Sequence[str] = ()) -> list[Found]:
+    """What sources stand for: each photo and video once, in the order given.
+
+    Args:
+        sources: files, folders (searched to any depth), globs, addresses, lists of paths and addresses (.txt, tables, "-"
+            for standard input), Parquet files with images in them and tars.
+        class_names: of the labels that such a source may hold.
 
     Raises:
-        PipelineError: a source is missing, or a folder has no photo.
+        PipelineError: a source is missing or broken, or a folder has no photo.
     """
-    found: dict[Path, None] = {}
-    for source in sources:
-        matches = matches_of(source)
-        if not matches:
-            raise PipelineError(f"{source} is missing, expected a photo, a folder or a glob. Correct the path.")
-        images = [image for match in matches for image in images_at(Path(match))]
-        if not images:
-            raise no_images(Path(source), {})
-        found |= dict.fromkeys(images)
-    return list(found)
+    named = [entry for source in sources for entry in entries_of(source, class_names)]
+    addresses = list(dict.fromkeys(place for _, place in named if is_address(place)))
+    reading = Reading(unpack_to=cache_folder() / "unpacked")
+    fetched = fetch_each(addresses, reading.cache) if addresses else {}
+    found: dict[str, Found] = {}
+    for name, place in named:
+        if is_address(place):
+            photos = from_address(place, fetched[place], class_names, reading)
+        else:
+            photos = from_path(name, Path(place), class_names, reading)
+        for photo in photos:
+            found.setdefault(photo.name, photo)
+    return list(found.values())
 
 
-def matches_of(source: str) -> list[str]:
-    """What has exactly this name (a photo may be called "[1].jpg"), or else what the glob matches, sorted."""
+def entries_of(source: str, class_names: Sequence[str]) -> list[tuple[str, str]]:
+    """Name and place (a path or an address) of each entry of a list; of any other source, what has this name."""
+    if source == STANDARD_INPUT:
+        return [entry for line in standard_input() for entry in matches_of(line)]
+    found = []
+    for name, place in matches_of(source):
+        listed = None if is_address(place) else list_entries(Path(place), class_names)
+        found += [(name, place)] if listed is None else listed
+    return found
+
+
+def list_entries(path: Path, class_names: Sequence[str]) -> list[tuple[str, str]] | None:
+    """Name and place of each entry of a text file or table; None for what is no list."""
+    suffix = path.suffix.lower()
+    if suffix == ".txt" and path.is_file():
+        lines = [line if is_address(line) else str(path.parent / line) for line in read_lines(path)]
+        return [entry for line in lines for entry in matches_of(line)]
+    if suffix not in TABLE_SUFFIXES or path.is_dir() or (suffix == ".parquet" and image_column(path)):
+        return None
+    rows = read_table(path, class_names)
+    local = [row for row in rows if not is_address(row.place)]
+    if local or not rows:
+        check_files([row.name for row in local], [row.path for row in local], path)
+    return [(row.place, row.place) if is_address(row.place) else (row.name, str(row.path)) for row in rows]
+
+
+def standard_input() -> list[str]:
+    """The lines of standard input without the empty ones."""
+    try:
+        lines = [line.strip() for line in sys.stdin.read().splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise PipelineError(f"standard input is not UTF-8 text ({error.reason}). Write one path per line.") from error
+    if not lines:
+        raise PipelineError("standard input is empty, expected one path or address per line.")
+    return lines
+
+
+def matches_of(source: str) -> list[tuple[str, str]]:
+    """Name and place of what has exactly this name (a photo may be called "[1].jpg"), or else of what the glob matches."""
+    if is_address(source):
+        return [(source, source)]
     # unlike Path.glob, this takes absolute patterns
-    return glob.glob(glob.escape(source)) or sorted(glob.glob(source, recursive=True))  # noqa: PTH207
+    matches = glob.glob(glob.escape(source)) or sorted(glob.glob(source, recursive=True))  # noqa: PTH207
+    if not matches:
+        raise PipelineError(f"{source} is missing, expected a photo, a folder or a glob. Correct the path.")
+    return [(str(Path(match)), match) for match in matches]
 
 
-def images_at(path: Path) -> list[Path]:
-    """The photos below a folder, or the file itself, whatever its ending."""
-    return [path / image.image_id for image in scan_folder(path)] if path.is_dir() else [path]
+def from_path(name: str, path: Path, class_names: Sequence[str], reading: Reading) -> list[Found]:
+    """The photos of a folder or an archive, or the file itself, whatever its ending."""
+    suffix = path.suffix.lower()
+    if not path.is_dir() and suffix != ".tar" and not (suffix == ".parquet" and image_column(path)):
+        return [Found(name, path)]
+    listed, left_out = read_source(path, class_names, reading)
+    say_left_out(left_out, path)
+    return [Found(name_of(image, path), image.path) for image in listed]
+
+
+def name_of(image: ListedImage, folder: Path) -> str:
+    """The path of an image that lies in the folder, the id of one that was unpacked."""
+    path = folder / image.image_id
+    return str(path) if image.path == path.absolute() else image.image_id
+
+
+def from_address(
+    address: str, files: Mapping[str, Path] | PipelineError, class_names: Sequence[str], reading: Reading
+) -> list[Found]:
+    """The photos of what was fetched from an address; one entry that says why where nothing was."""
+    if isinstance(files, PipelineError):
+        return [Found(address, UnreadableImage(str(files)))]
+    listed, left_out = read_fetched(files, class_names, reading)
+    say_left_out(left_out, address)
+    alone = list(files) == [address.rsplit("/", 1)[-1]]
+    return [Found(address if alone else f"{address.rstrip('/')}/{image.image_id}", image.path) for image in listed]
+
+
+def photos_of(found: Sequence[Found], every: float, names: list[str]) -> Iterator[Photo | UnreadableImage]:
+    """The photos and the frames of the videos; the name of each is appended to `names` before."""
+    for each in found:
+        if not each.is_video:
+            names.append(each.name)
+            yield each.place
+            continue
+        try:
+            for time, pixels in frames(each.place, every):
+                names.append(f"{each.name}#t={round(time, 3)}")
+                yield pixels
+        except UnreadableImage as error:
+            names.append(each.name)
+            yield error
 
 
 def run(
@@ -46,6 +162,7 @@ def run(
     sources: Sequence[str],
     out: Path | None,
     *,
+    every: float,
     batch_size: int,
     device: str,
     engine: Engine = "auto",
@@ -54,8 +171,9 @@ def run(
 
     Args:
         classifier_path: file of a classifier.
-        sources: photos, folders and globs.
+        sources: see `find_images`.
         out: CSV, JSON lines or Parquet file; None for standard output.
+        every: seconds between two frames of a video.
         batch_size: photos that go through the network together.
         device: torch device.
         engine: what runs the backbone; see `engines.run_of`.
@@ -66,15 +184,17 @@ def run(
     if out is not None:
         check_suffix(out)
     classifier = Classifier.load(classifier_path, device, engine)
-    paths = find_images(sources)
-    found = score_files(classifier, paths, batch_size)
-    images = [str(paths[row]) for row in found.rows]
-    if not (found.scores >= classifier.thresholds).any():
+    found = find_images(sources, classifier.class_names)
+    total = sum(frame_count(each.place, every) if each.is_video else 1 for each in found)
+    names: list[str] = []
+    scored = score_photos(classifier, photos_of(found, every, names), total, batch_size)
+    images = [names[row] for row in scored.rows]
+    if not (scored.scores >= classifier.thresholds).any():
         say(
-            f"no class reaches its threshold in any photo; the highest score is {found.scores.max():.2f}. The scores "
+            f"no class reaches its threshold in any photo; the highest score is {scored.scores.max():.2f}. The scores "
             f"rank the photos all the same; `ccd calibrate {classifier_path} TABLE` sets thresholds by labelled photos."
         )
-    frame = prediction_frame(images, found.scores, classifier.thresholds, classifier.class_names, key="image")
+    frame = prediction_frame(images, scored.scores, classifier.thresholds, classifier.class_names, key="image")
     if out is None:
         print_predictions(frame)
         return

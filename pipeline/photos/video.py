@@ -1,0 +1,71 @@
+"""Video files to single frames, by PyAV."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.machine.errors import PipelineError, first_line
+from pipeline.photos.images import MAX_PIXELS, UnreadableImage
+
+VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".3gp"))
+
+LOCAL_ONLY = {"protocol_whitelist": "file"}
+"""What calls itself a video may be a list of addresses, which are not to be asked."""
+
+
+def import_av(path: Path) -> Any:
+    """The package PyAV.
+
+    Raises:
+        PipelineError: it is not installed; names the file that needs it.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise PipelineError(f"{path} is a video and needs PyAV. Install it with `pip install '.[video]'`.") from error
+    return av
+
+
+def frame_count(path: Path, every: float) -> int:
+    """About how many frames `frames` gives, by what the file says of itself; 1 where it says nothing."""
+    av = import_av(path)
+    try:
+        with av.open(str(path), options=LOCAL_ONLY) as video:
+            return int((video.duration or 0) / av.time_base / every) + 1
+    except (av.FFmpegError, OSError):
+        return 1
+
+
+def frames(path: Path, every: float) -> Iterator[tuple[float, np.ndarray]]:
+    """A frame every so many seconds, from the first on: its time in seconds, and uint8 [H, W, 3] in RGB, upright.
+
+    Args:
+        path: a video file; its first picture stream counts.
+        every: seconds, above 0; a frame is the first that is shown at or after each multiple.
+
+    Raises:
+        UnreadableImage: the file, or what follows in it, cannot be decoded.
+        PipelineError: PyAV is not installed.
+    """
+    av = import_av(path)
+    try:
+        with av.open(str(path), options=LOCAL_ONLY) as video:
+            if not video.streams.video:
+                raise UnreadableImage(f"{path} has no pictures, expected a video. Take it out.")
+            stream = video.streams.video[0]
+            stream.thread_type = "AUTO"
+            first, number = None, 0
+            for frame in video.decode(stream):
+                first = (frame.time or 0.0) if first is None else first
+                time = (frame.time or 0.0) - first
+                if time < number * every - 1e-6:
+                    continue
+                if frame.width * frame.height > MAX_PIXELS:
+                    raise UnreadableImage(f"{path} has frames above {MAX_PIXELS / 1e6:.0f} megapixels. Scale it down.")
+                yield time, np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+                number = int((time + 1e-6) / every) + 1
+    except (av.FFmpegError, OSError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise UnreadableImage(f"{path} cannot be read as a video: {reason}. Replace it or take it out.") from error
