@@ -62,6 +62,8 @@ def write_run(folder: Path) -> Path:
         is_train=index < TRAIN,
         probabilities=probabilities,
         entropy=entropy,
+        class_on_top=np.ones(TRAIN + TEST, bool),
+        outcomes=3,
         bias=np.float32([0.9, 0.5, 0.7]),
         bias_counts=np.array([4, 3, 0]),
         logit_scale=100.0,
@@ -104,6 +106,9 @@ def write_run(folder: Path) -> Path:
         image_index=owner,
         class_index=np.array([0, 1] * TRAIN),
         probabilities=crops,
+        entropy=-(crops * np.log(crops)).sum(1),
+        class_on_top=np.ones(2 * TRAIN, bool),
+        outcomes=3,
     )
     final = 0.1 + 0.8 * truth[:TRAIN]
     final[0] = [0.4, 0.7, 0.1]  # the truth is cat

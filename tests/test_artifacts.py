@@ -33,26 +33,31 @@ def labels(ids=("a", "b"), classes=("cat", "dog", "cow"), inputs=None, schema="i
 
 def crop_scores(inputs=None, **config):
     return CropScores(
-        provenance=Provenance("crop_scores", 3, config, inputs or {}),
+        provenance=Provenance("crop_scores", 4, config, inputs or {}),
         image_ids=["a", "b"],
         class_names=["cat", "dog", "cow"],
         image_index=np.zeros(0, np.int64),
         class_index=np.zeros(0, np.int64),
         probabilities=np.zeros((0, 3), np.float32),
+        entropy=np.zeros(0, np.float32),
+        class_on_top=np.zeros(0, bool),
+        outcomes=3,
     )
 
 
 def embeddings(**config):
     return Embeddings(
-        provenance=Provenance("embeddings", 2, config, {}),
+        provenance=Provenance("embeddings", 3, config, {}),
         image_ids=["a", "b"],
         class_names=["cat", "dog", "cow"],
         is_train=np.array([True, True]),
         probabilities=np.full((2, 3), 1 / 3, np.float32),
         entropy=np.ones(2, np.float32),
+        class_on_top=np.ones(2, bool),
         bias=np.ones(3, np.float32),
         bias_counts=np.ones(3, np.int64),
         logit_scale=10.0,
+        outcomes=3,
         image_size=32,
         teacher="none",
         teacher_fingerprint="none",

@@ -4,11 +4,12 @@ import torch
 from small import noise_photos
 
 from pipeline.method.crops import grid_boxes, random_boxes, square_boxes, truncated_size, view_size
-from pipeline.method.probabilities import class_probabilities
+from pipeline.method.probabilities import class_logits
 from pipeline.photos.images import cut
 from pipeline.runs.artifacts import Provenance
 from pipeline.runs.pieces import Pieces
 from pipeline.stages import score_crops
+from pipeline.teachers.question import Question
 
 RULES = score_crops.CropRules(32, 0, "bicubic", "bicubic", "snapped")
 
@@ -77,14 +78,14 @@ def test_crops_share_batches_across_photos_and_a_stopped_stage_goes_on(tmp_path,
     boxes = torch.tensor([[0.0, 0, 20, 20], [20, 0, 60, 20], [0, 0, 40, 40], [5, 5, 25, 25], [0, 0, 60, 30]] * 2)
 
     def asked(teacher):
-        return score_crops.CropTeacher(teacher, torch.eye(3), torch.arange(3), 5.0, RULES)
+        return score_crops.CropTeacher(teacher, Question(torch.eye(3), torch.arange(3), torch.eye(3)[:0], 5.0), RULES)
 
     def pieces(name):
         return Pieces(tmp_path / name, Provenance("crop_scores", 1, {}, {}))
 
     alone = torch.cat(
         [
-            class_probabilities(
+            class_logits(
                 MeanTeacher().encode_images(score_crops.crops_of(paths[photo], boxes[n : n + 1], RULES)[0][None]),
                 torch.eye(3),
                 5.0,

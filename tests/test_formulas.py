@@ -28,8 +28,9 @@ def distributions(count, classes, seed=0):
 def of_probabilities():
     images, texts = (torch.from_numpy(draws(n, 5, seed=n)) for n in (4, 3))
     images, texts = (values / values.norm(dim=1, keepdim=True) for values in (images, texts))
-    found = probabilities.class_probabilities(images, texts, 10.0, torch.tensor([0, 1, 1]))
-    return [found, probabilities.entropy(found)]
+    logits = probabilities.class_logits(images, texts, 10.0, torch.tensor([0, 1, 1]))
+    logits = torch.cat([logits, 20 * torch.from_numpy(draws(4, 2, seed=5)) - 10], 1)
+    return [*vars(probabilities.softmax_answers(logits, 2)).values()]
 
 
 def of_labels():

@@ -13,7 +13,7 @@ from pipeline.method.labels import (
     local_scores,
 )
 from pipeline.method.losses import consistency_loss, image_weights, label_loss, training_targets
-from pipeline.method.probabilities import class_probabilities, entropy
+from pipeline.method.probabilities import class_logits, entropy, softmax_answers
 from pipeline.runs.options import EmbedConfig
 
 LIMIT = EmbedConfig.entropy_limit
@@ -174,15 +174,27 @@ def test_an_image_without_crops_keeps_its_initial_labels():
 def test_probabilities_by_hand():
     image = torch.tensor([[1.0, 0.0]])
     text = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    found = class_probabilities(image, text, math.log(3), torch.tensor([0, 1]))
-    torch.testing.assert_close(found, torch.tensor([[0.75, 0.25]]))
+    found = softmax_answers(class_logits(image, text, math.log(3), torch.tensor([0, 1])), 2)
+    torch.testing.assert_close(found.probabilities, torch.tensor([[0.75, 0.25]]))
+    torch.testing.assert_close(found.entropy, torch.tensor([math.log(4) - 0.75 * math.log(3)]))
+    assert found.class_on_top.tolist() == [True]
+
+
+def test_others_take_their_share_and_are_no_output():
+    logits = torch.tensor([[6.0, 3.0, 2.0, 1.0], [1.0, 1.0, 1.0, 5.0]]).log()
+    found = softmax_answers(logits, 2)
+    torch.testing.assert_close(found.probabilities, torch.tensor([[0.5, 0.25], [0.125, 0.125]]))
+    torch.testing.assert_close(
+        found.entropy, entropy(torch.tensor([[6.0, 3, 2, 1], [1, 1, 1, 5]]) / torch.tensor([[12], [8]]))
+    )
+    assert found.class_on_top.tolist() == [True, False]
 
 
 def test_the_best_synonym_scores_its_class():
     image = torch.tensor([[1.0, 0.0]])
     text = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
-    found = class_probabilities(image, text, math.log(3), torch.tensor([0, 0, 1]))
-    torch.testing.assert_close(found, torch.tensor([[0.75, 0.25]]))
+    found = class_logits(image, text, math.log(3), torch.tensor([0, 0, 1]))
+    torch.testing.assert_close(found, torch.tensor([[math.log(3), 0.0]]))
 
 
 def test_entropy_by_hand():

@@ -1,6 +1,7 @@
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -9,8 +10,12 @@ from torch.nn import functional as F
 from torchvision.transforms.functional import pil_to_tensor
 
 from pipeline.classifier import lite
+from pipeline.datasets import demo
 from pipeline.machine.errors import PipelineError
+from pipeline.method.labels import class_bias, confident_images, debias
+from pipeline.runs.options import EmbedConfig
 from pipeline.teachers import Teacher, load_teacher
+from pipeline.teachers.question import EVERYDAY, ask, too_near
 
 VOC = Path(__file__).resolve().parents[2] / "shared/data/VOCdevkit/VOC2012"
 VOC_NAMES = [
@@ -87,6 +92,48 @@ def test_zero_shot_on_real_photos(conse):
         if any(name in found for found in objects)
     ]
     assert sum(precision) / len(precision) > 0.75
+
+
+def question(conse, names, others):
+    return ask(conse, [[name] for name in names], names, "paper", "mean", others)
+
+
+def test_others_near_a_class_are_left_out_whether_texts_are_centred_or_not(conse):
+    names = [WORDS.get(name, name) for name in VOC_NAMES]
+    found = question(conse, names, "everyday")
+    assert {"sky", "water", "road", "grass", "flower"} <= set(found.left_out)
+    assert {"snow", "rock", "forest", "sign"} <= set(found.others) and len(found.others) == 13
+    raw = conse._embed([f"a photo of the {name}" for name in (*names, *EVERYDAY)])  # as CLIP's texts are: all alike
+    assert (raw[20:] @ raw[:20].T).min() > 0.2
+    kept = [name for name, near in zip(EVERYDAY, too_near(raw[:20], raw[20:]), strict=True) if not near]
+    assert kept == found.others
+    assert len(question(conse, ["bird", "cat", "cow", "dog", "horse", "sheep"], "everyday").others) == 29
+
+
+def test_photos_that_show_no_class_get_few_labels(conse):
+    """The demo's cut-outs on grey, of which the classes cover two kinds."""
+    cutouts = [c for split in ("train", "test") for kind in demo.load_cutouts(split).values() for c in kind[:4]]
+    views = [Image.new("RGB", (224, 224), (120, 125, 115)) for _ in cutouts]
+    for view, cutout in zip(views, cutouts, strict=True):
+        sprite = cutout.image.convert("RGBA")
+        sprite.thumbnail((190, 190))
+        view.paste(sprite, (112 - sprite.width // 2, 112 - sprite.height // 2), sprite)
+    images = conse.encode_images(torch.stack([pil_to_tensor(view) for view in views]))
+    shows = np.array([cutout.class_name in ("cattle", "sheep") for cutout in cutouts])
+    assert shows.sum() >= 6 and (~shows).sum() >= 40
+    false, true = {}, {}
+    for others in ("none", "everyday"):
+        asked = question(conse, ["cattle", "sheep", "horse"], others)
+        said = asked.answers(asked.logits(images))
+        probabilities, confident = (
+            said.probabilities.numpy(),
+            confident_images(said.entropy.numpy(), asked.outcomes, EmbedConfig.entropy_limit),
+        )
+        bias, _ = class_bias(probabilities, confident & said.class_on_top.numpy())
+        labels = debias(probabilities, bias) >= 0.5
+        false[others], true[others] = labels[~shows].sum() / (~shows).sum(), labels[shows].any(1).mean()
+    assert false["none"] > 0.6 and false["everyday"] < 0.2 * false["none"]
+    assert true["everyday"] >= true["none"] - 0.15
 
 
 def test_unknown_teacher_is_refused():

@@ -1,7 +1,7 @@
 """The paper's arithmetic, on arrays and without files."""
 
 FORMULAS = {
-    "probabilities": 1,
+    "probabilities": 2,
     "labels": 1,
     "losses": 2,
     "cam": 2,

@@ -1,7 +1,9 @@
 """Embeddings to class probabilities and their entropy, as pure functions of tensors.
 
-N images, C classes, S texts, D embedding size. Equations: CCD (Kim & Shim, CVPR 2025, arXiv 2503.16873).
+N images, C classes, O others, S texts, D embedding size. Equations: CCD (Kim & Shim, CVPR 2025, arXiv 2503.16873).
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,9 +26,27 @@ def class_logits(images: Tensor, texts: Tensor, logit_scale: float, text_class: 
     return best.scatter_reduce(1, text_class.expand_as(logits), logits, reduce="amax")
 
 
-def class_probabilities(images: Tensor, texts: Tensor, logit_scale: float, text_class: Tensor) -> Tensor:
-    """Softmax over the classes of `class_logits`: Tensor[N, C], rows sum to 1."""
-    return class_logits(images, texts, logit_scale, text_class).softmax(dim=1)
+@dataclass(frozen=True)
+class Answers:
+    """What a teacher says of N images."""
+
+    probabilities: Tensor
+    """Tensor[N, C]; what a row lacks to 1 is the share of the others and is not shared out again."""
+    entropy: Tensor
+    """Tensor[N], nats, over classes and others."""
+    class_on_top: Tensor
+    """bool Tensor[N]: a class, and no other, is what the image most likely shows."""
+
+
+def softmax_answers(logits: Tensor, class_count: int) -> Answers:
+    """Softmax over the classes and the others, of which the classes are kept.
+
+    Args:
+        logits: Tensor[N, C + O], the classes first, then O others: what is in photos and is no class.
+        class_count: C.
+    """
+    shares = logits.softmax(dim=1)
+    return Answers(shares[:, :class_count], entropy(shares), shares.argmax(dim=1) < class_count)
 
 
 def entropy(probabilities: Tensor) -> Tensor:

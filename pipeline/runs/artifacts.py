@@ -172,16 +172,26 @@ class Embeddings(Artifact):
     """Unit rows; one per class, or one per synonym."""
     text_class_index: np.ndarray = array("int64", "S", optional=True, index="C")
     """Class of each row of `text`."""
+    other_text: np.ndarray = array("float32", "O", "D", optional=True)
+    """Unit rows, of the others: what joined the softmax and is no class."""
     probabilities: np.ndarray = array("float32", "N", "C", low=0, high=1)
-    """Softmax over the classes; rows sum to 1."""
+    """Softmax over classes and others, the columns of the classes; rows sum to at most 1."""
     entropy: np.ndarray = array("float32", "N", low=0)
-    """Nats, in [0, log C]."""
+    """Nats, in [0, log `outcomes`], over classes and others."""
+    class_on_top: np.ndarray = array("bool", "N")
+    """A class, and none of the others, is the most probable."""
     bias: np.ndarray = array("float32", "C", low=0, high=1)
     """Mean probability where the class is on top of a confident train image; in (0, 1]."""
     bias_counts: np.ndarray = array("int64", "C", low=0)
     """Train images behind each bias; 0 marks a class that got the mean of the others."""
     logit_scale: float
     """s of softmax(s * f . t) behind `probabilities`."""
+    outcomes: int
+    """C and the number of others: how many the softmax chose among."""
+    others: str = ""
+    """Names of the others, joined by ", "."""
+    others_left_out: str = ""
+    """Names of those that are too near a class, joined by ", "."""
     image_size: int
     """Side in pixels of the squashed global view; 0 where precomputed scores were given."""
     teacher: str
@@ -306,7 +316,13 @@ class CropScores(Artifact):
     class_index: np.ndarray = array("int64", "M", low=-1, index="C")
     """Class that the crop was cut for, as in `boxes.h5`."""
     probabilities: np.ndarray = array("float32", "M", "C", low=0, high=1)
-    """Softmax over the classes; rows sum to 1."""
+    """As in `embeddings.h5`."""
+    entropy: np.ndarray = array("float32", "M", low=0)
+    """Nats, over classes and others."""
+    class_on_top: np.ndarray = array("bool", "M")
+    """A class, and none of the others, is the most probable."""
+    outcomes: int
+    """C and the number of others."""
 
     def frame(self) -> "pd.DataFrame":
         """Probabilities, one row per crop: index image id, one column per class."""

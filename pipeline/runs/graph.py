@@ -153,11 +153,11 @@ BY_PEOPLE = {"corrections.h5": "import-labels"}
 VERSIONS = {
     "manifest": 2,
     "ground_truth": 2,
-    "embeddings": 2,
+    "embeddings": 3,
     "initial_labels": 1,
     "warmup": 3,
     "boxes": 1,
-    "crop_scores": 3,
+    "crop_scores": 4,
     "corrections": 1,
     "final_labels": 1,
     "classifier": 3,

@@ -81,10 +81,15 @@ class EmbedConfig(Config):
     )
     templates: str = option("paper", "prompt templates: paper, openai-imagenet-80, or a sentence with {} for the class")
     synonyms: Literal["mean", "max"] = option("mean", "how the names of one class are combined")
+    others: str = option(
+        "everyday",
+        "what photos show that is no class, joins the softmax and is never a label: names joined by commas; everyday: "
+        "30 scenes and materials that ship; none (paper)",
+    )
     logit_scale: float = option(0.0, "s of softmax(s f.t); 0: the teacher's own (CLIP: 100)", min=0.0, max=1000.0)
     entropy_limit: float = option(
         0.668,
-        "largest entropy of a confident image, as a share of log C (paper: 2 nats, the same at its 20 classes)",
+        "largest entropy of a confident image, as a share of log(C + others) (paper: 2 nats, the same at its 20 classes)",
         min=0.0,
         max=1.0,
     )

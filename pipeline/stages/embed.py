@@ -1,12 +1,11 @@
 """Images and class names to class probabilities, entropy and bias; the teacher is asked about each photo once."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pipeline.classifier.inference import image_batches
 from pipeline.datasets.class_names import display_names
@@ -14,7 +13,7 @@ from pipeline.machine import distributed
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import say
 from pipeline.method.labels import class_bias, confident_images
-from pipeline.method.probabilities import class_probabilities, entropy
+from pipeline.method.probabilities import Answers, entropy
 from pipeline.photos.prefetch import chunks
 from pipeline.runs.artifacts import Embeddings, Provenance, write
 from pipeline.runs.folders import run_folder
@@ -25,32 +24,18 @@ from pipeline.runs.pieces import Pieces, work_in_pieces
 from pipeline.teachers import Teacher, load_teacher
 from pipeline.teachers.encoding import ViewRules, find_batch_size
 from pipeline.teachers.precomputed import align, read_precomputed
-from pipeline.teachers.prompts import check_embeddings, class_embeddings, find_templates
+from pipeline.teachers.question import Question, ask
 
 PIECE = 256
 """Images between two savings of unfinished work."""
 
 
 @dataclass(frozen=True)
-class Texts:
-    """The classes as the teacher knows them."""
-
-    text: Tensor
-    """float32 Tensor[S, D], unit rows."""
-    text_class: Tensor
-    """int64 Tensor[S], class of each text."""
-    logit_scale: float
-
-
-@dataclass(frozen=True)
-class Answers:
+class Found:
     """What a teacher, or a file in its place, says of N images."""
 
-    probabilities: np.ndarray
-    """float32 [N, C]."""
-    entropy: np.ndarray
-    """float32 [N], nats."""
-    texts: Texts | None
+    answers: Answers
+    question: Question | None
     """None where only probabilities were given."""
     image_size: int
     """Side of the squashed global view; 0 where precomputed scores were given."""
@@ -83,29 +68,22 @@ def embed_images(
     return len(wanted)
 
 
-def answer(images: Iterator[np.ndarray], texts: Texts) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities float32 [N, C] and their entropy float32 [N], in nats, of image embeddings that come in blocks."""
-    probabilities, entropies = [], []
-    for block in images:
-        found = class_probabilities(torch.from_numpy(block), texts.text, texts.logit_scale, texts.text_class)
-        probabilities.append(found.numpy())
-        entropies.append(entropy(found).numpy())
-    return np.concatenate(probabilities), np.concatenate(entropies)
+def answer(images: Iterator[np.ndarray], question: Question) -> Answers:
+    """The answers of image embeddings that come in blocks."""
+    found = [question.answers(question.logits(torch.from_numpy(block))) for block in images]
+    return Answers(*(torch.cat([getattr(each, item.name) for each in found]) for item in fields(Answers)))
 
 
-def embed_classes(teacher: Teacher, manifest: Manifest, config: EmbedConfig) -> tuple[Tensor, Tensor]:
-    """Text embeddings Tensor[S, D] of the classes, and int64 Tensor[S], the class of each."""
+def ask_about_classes(teacher: Teacher, manifest: Manifest, config: EmbedConfig, logit_scale: float) -> Question:
+    """The question about the classes of a manifest; a scale of 0 is the teacher's own."""
     names = display_names(manifest.class_names, manifest.display_names)
-    text, text_class = class_embeddings(teacher, names, find_templates(config.templates), config.synonyms)
-    check_embeddings(text, text_class, manifest.class_names)
-    return text.float().cpu(), text_class.cpu()
+    return ask(teacher, names, manifest.class_names, config.templates, config.synonyms, config.others, logit_scale)
 
 
-def ask_teacher(folder: Path, manifest: Manifest, config: EmbedConfig, device: str, pieces: Pieces) -> Answers:
+def ask_teacher(folder: Path, manifest: Manifest, config: EmbedConfig, device: str, pieces: Pieces) -> Found:
     """Embed the classes, and the images that the teacher has not seen yet."""
     teacher = load_teacher(config.teacher, device, config.precision, rules=ViewRules.of(vars(config)))
-    text, text_class = embed_classes(teacher, manifest, config)
-    texts = Texts(text, text_class, config.logit_scale or teacher.logit_scale)
+    question = ask_about_classes(teacher, manifest, config, config.logit_scale)
     size = config.image_size or teacher.input_size
     precision = str(getattr(teacher, "dtype", torch.float32)).removeprefix("torch.")
     key = StoreKey(teacher.fingerprint, size, precision)
@@ -126,11 +104,11 @@ def ask_teacher(folder: Path, manifest: Manifest, config: EmbedConfig, device: s
     distributed.barrier()  # the first process has written what all read
     if unseen < len(manifest.digests):
         say(f"{store.path}: {unseen} of {len(manifest.digests)} images were new to the teacher.")
-    probabilities, entropies = answer(ImageStore(folder, key).blocks(manifest.digests), texts)
-    return Answers(probabilities, entropies, texts, size, teacher.fingerprint)
+    answers = answer(ImageStore(folder, key).blocks(manifest.digests), question)
+    return Found(answers, question, size, teacher.fingerprint)
 
 
-def take_precomputed(manifest: Manifest, config: EmbedConfig, device: str) -> Answers:
+def take_precomputed(manifest: Manifest, config: EmbedConfig, device: str) -> Found:
     """Scores that someone else computed; classes without a text embedding are embedded by the teacher."""
     is_train = (manifest.images["split"] == "train").tolist()
     read = read_precomputed(Path(config.precomputed).expanduser())
@@ -138,18 +116,36 @@ def take_precomputed(manifest: Manifest, config: EmbedConfig, device: str) -> An
     known = None if found.known is None else found.known.numpy()
     if known is not None:
         say(f"{config.precomputed} has no scores of {(~known).sum()} test images, so the teacher is not measured.")
+    if found.probabilities is not None or found.text is not None:
+        refuse_others(config)
     if found.probabilities is not None:
-        entropies = entropy(found.probabilities).numpy()
-        return Answers(found.probabilities.numpy(), entropies, None, 0, found.fingerprint, known)
-    text, text_class, scale = found.text, torch.arange(len(manifest.class_names)), found.logit_scale
-    if text is None or scale is None:
+        on_top = torch.ones(len(found.probabilities), dtype=torch.bool)
+        answers = Answers(found.probabilities, entropy(found.probabilities), on_top)
+        return Found(answers, None, 0, found.fingerprint, known)
+    scale = config.logit_scale or found.logit_scale
+    if found.text is None or scale is None:
         teacher = load_teacher(config.teacher, device, config.precision)
         scale = scale or teacher.logit_scale
-    if text is None:
-        text, text_class = embed_classes(teacher, manifest, config)
-    texts = Texts(text, text_class, config.logit_scale or scale)
+    if found.text is None:
+        question = ask_about_classes(teacher, manifest, config, scale)
+    else:
+        question = Question(found.text, torch.arange(len(found.text)), found.text[:0], scale)
     blocks = (block.numpy() for block in found.image.split(BLOCK))
-    return Answers(*answer(blocks, texts), texts, 0, found.fingerprint, known)
+    return Found(answer(blocks, question), question, 0, found.fingerprint, known)
+
+
+def refuse_others(config: EmbedConfig) -> None:
+    """Say that others cannot join what was computed without them.
+
+    Raises:
+        PipelineError: they were asked for by name.
+    """
+    if config.others == "none":
+        return
+    reason = f"{config.precomputed} has the classes' own scores or texts, which nothing else can join"
+    if config.others != EmbedConfig.others:
+        raise PipelineError(f"{reason}, but others is {config.others!r}. Use `--others none`, or a teacher.")
+    say(f"{reason}: photos that show none of the classes are labelled as if they did.")
 
 
 def run(folder: Path, config: EmbedConfig, origin: Provenance, *, device: str, fresh: bool) -> None:
@@ -158,16 +154,18 @@ def run(folder: Path, config: EmbedConfig, origin: Provenance, *, device: str, f
     manifest = read_manifest(folder)
     pieces = Pieces(path, origin, fresh=fresh)
     if config.precomputed:
-        answers = take_precomputed(manifest, config, device)
+        found = take_precomputed(manifest, config, device)
     else:
-        answers = ask_teacher(folder, manifest, config, device, pieces)
+        found = ask_teacher(folder, manifest, config, device, pieces)
     if not distributed.is_main():
         return
     is_train = manifest.images["split"].to_numpy() == "train"
-    train = answers.probabilities[is_train]
-    confident = confident_images(answers.entropy[is_train], train.shape[1], config.entropy_limit)
-    bias, counts = class_bias(train, confident, config.bias_shrinkage)
-    texts = answers.texts
+    question = found.question
+    probabilities, entropies, class_on_top = (values.numpy() for values in vars(found.answers).values())
+    outcomes = probabilities.shape[1] if question is None else question.outcomes
+    train = probabilities[is_train]
+    confident = confident_images(entropies, outcomes, config.entropy_limit)
+    bias, counts = class_bias(train, (confident & class_on_top)[is_train], config.bias_shrinkage)
     write(
         path,
         Embeddings(
@@ -175,21 +173,36 @@ def run(folder: Path, config: EmbedConfig, origin: Provenance, *, device: str, f
             image_ids=manifest.image_ids,
             class_names=manifest.class_names,
             is_train=is_train,
-            known=answers.known,
-            text=None if texts is None else texts.text.numpy(),
-            text_class_index=None if texts is None else texts.text_class.numpy(),
-            probabilities=answers.probabilities,
-            entropy=answers.entropy,
+            known=found.known,
+            text=None if question is None else question.text.numpy(),
+            text_class_index=None if question is None else question.text_class.numpy(),
+            other_text=None if question is None else question.other_text.numpy(),
+            probabilities=probabilities,
+            entropy=entropies,
+            class_on_top=class_on_top,
             bias=bias,
             bias_counts=counts,
-            logit_scale=0.0 if texts is None else texts.logit_scale,
-            image_size=answers.image_size,
+            logit_scale=0.0 if question is None else question.logit_scale,
+            outcomes=outcomes,
+            others="" if question is None else ", ".join(question.others),
+            others_left_out="" if question is None else ", ".join(question.left_out),
+            image_size=found.image_size,
             teacher=config.teacher,
-            teacher_fingerprint=answers.fingerprint,
+            teacher_fingerprint=found.fingerprint,
         ),
     )
     pieces.remove()
+    if question is not None:
+        report_others(path, question)
     report(path, manifest.class_names, bias, counts)
+
+
+def report_others(path: Path, question: Question) -> None:
+    """Say what joined the softmax beside the classes, and what is too near one."""
+    if question.others:
+        say(f"{path}: beside the classes the teacher chose among {', '.join(question.others)}.")
+    if question.left_out:
+        say(f"too near a class to join them: {', '.join(question.left_out)}.")
 
 
 def report(path: Path, class_names: list[str], bias: np.ndarray, counts: np.ndarray) -> None:

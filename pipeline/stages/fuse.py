@@ -69,10 +69,9 @@ def crop_bias(crops: CropScores, embeddings: Embeddings) -> np.ndarray:
 
     Another teacher's bias says nothing of this one. The paper has one teacher and does not need this.
     """
-    terms = crops.probabilities * np.log(np.maximum(crops.probabilities, np.finfo(np.float32).tiny))
     limit = embeddings.provenance.config["entropy_limit"]
-    confident = confident_images(-terms.sum(1), len(crops.class_names), limit)
-    return class_bias(crops.probabilities, confident)[0]
+    confident = confident_images(crops.entropy, crops.outcomes, limit)
+    return class_bias(crops.probabilities, confident & crops.class_on_top)[0]
 
 
 def run(folder: Path, config: FuseConfig, origin: Provenance) -> None:

@@ -24,7 +24,7 @@ def run(folder: Path, config: InitLabelsConfig, origin: Provenance) -> None:
         scores = truth.labels[train].clip(0).astype(np.float32)
     labels = clamp_labels(scores)
     limit = embeddings.provenance.config["entropy_limit"]
-    confident = confident_images(embeddings.entropy[train], len(embeddings.class_names), limit)
+    confident = confident_images(embeddings.entropy[train], embeddings.outcomes, limit)
     image_ids = [i for i, keep in zip(embeddings.image_ids, train, strict=True) if keep]
     write(
         path,

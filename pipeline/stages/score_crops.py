@@ -13,7 +13,7 @@ from pipeline.machine import distributed
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import say
 from pipeline.method.crops import square_boxes, truncated_size, view_size
-from pipeline.method.probabilities import class_probabilities
+from pipeline.method.probabilities import Answers, softmax_answers
 from pipeline.photos.images import cut, load_image
 from pipeline.photos.prefetch import Prefetch, chunks, default_workers
 from pipeline.photos.squash import cut_bilinear, load_view
@@ -24,7 +24,7 @@ from pipeline.runs.options import ScoreCropsConfig
 from pipeline.runs.pieces import Pieces, work_in_pieces
 from pipeline.teachers import Teacher, load_teacher
 from pipeline.teachers.encoding import ViewRules, encode_stream, find_batch_size
-from pipeline.teachers.prompts import class_embeddings, find_templates
+from pipeline.teachers.question import Question, ask
 
 PIECE = 64
 """Images whose crops are saved together."""
@@ -77,11 +77,7 @@ class CropTeacher:
     """Who is asked about crops, and how."""
 
     teacher: Teacher
-    text: Tensor
-    """float32 Tensor[S, D], unit rows."""
-    text_class: Tensor
-    """int64 Tensor[S]."""
-    logit_scale: float
+    question: Question
     rules: CropRules
 
 
@@ -93,7 +89,7 @@ def score_crops(
     batch_size: int,
     pieces: Pieces,
 ) -> np.ndarray:
-    """Probabilities of every crop; the processes of torchrun share the work, and each returns all of them.
+    """Logits of every crop; the processes of torchrun share the work, and each returns all of them.
 
     Args:
         asked: who is asked.
@@ -104,7 +100,7 @@ def score_crops(
         pieces: unfinished work.
 
     Returns:
-        float32 [M, C].
+        float32 [M, C + O], of the classes and the others.
     """
     rows = chunks(len(paths), PIECE)
     first = torch.searchsorted(owner, torch.arange(len(paths) + 1)).tolist()  # crop of each photo
@@ -127,8 +123,7 @@ def score_crops(
             yield np.array(crops), image.numpy()
 
     def compare(image: np.ndarray) -> np.ndarray:
-        found = class_probabilities(torch.from_numpy(image), asked.text, asked.logit_scale, asked.text_class)
-        return found.numpy()
+        return asked.question.logits(torch.from_numpy(image)).numpy()
 
     return work_in_pieces("score-crops", counts, pieces, score, compare)
 
@@ -170,14 +165,13 @@ def crop_teacher(
     made = embeddings.provenance.config
     if not config.teacher:
         teacher = same_teacher(embeddings, path, device)
-        text, text_class = torch.from_numpy(embeddings.text), torch.from_numpy(embeddings.text_class_index)
-        rules = crop_rules(config, embeddings.image_size, made["squash"])
-        return CropTeacher(teacher, text, text_class, embeddings.logit_scale, rules)
+        texts = (embeddings.text, embeddings.text_class_index, embeddings.other_text)
+        question = Question(*map(torch.from_numpy, texts), embeddings.logit_scale)
+        return CropTeacher(teacher, question, crop_rules(config, embeddings.image_size, made["squash"]))
     teacher = load_teacher(config.teacher, device, made["precision"], rules=ViewRules.of(made))
     names = display_names(manifest.class_names, manifest.display_names)
-    text, text_class = class_embeddings(teacher, names, find_templates(made["templates"]), made["synonyms"])
-    rules = crop_rules(config, teacher.input_size, made["squash"])
-    return CropTeacher(teacher, text.float().cpu(), text_class.cpu(), teacher.logit_scale, rules)
+    question = ask(teacher, names, manifest.class_names, made["templates"], made["synonyms"], made["others"])
+    return CropTeacher(teacher, question, crop_rules(config, teacher.input_size, made["squash"]))
 
 
 def crop_rules(config: ScoreCropsConfig, view_side: int, squash: str) -> CropRules:
@@ -186,7 +180,7 @@ def crop_rules(config: ScoreCropsConfig, view_side: int, squash: str) -> CropRul
     return CropRules(config.view_size or view_side, cut_side, squash, config.resampling, config.sides)
 
 
-def ask(
+def ask_about_crops(
     embeddings: Embeddings,
     train: Manifest,
     boxes: Boxes,
@@ -194,10 +188,11 @@ def ask(
     pieces: Pieces,
     folder: Path,
     device: str,
-) -> np.ndarray:
-    """Probabilities float32 [M, C] of the crops of all boxes; a run without boxes asks nobody."""
+) -> tuple[Answers, int]:
+    """What the teacher says of the crops of all boxes, and among how many it chose; a run without boxes asks nobody."""
     if not len(boxes.box):
-        return np.zeros((0, len(boxes.class_names)), np.float32)
+        class_count = len(boxes.class_names)
+        return softmax_answers(torch.zeros(0, class_count), class_count), class_count
     owner, crop_boxes = torch.from_numpy(boxes.image_index), torch.from_numpy(boxes.box)
     sizes = torch.from_numpy(train.sizes)[owner]
     if config.shape == "square":
@@ -206,7 +201,8 @@ def ask(
     crop_boxes = asked.rules.boxes_to_cut(crop_boxes, sizes)
     largest = (asked.rules.long_side, asked.rules.long_side)
     batch_size = config.batch_size or find_batch_size(asked.teacher.encode_images, largest, device)
-    return score_crops(asked, train.paths, owner, crop_boxes, batch_size, pieces)
+    logits = score_crops(asked, train.paths, owner, crop_boxes, batch_size, pieces)
+    return asked.question.answers(torch.from_numpy(logits)), asked.question.outcomes
 
 
 def run(folder: Path, config: ScoreCropsConfig, origin: Provenance, *, device: str, fresh: bool) -> None:
@@ -217,7 +213,7 @@ def run(folder: Path, config: ScoreCropsConfig, origin: Provenance, *, device: s
     boxes: Boxes = read_arrays(folder / "boxes.h5")
     check_same_images(boxes, train, folder / "boxes.h5", folder / "manifest.csv")
     pieces = Pieces(path, origin, fresh=fresh)
-    probabilities = ask(embeddings, train, boxes, config, pieces, folder, device)
+    answers, outcomes = ask_about_crops(embeddings, train, boxes, config, pieces, folder, device)
     if not distributed.is_main():
         return
     write(
@@ -228,7 +224,10 @@ def run(folder: Path, config: ScoreCropsConfig, origin: Provenance, *, device: s
             class_names=boxes.class_names,
             image_index=boxes.image_index,
             class_index=boxes.class_index,
-            probabilities=probabilities,
+            probabilities=answers.probabilities.numpy(),
+            entropy=answers.entropy.numpy(),
+            class_on_top=answers.class_on_top.numpy(),
+            outcomes=outcomes,
         ),
     )
     pieces.remove()

@@ -261,7 +261,8 @@ def class_columns(artifact: Artifact) -> dict[str, np.ndarray]:
     class_count = len(artifact.class_names)
     match artifact:
         case Embeddings():
-            top = np.bincount(artifact.probabilities[artifact.is_train].argmax(1), minlength=class_count)
+            on_top = artifact.is_train & artifact.class_on_top
+            top = np.bincount(artifact.probabilities[on_top].argmax(1), minlength=class_count)
             return {
                 "bias": artifact.bias,
                 "confident images on top": artifact.bias_counts,
@@ -279,13 +280,9 @@ def class_columns(artifact: Artifact) -> dict[str, np.ndarray]:
             known = artifact.class_index[artifact.class_index >= 0]
             return {"boxes": np.bincount(known, minlength=class_count)}
         case CropScores():
-            top = (
-                np.bincount(artifact.probabilities.argmax(1), minlength=class_count)
-                if len(artifact.probabilities)
-                else None
-            )
+            top = artifact.probabilities[artifact.class_on_top].argmax(1)
             return {
-                "crops on top": np.zeros(class_count, int) if top is None else top,
+                "crops on top": np.bincount(top, minlength=class_count),
                 "crops cut for it": np.bincount(artifact.class_index[artifact.class_index >= 0], minlength=class_count),
             }
         case Corrections():

@@ -110,12 +110,15 @@ def test_fusion_with_and_without_boxes():
     initial, bias = rng.random((4, 5)).astype(np.float32), rng.uniform(0.5, 1, 5).astype(np.float32)
     owner = np.array([0, 0, 0, 1, 3, 3])
     crops = CropScores(
-        provenance=Provenance("crop_scores", 3, {}, {}),
+        provenance=Provenance("crop_scores", 4, {}, {}),
         image_ids=list("abcd"),
         class_names=list("vwxyz"),
         image_index=owner,
         class_index=np.zeros(6, dtype=np.int64),
         probabilities=rng.random((6, 5)).astype(np.float32),
+        entropy=np.zeros(6, np.float32),
+        class_on_top=np.ones(6, bool),
+        outcomes=5,
     )
     config = FuseConfig(ratio=0.2, votes="all", boxless="erase")
     found = fuse(initial, crops, bias, 1.0, config).labels

@@ -1,0 +1,137 @@
+"""What a teacher is asked about images: the classes and what else they may show, as texts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.machine.errors import PipelineError
+from pipeline.method.probabilities import Answers, class_logits, softmax_answers
+from pipeline.teachers.prompts import check_embeddings, class_embeddings, find_templates
+from pipeline.teachers.teacher import Teacher
+
+EVERYDAY = (
+    *("sky", "cloud", "grass", "field", "tree", "forest", "flower", "water", "lake", "river", "sea", "beach", "sand"),
+    *("snow", "rock", "soil", "desert", "road", "street", "pavement", "fence", "wall", "floor", "ceiling", "carpet"),
+    *("curtain", "stairs", "fire", "statue", "sign"),
+)
+"""Scenes and materials. Things one would label (food, computer, building) cost mAP as others on VOC, these do not."""
+
+TOO_NEAR = 0.15
+"""Centred cosine with a class from which on an other is left out: photos of the class would be given to it."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """Texts that images are compared with, and how the comparison becomes an answer."""
+
+    text: Tensor
+    """float32 Tensor[S, D], unit rows, of the classes."""
+    text_class: Tensor
+    """int64 Tensor[S], class of each text."""
+    other_text: Tensor
+    """float32 Tensor[O, D], unit rows, of the others."""
+    logit_scale: float
+    others: Sequence[str] = ()
+    """O names."""
+    left_out: Sequence[str] = ()
+    """Others that are too near a class."""
+
+    @property
+    def class_count(self) -> int:
+        """C."""
+        return int(self.text_class.max()) + 1
+
+    @property
+    def outcomes(self) -> int:
+        """C + O, among which the teacher chooses."""
+        return self.class_count + len(self.other_text)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Tensor[N, C + O] of image embeddings Tensor[N, D] with unit rows."""
+        texts = torch.cat([self.text, self.other_text])
+        numbers = torch.arange(self.class_count, self.outcomes)
+        return class_logits(images, texts, self.logit_scale, torch.cat([self.text_class, numbers]))
+
+    def answers(self, logits: Tensor) -> Answers:
+        """What the teacher says of the images behind `logits`."""
+        return softmax_answers(logits, self.class_count)
+
+
+def find_others(given: str) -> tuple[str, ...]:
+    """Names of others: the shipped ones for "everyday", nothing for "none", else the names that commas join.
+
+    Raises:
+        PipelineError: there is no name.
+    """
+    if given in ("everyday", "none"):
+        return EVERYDAY if given == "everyday" else ()
+    names = tuple(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
+    if not names:
+        raise PipelineError(f"others is {given!r}, expected everyday, none, or names joined by commas.")
+    return names
+
+
+def ask(
+    teacher: Teacher,
+    names: Sequence[Sequence[str]],
+    class_names: Sequence[str],
+    templates: str,
+    synonyms: str,
+    others: str,
+    logit_scale: float = 0.0,
+) -> Question:
+    """The question that a teacher is asked.
+
+    Args:
+        teacher: embeds the texts.
+        names: C lists of synonyms.
+        class_names: C names, for errors.
+        templates: see `find_templates`; the others take the same.
+        synonyms: see `class_embeddings`.
+        others: see `find_others`.
+        logit_scale: 0 for the teacher's own.
+
+    Raises:
+        PipelineError: the teacher cannot tell two classes apart.
+    """
+    sentences = find_templates(templates)
+    text, text_class = class_embeddings(teacher, names, sentences, synonyms)
+    check_embeddings(text, text_class, class_names)
+    text = text.float().cpu()
+    found = find_others(others)
+    other_text = text[:0]
+    if found:
+        other_text = class_embeddings(teacher, [[name] for name in found], sentences)[0].float().cpu()
+    near = too_near(text, other_text)
+    return Question(
+        text,
+        text_class.cpu(),
+        other_text[~near],
+        logit_scale or teacher.logit_scale,
+        [name for name, out in zip(found, near, strict=True) if not out],
+        [name for name, out in zip(found, near, strict=True) if out],
+    )
+
+
+def too_near(text: Tensor, other_text: Tensor) -> Tensor:
+    """Which others are so near a class that they would take its photos.
+
+    Cosines of texts around a centre: a teacher's texts share a direction, CLIP's more than `conse`'s, and only what is left
+    without it tells them apart. The centre lies half-way between the mean class and the mean other, so that neither
+    pulls it to itself by being many.
+
+    Args:
+        text: float32 Tensor[S, D], unit rows, of the classes.
+        other_text: float32 Tensor[O, D], unit rows.
+
+    Returns:
+        bool Tensor[O].
+    """
+    if not len(other_text):
+        return torch.zeros(0, dtype=torch.bool)
+    centre = (text.mean(0) + other_text.mean(0)) / 2
+    classes, others = (F.normalize(rows - centre, dim=1) for rows in (text, other_text))
+    return (others @ classes.T).amax(1) >= TOO_NEAR
