@@ -47,7 +47,7 @@ class ColourTeacher:
     name = "colour"
     fingerprint = "colour-1"
     logit_scale = 20.0
-    logit_bias = 0.0
+    logit_bias = None
     input_size = 32
 
     def encode_images(self, images):

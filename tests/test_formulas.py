@@ -30,7 +30,8 @@ def of_probabilities():
     images, texts = (values / values.norm(dim=1, keepdim=True) for values in (images, texts))
     logits = probabilities.class_logits(images, texts, 10.0, torch.tensor([0, 1, 1]))
     logits = torch.cat([logits, 20 * torch.from_numpy(draws(4, 2, seed=5)) - 10], 1)
-    return [*vars(probabilities.softmax_answers(logits, 2)).values()]
+    found = [probabilities.softmax_answers(logits, 2), probabilities.sigmoid_answers(logits)]
+    return [value for each in found for value in vars(each).values()]
 
 
 def of_labels():

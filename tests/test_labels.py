@@ -13,7 +13,7 @@ from pipeline.method.labels import (
     local_scores,
 )
 from pipeline.method.losses import consistency_loss, image_weights, label_loss, training_targets
-from pipeline.method.probabilities import class_logits, entropy, softmax_answers
+from pipeline.method.probabilities import class_logits, entropy, sigmoid_answers, softmax_answers
 from pipeline.runs.options import EmbedConfig
 
 LIMIT = EmbedConfig.entropy_limit
@@ -188,6 +188,21 @@ def test_others_take_their_share_and_are_no_output():
         found.entropy, entropy(torch.tensor([[6.0, 3, 2, 1], [1, 1, 1, 5]]) / torch.tensor([[12], [8]]))
     )
     assert found.class_on_top.tolist() == [True, False]
+
+
+def test_sigmoids_by_hand():
+    """0.8, 0.2 and 0.25 of four; a row of small probabilities in the same proportions has the same entropy."""
+    odds = torch.tensor([[4.0, 0.25, 1 / 3, 1e-6], [1e-3, 1e-9, 1e-9, 1e-9]])
+    found = sigmoid_answers(odds.log())
+    torch.testing.assert_close(found.probabilities[0, :3], torch.tensor([0.8, 0.2, 0.25]))
+    torch.testing.assert_close(found.entropy[:1], entropy(torch.tensor([[0.64, 0.16, 0.2]])), atol=1e-4, rtol=0)
+    assert found.entropy[1] < 1e-4 and found.class_on_top.tolist() == [True, False]
+
+
+def test_sigmoids_that_underflow_have_an_entropy():
+    found = sigmoid_answers(torch.tensor([[-200.0, -200.0], [-300.0, -200.0]]))
+    torch.testing.assert_close(found.entropy, torch.tensor([math.log(2), 0.0]))
+    assert not found.class_on_top.any()
 
 
 def test_the_best_synonym_scores_its_class():

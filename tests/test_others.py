@@ -124,7 +124,7 @@ def test_scores_of_a_file_cannot_be_joined(run, tmp_path, shown, others, expecte
         file["probabilities"] = known.probabilities
     code, output = invoke("embed", "--run", run, "--precomputed", tmp_path / "scores.h5", "--others", others)
     assert code == expected, output
-    assert ("which nothing else can join" in output) == (others != "none")
+    assert ("scores or texts of the classes alone" in output) == (others != "none")
     if not expected:
         after = read(run / "embeddings.h5")
         assert (after.outcomes, after.others) == (3, "") and after.class_on_top.all()

@@ -10,6 +10,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from pipeline.machine.errors import PipelineError
 from pipeline.teachers import Teacher, load_teacher
+from pipeline.teachers.question import ask
 
 open_clip = pytest.importorskip("open_clip")
 from open_clip.transform import PreprocessCfg, image_transform_v2  # noqa: E402
@@ -44,7 +45,7 @@ def test_embeddings_equal_the_package(tmp_path):
     model = save_model(tmp_path)
     teacher = load_teacher(f"open_clip:local-dir:{tmp_path}")
     assert isinstance(teacher, Teacher)
-    assert (teacher.input_size, teacher.logit_bias) == (32, 0.0)
+    assert (teacher.input_size, teacher.logit_bias) == (32, None)
     assert teacher.logit_scale == pytest.approx(1 / 0.07)
     torch.manual_seed(1)
     noise = torch.randint(256, (45, 61, 3), dtype=torch.uint8)
@@ -68,6 +69,24 @@ def test_sigmoid_models_state_scale_and_bias(tmp_path):
         logits = model.get_logits((image / 255 - mean) / std, open_clip.tokenize(["a cat", "a dog"]))[0]
     cosines = teacher.encode_images(image) @ teacher.encode_texts(["a cat", "a dog"]).T
     torch.testing.assert_close(teacher.logit_scale * cosines + teacher.logit_bias, logits, atol=1e-4, rtol=0)
+
+
+def test_classes_of_a_sigmoid_model_are_scored_as_the_package_does_each_on_its_own(tmp_path):
+    model = save_model(tmp_path, **SIGLIP)
+    teacher = load_teacher(f"open_clip:local-dir:{tmp_path}")
+    names, others = ["cat", "dog", "cow"], "sky,rock"
+    asked = ask(teacher, [[name] for name in names], names, "a {}", "mean", others)
+    assert asked.outcomes == 3 and asked.others == []
+    images = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(PREPROCESSING[key]).view(3, 1, 1) for key in ("mean", "std"))
+    with torch.no_grad():
+        logits = model.get_logits((images / 255 - mean) / std, open_clip.tokenize([f"a {name}" for name in names]))[0]
+    image = teacher.encode_images(images)
+    torch.testing.assert_close(asked.answers(asked.logits(image)).probabilities, logits.sigmoid(), atol=1e-5, rtol=1e-3)
+    fewer = ask(teacher, [["cat"], ["dog"]], names[:2], "a {}", "mean", "none")  # a class less changes no other
+    torch.testing.assert_close(fewer.logits(image), asked.logits(image)[:, :2])
+    doubled = ask(teacher, [[name] for name in names], names, "a {}", "mean", "none", 2 * teacher.logit_scale)
+    torch.testing.assert_close(doubled.logits(image), 2 * asked.logits(image))
 
 
 def test_the_fingerprint_follows_the_weights(tmp_path):

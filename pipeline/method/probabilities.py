@@ -31,15 +31,18 @@ class Answers:
     """What a teacher says of N images."""
 
     probabilities: Tensor
-    """Tensor[N, C]; what a row lacks to 1 is the share of the others and is not shared out again."""
+    """Tensor[N, C]."""
     entropy: Tensor
-    """Tensor[N], nats, over classes and others."""
+    """Tensor[N], nats; small where it is clear what is on top."""
     class_on_top: Tensor
-    """bool Tensor[N]: a class, and no other, is what the image most likely shows."""
+    """bool Tensor[N]: a class is on top at all."""
 
 
 def softmax_answers(logits: Tensor, class_count: int) -> Answers:
     """Softmax over the classes and the others, of which the classes are kept.
+
+    What a row lacks to 1 is the share of the others, and is not shared out again. The entropy is over all, and a class is
+    on top where no other is.
 
     Args:
         logits: Tensor[N, C + O], the classes first, then O others: what is in photos and is no class.
@@ -47,6 +50,21 @@ def softmax_answers(logits: Tensor, class_count: int) -> Answers:
     """
     shares = logits.softmax(dim=1)
     return Answers(shares[:, :class_count], entropy(shares), shares.argmax(dim=1) < class_count)
+
+
+def sigmoid_answers(logits: Tensor) -> Answers:
+    """Sigmoid of each class on its own, as SigLIP is trained: several classes may be likely, or none.
+
+    The entropy is that of the classes' shares in the sum of the probabilities: it asks how clearly one class, or few,
+    stand above the rest, whatever their height, which for most photos is far below 1. Shares say nothing where every
+    class is unlikely; so a class is on top where its probability is at least 1/C, as that of a softmax's top always is.
+
+    Args:
+        logits: Tensor[N, C], the bias included.
+    """
+    probabilities = logits.sigmoid()
+    shares = torch.nn.functional.logsigmoid(logits).softmax(dim=1)  # p / sum of p, also where every p underflows
+    return Answers(probabilities, entropy(shares), probabilities.amax(dim=1) >= 1 / logits.shape[1])
 
 
 def entropy(probabilities: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ C classes, M crops, S texts, D embedding size, E epochs.
 
 import hashlib
 import json
+import math
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -175,17 +176,19 @@ class Embeddings(Artifact):
     other_text: np.ndarray = array("float32", "O", "D", optional=True)
     """Unit rows, of the others: what joined the softmax and is no class."""
     probabilities: np.ndarray = array("float32", "N", "C", low=0, high=1)
-    """Softmax over classes and others, the columns of the classes; rows sum to at most 1."""
+    """Softmax over classes and others, the columns of the classes: rows sum to at most 1; or sigmoids, with `logit_bias`."""
     entropy: np.ndarray = array("float32", "N", low=0)
-    """Nats, in [0, log `outcomes`], over classes and others."""
+    """Nats, in [0, log `outcomes`], of the softmax, or of the shares in the sum of the sigmoids."""
     class_on_top: np.ndarray = array("bool", "N")
-    """A class, and none of the others, is the most probable."""
+    """A class, and none of the others, is the most probable; of sigmoids, one has at least 1/C."""
     bias: np.ndarray = array("float32", "C", low=0, high=1)
     """Mean probability where the class is on top of a confident train image; in (0, 1]."""
     bias_counts: np.ndarray = array("int64", "C", low=0)
     """Train images behind each bias; 0 marks a class that got the mean of the others."""
     logit_scale: float
     """s of softmax(s * f . t) behind `probabilities`."""
+    logit_bias: float = math.nan
+    """b of sigmoid(s * f . t + b); NaN for a softmax."""
     outcomes: int
     """C and the number of others: how many the softmax chose among."""
     others: str = ""
@@ -318,9 +321,9 @@ class CropScores(Artifact):
     probabilities: np.ndarray = array("float32", "M", "C", low=0, high=1)
     """As in `embeddings.h5`."""
     entropy: np.ndarray = array("float32", "M", low=0)
-    """Nats, over classes and others."""
+    """As in `embeddings.h5`."""
     class_on_top: np.ndarray = array("bool", "M")
-    """A class, and none of the others, is the most probable."""
+    """As in `embeddings.h5`."""
     outcomes: int
     """C and the number of others."""
 

@@ -1,5 +1,6 @@
 """Images and class names to class probabilities, entropy and bias; the teacher is asked about each photo once."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,7 +25,7 @@ from pipeline.runs.pieces import Pieces, work_in_pieces
 from pipeline.teachers import Teacher, load_teacher
 from pipeline.teachers.encoding import ViewRules, find_batch_size
 from pipeline.teachers.precomputed import align, read_precomputed
-from pipeline.teachers.question import Question, ask
+from pipeline.teachers.question import Question, ask, scaled_bias
 
 PIECE = 256
 """Images between two savings of unfinished work."""
@@ -76,6 +77,8 @@ def answer(images: Iterator[np.ndarray], question: Question) -> Answers:
 
 def ask_about_classes(teacher: Teacher, manifest: Manifest, config: EmbedConfig, logit_scale: float) -> Question:
     """The question about the classes of a manifest; a scale of 0 is the teacher's own."""
+    if teacher.logit_bias is not None:
+        decline_others(config, f"{config.teacher} scores each class on its own")
     names = display_names(manifest.class_names, manifest.display_names)
     return ask(teacher, names, manifest.class_names, config.templates, config.synonyms, config.others, logit_scale)
 
@@ -117,35 +120,38 @@ def take_precomputed(manifest: Manifest, config: EmbedConfig, device: str) -> Fo
     if known is not None:
         say(f"{config.precomputed} has no scores of {(~known).sum()} test images, so the teacher is not measured.")
     if found.probabilities is not None or found.text is not None:
-        refuse_others(config)
+        decline_others(config, f"{config.precomputed} holds scores or texts of the classes alone")
     if found.probabilities is not None:
         on_top = torch.ones(len(found.probabilities), dtype=torch.bool)
         answers = Answers(found.probabilities, entropy(found.probabilities), on_top)
         return Found(answers, None, 0, found.fingerprint, known)
-    scale = config.logit_scale or found.logit_scale
-    if found.text is None or scale is None:
+    own_scale, own_bias = found.logit_scale, found.logit_bias
+    if found.text is None or own_scale is None:
         teacher = load_teacher(config.teacher, device, config.precision)
-        scale = scale or teacher.logit_scale
+    if own_scale is None:
+        own_scale, own_bias = teacher.logit_scale, teacher.logit_bias
+    scale = config.logit_scale or own_scale
     if found.text is None:
         question = ask_about_classes(teacher, manifest, config, scale)
     else:
-        question = Question(found.text, torch.arange(len(found.text)), found.text[:0], scale)
+        bias = scaled_bias(own_bias, own_scale, scale)
+        question = Question(found.text, torch.arange(len(found.text)), found.text[:0], scale, bias)
     blocks = (block.numpy() for block in found.image.split(BLOCK))
     return Found(answer(blocks, question), question, 0, found.fingerprint, known)
 
 
-def refuse_others(config: EmbedConfig) -> None:
-    """Say that others cannot join what was computed without them.
+def decline_others(config: EmbedConfig, reason: str) -> None:
+    """Say why the others of the options join nothing.
 
     Raises:
         PipelineError: they were asked for by name.
     """
-    if config.others == "none":
-        return
-    reason = f"{config.precomputed} has the classes' own scores or texts, which nothing else can join"
-    if config.others != EmbedConfig.others:
-        raise PipelineError(f"{reason}, but others is {config.others!r}. Use `--others none`, or a teacher.")
-    say(f"{reason}: photos that show none of the classes are labelled as if they did.")
+    if config.others == EmbedConfig.others:
+        say(f"{reason}, so nothing joins them as an other.")
+    elif config.others != "none":
+        raise PipelineError(
+            f"{reason}, so others cannot be {config.others!r}. Use `--others none`, or another teacher."
+        )
 
 
 def run(folder: Path, config: EmbedConfig, origin: Provenance, *, device: str, fresh: bool) -> None:
@@ -183,6 +189,7 @@ def run(folder: Path, config: EmbedConfig, origin: Provenance, *, device: str, f
             bias=bias,
             bias_counts=counts,
             logit_scale=0.0 if question is None else question.logit_scale,
+            logit_bias=math.nan if question is None or question.logit_bias is None else question.logit_bias,
             outcomes=outcomes,
             others="" if question is None else ", ".join(question.others),
             others_left_out="" if question is None else ", ".join(question.left_out),

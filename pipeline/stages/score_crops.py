@@ -1,5 +1,6 @@
 """Boxes to what the teacher says of each crop, cut from the original photo."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,7 +167,8 @@ def crop_teacher(
     if not config.teacher:
         teacher = same_teacher(embeddings, path, device)
         texts = (embeddings.text, embeddings.text_class_index, embeddings.other_text)
-        question = Question(*map(torch.from_numpy, texts), embeddings.logit_scale)
+        bias = None if math.isnan(embeddings.logit_bias) else embeddings.logit_bias
+        question = Question(*map(torch.from_numpy, texts), embeddings.logit_scale, bias)
         return CropTeacher(teacher, question, crop_rules(config, embeddings.image_size, made["squash"]))
     teacher = load_teacher(config.teacher, device, made["precision"], rules=ViewRules.of(made))
     names = display_names(manifest.class_names, manifest.display_names)

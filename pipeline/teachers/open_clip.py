@@ -60,7 +60,7 @@ class OpenClip:
         self.dtype = dtype
         self.fingerprint = self._rules.mark(digest)
         self.logit_scale = model.logit_scale.exp().item()
-        self.logit_bias = 0.0 if model.logit_bias is None else model.logit_bias.item()
+        self.logit_bias = None if model.logit_bias is None else model.logit_bias.item()
         self._preprocessing = model.visual.preprocess_cfg
         size = self._preprocessing["size"]
         self._size = [size, size] if isinstance(size, int) else list(size)  # (H, W)

@@ -42,7 +42,7 @@ class OpenaiClip:
         rules: how it takes views.
     """
 
-    logit_bias = 0.0
+    logit_bias = None
 
     def __init__(
         self,

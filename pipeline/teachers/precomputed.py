@@ -42,6 +42,8 @@ class Precomputed:
     """float32 [C, D], unit rows; None where a teacher has to embed the classes."""
     logit_scale: float | None
     """s of softmax(s * f . t); None where it is not told."""
+    logit_bias: float | None = None
+    """b of sigmoid(s * f . t + b); None for a softmax."""
     known: Tensor | None = None
     """bool [N], which images it speaks of; None for all. The rows of the others are a uniform distribution, or zeros as
     image embeddings, which every text is equally far from."""
@@ -51,8 +53,8 @@ def read_precomputed(path: Path) -> Precomputed:
     """Read an HDF5 file, or the folder that `clip-retrieval inference` writes.
 
     The file has `image_ids` [N] and either `probabilities` [N, C] or `image` [N, D], perhaps with `text`
-    [C, D]; `classes` [C] where something has C rows or columns; perhaps the attributes `teacher` and
-    `logit_scale`.
+    [C, D]; `classes` [C] where something has C rows or columns; perhaps the attributes `teacher`,
+    `logit_scale` and, of a sigmoid, `logit_bias`.
 
     The folder has img_emb/img_emb_*.npy and, with the same numbers, metadata/metadata_*.parquet, whose
     column image_path names the images.
@@ -183,6 +185,9 @@ def _read_hdf5(path: Path) -> Precomputed:
         scale = float(file.attrs["logit_scale"]) if "logit_scale" in file.attrs else None
         if scale is not None and not 0 < scale < math.inf:
             raise PipelineError(f"{path} has the logit_scale {scale}, expected a number above 0. Correct it.")
+        bias = float(file.attrs["logit_bias"]) if "logit_bias" in file.attrs else None
+        if bias is not None and not math.isfinite(bias):
+            raise PipelineError(f"{path} has the logit_bias {bias}, expected a number. Correct it.")
         return Precomputed(
             teacher=str(file.attrs.get("teacher", path.name)),
             fingerprint=sha256_of(path),
@@ -194,6 +199,7 @@ def _read_hdf5(path: Path) -> Precomputed:
             image=_unit_rows(path, "image", arrays["image"], len(image_ids)) if "image" in arrays else None,
             text=_unit_rows(path, "text", arrays["text"], columns) if "text" in arrays else None,
             logit_scale=scale,
+            logit_bias=bias,
         )
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.machine.errors import PipelineError
-from pipeline.method.probabilities import Answers, class_logits, softmax_answers
+from pipeline.method.probabilities import Answers, class_logits, sigmoid_answers, softmax_answers
 from pipeline.teachers.prompts import check_embeddings, class_embeddings, find_templates
 from pipeline.teachers.teacher import Teacher
 
@@ -34,6 +34,8 @@ class Question:
     other_text: Tensor
     """float32 Tensor[O, D], unit rows, of the others."""
     logit_scale: float
+    logit_bias: float | None = None
+    """Of a sigmoid, see `Teacher.logit_bias`."""
     others: Sequence[str] = ()
     """O names."""
     left_out: Sequence[str] = ()
@@ -53,11 +55,12 @@ class Question:
         """Tensor[N, C + O] of image embeddings Tensor[N, D] with unit rows."""
         texts = torch.cat([self.text, self.other_text])
         numbers = torch.arange(self.class_count, self.outcomes)
-        return class_logits(images, texts, self.logit_scale, torch.cat([self.text_class, numbers]))
+        logits = class_logits(images, texts, self.logit_scale, torch.cat([self.text_class, numbers]))
+        return logits + (self.logit_bias or 0.0)
 
     def answers(self, logits: Tensor) -> Answers:
         """What the teacher says of the images behind `logits`."""
-        return softmax_answers(logits, self.class_count)
+        return softmax_answers(logits, self.class_count) if self.logit_bias is None else sigmoid_answers(logits)
 
 
 def find_others(given: str) -> tuple[str, ...]:
@@ -91,8 +94,8 @@ def ask(
         class_names: C names, for errors.
         templates: see `find_templates`; the others take the same.
         synonyms: see `class_embeddings`.
-        others: see `find_others`.
-        logit_scale: 0 for the teacher's own.
+        others: see `find_others`; of no use to a teacher that scores each class on its own.
+        logit_scale: 0 for the teacher's own, see `scaled_bias`.
 
     Raises:
         PipelineError: the teacher cannot tell two classes apart.
@@ -101,19 +104,26 @@ def ask(
     text, text_class = class_embeddings(teacher, names, sentences, synonyms)
     check_embeddings(text, text_class, class_names)
     text = text.float().cpu()
-    found = find_others(others)
+    found = find_others(others) if teacher.logit_bias is None else ()
     other_text = text[:0]
     if found:
         other_text = class_embeddings(teacher, [[name] for name in found], sentences)[0].float().cpu()
     near = too_near(text, other_text)
+    scale = logit_scale or teacher.logit_scale
     return Question(
         text,
         text_class.cpu(),
         other_text[~near],
-        logit_scale or teacher.logit_scale,
+        scale,
+        scaled_bias(teacher.logit_bias, teacher.logit_scale, scale),
         [name for name, out in zip(found, near, strict=True) if not out],
         [name for name, out in zip(found, near, strict=True) if out],
     )
+
+
+def scaled_bias(bias: float | None, own_scale: float, scale: float) -> float | None:
+    """Bias at another scale than a teacher's own: 0.5 stays at the same cosine; None for a softmax."""
+    return None if bias is None else bias * scale / own_scale
 
 
 def too_near(text: Tensor, other_text: Tensor) -> Tensor:

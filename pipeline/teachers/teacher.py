@@ -20,8 +20,8 @@ class Teacher(Protocol):
     """Hash of the weights and of whatever else decides the embeddings."""
     logit_scale: float
     """s of softmax(s * f . t)."""
-    logit_bias: float
-    """b of sigmoid(s * f . t + b) for sigmoid models (SigLIP), 0 for the others; softmax ignores it."""
+    logit_bias: float | None
+    """b of sigmoid(s * f . t + b), where each class is scored on its own (SigLIP); None for a softmax."""
     input_size: int
     """Native side in pixels; other sizes work too."""
 
