@@ -4,6 +4,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from pipeline.machine.errors import PipelineError
 from pipeline.teachers.encoding import (
+    Halving,
     ViewRules,
     compute_dtype,
     encode_in_chunks,
@@ -121,3 +122,26 @@ def test_rules_that_change_nothing_leave_the_fingerprint():
         IMAGENET_DEFAULT_STD,
     )
     assert ViewRules().statistics_of((0.5,), (0.4,)) == ((0.5,), (0.4,))
+
+
+def test_a_batch_that_no_longer_fits_is_halved_for_good_and_every_view_answered(capsys):
+    sizes = []
+
+    def encode(images):
+        sizes.append(len(images))
+        if len(images) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return images.flatten(1)
+
+    halving = Halving(encode)
+    images = torch.arange(19).view(19, 1, 1, 1)
+    assert torch.equal(halving(images), images.flatten(1))
+    assert torch.equal(halving(images[:6]), images[:6].flatten(1))
+    assert sizes == [19, 9, 4, 4, 4, 4, 3, 4, 2]
+    said = capsys.readouterr()
+    assert "9 views no longer fit the memory of the device; going on with 4 at a time" in said.out + said.err
+
+
+def test_one_view_that_does_not_fit_is_one_line():
+    with pytest.raises(PipelineError, match="one view of 8x9 pixels no longer fits"):
+        Halving(out_of_memory_above(0))(torch.zeros(2, 3, 8, 9))

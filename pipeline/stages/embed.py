@@ -23,7 +23,7 @@ from pipeline.runs.manifest import Manifest, read_manifest
 from pipeline.runs.options import EmbedConfig
 from pipeline.runs.pieces import Pieces, work_in_pieces
 from pipeline.teachers import Teacher, load_teacher
-from pipeline.teachers.encoding import ViewRules, find_batch_size
+from pipeline.teachers.encoding import Halving, ViewRules, find_batch_size
 from pipeline.teachers.precomputed import align, read_precomputed
 from pipeline.teachers.question import Question, ask, scaled_bias
 
@@ -57,11 +57,12 @@ def embed_images(
         return 0
     path_of = dict(zip(manifest.digests, manifest.paths, strict=True))
     rows = chunks(len(wanted), PIECE)
+    encode_images = Halving(teacher.encode_images)
 
     def encode(indices: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         order = np.array([row for index in indices for row in rows[index]], dtype=np.int64)
         for batch, images in image_batches([path_of[wanted[i]] for i in order], size, batch_size, squash=squash):
-            yield order[batch.start : batch.stop], teacher.encode_images(images).float().cpu().numpy()
+            yield order[batch.start : batch.stop], encode_images(images).float().cpu().numpy()
 
     images = work_in_pieces("embed", [len(r) for r in rows], pieces, encode)
     if distributed.is_main():

@@ -24,7 +24,7 @@ from pipeline.runs.manifest import Manifest, read_manifest
 from pipeline.runs.options import ScoreCropsConfig
 from pipeline.runs.pieces import Pieces, work_in_pieces
 from pipeline.teachers import Teacher, load_teacher
-from pipeline.teachers.encoding import ViewRules, encode_stream, find_batch_size
+from pipeline.teachers.encoding import Halving, ViewRules, encode_stream, find_batch_size
 from pipeline.teachers.question import Question, ask
 
 PIECE = 64
@@ -120,7 +120,7 @@ def score_crops(
             for photo, crops in zip(photos, loader, strict=True)
             for n, crop in enumerate(crops)
         )
-        for crops, image in encode_stream(asked.teacher.encode_images, views, batch_size):
+        for crops, image in encode_stream(Halving(asked.teacher.encode_images), views, batch_size):
             yield np.array(crops), image.numpy()
 
     def compare(image: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.machine.errors import PipelineError
+from pipeline.machine.progress import say
 from pipeline.method.crops import snapped_size
 
 Key = TypeVar("Key")
@@ -111,6 +112,48 @@ def encode_in_chunks(encode: Callable[[Tensor], Tensor], images: Tensor, device:
     return torch.cat([encode(piece) for piece in images.split(CPU_CHUNK)])
 
 
+class Halving:
+    """`encode_images` of a teacher that goes on with half of a batch where a whole one does not fit the memory.
+
+    What was found to fit at first need not fit later: others use the device too, and memory falls to pieces.
+
+    Args:
+        encode: uint8 Tensor[B, 3, H, W] to Tensor[B, D].
+    """
+
+    def __init__(self, encode: Callable[[Tensor], Tensor]) -> None:
+        self._encode = encode
+        self._most: int | None = None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Tensor[B, D] of all images, in as few calls as fit.
+
+        Raises:
+            PipelineError: not even one image fits.
+        """
+        found: list[Tensor] = []
+        done = 0
+        while done < len(images):
+            size = min(self._most or len(images), len(images) - done)
+            try:
+                found.append(self._encode(images[done : done + size]))
+                done += size
+                continue
+            except torch.OutOfMemoryError as error:
+                if size == 1:
+                    shape = "x".join(map(str, images.shape[-2:]))
+                    raise PipelineError(
+                        f"one view of {shape} pixels no longer fits the memory of the device. End what else uses it, "
+                        "choose a smaller size or teacher, or run on cpu; what is finished is kept."
+                    ) from error
+            # here, as the error holds on to what was computed until it is forgotten
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self._most = size // 2
+            say(f"{size} views no longer fit the memory of the device; going on with {self._most} at a time.")
+        return torch.cat(found)
+
+
 def encode_stream(
     encode: Callable[[Tensor], Tensor], views: Iterable[tuple[Key, Tensor]], batch_size: int, patience: int = 0
 ) -> Iterator[tuple[list[Key], Tensor]]:
@@ -177,7 +220,7 @@ def find_batch_size(encode: Callable[[Tensor], Tensor], image_size: tuple[int, i
     for size in (2**k for k in range(10)):
         try:
             encode(torch.zeros(size, 3, *image_size, dtype=torch.uint8))
-        except torch.cuda.OutOfMemoryError:
+        except torch.OutOfMemoryError:
             break
         fitting = size
     torch.cuda.empty_cache()
