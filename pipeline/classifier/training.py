@@ -58,6 +58,14 @@ class TrainingSet:
     """float32 Tensor[N] in [0, 1], weight of each image in the BCE."""
     cache: ImageCache | None = None
     """Where squashed images are kept; None to decode them in every epoch."""
+    rows: Tensor | None = None
+    """int64 Tensor[n], the images to train on; None for all. Views are those that an image has among all."""
+
+    def draw(self, sampling: str, generator: torch.Generator) -> Tensor:
+        """Rows of one epoch; see `draw_order`."""
+        if self.rows is None:
+            return draw_order(self.labels, sampling, generator)
+        return self.rows[draw_order(self.labels[self.rows], sampling, generator)]
 
 
 @dataclass
@@ -213,7 +221,7 @@ def fit(
     distributed.barrier()  # all have read it before the first process replaces or removes it
     if len(rows) < config.epochs:
         source = view_source(state, data, config, consistency, title, store)
-    count = len(data.paths)
+    count = len(data.paths if data.rows is None else data.rows)
     log = pieces.folder.parent / "tensorboard" / title if config.tensorboard else None
     with bar(title, config.epochs * count, done=len(rows) * count, log=log) as progress:
         for epoch in range(len(rows) + 1, config.epochs + 1):
@@ -292,7 +300,7 @@ def train_one_epoch(
     state.model.train()
     freeze(state.model, config)
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.steps)
-    order = draw_order(data.labels, config.sampling, generator)
+    order = data.draw(config.sampling, generator)
     batches = plan_epoch(order, config.batch_size, config.accumulate, source.owned)
     waited = source.waited
     targets, weights = targets_of(data.labels, config).to(device), data.weights.to(device)

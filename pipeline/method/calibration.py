@@ -112,3 +112,17 @@ def platt(z: np.ndarray, y: np.ndarray) -> tuple[float, float]:
             break
     slope = found[0] / spread
     return float(slope), float(found[1] - slope * mean)
+
+
+def platt_scores(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Scores float64 [N, C] whose every class is a logistic regression of its labels.
+
+    Args:
+        logits: float [N, C].
+        labels: float [N, C] in [0, 1].
+    """
+    scores = np.empty(logits.shape)
+    for c, (z, y) in enumerate(zip(logits.T.astype(np.float64), labels.T.astype(np.float64), strict=True)):
+        slope, offset = platt(z, y) if len(z) and z.min() < z.max() else (0.0, _logit(y.mean()) if len(y) else 0.0)
+        scores[:, c] = _sigmoid(slope * z + offset)
+    return scores

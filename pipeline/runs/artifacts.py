@@ -209,9 +209,9 @@ class Embeddings(Artifact):
 
 @dataclass(frozen=True, kw_only=True)
 class Labels(Artifact):
-    """Pseudo-labels of the train images, initial or final."""
+    """Pseudo-labels of the train images: initial, final, or as they are trained on."""
 
-    SCHEMAS = ("initial_labels", "final_labels")
+    SCHEMAS = ("initial_labels", "final_labels", "refined_labels")
 
     labels: np.ndarray = array("float32", "N", "C", low=0, high=1)
     """Soft targets in [0, 1]."""

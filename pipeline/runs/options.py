@@ -328,6 +328,19 @@ class TrainConfig(TrainingConfig):
     jitter_order: Literal["batch", "image"] = option(
         "batch", "colours are changed in one order per batch, or in each image's own (authors)"
     )
+    refine_rounds: int = option(
+        2,
+        "rounds of training on parts of the images, to mix what is said of the others into labels (paper: 0)",
+        min=0,
+        max=10,
+    )
+    refine_folds: int = option(3, "parts of the images in a round", min=2, max=100)
+    refine_share: float = option(
+        0.5,
+        "share of what is said in a label, where labels are quite undecided; less where they are not",
+        min=0.0,
+        max=1.0,
+    )
     calibrate: bool = option(
         True, "map each class's logits, by the train images and their labels, so that 0.5 decides (authors: off)"
     )

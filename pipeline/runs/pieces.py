@@ -37,6 +37,12 @@ class Pieces:
         """Where the piece of this name lies, or would."""
         return self.folder / name
 
+    def below(self, name: str) -> "Pieces":
+        """Pieces of a part of the work, in a folder of their own among these."""
+        inner = object.__new__(Pieces)
+        inner.folder = self.path(name)
+        return inner
+
     def save_arrays(self, index: int, arrays: dict[str, np.ndarray]) -> None:
         """Keep one piece of named arrays."""
         with replacing(self._arrays(index)) as partial, partial.open("wb") as file:

@@ -155,7 +155,7 @@ def run(folder: Path, config: EvaluateConfig, origin: Provenance) -> None:
     counts = {"train": (len(train_rows), len(train.image_ids)), "test": (len(test_rows), len(test.image_ids))}
     metrics: dict[str, Any] = {"conventions": conventions(config), "not_measured": not_measured(counts)}
     if len(train_rows):
-        labels = {name: read_arrays(folder / f"{name}_labels.h5") for name in ("initial", "final")}
+        labels = {name: read_arrays(folder / f"{name}_labels.h5") for name in ("initial", "final", "refined")}
         metrics["labels"] = {n: measure_labels(v, train_rows, train_truth, config) for n, v in labels.items()}
     epochs: EpochScores = read_arrays(folder / "epoch_scores.h5")
     if len(test_rows):

@@ -8,18 +8,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.classifier.cross_fit import cross_fit
 from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.inference import load_classifier, predict_together
 from pipeline.classifier.network import CamNet
-from pipeline.classifier.training import Consistency, TrainingSet, fit, read_epoch, start_training
+from pipeline.classifier.training import Consistency, TrainingSet, fit, read_epoch, start_training, targets_of
 from pipeline.classifier.view_sources import is_frozen
 from pipeline.machine import distributed
 from pipeline.machine.progress import say
 from pipeline.method.calibration import fit_calibration
 from pipeline.method.epoch_choice import choose_epoch
-from pipeline.method.losses import image_weights
+from pipeline.method.labels import correct
+from pipeline.method.losses import image_weights, indecision
 from pipeline.photos.image_cache import open_cache
-from pipeline.runs.artifacts import EpochScores, Labels, Provenance, check_same_images, read_arrays, write
+from pipeline.runs.artifacts import (
+    Corrections,
+    EpochScores,
+    Labels,
+    Provenance,
+    align_corrections,
+    check_same_images,
+    read_arrays,
+    write,
+)
 from pipeline.runs.checkpoints import Checkpoint, load_piece, read_checkpoint, save_pt, write_checkpoint
 from pipeline.runs.manifest import read_manifest, write_csv
 from pipeline.runs.options import TrainConfig
@@ -48,6 +59,48 @@ def warmup_logits(
     return logits
 
 
+def refining_share(labels: Labels, warmup: Checkpoint, config: TrainConfig) -> float:
+    """What other classifiers' word counts in a label; 0 where labels are decided, as CLIP's are.
+
+    A backbone that is trained has seen every label in the warm-up, so that nothing it says is out of fold.
+    """
+    frozen = config.freeze_backbone and config.freeze_norms and warmup.provenance.config["freeze_backbone"]
+    if not (config.refine_rounds and frozen):
+        return 0.0
+    return config.refine_share * indecision(torch.from_numpy(labels.labels))
+
+
+def refine(
+    folder: Path,
+    labels: Labels,
+    warmup: Checkpoint,
+    data: TrainingSet,
+    config: TrainConfig,
+    pieces: Pieces,
+    *,
+    device: str,
+    store: FeatureStore,
+) -> Labels:
+    """The labels to train on: the final labels, with the word of classifiers that were trained without them."""
+    share = refining_share(labels, warmup, config)
+    if len(labels.image_ids) < config.refine_folds or not share:
+        return labels
+
+    def begin(part: Tensor) -> CamNet:
+        model = load_classifier(warmup)
+        model.begin_head(targets_of(part, config).mean(dim=0))
+        return model
+
+    options = {"device": device, "consistency": consistency_of(config), "store": store}
+    found = cross_fit(begin, data, config, share, pieces, **options).numpy()
+    scores = found + np.float32(1 - share) * (labels.scores - labels.labels)
+    if labels.corrected_entries:
+        corrections: Corrections = read_arrays(folder / "corrections.h5")
+        said = align_corrections(corrections, labels.image_ids, labels.class_names).labels
+        found, scores = correct(found, said).clip(max=1), correct(scores, said)
+    return replace(labels, labels=found, scores=np.maximum(scores, 0))
+
+
 def consistency_of(config: TrainConfig) -> Consistency | None:
     """The second view and its loss, if there is one."""
     return Consistency(config.consistency, config.jitter, config.jitter_order) if config.consistency else None
@@ -56,7 +109,10 @@ def consistency_of(config: TrainConfig) -> Consistency | None:
 def run(
     folder: Path, config: TrainConfig, origin: Provenance, *, device: str, fresh: bool, store: FeatureStore
 ) -> None:
-    """Write `classifier.pt`, `train.csv` and `epoch_scores.h5` from the manifest, `warmup.pt` and `final_labels.h5`."""
+    """Write what `train` makes from the manifest, `warmup.pt`, `final_labels.h5` and, where there is one, `corrections.h5`.
+
+    `refined_labels.h5` has the labels that it was trained on.
+    """
     manifest = read_manifest(folder)
     train, test = manifest.split("train"), manifest.split("test")
     labels: Labels = read_arrays(folder / "final_labels.h5")
@@ -71,9 +127,11 @@ def run(
     # whether there are labels to measure with, not what they are
     each_epoch = config.score_epochs and (folder / "ground_truth.h5").exists()
     cache = open_cache(config.cache, train.paths, config.image_size, warmup.architecture["squash"])
+    data = TrainingSet(train.paths, torch.from_numpy(labels.labels), weights, cache)
+    refined = refine(folder, labels, warmup, data, config, pieces, device=device, store=store)
     history = fit(
         state,
-        TrainingSet(train.paths, torch.from_numpy(labels.labels), weights, cache),
+        replace(data, labels=torch.from_numpy(refined.labels)),
         config,
         pieces,
         consistency=consistency_of(config),
@@ -99,12 +157,13 @@ def run(
         model = load_classifier(best, device)
         scored[chosen] = predict_together(model, test.paths, config.test_size, title="  test images", store=store)
     if config.calibrate:
-        best = calibrated(best, train.paths, labels.labels, device, store)
+        best = calibrated(best, train.paths, refined.labels, device, store)
     if not distributed.is_main():
         return
     # one monotone map for every epoch: their mAPs stay what they are
     scale, offset = best.weights["scale"].cpu(), best.weights["offset"].cpu()
     after = [scale * scored[epoch] + offset for epoch in sorted(scored)]
+    write(folder / "refined_labels.h5", replace(refined, provenance=origin.of("refined_labels.h5")))
     write_csv(folder / "train.csv", history.assign(chosen=history["epoch"] == chosen))
     write(
         folder / "epoch_scores.h5",

@@ -29,6 +29,7 @@ SOURCE_TITLES = {
     "warm-up classifier": "warm-up",
     "final classifier": "classifier",
     "initial labels": "initial labels",
+    "refined labels": "refined labels",
     "final labels": "final labels",
 }
 
@@ -160,7 +161,14 @@ def stages(run: RunFiles) -> list[dict[str, Any]]:
     if run.metrics is None:
         return []
     rows = sources_of(run.metrics)
-    order = ["initial labels", "final labels", "teacher zero-shot", "warm-up classifier", "final classifier"]
+    order = [
+        "initial labels",
+        "final labels",
+        "refined labels",
+        "teacher zero-shot",
+        "warm-up classifier",
+        "final classifier",
+    ]
     rows = sorted(rows, key=lambda row: order.index(row[1]))
     return [
         {
