@@ -26,9 +26,11 @@ def test_class_names_among_which_nothing_can_be_chosen(names, match):
 
 
 def test_display_names_come_from_the_table_or_from_the_name():
-    assert display_names(["tvmonitor", "fire_truck"], {"tvmonitor": ["tv monitor", "screen"]}) == [
-        ["tv monitor", "screen"],
-        ["fire truck"],
+    given = {"tvmonitor": ["tv monitor", "screen"], "dog": {"dog": 2.0, "a small puppy": 1.0}}
+    assert display_names(["tvmonitor", "fire_truck", "dog"], given) == [
+        {"tv monitor": 1, "screen": 1},
+        {"fire truck": 1},
+        {"dog": 2, "a small puppy": 1},
     ]
     with pytest.raises(PipelineError, match="'cat' has an empty list"):
         display_names(["cat", "dog"], {"cat": []})

@@ -92,6 +92,19 @@ def test_wrong_settings_are_refused(tmp_path, text, message):
         settings.load("presets", str(path))
 
 
+@pytest.mark.parametrize("words", ['{ dog = 0 }', '{ dog = "much" }', "{}", "[]", "3"])
+def test_words_of_a_class_without_positive_weights_are_refused(words):
+    with pytest.raises(PipelineError, match=r"\[classes\] in here has dog = .* table of texts with positive weights"):
+        settings.parse(f"[classes]\ndog = {words}", "here")
+
+
+def test_a_run_keeps_the_weights_of_words(tmp_path):
+    told = settings.parse('[classes]\ndog = { dog = 2, "a small puppy" = 0.5 }\ncat = "kitten"', "here")
+    settings.write_run(tmp_path, told)
+    found = settings.read_run(tmp_path).classes
+    assert found == {"dog": {"dog": 2, "a small puppy": 0.5}, "cat": ["kitten"]}
+
+
 def test_an_unknown_preset_lists_the_known():
     with pytest.raises(PipelineError, match=r"no preset 'voc13'; there are .*voc12"):
         settings.load("presets", "voc13")

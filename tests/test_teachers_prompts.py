@@ -26,14 +26,22 @@ class FakeTeacher:
         return torch.tensor([VECTORS[text] for text in texts], dtype=torch.float32)
 
 
-def embed(synonyms):
-    return class_embeddings(FakeTeacher(), [["cat"], ["dog", "hound"]], ("a {}", "the {}"), synonyms)
+def embed(synonyms, hound=1.0):
+    return class_embeddings(FakeTeacher(), [{"cat": 1.0}, {"dog": 1.0, "hound": hound}], ("a {}", "the {}"), synonyms)
 
 
 def test_mean_over_templates_then_over_synonyms():
     text, class_index = embed("mean")
     torch.testing.assert_close(text, torch.tensor([[1.0, 1.0], [-1.0, -1.0]]) / 2**0.5)
     assert class_index.tolist() == [0, 1]
+
+
+def test_synonyms_count_by_their_weights():
+    text, _ = embed("mean", hound=3.0)
+    dog, hound = embed("max")[0][1:]
+    torch.testing.assert_close(text[1], torch.nn.functional.normalize(dog + 3 * hound, dim=0))
+    with pytest.raises(PipelineError, match="weights say nothing"):
+        embed("max", hound=3.0)
 
 
 def test_max_over_synonyms():
@@ -76,10 +84,10 @@ def test_classes_with_the_same_embedding_are_found():
 def test_names_that_the_teacher_does_not_know_are_refused():
     teacher = load_teacher("conse")
     names = ["cat", "\U00013080", "\U00013081"]
-    text, classes = class_embeddings(teacher, [[name] for name in names])
+    text, classes = class_embeddings(teacher, [{name: 1.0} for name in names])
     with pytest.raises(PipelineError, match=r"the same embedding \(1 such pairs\).*display names"):
         check_embeddings(text, classes, names)
-    text, classes = class_embeddings(teacher, [["cat"], ["cats"], ["kitten"]])
+    text, classes = class_embeddings(teacher, [{"cat": 1.0}, {"cats": 1.0}, {"kitten": 1.0}])
     check_embeddings(text, classes, ["cat", "cats", "kitten"])
     text[2, 0] = torch.nan
     with pytest.raises(PipelineError, match="embedding of class 'kitten' is not finite"):

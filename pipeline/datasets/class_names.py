@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipeline.datasets.checks import read_lines
 from pipeline.machine.errors import PipelineError
+from pipeline.runs.settings import Words
 
 _EXPECTED = "Expected names joined by commas (dog,cat,car), or a text file with one name per line."
 
@@ -70,27 +71,28 @@ def read_class_names(path: Path) -> list[str]:
     return class_names
 
 
-def default_display_names(class_names: Sequence[str], given: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+def default_display_names(class_names: Sequence[str], given: Mapping[str, Words]) -> dict[str, Words]:
     """The words by which prompts call each class: those given, else its own name with underscores as spaces.
 
     Args:
         class_names: C names as the dataset writes them.
         given: a preset's `[classes]`; it may lack classes, and have others.
     """
-    return {name: list(given.get(name, [name.replace("_", " ")])) for name in class_names}
+    return {name: given.get(name, [name.replace("_", " ")]) for name in class_names}
 
 
-def display_names(class_names: Sequence[str], given: Mapping[str, Sequence[str]]) -> list[list[str]]:
-    """`default_display_names` as C lists of one or more synonyms, checked.
+def display_names(class_names: Sequence[str], given: Mapping[str, Words]) -> list[dict[str, float]]:
+    """`default_display_names` as C tables of one or more synonyms and what each counts, checked.
 
     Raises:
         PipelineError: if a class has no synonym, or two classes share one.
     """
-    names = list(default_display_names(class_names, given).values())
+    given = default_display_names(class_names, given)
+    names = [words if isinstance(words, dict) else dict.fromkeys(words, 1.0) for words in given.values()]
     for name, synonyms in zip(class_names, names, strict=True):
         if not synonyms:
             raise PipelineError(f"Class {name!r} has an empty list of display names. Give one at least.")
-    check_class_names([synonym for synonyms in names for synonym in synonyms])
+    check_class_names([word for words in given.values() for word in words])
     return names
 
 

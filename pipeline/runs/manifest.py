@@ -14,6 +14,7 @@ from pipeline.machine.errors import PipelineError
 from pipeline.runs.artifacts import Provenance, check_schema, reporting_damage
 from pipeline.runs.files import replacing, write_json
 from pipeline.runs.graph import VERSIONS, remedy
+from pipeline.runs.settings import Words
 
 COLUMNS = ["image_id", "path", "split", "height", "width", "sha256"]
 SPLITS = ("train", "test")
@@ -27,8 +28,8 @@ class Manifest:
     dataset: str
     """What the photos are called as a whole; for people, and no part of the provenance."""
     class_names: list[str]
-    display_names: dict[str, list[str]]
-    """Class name to the words that prompts use, synonyms included."""
+    display_names: dict[str, Words]
+    """Class name to the words that prompts use, synonyms included; with weights where they do not count alike."""
     images: pd.DataFrame
     """Columns image_id, path (absolute), split ("train" or "test"), height, width, sha256."""
     skipped: dict[str, str]
@@ -59,7 +60,14 @@ class Manifest:
         return self.images[["height", "width"]].to_numpy(np.int64)
 
 
-def manifest_provenance(images: pd.DataFrame, display_names: Mapping[str, list[str]]) -> Provenance:
+def words_of(value: object) -> Words:
+    """The words of a class as JSON holds them; raises TypeError or ValueError where it holds none."""
+    if isinstance(value, dict):
+        return {str(word): float(weight) for word, weight in value.items()}
+    return [str(word) for word in value]
+
+
+def manifest_provenance(images: pd.DataFrame, display_names: Mapping[str, Words]) -> Provenance:
     """Where a manifest comes from: what was found decides, not where it lies or what it is called."""
     classes = hashlib.sha256(json.dumps(list(display_names.items())).encode()).hexdigest()[:16]
     return Provenance("manifest", VERSIONS["manifest"], {"images": digest_images(images), "classes": classes}, {})
@@ -91,7 +99,7 @@ def read_manifest(folder: Path) -> Manifest:
             provenance=provenance,
             dataset=str(side["dataset"]),
             class_names=[str(name) for name in side["display_names"]],
-            display_names={str(name): [str(word) for word in words] for name, words in side["display_names"].items()},
+            display_names={str(name): words_of(words) for name, words in side["display_names"].items()},
             images=images,
             skipped={str(name): str(reason) for name, reason in side["skipped"].items()},
         )

@@ -1,5 +1,6 @@
 """Settings of a run: a preset, a recipe and what the user gave, kept in the run's own `run.toml`."""
 
+import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,10 @@ ORIGINS = ("preset", "recipe")
 """What the table [run] may name."""
 
 
+Words = list[str] | dict[str, float]
+"""What prompts call a class: words that count alike, or words and what each counts."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """Tables of options by stage, and the words that prompts use for the classes.
@@ -28,7 +33,7 @@ class Settings:
     """
 
     tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    classes: Mapping[str, list[str]] = field(default_factory=dict)
+    classes: Mapping[str, Words] = field(default_factory=dict)
     """Class name to display names; a class that is missing is called by its name."""
     origins: Mapping[str, str] = field(default_factory=dict)
     """"preset" and "recipe" to the name of the one that is in the tables."""
@@ -74,6 +79,14 @@ class Settings:
                     yield f"{stage.name}.{name}: {' -> '.join(values)}"
 
 
+def are_words(value: object) -> bool:
+    """Whether a value of `[classes]` is a list of texts, or a table of texts with finite positive weights."""
+    if isinstance(value, dict):
+        numbers = all(type(weight) in (int, float) and 0 < weight < math.inf for weight in value.values())
+        return bool(value) and numbers
+    return isinstance(value, list) and bool(value) and all(isinstance(word, str) for word in value)
+
+
 def parse(text: str, where: str) -> Settings:
     """Settings from TOML.
 
@@ -90,8 +103,11 @@ def parse(text: str, where: str) -> Settings:
     classes, origins = tables.pop("classes", {}), tables.pop("run", {})
     words = {name: [value] if isinstance(value, str) else value for name, value in classes.items()}
     for name, value in words.items():
-        if not isinstance(value, list) or not value or not all(isinstance(word, str) for word in value):
-            raise PipelineError(f"[classes] in {where} has {name} = {value!r}, expected a text or a list of texts.")
+        if not are_words(value):
+            raise PipelineError(
+                f"[classes] in {where} has {name} = {value!r}, expected a text, a list of texts, or a table of texts with "
+                "positive weights."
+            )
     for name, value in origins.items():
         if name not in ORIGINS or not isinstance(value, str):
             raise PipelineError(f"[run] in {where} has {name} = {value!r}, expected the name of a preset or recipe.")

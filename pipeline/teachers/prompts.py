@@ -1,6 +1,6 @@
 """Class names to prompts, prompts to text embeddings, embeddings to one logit per class."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -62,7 +62,7 @@ def find_templates(name: str) -> tuple[str, ...]:
 
 def class_embeddings(
     teacher: Teacher,
-    names: Sequence[Sequence[str]],
+    names: Sequence[Mapping[str, float]],
     templates: Sequence[str] = PAPER_TEMPLATES,
     synonyms: str = "mean",
 ) -> tuple[Tensor, Tensor]:
@@ -70,9 +70,9 @@ def class_embeddings(
 
     Args:
         teacher: encodes the prompts.
-        names: C lists of synonyms, see `pipeline.datasets.class_names.display_names`.
+        names: C tables of synonyms and their weights, see `pipeline.datasets.class_names.display_names`.
         templates: sentences with {} in the place of the name.
-        synonyms: "mean": one row per class, the normalised mean over its synonyms; "max": one row per synonym, of
+        synonyms: "mean": one row per class, the normalised weighted mean over its synonyms; "max": one row per synonym, of
             which `pipeline.method.labels.class_probabilities` takes the best.
 
     Returns:
@@ -80,17 +80,23 @@ def class_embeddings(
         S = C.
 
     Raises:
-        PipelineError: if `synonyms` is neither.
+        PipelineError: if `synonyms` is neither, or weights differ where the best synonym alone counts.
     """
     if synonyms not in ("mean", "max"):
         raise PipelineError(f"Synonyms cannot be joined by {synonyms!r}. Use mean or max.")
+    weights = [torch.tensor(list(group.values()), dtype=torch.float32) for group in names]
+    if synonyms == "max" and any(len(group.unique()) > 1 for group in weights):
+        raise PipelineError(
+            "Of the synonyms the best alone counts, so weights say nothing. Leave them out, or use mean."
+        )
     flat = [synonym for group in names for synonym in group]
     prompts = [template.replace("{}", synonym) for synonym in flat for template in templates]
     rows = teacher.encode_texts(prompts).unflatten(0, (len(flat), len(templates)))  # [synonyms, templates, D]
     rows = F.normalize(rows.mean(1), dim=1)
     if synonyms == "mean":
         groups = rows.split([len(group) for group in names])
-        rows = F.normalize(torch.stack([group.mean(0) for group in groups]), dim=1)
+        means = [weight.to(group) @ group for weight, group in zip(weights, groups, strict=True)]
+        rows = F.normalize(torch.stack(means), dim=1)
         return rows, torch.arange(len(names), device=rows.device)
     class_index = [c for c, group in enumerate(names) for _ in group]
     return rows, torch.tensor(class_index, device=rows.device)

@@ -1,6 +1,6 @@
 """What a teacher is asked about images: the classes and what else they may show, as texts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -79,7 +79,7 @@ def find_others(given: str) -> tuple[str, ...]:
 
 def ask(
     teacher: Teacher,
-    names: Sequence[Sequence[str]],
+    names: Sequence[Mapping[str, float]],
     class_names: Sequence[str],
     templates: str,
     synonyms: str,
@@ -90,7 +90,7 @@ def ask(
 
     Args:
         teacher: embeds the texts.
-        names: C lists of synonyms.
+        names: C tables of synonyms and their weights.
         class_names: C names, for errors.
         templates: see `find_templates`; the others take the same.
         synonyms: see `class_embeddings`.
@@ -107,7 +107,7 @@ def ask(
     found = find_others(others) if teacher.logit_bias is None else ()
     other_text = text[:0]
     if found:
-        other_text = class_embeddings(teacher, [[name] for name in found], sentences)[0].float().cpu()
+        other_text = class_embeddings(teacher, [{name: 1.0} for name in found], sentences)[0].float().cpu()
     near = too_near(text, other_text)
     scale = logit_scale or teacher.logit_scale
     return Question(
