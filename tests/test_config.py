@@ -92,7 +92,7 @@ def test_wrong_settings_are_refused(tmp_path, text, message):
         settings.load("presets", str(path))
 
 
-@pytest.mark.parametrize("words", ['{ dog = 0 }', '{ dog = "much" }', "{}", "[]", "3"])
+@pytest.mark.parametrize("words", ["{ dog = 0 }", '{ dog = "much" }', "{}", "[]", "3"])
 def test_words_of_a_class_without_positive_weights_are_refused(words):
     with pytest.raises(PipelineError, match=r"\[classes\] in here has dog = .* table of texts with positive weights"):
         settings.parse(f"[classes]\ndog = {words}", "here")

@@ -14,6 +14,7 @@ from colours import ColourTeacher, invoke, options
 from pipeline import Classifier
 from pipeline.classifier.inference import load_classifier, predict_logits
 from pipeline.method.calibration import fit_calibration
+from pipeline.method.losses import indecision
 from pipeline.runs.checkpoints import read_checkpoint
 from pipeline.runs.graph import MAKERS
 from pipeline.runs.manifest import read_manifest
@@ -73,7 +74,7 @@ def test_boxes_lie_in_the_original_photos(finished):
     assert (boxes.cam.min((1, 2)) == 0).all() and (boxes.cam.max((1, 2)) == 255).all()
 
 
-def test_scores_are_calibrated_on_the_train_images_and_their_final_labels(finished):
+def test_scores_are_calibrated_on_the_train_images_and_the_labels_trained_on(finished):
     checkpoint = read_checkpoint(finished / "classifier.pt")
     assert checkpoint.thresholds == [0.5] * 3
     plain = {"scale": torch.ones(3), "offset": torch.zeros(3)}
@@ -81,13 +82,37 @@ def test_scores_are_calibrated_on_the_train_images_and_their_final_labels(finish
     manifest = read_manifest(finished)
     # at the size of prediction, which is not that of training here
     logits = predict_logits(raw, manifest.split("train").paths, checkpoint.image_size).numpy()
-    scale, offset = fit_calibration(logits, read(finished / "final_labels.h5").labels)
+    scale, offset = fit_calibration(logits, read(finished / "refined_labels.h5").labels)
     np.testing.assert_allclose(checkpoint.weights["scale"], scale, rtol=1e-3)
     np.testing.assert_allclose(checkpoint.weights["offset"], offset, rtol=1e-3, atol=1e-3)
     scores = Classifier.load(finished / "classifier.pt").scores(manifest.split("test").paths)
     np.testing.assert_allclose(scores, read(finished / "epoch_scores.h5").chosen, atol=2e-3)
     for state in (read_checkpoint(finished / "warmup.pt").weights, checkpoint.training["model"]):
         assert torch.equal(state["scale"], plain["scale"]) and torch.equal(state["offset"], plain["offset"])
+
+
+def test_labels_are_refined_as_far_as_they_are_undecided(finished, run):
+    final, refined = (read(finished / f"{name}_labels.h5") for name in ("final", "refined"))
+    share = 0.5 * indecision(torch.from_numpy(final.labels))
+    changed = np.abs(refined.labels - final.labels)
+    assert 0 < changed.max() <= share + 1e-6
+    np.testing.assert_allclose(refined.scores - refined.labels, (1 - share) * (final.scores - final.labels), atol=1e-6)
+    code, output = invoke("train", "--run", run, "--refine-rounds", "0")
+    assert code == 0, output
+    np.testing.assert_array_equal(read(run / "refined_labels.h5").labels, final.labels)
+
+
+def test_what_people_said_is_not_refined(finished, run):
+    image_id = read(finished / "final_labels.h5").image_ids[0]
+    names = read(finished / "final_labels.h5").class_names
+    (run.parent / "said.csv").write_text(f"image_id,labels\n{image_id},{names[1]}\n")
+    for command in (("import-labels", run.parent / "said.csv"), ("fuse",), ("train",)):
+        code, output = invoke(*command, "--run", run)
+        assert code == 0, output
+    refined = read(run / "refined_labels.h5")
+    assert refined.corrected_entries == 3
+    assert refined.labels[0].tolist() == [0, 1, 0]
+    assert np.abs(refined.labels[1:] - read(run / "final_labels.h5").labels[1:]).max() > 0
 
 
 def test_scores_stay_as_they_are_trained_without_calibration(finished, run):

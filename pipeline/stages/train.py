@@ -172,7 +172,7 @@ def run(
             image_ids=test.image_ids,
             class_names=test.class_names,
             epochs=np.array([0, *sorted(scored)]),
-            scores=torch.stack([before, *after]).sigmoid().numpy(),
+            scores=np.stack([logits.sigmoid().numpy() for logits in (before, *after)]),
             chosen_epoch=chosen,
         ),
     )
