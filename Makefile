@@ -8,6 +8,7 @@ PYTHON ?= python3
 # Further options of `ccd all`, as ARGS="--recipe ccd --set train.epochs=12"
 ARGS ?=
 PLAN ?= paper
+PHOTOS ?= 1000 10000
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,7 +17,7 @@ STAGES := prepare embed init-labels warmup boxes score-crops fuse train evaluate
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: all install $(STAGES) plan test test-slow lint format bench-teacher bench-decode bench-train bench-feed bench-engines bench-start bench-kill bench-serve ablation export \
+.PHONY: all install $(STAGES) plan test test-slow lint format bench-teacher bench-decode bench-train bench-feed bench-engines bench-start bench-scale bench-kill bench-serve ablation export \
         report review predict clean help
 
 all: $(VENV)/installed ## set up, then run every stage: PRESET=demo, or PRESET=voc12 VOC_ROOT=DIR
@@ -67,6 +68,9 @@ bench-engines: $(VENV)/installed ## milliseconds a photo of frozen backbones, by
 
 bench-start: $(VENV)/installed ## seconds and memory of commands that need no network: RUN
 	$(BIN)/python tests/benchmarks/start.py artifacts/$(RUN)
+
+bench-scale: $(VENV)/installed ## CPU milliseconds a photo and peak memory of each stage: PHOTOS="1000 10000", really run
+	$(BIN)/python tests/benchmarks/scale.py --photos $(PHOTOS)
 
 bench-kill: $(VENV)/installed ## a tiny run killed at 100 random moments against an unbroken one
 	$(BIN)/python tests/benchmarks/kill.py

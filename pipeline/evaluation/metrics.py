@@ -9,8 +9,7 @@ from torchmetrics.functional.classification import (
     binary_calibration_error,
     multilabel_average_precision,
     multilabel_f1_score,
-    multilabel_precision,
-    multilabel_recall,
+    multilabel_stat_scores,
 )
 
 from pipeline.machine.errors import PipelineError
@@ -25,6 +24,8 @@ EmptyClass = Literal["skip", "zero"]
 
 _DIFFICULT_VALUE = {"ignore": -1, "negative": 0, "positive": 1}
 _CHUNK_CELLS = 4_000_000
+_CLASSES, _IMAGES = 8, 65_536
+"""Classes, or images, that are measured together: torchmetrics takes eight bytes for each pair, several times."""
 
 
 def multilabel_metrics(
@@ -128,13 +129,13 @@ def apply_difficult(truth: np.ndarray, difficult: Difficult) -> np.ndarray:
 def average_precision(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Non-interpolated AP of each class, float64 [C]; NaN for one without positives, -1 is ignored."""
     result = np.full(truth.shape[1], np.nan)
-    counted = (truth == 1).any(axis=0)
-    if counted.any():
+    counted = np.flatnonzero((truth == 1).any(axis=0))
+    for columns in np.split(counted, range(_CLASSES, len(counted), _CLASSES)) if len(counted) else []:
         # Scores outside [0, 1] torchmetrics puts through a float32 sigmoid, which makes ties; not so ranks.
-        result[counted] = multilabel_average_precision(
-            torch.from_numpy(_relative_ranks(scores[:, counted])),
-            torch.from_numpy(truth[:, counted].astype(np.int64)),
-            num_labels=int(counted.sum()),
+        result[columns] = multilabel_average_precision(
+            torch.from_numpy(_relative_ranks(scores[:, columns])),
+            torch.from_numpy(truth[:, columns].astype(np.int64)),
+            num_labels=len(columns),
             average="none",
             ignore_index=-1,
             validate_args=False,
@@ -259,12 +260,26 @@ def _relative_ranks(scores: np.ndarray) -> np.ndarray:
 
 def _decision_metrics(decisions: np.ndarray, truth: np.ndarray, counted: np.ndarray) -> dict[str, float]:
     """CP, CR, CF1, OP, OR, OF1 of bool [N, C] decisions; a class never predicted has precision 0."""
-    pair = (torch.from_numpy(decisions.astype(np.int64)), torch.from_numpy(truth.astype(np.int64)))
-    options = {"num_labels": truth.shape[1], "ignore_index": -1, "validate_args": False}
-    class_precision = multilabel_precision(*pair, average="none", **options).numpy()[counted].mean()
-    class_recall = multilabel_recall(*pair, average="none", **options).numpy()[counted].mean()
-    precision = multilabel_precision(*pair, average="micro", **options)
-    recall = multilabel_recall(*pair, average="micro", **options)
+    counts = np.concatenate(
+        [
+            multilabel_stat_scores(
+                torch.from_numpy(decisions[:, start : start + _CLASSES].astype(np.int64)),
+                torch.from_numpy(truth[:, start : start + _CLASSES].astype(np.int64)),
+                num_labels=truth[:, start : start + _CLASSES].shape[1],
+                average="none",
+                ignore_index=-1,
+                validate_args=False,
+            )
+            .numpy()
+            .reshape(-1, 5)
+            for start in range(0, truth.shape[1], _CLASSES)
+        ]
+    )
+    hits, false, _, missed, _ = counts.T  # int64 [C] each
+    class_precision = (hits / np.maximum(hits + false, 1))[counted].mean()
+    class_recall = (hits / np.maximum(hits + missed, 1))[counted].mean()
+    precision = hits.sum() / max((hits + false).sum(), 1)
+    recall = hits.sum() / max((hits + missed).sum(), 1)
     return {
         "CP": float(class_precision),
         "CR": float(class_recall),
@@ -281,22 +296,28 @@ def _harmonic_mean(a: float, b: float) -> float:
 
 def _top_k(scores: np.ndarray, truth: np.ndarray, k: int) -> np.ndarray:
     """Each image's k highest scores, bool [N, C]; no ignored pairs, the earlier class of equal ones."""
-    order = np.argsort(-np.where(truth == -1, -np.inf, scores), axis=1, kind="stable")[:, :k]
     chosen = np.zeros(scores.shape, dtype=bool)
-    np.put_along_axis(chosen, order, True, axis=1)
+    for start in range(0, len(scores), _IMAGES):
+        rows = slice(start, start + _IMAGES)
+        order = np.argsort(-np.where(truth[rows] == -1, -np.inf, scores[rows]), axis=1, kind="stable")[:, :k]
+        np.put_along_axis(chosen[rows], order, True, axis=1)
     return chosen
 
 
 def _sample_f1(decisions: np.ndarray, truth: np.ndarray) -> float:
-    scores = multilabel_f1_score(
-        torch.from_numpy(decisions.T.astype(np.int64)),
-        torch.from_numpy(truth.T.astype(np.int64)),
-        num_labels=len(truth),  # transposed: every image is a "label"
-        average="none",
-        ignore_index=-1,
-        validate_args=False,
-    )
-    return float(scores.mean())
+    total = 0.0
+    for start in range(0, len(truth), _IMAGES):
+        rows = slice(start, start + _IMAGES)
+        scores = multilabel_f1_score(
+            torch.from_numpy(decisions[rows].T.astype(np.int64)),
+            torch.from_numpy(truth[rows].T.astype(np.int64)),
+            num_labels=len(truth[rows]),  # transposed: every image is a "label"
+            average="none",
+            ignore_index=-1,
+            validate_args=False,
+        )
+        total += float(scores.double().sum())
+    return total / len(truth)
 
 
 def _hit_at_1(scores: np.ndarray, truth: np.ndarray) -> float | None:

@@ -7,6 +7,9 @@ import math
 
 import numpy as np
 
+BLOCK = 65_536
+"""Crops that are looked at together: memory for more than their scores does not grow with their number."""
+
 
 def confident_images(entropies: np.ndarray, class_count: int, limit: float) -> np.ndarray:
     """Which images the teacher is sure about: entropy at most `limit` times log C.
@@ -95,21 +98,21 @@ def local_scores(
 
     Returns:
         local: float32 [N, C]; 0 where no crop speaks.
-        votes: int32 [N, C], crops that speak.
+        votes: uint16 [N, C], crops that speak.
     """
     classes = np.arange(probabilities.shape[1])
-    speaks = np.ones(probabilities.shape, dtype=bool)
-    if spoken_class is not None:
-        speaks = (spoken_class[:, None] == classes) | (spoken_class[:, None] < 0)
-    votes = np.zeros((image_count, len(classes)), dtype=np.int32)
-    np.add.at(votes, image_index, speaks)
-    spoken = np.where(speaks, probabilities, np.float32(0))
+    votes = np.zeros((image_count, len(classes)), dtype=np.uint16)
     local = np.zeros((image_count, len(classes)), dtype=np.float32)
-    if combine == "mean":
-        np.add.at(local, image_index, spoken)
-        return local / np.maximum(votes, 1).astype(np.float32), votes
-    np.maximum.at(local, image_index, spoken)
-    return local, votes
+    gather = np.add if combine == "mean" else np.maximum
+    for start in range(0, len(probabilities), BLOCK):
+        rows = slice(start, start + BLOCK)
+        speaks = np.ones(probabilities[rows].shape, dtype=bool)
+        if spoken_class is not None:
+            spoken = spoken_class[rows, None]
+            speaks = (spoken == classes) | (spoken < 0)
+        np.add.at(votes, image_index[rows], speaks)
+        gather.at(local, image_index[rows], np.where(speaks, probabilities[rows], np.float32(0)))
+    return (local / np.maximum(votes, 1).astype(np.float32) if combine == "mean" else local), votes
 
 
 def fuse_scores(initial: np.ndarray, local: np.ndarray, has_crops: np.ndarray, ratio: float) -> np.ndarray:

@@ -371,12 +371,13 @@ KINDS: dict[str, type[Artifact]] = {
 may import that."""
 
 
-def read_arrays(path: Path, kinds: Mapping[str, type[Artifact]] = KINDS) -> Any:
+def read_arrays(path: Path, kinds: Mapping[str, type[Artifact]] = KINDS, without: Sequence[str] = ()) -> Any:
     """An HDF5 artifact, checked against its specification.
 
     Args:
         path: the file.
         kinds: schema to the kind that is made of the content.
+        without: large arrays that are not needed, in whose place stands one of no rows.
 
     Raises:
         PipelineError: missing, damaged, not one of ours, of another schema than its name says, or not as specified.
@@ -388,16 +389,19 @@ def read_arrays(path: Path, kinds: Mapping[str, type[Artifact]] = KINDS) -> Any:
         kind = kinds.get(provenance.schema)
         if kind is None:
             raise PipelineError(f"{path} holds {provenance.schema}, expected {', '.join(kinds)}.")
-        values: dict[str, Any] = {f.name: take(file, f.name) for f in kind.array_fields() if f.name in file}
+        values: dict[str, Any] = {
+            f.name: take(file, f.name) for f in kind.array_fields() if f.name in file and f.name not in without
+        }
         values |= {name: take_names(file, name) for name in ("image_ids", "class_names")}
         for item in kind.scalar_fields():
             if item.name in file.attrs:
                 values[item.name] = plain_scalar(file.attrs[item.name], item)
+        values |= {name: np.zeros((0, 0), file[name].dtype) for name in without if name in file}
         try:
             artifact = kind(provenance=provenance, **values)
         except TypeError as error:
             raise PipelineError(f"{path} is incomplete ({error}). Rebuild it with {remedy(path)}.") from None
-    check_arrays(artifact, path)
+    check_arrays(artifact, path, without)
     return artifact
 
 
@@ -470,11 +474,13 @@ def check_schema(path: Path, provenance: Provenance) -> None:
         raise PipelineError(f"{path} holds {schema}, expected {wanted}. Rebuild it with {remedy(path, force=True)}.")
 
 
-def check_arrays(artifact: Artifact, path: Path) -> None:
-    """Raise unless every array has its dtype and range and its named sizes agree across the file."""
+def check_arrays(artifact: Artifact, path: Path, without: Sequence[str] = ()) -> None:
+    """Raise unless every array (but those left out) has its dtype and range and named sizes agree across the file."""
     sizes: dict[str, int] = {"N": len(artifact.image_ids), "C": len(artifact.class_names)}
     for item in artifact.array_fields():
         value = getattr(artifact, item.name)
+        if item.name in without:
+            continue
         if value is None:
             if item.default is None:
                 continue

@@ -80,7 +80,7 @@ def run(folder: Path, config: FuseConfig, origin: Provenance) -> None:
     Where there is `corrections.h5`, what people said in it replaces the pseudo-labels.
     """
     path = folder / "final_labels.h5"
-    embeddings: Embeddings = read_arrays(folder / "embeddings.h5")
+    embeddings: Embeddings = read_arrays(folder / "embeddings.h5", without=("probabilities",))
     initial: Labels = read_arrays(folder / "initial_labels.h5")
     crops: CropScores = read_arrays(folder / "crop_scores.h5")
     check_same_images(initial, crops, folder / "initial_labels.h5", folder / "crop_scores.h5")

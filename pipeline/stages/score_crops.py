@@ -211,7 +211,7 @@ def run(folder: Path, config: ScoreCropsConfig, origin: Provenance, *, device: s
     """Write `crop_scores.h5` from the manifest, `boxes.h5` and the text embeddings in `embeddings.h5`."""
     path = folder / "crop_scores.h5"
     train = read_manifest(folder).split("train")
-    embeddings: Embeddings = read_arrays(folder / "embeddings.h5")
+    embeddings: Embeddings = read_arrays(folder / "embeddings.h5", without=("probabilities",))
     boxes: Boxes = read_arrays(folder / "boxes.h5")
     check_same_images(boxes, train, folder / "boxes.h5", folder / "manifest.csv")
     pieces = Pieces(path, origin, fresh=fresh)
