@@ -95,7 +95,7 @@ def test_zero_shot_on_real_photos(conse):
 
 
 def question(conse, names, others):
-    return ask(conse, [[name] for name in names], names, "paper", "mean", others)
+    return ask(conse, [{name: 1.0} for name in names], names, "paper", "mean", others)
 
 
 def test_others_near_a_class_are_left_out_whether_texts_are_centred_or_not(conse):
