@@ -359,12 +359,11 @@ def training(run: RunFiles) -> dict[str, Any] | None:
     rows = []
     for stage, history in (("warm-up", run.warmup_epochs), ("train", run.train_epochs)):
         rows += [] if history is None else [epoch_row(stage, row) for _, row in history.iterrows()]
-    chosen = run.train_epochs is not None and run.train_epochs.loc[run.train_epochs["chosen"], "epoch"].iloc[0]
     epochs = (run.metrics or {}).get("epochs")
     return {
         "rows": rows,
         "warmup": 0 if run.warmup_epochs is None else len(run.warmup_epochs),
-        "chosen": int(chosen) if chosen else None,
+        "chosen": None if run.epoch_scores is None else run.epoch_scores.chosen_epoch,
         "oracle": epochs and epochs["oracle_epoch"],
         "test": epochs and shorts(epochs["mAP_by_epoch"]),
     }
