@@ -67,7 +67,7 @@ def embeddings(**config):
 def manifest_of(tmp_path, names=("a", "b")):
     rows = [(n, str(tmp_path / "photos" / f"{n}.jpg"), "train", 10, 20, n * 64) for n in names]
     images = pd.DataFrame(rows, columns=COLUMNS)
-    display_names = {"cat": ["cat"], "dog": ["dog", "puppy"]}
+    display_names = {"cat": ["cat"], "dog": {"dog": 2, "puppy": 0.5}}  # 2 and not 2.0, as a person writes it
     return Manifest(
         provenance=manifest_provenance(images, display_names),
         dataset="photos",

@@ -62,9 +62,11 @@ class Manifest:
 
 def words_of(value: object) -> Words:
     """The words of a class as JSON holds them; raises TypeError or ValueError where it holds none."""
-    if isinstance(value, dict):
-        return {str(word): float(weight) for word, weight in value.items()}
-    return [str(word) for word in value]
+    if not isinstance(value, dict):
+        return [str(word) for word in value]
+    if not all(type(weight) in (int, float) for weight in value.values()):
+        raise TypeError("weights of words are no numbers")
+    return value
 
 
 def manifest_provenance(images: pd.DataFrame, display_names: Mapping[str, Words]) -> Provenance:
