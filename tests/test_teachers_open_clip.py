@@ -83,7 +83,9 @@ def test_classes_of_a_sigmoid_model_are_scored_as_the_package_does_each_on_its_o
         logits = model.get_logits((images / 255 - mean) / std, open_clip.tokenize([f"a {name}" for name in names]))[0]
     image = teacher.encode_images(images)
     torch.testing.assert_close(asked.answers(asked.logits(image)).probabilities, logits.sigmoid(), atol=1e-5, rtol=1e-3)
-    fewer = ask(teacher, [{"cat": 1.0}, {"dog": 1.0}], names[:2], "a {}", "mean", "none")  # a class less changes no other
+    fewer = ask(
+        teacher, [{"cat": 1.0}, {"dog": 1.0}], names[:2], "a {}", "mean", "none"
+    )  # a class less changes no other
     torch.testing.assert_close(fewer.logits(image), asked.logits(image)[:, :2])
     doubled = ask(teacher, [{name: 1.0} for name in names], names, "a {}", "mean", "none", 2 * teacher.logit_scale)
     torch.testing.assert_close(doubled.logits(image), 2 * asked.logits(image))

@@ -407,13 +407,13 @@ def test_compile_is_asked_for(monkeypatch):
 
 def test_what_changes_only_speed_or_logs_is_no_part_of_the_identity():
     config = TrainingConfig()
-    assert config.identity() == config.replace(compile=True, tensorboard=True).identity()
+    assert config.identity() == config.replace(compile=True, track="wandb").identity()
     assert config.identity() != config.replace(accumulate=2).identity()
 
 
 def test_curves_are_written_where_asked_for(data, tmp_path):
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    config = SMALL.replace(epochs=2, tensorboard=True)
+    config = SMALL.replace(epochs=2, track="tensorboard")
     _, rows = fitted(data, tmp_path, config)
     events = reader.EventAccumulator(str(tmp_path / "tensorboard" / "train")).Reload()
     points = events.Scalars("epoch/loss")
@@ -422,10 +422,41 @@ def test_curves_are_written_where_asked_for(data, tmp_path):
     assert {"epoch/data_wait", "batch/loss"} <= set(events.Tags()["scalars"])
 
 
-def test_curves_without_tensorboard_say_what_to_install(data, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(PipelineError, match=r"pip install '\.\[tensorboard\]'"):
-        fitted(data, tmp_path, SMALL.replace(tensorboard=True))
+def test_curves_go_to_wandb_without_a_server(data, tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb", reason="pip install '.[wandb]'")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    points = []
+    monkeypatch.setattr(
+        wandb.Run, "log", lambda run, values, step: points.append((run.name, run.offline, values, step))
+    )
+    _, rows = fitted(data, tmp_path, SMALL.replace(epochs=2, track="wandb"))
+    assert list((tmp_path / "wandb").glob("offline-run-*"))
+    losses = [point for point in points if "epoch/loss" in point[2]]
+    assert [(name, offline, step) for name, offline, _, step in losses] == [
+        (f"{tmp_path.name}/train", True, 8 * k) for k in (1, 2)
+    ]
+    assert [values["epoch/loss"] for *_, values, _ in losses] == pytest.approx(rows["loss"].tolist())
+
+
+def test_curves_go_to_a_database_of_mlflow(data, tmp_path, monkeypatch):
+    tracking = pytest.importorskip("mlflow.tracking", reason="pip install '.[mlflow]'")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    _, rows = fitted(data, tmp_path, SMALL.replace(epochs=2, track="mlflow"))
+    client = tracking.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("ccd").experiment_id])
+    assert (run.info.run_name, run.info.status) == (f"{tmp_path.name}/train", "FINISHED")
+    points = client.get_metric_history(run.info.run_id, "epoch/loss")
+    assert [point.step for point in points] == [8, 16]
+    assert [point.value for point in points] == pytest.approx(rows["loss"].tolist())
+
+
+@pytest.mark.parametrize(
+    ("track", "module"), [("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb"), ("mlflow", "mlflow.tracking")]
+)
+def test_curves_without_the_package_say_what_to_install(data, tmp_path, monkeypatch, track, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(PipelineError, match=rf"pip install '\.\[{track}\]'"):
+        fitted(data, tmp_path, SMALL.replace(track=track))
 
 
 def test_every_row_of_the_history_is_plain_numbers(data, tmp_path):

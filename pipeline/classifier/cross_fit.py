@@ -70,7 +70,7 @@ def cross_fit(
                 inner = pieces.below(path.stem)
                 state = start_training(begin(labels[rows]), config, torch.device(device))
                 part = replace(data, labels=labels, rows=rows)
-                fit(state, part, config, inner, consistency=consistency, title=title, store=store)
+                fit(state, part, config.replace(track="none"), inner, consistency=consistency, title=title, store=store)
                 found = predict_together(
                     state.predictor, data.paths, config.test_size, title="  out of fold", store=store
                 )

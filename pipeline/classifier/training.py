@@ -26,6 +26,7 @@ from pipeline.machine import distributed
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.precision import autocast, autocast_dtype, inference_dtype
 from pipeline.machine.progress import Bar, bar
+from pipeline.machine.trackers import Curves
 from pipeline.method.losses import consistency_loss, indecision, label_loss, training_targets
 from pipeline.photos.image_cache import ImageCache
 from pipeline.runs.checkpoints import load_piece, save_pt
@@ -222,8 +223,8 @@ def fit(
     if len(rows) < config.epochs:
         source = view_source(state, data, config, consistency, title, store)
     count = len(data.paths if data.rows is None else data.rows)
-    log = pieces.folder.parent / "tensorboard" / title if config.tensorboard else None
-    with bar(title, config.epochs * count, done=len(rows) * count, log=log) as progress:
+    curves = None if config.track == "none" else Curves(config.track, pieces.folder.parent, title)
+    with bar(title, config.epochs * count, done=len(rows) * count, curves=curves) as progress:
         for epoch in range(len(rows) + 1, config.epochs + 1):
             rows.append(train_one_epoch(state, data, config, source, consistency, epoch, progress))
             progress.record({key: value for key, value in rows[-1].items() if key != "epoch"}, "epoch")

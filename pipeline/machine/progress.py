@@ -3,8 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console
@@ -22,7 +21,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.machine import distributed
-from pipeline.machine.errors import PipelineError, printable
+from pipeline.machine.errors import printable
+from pipeline.machine.trackers import Add, Curves, open_curves
 
 console = Console(stderr=True, highlight=False)
 """Messages and bars; standard output is kept for what a command was asked to print."""
@@ -51,17 +51,19 @@ class Bar:
         description: stands before it.
         total: images.
         done: of them, those that are there already.
-        writer: TensorBoard's, or None.
+        add: see `trackers.Add`, or None.
         lines: say how far it is every now and then, for want of a terminal.
     """
 
-    def __init__(self, progress: Progress, description: str, total: int, done: int, writer: Any, lines: bool) -> None:
+    def __init__(
+        self, progress: Progress, description: str, total: int, done: int, add: Add | None, lines: bool
+    ) -> None:
         self._progress = progress
         self._task = progress.add_task(description, total=total, completed=done, note="")
         self._description = description
         self._total = total
         self._images = done
-        self._writer = writer
+        self._add = add
         self._lines = lines
         self._said = time.monotonic()
 
@@ -75,23 +77,23 @@ class Bar:
 
     def record(self, values: Mapping[str, float], group: str) -> None:
         """Add a point, at the images counted so far, to the curve of each value; only where a log is kept."""
-        if self._writer is not None:
+        if self._add is not None:
             for name, value in values.items():
-                self._writer.add_scalar(f"{group}/{name}", value, self._images)
+                self._add(f"{group}/{name}", value, self._images)
 
 
 @contextmanager
-def bar(description: str, total: int, done: int = 0, log: Path | None = None) -> Iterator[Bar]:
+def bar(description: str, total: int, done: int = 0, curves: Curves | None = None) -> Iterator[Bar]:
     """Progress bar over `total` images, `done` of which are there already; a line now and then without a terminal.
 
     Args:
         description: stands before the bar.
         total: images.
         done: of them, those of an earlier, interrupted run.
-        log: folder that gets what is recorded, for TensorBoard; None for no log.
+        curves: where what is recorded goes; None for nowhere.
 
     Raises:
-        PipelineError: a log is wanted and TensorBoard is not installed.
+        PipelineError: the package that curves need is not installed.
     """
     columns = (
         TextColumn("{task.description:<12}", markup=False),
@@ -104,24 +106,9 @@ def bar(description: str, total: int, done: int = 0, log: Path | None = None) ->
     )
     terminal = sys.stderr.isatty()
     quiet = not terminal or not distributed.is_main() or console.quiet
-    with open_log(log, done) as writer, Progress(*columns, console=console, disable=quiet) as progress:
-        yield Bar(progress, description, total, done, writer, lines=not terminal)
-
-
-@contextmanager
-def open_log(folder: Path | None, done: int) -> Iterator[Any]:
-    """TensorBoard's writer into a folder, from which points beyond `done` images vanish; None without a folder."""
-    if folder is None or not distributed.is_main():
-        yield None
-        return
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise PipelineError(
-            "--tensorboard needs the package tensorboard; install it with `pip install '.[tensorboard]'`."
-        ) from None
-    with SummaryWriter(str(folder), purge_step=done) as writer:
-        yield writer
+    opened = open_curves(curves, done) if curves is not None and distributed.is_main() else nullcontext()
+    with opened as add, Progress(*columns, console=console, disable=quiet) as progress:
+        yield Bar(progress, description, total, done, add, lines=not terminal)
 
 
 def say(message: str) -> None:

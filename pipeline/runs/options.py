@@ -180,7 +180,9 @@ class TrainingConfig(Config):
         "auto", "of training; auto: bfloat16 where the device computes with it"
     )
     compile: bool = option(False, "compile the network first: minutes that long trainings win back", identity=False)
-    tensorboard: bool = option(False, "also write losses to RUN/tensorboard", identity=False)
+    track: Literal["none", "tensorboard", "wandb", "mlflow"] = option(
+        "none", "also draw curves, in the run's folder unless the package's own variables name a server", identity=False
+    )
     seed: int = option(0, "seed of head, order, flips and jitter", min=0)
     cache: str = option("", "folder to keep squashed images in for later epochs; empty: none", identity=False)
 
