@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+import time
 
 import pandas as pd
 import pytest
@@ -64,6 +65,21 @@ def run_boxes(folder):
     distributed.join()
     given = {"image_size": 64, "batch_size": 3, "classes_per_image": 1.5, "threshold": 0.7}
     run_stage(find_stage("boxes"), folder, Settings(), "cpu", force=False, given=given)
+    distributed.leave()
+
+
+class SlowTeacher(ColourTeacher):
+    def encode_images(self, *arguments, **options):
+        time.sleep(1)
+        return super().encode_images(*arguments, **options)
+
+
+def embed_in_pieces(folder, teacher):
+    """`embed` in pieces of one image, so that a kill lies between two."""
+    embed.load_teacher = lambda *_, **__: teacher()
+    embed.PIECE = 1
+    distributed.join()
+    run_stage(find_stage("embed"), folder, Settings(), "cpu", force=False, given={"batch_size": 1})
     distributed.leave()
 
 
@@ -149,6 +165,31 @@ def test_boxes_of_one_classifier_have_the_same_bytes(runs, tmp_path):
     assert read(one).cam is not None and len(read(one).box) == 12
     assert one.read_bytes() == two.read_bytes()
     assert not list(tmp_path.glob("*/*.partial"))
+
+
+def test_a_killed_process_ends_the_others_and_the_next_command_goes_on(tmp_path):
+    whole, broken = (tiny.write_run(tmp_path / name / "run") for name in ("whole", "broken"))
+    logs = [tmp_path / f"{rank}.log" for rank in range(2)]
+    started = [
+        tiny.start(embed_in_pieces, broken, SlowTeacher, log=log, **environment)
+        for log, environment in zip(logs, torchrun(2), strict=True)
+    ]
+    partial = broken / "embeddings.h5.partial"
+    deadline = time.monotonic() + 120
+    while len(list(partial.glob("*.npz"))) < 2:
+        assert time.monotonic() < deadline and started[0].is_alive(), logs[0].read_text()
+        time.sleep(0.05)
+    started[1].kill()
+    started[0].join(60)
+    assert started[0].exitcode not in (None, 0)
+    assert not (broken / "embeddings.h5").exists()
+    kept = {path: path.stat().st_mtime_ns for path in partial.glob("*.npz")}
+    assert kept
+    for folder, log in ((whole, logs[0]), (broken, logs[1])):
+        process = tiny.start(embed_in_pieces, folder, ColourTeacher, log=log)
+        process.join()
+        assert process.exitcode == 0, log.read_text()
+    assert (broken / "embeddings.h5").read_bytes() == (whole / "embeddings.h5").read_bytes()
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 1000, 100_000])
