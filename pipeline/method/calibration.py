@@ -14,8 +14,8 @@ MOST_CALLED = 1.5
 """That rule calls at most this many times as many photos as the labels say: a rare class has no bulk to speak of."""
 STEEPER = 1.5
 """The slope over that of the labels, which are less decided than the truth."""
-LARGEST = 12.0
-"""Largest calibrated logit of a train photo, so that float32 scores of different logits stay different."""
+LARGEST = 16.0
+"""Largest calibrated logit of a train photo: beyond it, float32 scores of different logits would all be 1."""
 SLOPES = (0.3, 60.0)
 """Range in which the slope of the labels is looked for."""
 
@@ -44,7 +44,7 @@ def _fit_class(z: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     mode, spread = _bulk(z)
     threshold = min(_even_odds(z, y), max(mode + SPREADS * spread, _rank(z, MOST_CALLED * y.sum())))
     x = z - threshold
-    return min(STEEPER * _slope(x, y), LARGEST / np.abs(x).max()), threshold
+    return min(STEEPER * _slope(x, y), LARGEST / max(x.max(), 1e-6)), threshold
 
 
 def _logit(share: float) -> float:
