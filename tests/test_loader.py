@@ -103,7 +103,7 @@ def test_every_thread_works_on_the_next_batch_while_one_is_used(batch_size):
         with lock:
             running.append(item)
             peak.append(len(running))
-        time.sleep(0.002)
+        time.sleep(0.01)  # so long that a busy machine begins all of them
         with lock:
             running.remove(item)
         return item
@@ -112,7 +112,7 @@ def test_every_thread_works_on_the_next_batch_while_one_is_used(batch_size):
     stream = iter(Stream(decode, batches, workers=8))
     for batch in batches[:2]:
         assert next(stream) == list(batch)
-    time.sleep(0.1)  # the consumer works
+    time.sleep(0.5)  # the consumer works
     assert len(peak) == min(3 * batch_size + 8, 100)  # the next batch is there, and an item per thread
     assert max(peak) == 8
     assert [item for batch in stream for item in batch] == list(range(2 * batch_size, 100))
