@@ -141,7 +141,7 @@ def class_alerts(run: RunFiles) -> list[Alert]:
     found = []
     if labels is not None and empty.any():
         classes = np.flatnonzero(empty)
-        text = "No train photo has the label, so the classifier cannot learn it"
+        text = f"No train photo has a label of {PRESENT} or more, so the classifier learns it from hints alone"
         both = [names[c] for c in classes if never[c]]
         text += f" ({listed(both)}: the teacher never puts it on top)" if both else ""
         text += ". Give it a name that the teacher knows, correct some photos, or leave it out."
