@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from pipeline.machine.progress import bar
 from pipeline.photos.image_cache import ImageCache
 from pipeline.photos.prefetch import Stream, chunks
 from pipeline.photos.squash import load_view
-from pipeline.runs.checkpoints import Checkpoint
+from pipeline.runs.checkpoints import Checkpoint, load_piece, save_pt
 
 SAVE_EVERY = 64
 """Batches between two savings of maps on disk."""
@@ -175,6 +176,17 @@ def predict_together(
     mine = [row for rows in distributed.shard(shares(len(paths), batch_size)) for row in rows]
     logits[mine] = predict_logits(model, [paths[row] for row in mine], size, batch_size, title, store, dtype, rounded)
     distributed.all_reduce_sum(logits)
+    return logits
+
+
+def predict_once(path: Path, model: CamNet, paths: Sequence[Path | str], size: int, **how: Any) -> Tensor:
+    """`predict_together`, kept in the piece at `path`, from which a command that was killed takes it when it goes on."""
+    if path.exists():
+        return load_piece(path)["logits"]
+    logits = predict_together(model, paths, size, **how)
+    if distributed.is_main():
+        save_pt(path, {"logits": logits})
+    distributed.barrier()  # a process that is killed from here on finds them
     return logits
 
 

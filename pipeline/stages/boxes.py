@@ -14,7 +14,7 @@ from pipeline.classifier.inference import (
     feature_batches,
     image_batches,
     load_classifier,
-    predict_together,
+    predict_once,
     shares,
     to_device,
     to_float,
@@ -37,7 +37,7 @@ from pipeline.method.cam import (
 from pipeline.method.crops import grid_boxes, random_boxes
 from pipeline.photos.augment import draw_flips, flip
 from pipeline.runs.artifacts import Boxes, Provenance, check_same_images, write
-from pipeline.runs.checkpoints import Checkpoint, load_piece, read_checkpoint, save_pt
+from pipeline.runs.checkpoints import Checkpoint, read_checkpoint
 from pipeline.runs.manifest import Manifest, read_manifest
 from pipeline.runs.options import BoxesConfig
 from pipeline.runs.pieces import Pieces
@@ -156,22 +156,6 @@ def find_boxes(cams: Tensor, selected: Tensor, rows: range, sizes: Tensor, confi
     return Found(*(values.cpu() for values in found))
 
 
-def all_scores(
-    model: CamNet, paths: list[str], config: BoxesConfig, store: FeatureStore | None, pieces: Pieces
-) -> Tensor:
-    """Scores Tensor[N, C] of all images, those of an interrupted run where it had got so far."""
-    path = pieces.path("scores.pt")
-    if path.exists():
-        return load_piece(path)["scores"]
-    rounded = config.half_maps
-    size, batch_size = config.image_size, config.batch_size
-    scores = predict_together(model, paths, size, batch_size, "boxes: tau", store, rounded=rounded).sigmoid()
-    if distributed.is_main():
-        save_pt(path, {"scores": scores})
-    distributed.barrier()  # a process that is killed from here on finds them
-    return scores
-
-
 def cam_view(
     model: CamNet, train: Manifest, config: BoxesConfig, store: FeatureStore | None, pieces: Pieces
 ) -> tuple[Found, float]:
@@ -183,7 +167,9 @@ def cam_view(
     store = store if config.half_maps else None
     paths, sizes = train.paths, torch.from_numpy(train.sizes)
     tau = search_tau(model, paths, config) if config.tau_rule == "search" else 0.0
-    selected, tau = select_classes(all_scores(model, paths, config, store, pieces), config, tau)
+    how = {"batch_size": config.batch_size, "title": "boxes: tau", "store": store, "rounded": config.half_maps}
+    logits = predict_once(pieces.path("logits.pt"), model, paths, config.image_size, **how)
+    selected, tau = select_classes(logits.sigmoid(), config, tau)
     groups = shares(len(paths), config.batch_size)
     mine = distributed.shard(range(len(groups)))
     missing = [group for group in mine if not pieces.has_arrays(group)]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.classifier.cross_fit import cross_fit
 from pipeline.classifier.features import FeatureStore
-from pipeline.classifier.inference import load_classifier, predict_together
+from pipeline.classifier.inference import load_classifier, predict_once, predict_together
 from pipeline.classifier.network import CamNet
 from pipeline.classifier.training import Consistency, TrainingSet, fit, read_epoch, start_training, targets_of
 from pipeline.classifier.view_sources import is_frozen
@@ -31,7 +31,7 @@ from pipeline.runs.artifacts import (
     read_arrays,
     write,
 )
-from pipeline.runs.checkpoints import Checkpoint, load_piece, read_checkpoint, save_pt, write_checkpoint
+from pipeline.runs.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from pipeline.runs.manifest import read_manifest, write_csv
 from pipeline.runs.options import TrainConfig
 from pipeline.runs.pieces import Pieces
@@ -44,19 +44,6 @@ def calibrated(
     logits = predict_together(load_classifier(chosen, device), paths, chosen.image_size, title="calibrate", store=store)
     scale, offset = (torch.from_numpy(each).float() for each in fit_calibration(logits.numpy(), labels))
     return replace(chosen, weights=chosen.weights | {"scale": scale, "offset": offset})
-
-
-def warmup_logits(
-    model: CamNet, paths: list[str], size: int, pieces: Pieces, store: FeatureStore | None = None
-) -> Tensor:
-    """Logits Tensor[N, C] of the warm-up classifier, those of an interrupted run where it had got so far."""
-    path = pieces.path("warmup_logits.pt")
-    if path.exists():
-        return load_piece(path)["logits"]
-    logits = predict_together(model, paths, size, title="  test images", store=store)
-    if distributed.is_main():
-        save_pt(path, {"logits": logits})
-    return logits
 
 
 def refining_share(labels: Labels, warmup: Checkpoint, config: TrainConfig) -> float:
@@ -97,8 +84,8 @@ def refine(
     if labels.corrected_entries:
         corrections: Corrections = read_arrays(folder / "corrections.h5")
         said = align_corrections(corrections, labels.image_ids, labels.class_names).labels
-        found, scores = correct(found, said).clip(max=1), correct(scores, said)
-    return replace(labels, labels=found, scores=np.maximum(scores, 0))
+        found, scores = correct(found, said), correct(scores, said)
+    return replace(labels, labels=found, scores=scores)
 
 
 def consistency_of(config: TrainConfig) -> Consistency | None:
@@ -120,7 +107,8 @@ def run(
     warmup = read_checkpoint(folder / "warmup.pt")
     pieces = Pieces(folder / "classifier.pt", origin, fresh=fresh)
     # scores of the test images, not their labels: for what `evaluate` reports beside the choice
-    before = warmup_logits(load_classifier(warmup, device), test.paths, warmup.image_size, pieces, store)
+    place, begun = pieces.path("warmup_logits.pt"), load_classifier(warmup, device)
+    before = predict_once(place, begun, test.paths, warmup.image_size, title="  test images", store=store)
     state = start_training(load_classifier(warmup), config, torch.device(device))
     state.restore(warmup.training)
     weights = image_weights(torch.from_numpy(labels.confident), config.loss_floor)
