@@ -197,7 +197,7 @@ def write_figures(folder: Path) -> None:
     config = EvaluateConfig(resamples=20)
     train, test = np.arange(TRAIN), np.arange(TEST)
     labels = {
-        name: measure_labels(read(folder / f"{name}_labels.h5"), train, TRUTH[:TRAIN], config)
+        name: measure_labels(folder / f"{name}_labels.h5", train, TRUTH[:TRAIN], config)
         for name in ("initial", "final")
     }
     embeddings, epochs = read(folder / "embeddings.h5"), read(folder / "epoch_scores.h5")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,6 @@ HEAVY = {
     "torch",
     "torchvision",
     "timm",
-    "torchmetrics",
     "sentence_transformers",
     "transformers",
     "matplotlib",
@@ -60,9 +60,16 @@ def test_help_of_a_command_imports_no_network(command):
     assert code == 0 and not (HEAVY | {"pandas"}) & set(modules)
 
 
-@pytest.mark.parametrize("stage", [name for name in STAGE_NAMES if name != "evaluate"])
+@pytest.mark.parametrize("stage", STAGE_NAMES)
 def test_an_up_to_date_stage_imports_no_network(stage, finished):
     code, modules = imported_by(stage, "--run", finished)
+    assert code == 0 and not HEAVY & set(modules)
+
+
+@pytest.mark.parametrize("stage", ["init-labels", "fuse", "evaluate"])
+def test_work_on_labels_and_scores_imports_no_network(stage, finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    code, modules = imported_by(stage, "--run", run, "--force")
     assert code == 0 and not HEAVY & set(modules)
 
 

@@ -4,13 +4,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from torchmetrics.functional.classification import (
-    binary_calibration_error,
-    multilabel_average_precision,
-    multilabel_f1_score,
-    multilabel_stat_scores,
-)
 
 from pipeline.machine.errors import PipelineError
 from pipeline.method.thresholds import PRESENT
@@ -24,8 +17,10 @@ EmptyClass = Literal["skip", "zero"]
 
 _DIFFICULT_VALUE = {"ignore": -1, "negative": 0, "positive": 1}
 _CHUNK_CELLS = 4_000_000
-_CLASSES, _IMAGES = 8, 65_536
-"""Classes, or images, that are measured together: torchmetrics takes eight bytes for each pair, several times."""
+_IMAGES = 65_536
+"""Images that are looked at together where a pair of image and class takes eight bytes."""
+_BINS = 15
+"""Of equal width, of the calibration error."""
 
 
 def multilabel_metrics(
@@ -64,18 +59,12 @@ def multilabel_metrics(
     """
     _check(scores, truth, class_names)
     truth = apply_difficult(truth, difficult)
-    precisions = average_precision(scores, truth)  # [C]
-    empty = np.isnan(precisions)
-    if empty.all() and empty_class == "skip":
-        raise PipelineError(
-            f"none of the {len(class_names)} classes is present in the {len(truth)} images, "
-            'so there is no mean over classes. Check the labels, or count empty classes as "zero".'
-        )
+    ranking = _ranking(scores, truth, class_names, empty_class)
+    empty = np.array([precision is None for precision in ranking["AP"].values()])
     counted = ~empty if empty_class == "skip" else np.ones_like(empty)
     top3 = _top_k(scores, truth, k=3)
     return {
-        "mAP": float(np.nan_to_num(precisions)[counted].mean()),
-        "AP": {n: None if np.isnan(p) else float(p) for n, p in zip(class_names, precisions, strict=True)},
+        **ranking,
         **_decision_metrics(scores >= threshold, truth, counted),
         "top3": _decision_metrics(top3, truth, counted),
         "sample_F1": _sample_f1(scores >= threshold, truth),
@@ -87,6 +76,19 @@ def multilabel_metrics(
         "threshold": np.asarray(threshold, dtype=float).tolist(),
         "images": len(truth),
     }
+
+
+def ranking_metrics(
+    scores: np.ndarray,
+    truth: np.ndarray,
+    class_names: list[str],
+    *,
+    difficult: Difficult = "ignore",
+    empty_class: EmptyClass = "skip",
+) -> dict[str, Any]:
+    """The mAP and AP of `multilabel_metrics` alone: those figures that no threshold decides."""
+    _check(scores, truth, class_names)
+    return _ranking(scores, apply_difficult(truth, difficult), class_names, empty_class)
 
 
 def label_metrics(
@@ -128,29 +130,14 @@ def apply_difficult(truth: np.ndarray, difficult: Difficult) -> np.ndarray:
 
 def average_precision(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Non-interpolated AP of each class, float64 [C]; NaN for one without positives, -1 is ignored."""
-    result = np.full(truth.shape[1], np.nan)
-    counted = np.flatnonzero((truth == 1).any(axis=0))
-    for columns in np.split(counted, range(_CLASSES, len(counted), _CLASSES)) if len(counted) else []:
-        # Scores outside [0, 1] torchmetrics puts through a float32 sigmoid, which makes ties; not so ranks.
-        result[columns] = multilabel_average_precision(
-            torch.from_numpy(_relative_ranks(scores[:, columns])),
-            torch.from_numpy(truth[:, columns].astype(np.int64)),
-            num_labels=len(columns),
-            average="none",
-            ignore_index=-1,
-            validate_args=False,
-        ).numpy()
-    return result
+    return np.array([_average_precision(*column) for column in zip(scores.T, truth.T, strict=True)])
 
 
 def mean_average_precision(
     scores: np.ndarray, truth: np.ndarray, *, difficult: Difficult = "ignore", empty_class: EmptyClass = "skip"
 ) -> float:
     """The mAP that `multilabel_metrics` gives, alone; NaN where no class counts."""
-    precisions = average_precision(scores, apply_difficult(truth, difficult))
-    if empty_class == "zero":
-        return float(np.nan_to_num(precisions).mean())
-    return float(np.nanmean(precisions)) if not np.isnan(precisions).all() else float("nan")
+    return _mean(average_precision(scores, apply_difficult(truth, difficult)), empty_class)
 
 
 def precision_recall(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -245,37 +232,13 @@ def _check(scores: np.ndarray, truth: np.ndarray, class_names: list[str]) -> Non
             f"{np.count_nonzero(~np.isfinite(scores))} of {scores.size} scores are not finite, expected all. "
             "The training that made them diverged; lower its learning rate."
         )
-    if not np.isin(truth, (-1, 0, 1)).all():
+    if truth.min() < -1 or truth.max() > 1:
         raise PipelineError(f"ground truth holds {np.unique(truth)[:5].tolist()}, expected 1, 0 and -1 alone.")
-
-
-def _relative_ranks(scores: np.ndarray) -> np.ndarray:
-    """Dense rank of each score in its column over the number of distinct ones, float64 [N, C] in (0, 1]."""
-    ranks = np.empty(scores.shape)
-    for column in range(scores.shape[1]):
-        values, inverse = np.unique(scores[:, column], return_inverse=True)
-        ranks[:, column] = (inverse + 1) / len(values)
-    return ranks
 
 
 def _decision_metrics(decisions: np.ndarray, truth: np.ndarray, counted: np.ndarray) -> dict[str, float]:
     """CP, CR, CF1, OP, OR, OF1 of bool [N, C] decisions; a class never predicted has precision 0."""
-    counts = np.concatenate(
-        [
-            multilabel_stat_scores(
-                torch.from_numpy(decisions[:, start : start + _CLASSES].astype(np.int64)),
-                torch.from_numpy(truth[:, start : start + _CLASSES].astype(np.int64)),
-                num_labels=truth[:, start : start + _CLASSES].shape[1],
-                average="none",
-                ignore_index=-1,
-                validate_args=False,
-            )
-            .numpy()
-            .reshape(-1, 5)
-            for start in range(0, truth.shape[1], _CLASSES)
-        ]
-    )
-    hits, false, _, missed, _ = counts.T  # int64 [C] each
+    hits, false, missed = _outcomes(decisions, truth, axis=0)  # [C] each
     class_precision = (hits / np.maximum(hits + false, 1))[counted].mean()
     class_recall = (hits / np.maximum(hits + missed, 1))[counted].mean()
     precision = hits.sum() / max((hits + false).sum(), 1)
@@ -290,8 +253,35 @@ def _decision_metrics(decisions: np.ndarray, truth: np.ndarray, counted: np.ndar
     }
 
 
+def _outcomes(decisions: np.ndarray, truth: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """True positives, false positives and false negatives, counted along an axis of [N, C]; -1 is neither."""
+    pairs = decisions & (truth == 1), decisions & (truth == 0), ~decisions & (truth == 1)
+    hits, false, missed = (np.count_nonzero(each, axis=axis) for each in pairs)
+    return hits, false, missed
+
+
 def _harmonic_mean(a: float, b: float) -> float:
     return 2 * a * b / (a + b) if a + b > 0 else 0.0
+
+
+def _ranking(scores: np.ndarray, truth: np.ndarray, class_names: list[str], empty_class: EmptyClass) -> dict[str, Any]:
+    precisions = average_precision(scores, truth)  # [C]
+    empty = np.isnan(precisions)
+    if empty.all() and empty_class == "skip":
+        raise PipelineError(
+            f"none of the {len(class_names)} classes is present in the {len(truth)} images, "
+            'so there is no mean over classes. Check the labels, or count empty classes as "zero".'
+        )
+    return {
+        "mAP": _mean(precisions, empty_class),
+        "AP": {n: None if np.isnan(p) else float(p) for n, p in zip(class_names, precisions, strict=True)},
+    }
+
+
+def _mean(precisions: np.ndarray, empty_class: EmptyClass) -> float:
+    """Mean over classes [C]; NaN where none counts."""
+    counted = np.nan_to_num(precisions) if empty_class == "zero" else precisions[~np.isnan(precisions)]
+    return float(counted.mean()) if len(counted) else float("nan")
 
 
 def _top_k(scores: np.ndarray, truth: np.ndarray, k: int) -> np.ndarray:
@@ -305,19 +295,8 @@ def _top_k(scores: np.ndarray, truth: np.ndarray, k: int) -> np.ndarray:
 
 
 def _sample_f1(decisions: np.ndarray, truth: np.ndarray) -> float:
-    total = 0.0
-    for start in range(0, len(truth), _IMAGES):
-        rows = slice(start, start + _IMAGES)
-        scores = multilabel_f1_score(
-            torch.from_numpy(decisions[rows].T.astype(np.int64)),
-            torch.from_numpy(truth[rows].T.astype(np.int64)),
-            num_labels=len(truth[rows]),  # transposed: every image is a "label"
-            average="none",
-            ignore_index=-1,
-            validate_args=False,
-        )
-        total += float(scores.double().sum())
-    return total / len(truth)
+    hits, false, missed = _outcomes(decisions, truth, axis=1)  # [N] each
+    return float((2 * hits / np.maximum(2 * hits + false + missed, 1)).mean())
 
 
 def _hit_at_1(scores: np.ndarray, truth: np.ndarray) -> float | None:
@@ -328,11 +307,17 @@ def _hit_at_1(scores: np.ndarray, truth: np.ndarray) -> float | None:
 
 
 def _calibration_error(scores: np.ndarray, truth: np.ndarray) -> float | None:
-    known = truth != -1
-    if scores.min() < 0 or scores.max() > 1 or not known.any():
+    """Expected calibration error (Naeini et al., AAAI 2015); None for scores outside [0, 1] or without labels."""
+    if scores.min() < 0 or scores.max() > 1:
         return None
-    confidence, present = torch.from_numpy(scores[known]), torch.from_numpy(truth[known].astype(np.int64))
-    return float(binary_calibration_error(confidence, present, n_bins=15, norm="l1", validate_args=False))
+    excess, pairs = np.zeros(_BINS), 0  # confidence less frequency, times the pairs of the bin
+    for start in range(0, len(scores), _IMAGES):
+        known = truth[start : start + _IMAGES] != -1
+        confidence, present = (each[start : start + _IMAGES][known].astype(float) for each in (scores, truth))
+        bins = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
+        excess += np.bincount(bins, confidence - present, minlength=_BINS)
+        pairs += len(bins)
+    return float(np.abs(excess).sum() / pairs) if pairs else None
 
 
 def _resample_counts(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
@@ -359,6 +344,13 @@ def _resampled_map(
         total = np.nan_to_num(precisions).sum(axis=0)
         means.append(np.divide(total, classes, out=np.full(len(total), np.nan), where=classes > 0))
     return np.concatenate(means)
+
+
+def _average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
+    """AP of one class from scores [N] and int8 [N]: mean over positives of the precision at their score."""
+    losses, positives = np.sort(-scores[truth != -1]), np.sort(-scores[truth == 1])
+    found, seen = (np.searchsorted(among, positives, side="right") for among in (positives, losses))
+    return float((found / seen).mean()) if len(positives) else float("nan")
 
 
 def _weighted_average_precision(scores: np.ndarray, truth: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -1,22 +1,24 @@
 """Scores, labels and ground truth to the figures of the run; the one stage that measures. It asks no network."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.evaluation.ground_truth import GroundTruth, need_ground_truth
+from pipeline.evaluation.ground_truth import need_ground_truth
 from pipeline.evaluation.metrics import (
     bootstrap_difference,
     bootstrap_interval,
     label_metrics,
     mean_average_precision,
     multilabel_metrics,
+    ranking_metrics,
 )
 from pipeline.method.thresholds import PRESENT
 from pipeline.runs.artifacts import Embeddings, EpochScores, Labels, Provenance, check_same_images, read_arrays
 from pipeline.runs.files import write_json
-from pipeline.runs.manifest import Manifest, read_manifest
+from pipeline.runs.manifest import SPLITS, Manifest, read_manifest
 from pipeline.runs.options import EvaluateConfig
 from pipeline.runs.score_table import prediction_frame, write_predictions
 
@@ -43,20 +45,26 @@ def without_decisions(figures: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in figures.items() if key not in DECISION_FIGURES}
 
 
-def measure_labels(labels: Labels, rows: np.ndarray, truth: np.ndarray, config: EvaluateConfig) -> dict[str, Any]:
+def measure_labels(path: Path, rows: np.ndarray, truth: np.ndarray, config: EvaluateConfig) -> dict[str, Any]:
     """Figures of pseudo-labels; the mAP is that of the unclamped scores, everything else that of the labels.
 
     Args:
-        labels: of the train images.
-        rows: int64 [K], the images among them that ground truth knows.
+        path: their file; of labels and scores only one is held at a time.
+        rows: int64 [K], the train images that ground truth knows.
         truth: int8 [K, C], of these.
         config: options.
     """
-    figures = label_metrics(labels.labels[rows], truth, labels.class_names, **conventions(config))
-    ranked = multilabel_metrics(labels.scores[rows], truth, labels.class_names, **conventions(config))
-    return {**figures, "labels_mAP": figures["mAP"], "mAP": ranked["mAP"], "AP": ranked["AP"]} | {
-        "corrected_entries": labels.corrected_entries
-    }
+    labels: Labels = read_arrays(path, without=("scores",))
+    figures = label_metrics(at(labels.labels, rows), truth, labels.class_names, **conventions(config))
+    found = {"labels_mAP": figures["mAP"], "corrected_entries": labels.corrected_entries}
+    del labels
+    ranked: Labels = read_arrays(path, without=("labels",))
+    return figures | found | ranking_metrics(at(ranked.scores, rows), truth, ranked.class_names, **conventions(config))
+
+
+def at(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Rows of an array; the array itself, and no copy, where these are all."""
+    return values if len(rows) == len(values) else values[rows]
 
 
 def gain_over_teacher(
@@ -119,11 +127,18 @@ def knows_teacher(embeddings: Embeddings, rows: np.ndarray) -> bool:
     return embeddings.known is None or bool(embeddings.known[~embeddings.is_train][rows].all())
 
 
-def known_rows(truth: GroundTruth, part: Manifest) -> tuple[np.ndarray, np.ndarray]:
-    """Those images of a split that ground truth knows: their rows int64 [K] in the split, and labels int8 [K, C]."""
-    places = truth.positions_of(part.image_ids)
-    rows = np.flatnonzero(truth.labelled[places]) if len(places) else np.zeros(0, np.int64)
-    return rows, truth.labels[places[rows]]
+def known_rows(folder: Path, manifest: Manifest) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Those images of each split that ground truth knows: their rows int64 [K] in the split, and labels int8 [K, C].
+
+    Raises:
+        PipelineError: there is no ground truth, or it is about other images.
+    """
+    truth = need_ground_truth(folder)
+    check_same_images(manifest, truth, folder / "manifest.csv", folder / "ground_truth.h5")
+    for split in SPLITS:
+        places = np.flatnonzero(manifest.images["split"] == split)
+        rows = np.flatnonzero(truth.labelled[places])
+        yield rows, truth.labels[places[rows]]
 
 
 def not_measured(known: dict[str, tuple[int, int]]) -> list[str]:
@@ -147,16 +162,15 @@ def run(folder: Path, config: EvaluateConfig, origin: Provenance) -> None:
         PipelineError: there is no ground truth, or it is about other images.
     """
     manifest = read_manifest(folder)
-    truth = need_ground_truth(folder)
-    check_same_images(manifest, truth, folder / "manifest.csv", folder / "ground_truth.h5")
+    (train_rows, train_truth), (test_rows, test_truth) = known_rows(folder, manifest)
     train, test = manifest.split("train"), manifest.split("test")
-    train_rows, train_truth = known_rows(truth, train)
-    test_rows, test_truth = known_rows(truth, test)
     counts = {"train": (len(train_rows), len(train.image_ids)), "test": (len(test_rows), len(test.image_ids))}
     metrics: dict[str, Any] = {"conventions": conventions(config), "not_measured": not_measured(counts)}
     if len(train_rows):
-        labels = {name: read_arrays(folder / f"{name}_labels.h5") for name in ("initial", "final", "refined")}
-        metrics["labels"] = {n: measure_labels(v, train_rows, train_truth, config) for n, v in labels.items()}
+        metrics["labels"] = {
+            name: measure_labels(folder / f"{name}_labels.h5", train_rows, train_truth, config)
+            for name in ("initial", "final", "refined")
+        }
     epochs: EpochScores = read_arrays(folder / "epoch_scores.h5")
     if len(test_rows):
         embeddings: Embeddings = read_arrays(folder / "embeddings.h5")
