@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.evaluation.ground_truth import GroundTruth
-from pipeline.runs.artifacts import CropScores, Embeddings, EpochScores, Provenance, write
+from pipeline.runs.artifacts import CropScores, Embeddings, EpochScores, Labels, Provenance, read_arrays, write
 from pipeline.runs.checkpoints import Checkpoint, write_checkpoint
 from pipeline.runs.graph import VERSIONS
 from pipeline.runs.manifest import COLUMNS, Manifest, manifest_provenance, write_manifest
@@ -203,7 +203,9 @@ def write_made_up(run: Path, count: int, class_names: list[str]) -> None:
         entropy=np.full(count, 1.0, np.float32),
         bias=np.full(len(class_names), 0.7, np.float32),
         bias_counts=np.full(len(class_names), count // len(class_names)),
+        class_on_top=np.ones(count, bool),
         logit_scale=10.0,
+        outcomes=len(class_names),
         image_size=SIDE,
         teacher="none",
         teacher_fingerprint="none",
@@ -222,6 +224,9 @@ def write_made_up_crops(run: Path, count: int, class_names: list[str]) -> None:
         image_index=np.repeat(np.arange(len(ids)), 2),
         class_index=np.random.default_rng(3).integers(0, len(class_names), 2 * len(ids)),
         probabilities=softmax_rows(2 * len(ids), len(class_names), 4),
+        entropy=np.ones(2 * len(ids), np.float32),
+        class_on_top=np.ones(2 * len(ids), bool),
+        outcomes=len(class_names),
     )
     write(run / "crop_scores.h5", crops)
 
@@ -239,9 +244,10 @@ def write_made_up_scores(run: Path, count: int, class_names: list[str]) -> None:
         epochs=np.arange(2),
         scores=scores,
         chosen_epoch=1,
-        thresholds=np.full(len(class_names), 0.5),
     )
     write(run / "epoch_scores.h5", epochs)
+    final: Labels = read_arrays(run / "final_labels.h5")
+    write(run / "refined_labels.h5", replace(final, provenance=origin(run, "refined_labels.h5", sources)))
 
 
 def write_weights(run: Path, name: str, inputs: list[str], ids: list[str], class_names: list[str]) -> None:
