@@ -25,8 +25,8 @@ def test_embeddings_come_back_in_the_order_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.runs.image_store.BLOCK", 2)
     store = ImageStore(tmp_path, KEY)
     assert store.missing([digest(2), digest(1), digest(2)]) == [digest(2), digest(1)]
-    store.add([digest(2), digest(1)], rows(2, 1))
-    ImageStore(tmp_path, KEY).add([digest(3)], rows(3))
+    store.add([digest(2), digest(1)], [rows(2), rows(1)])
+    ImageStore(tmp_path, KEY).add([digest(3)], [rows(3)])
     again = ImageStore(tmp_path, KEY)
     assert again.missing([digest(3), digest(4)]) == [digest(4)]
     wanted = [3, 1, 1, 2, 3]
@@ -34,7 +34,7 @@ def test_embeddings_come_back_in_the_order_asked_for(tmp_path, monkeypatch):
 
 
 def test_another_teacher_size_or_precision_has_a_store_of_its_own(tmp_path):
-    ImageStore(tmp_path, KEY).add([digest(1)], rows(1))
+    ImageStore(tmp_path, KEY).add([digest(1)], [rows(1)])
     for other in (
         StoreKey("other", 32, "float32"),
         StoreKey("teacher", 64, "float32"),
@@ -45,15 +45,15 @@ def test_another_teacher_size_or_precision_has_a_store_of_its_own(tmp_path):
 
 def test_only_what_is_missing_is_taken_over(tmp_path):
     here, there = ImageStore(tmp_path / "here", KEY), ImageStore(tmp_path / "there", KEY)
-    here.add([digest(1)], rows(1))
-    there.add([digest(n) for n in (1, 2, 3)], rows(10, 2, 3))
+    here.add([digest(1)], [rows(1)])
+    there.add([digest(n) for n in (1, 2, 3)], [rows(10, 2, 3)])
     assert here.take_over(there, [digest(1), digest(3), digest(4)]) == 1
     np.testing.assert_array_equal(next(here.blocks([digest(1), digest(3)])), rows(1, 3))
 
 
 def test_a_damaged_store_says_what_to_delete(tmp_path):
     store = ImageStore(tmp_path, KEY)
-    store.add([digest(1)], rows(1))
+    store.add([digest(1)], [rows(1)])
     with h5py.File(store.path, "r+") as file:
         file.attrs["teacher_fingerprint"] = "another"
     with pytest.raises(PipelineError, match=r"is damaged .*Delete it"):

@@ -260,6 +260,26 @@ def test_another_teacher_for_the_crops_is_refused(run, monkeypatch):
     assert code == 1 and "other weights" in output and "ccd embed" in output
 
 
+@pytest.mark.parametrize("block", [1, 7])
+def test_labels_fused_in_blocks_of_images_are_those_of_all_at_once(finished, tmp_path, monkeypatch, block):
+    run = shutil.copytree(finished, tmp_path / "run")
+    monkeypatch.setattr("pipeline.stages.fuse.BLOCK", block)
+    before = (run / "final_labels.h5").read_bytes()
+    (run / "final_labels.h5").unlink()
+    assert invoke("fuse", "--run", run)[0] == 0
+    assert (run / "final_labels.h5").read_bytes() == before
+
+
+def test_crop_scores_that_are_cut_off_are_refused(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    with h5py.File(run / "crop_scores.h5", "r+") as file:
+        values = file["probabilities"][:-1]
+        del file["probabilities"]
+        file["probabilities"] = values
+    code, output = invoke("fuse", "--run", run, "--force")
+    assert code == 1 and "probabilities in" in output and "has shape" in output and "ccd score-crops" in output
+
+
 def test_two_files_about_different_images_are_refused(run, colour_teacher):
     with h5py.File(run / "crop_scores.h5", "r+") as file:
         ids = file["image_ids"][()]

@@ -44,12 +44,11 @@ def class_bias(
         bias: float32 [C], in (0, 1].
         counts: int64 [C], confident images with the class on top; 0 marks a substituted bias.
     """
-    kept = probabilities[confident]
     class_count = probabilities.shape[1]
-    top_class = kept.argmax(axis=1)
+    top_class, highest = probabilities.argmax(axis=1)[confident], probabilities.max(axis=1)[confident]
     counts = np.bincount(top_class, minlength=class_count)
     # float64: a sum over 80,000 images must not depend on their order in the sixth digit
-    sums = np.bincount(top_class, weights=kept.max(axis=1, initial=0).astype(np.float64), minlength=class_count)
+    sums = np.bincount(top_class, weights=highest.astype(np.float64), minlength=class_count)
     seen = counts > 0
     if not seen.any():
         return np.ones(class_count, np.float32), counts

@@ -405,8 +405,21 @@ def read_arrays(path: Path, kinds: Mapping[str, type[Artifact]] = KINDS, without
     return artifact
 
 
-def take(file: h5py.File, name: str) -> np.ndarray:
-    """A dataset of a file, refused where its content lies elsewhere or is less than it claims.
+def read_rows(path: Path, artifact: Artifact, name: str, rows: slice) -> np.ndarray:
+    """Some rows of an array that `read_arrays` left out of an artifact, checked as it checks a whole one.
+
+    Raises:
+        PipelineError: the file is damaged, or has values that the specification does not allow.
+    """
+    with reporting_damage(path), h5py.File(path) as file:
+        values = take(file, name, rows)
+    item = next(field for field in artifact.array_fields() if field.name == name)
+    check_array(values, item, {"C": len(artifact.class_names), item.metadata["dims"][0]: rows.stop - rows.start}, path)
+    return values
+
+
+def take(file: h5py.File, name: str, rows: slice = slice(None)) -> np.ndarray:
+    """Rows of a dataset of a file, refused where its content lies elsewhere or is less than it claims.
 
     Raises:
         ValueError: it is a link or external, is no dataset, or claims more than the file holds.
@@ -420,7 +433,7 @@ def take(file: h5py.File, name: str) -> np.ndarray:
         raise ValueError(f"{name} lies in another file, expected a dataset in this file")
     if dataset.nbytes > COMPRESSION * (dataset.id.get_storage_size() + 4096):
         raise ValueError(f"{name} claims {dataset.nbytes:,} bytes, and the file holds fewer")
-    return dataset[()]
+    return dataset[rows] if dataset.ndim else dataset[()]
 
 
 def take_names(file: h5py.File, name: str) -> list[str]:
@@ -485,9 +498,14 @@ def check_arrays(artifact: Artifact, path: Path, without: Sequence[str] = ()) ->
             if item.default is None:
                 continue
             raise PipelineError(f"{path} has no {item.name}. Rebuild it with {remedy(path)}.")
-        problem = wrong_form(value, item, sizes) or wrong_values(value, item, sizes)
-        if problem:
-            raise PipelineError(f"{item.name} in {path} {problem}. Rebuild it with {remedy(path)}.")
+        check_array(value, item, sizes, path)
+
+
+def check_array(value: np.ndarray, item: Any, sizes: dict[str, int], path: Path) -> None:
+    """Raise unless an array is as its field says; adds new named sizes to `sizes`."""
+    problem = wrong_form(value, item, sizes) or wrong_values(value, item, sizes)
+    if problem:
+        raise PipelineError(f"{item.name} in {path} {problem}. Rebuild it with {remedy(path)}.")
 
 
 def wrong_form(value: np.ndarray, item: Any, sizes: dict[str, int]) -> str:

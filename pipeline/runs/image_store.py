@@ -1,8 +1,9 @@
 """What a teacher said of photos, kept by their content: a photo is encoded once, whatever it is asked about later."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import h5py
@@ -58,26 +59,27 @@ class ImageStore:
         """Those of these photos that are not known, each once, in order."""
         return [digest for digest in dict.fromkeys(digests) if digest not in self._rows]
 
-    def add(self, digests: Sequence[str], images: np.ndarray) -> None:
-        """Keep the embeddings float32 [K, D] of K photos that are missing."""
-        if not len(digests):
-            return
+    def add(self, digests: Sequence[str], images: Iterable[np.ndarray]) -> None:
+        """Keep the embeddings of K photos that are missing, K at least 1, float32 [K, D] in blocks of rows."""
+        images = iter(images)
+        first = next(images)
         kept = list(self._rows)
         with replacing(self.path) as partial, h5py.File(partial, "w") as file:
             file.attrs.update(vars(self._key))
             file["sha256"] = np.array([*kept, *digests], dtype="S64")
-            made = file.create_dataset("image", (len(kept) + len(digests), images.shape[1]), np.float32)
-            for start in range(0, len(kept), BLOCK):
-                old = slice(start, min(start + BLOCK, len(kept)))
-                made[old] = self._read(old)
-            made[len(kept) :] = images
+            made = file.create_dataset("image", (len(kept) + len(digests), first.shape[1]), np.float32)
+            old = (self._read(slice(start, min(start + BLOCK, len(kept)))) for start in range(0, len(kept), BLOCK))
+            start = 0
+            for block in chain(old, [first], images):
+                made[start : start + len(block)] = block
+                start += len(block)
         self._rows |= {digest: len(kept) + n for n, digest in enumerate(digests)}
 
     def take_over(self, other: "ImageStore", digests: Sequence[str]) -> int:
         """Copy what another store knows of those photos that are missing here, and return how many they were."""
         found = [digest for digest in self.missing(digests) if digest in other._rows]
         if found:
-            self.add(found, np.concatenate(list(other.blocks(found))))
+            self.add(found, other.blocks(found))
         return len(found)
 
     def blocks(self, digests: Sequence[str]) -> Iterator[np.ndarray]:

@@ -71,10 +71,10 @@ def work_in_pieces(
     pieces: Pieces,
     work: Callable[[Sequence[int]], Iterator[tuple[np.ndarray, np.ndarray]]],
     finish: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
-) -> np.ndarray:
+) -> Iterator[np.ndarray]:
     """Rows that `work` computes in one stream over all pieces, kept piece by piece; finished pieces are not worked on.
 
-    The processes of torchrun share the pieces, and each returns all rows.
+    The processes of torchrun share the pieces.
 
     Args:
         title: stands before the progress bar.
@@ -83,6 +83,10 @@ def work_in_pieces(
         work: called once with the numbers of the pieces to do, in order; yields row numbers int64 [b], counted over all
             pieces, and their values [b, ...], in any order that leaves no row out and finishes early ones soon.
         finish: what to keep of the rows of a whole piece; a matrix product of fixed rows has fixed digits.
+
+    Returns:
+        The rows of each piece in turn, as all of them together need not fit the memory; in other processes than the
+        first, which removes the pieces, none.
     """
     filled = [index for index, count in enumerate(counts) if count]
     mine = distributed.shard(filled)
@@ -104,6 +108,4 @@ def work_in_pieces(
                     pieces.save_arrays(index, {"rows": finish(open_pieces.pop(index)[0])})
             progress.advance(len(rows))
     distributed.barrier()
-    found = np.concatenate([pieces.load_arrays(i)["rows"] for i in filled])
-    distributed.barrier()  # all have read the pieces before the first process removes them
-    return found
+    return (pieces.load_arrays(index)["rows"] for index in filled if distributed.is_main())

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -70,10 +70,9 @@ def embed_images(
     return len(wanted)
 
 
-def answer(images: Iterator[np.ndarray], question: Question) -> Answers:
-    """The answers of image embeddings that come in blocks."""
-    found = [question.answers(question.logits(torch.from_numpy(block))) for block in images]
-    return Answers(*(torch.cat([getattr(each, item.name) for each in found]) for item in fields(Answers)))
+def answer(count: int, images: Iterator[np.ndarray], question: Question) -> Answers:
+    """The answers of `count` image embeddings that come in blocks."""
+    return question.answers_in_blocks(count, (question.logits(torch.from_numpy(block)) for block in images))
 
 
 def ask_about_classes(teacher: Teacher, manifest: Manifest, config: EmbedConfig, logit_scale: float) -> Question:
@@ -108,7 +107,7 @@ def ask_teacher(folder: Path, manifest: Manifest, config: EmbedConfig, device: s
     distributed.barrier()  # the first process has written what all read
     if unseen < len(manifest.digests):
         say(f"{store.path}: {unseen} of {len(manifest.digests)} images were new to the teacher.")
-    answers = answer(ImageStore(folder, key).blocks(manifest.digests), question)
+    answers = answer(len(manifest.digests), ImageStore(folder, key).blocks(manifest.digests), question)
     return Found(answers, question, size, teacher.fingerprint)
 
 
@@ -138,7 +137,7 @@ def take_precomputed(manifest: Manifest, config: EmbedConfig, device: str) -> Fo
         bias = scaled_bias(own_bias, own_scale, scale)
         question = Question(found.text, torch.arange(len(found.text)), found.text[:0], scale, bias)
     blocks = (block.numpy() for block in found.image.split(BLOCK))
-    return Found(answer(blocks, question), question, 0, found.fingerprint, known)
+    return Found(answer(len(found.image), blocks, question), question, 0, found.fingerprint, known)
 
 
 def decline_others(config: EmbedConfig, reason: str) -> None:
@@ -170,9 +169,8 @@ def run(folder: Path, config: EmbedConfig, origin: Provenance, *, device: str, f
     question = found.question
     probabilities, entropies, class_on_top = (values.numpy() for values in vars(found.answers).values())
     outcomes = probabilities.shape[1] if question is None else question.outcomes
-    train = probabilities[is_train]
     confident = confident_images(entropies, outcomes, config.entropy_limit)
-    bias, counts = class_bias(train, (confident & class_on_top)[is_train], config.bias_shrinkage)
+    bias, counts = class_bias(probabilities, confident & class_on_top & is_train, config.bias_shrinkage)
     write(
         path,
         Embeddings(

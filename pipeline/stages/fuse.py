@@ -1,6 +1,6 @@
 """Initial labels, the scores of crops and what people corrected to final labels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +24,13 @@ from pipeline.runs.artifacts import (
     align_corrections,
     check_same_images,
     read_arrays,
+    read_rows,
     write,
 )
 from pipeline.runs.options import FuseConfig, InitLabelsConfig
+
+BLOCK = 65_536
+"""Images whose crops are in memory together."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,30 @@ def fuse(
     return Fused(labels, fuse_scores(initial_scores, local, fused, config.ratio))
 
 
+def fuse_in_blocks(
+    initial_scores: np.ndarray,
+    crops: CropScores,
+    path: Path,
+    bias: np.ndarray | None,
+    label_floor: float,
+    config: FuseConfig,
+) -> Fused:
+    """`fuse` of blocks of images, for which the scores of their crops are read from the file at `path`."""
+    fused = Fused(np.empty_like(initial_scores), np.empty_like(initial_scores))
+    for start in range(0, len(initial_scores), BLOCK):
+        images = slice(start, start + BLOCK)
+        rows = slice(*np.searchsorted(crops.image_index, (images.start, images.stop)).tolist())
+        block = replace(
+            crops,
+            image_index=crops.image_index[rows] - start,
+            class_index=crops.class_index[rows],
+            probabilities=read_rows(path, crops, "probabilities", rows),
+        )
+        part = fuse(initial_scores[images], block, bias, label_floor, config)
+        fused.labels[images], fused.scores[images] = part.labels, part.scores
+    return fused
+
+
 def crop_bias(crops: CropScores, embeddings: Embeddings) -> np.ndarray:
     """Bias float32 [C] of a teacher that was asked about crops alone: as that of whole images, over the crops.
 
@@ -81,14 +109,16 @@ def run(folder: Path, config: FuseConfig, origin: Provenance) -> None:
     """
     path = folder / "final_labels.h5"
     embeddings: Embeddings = read_arrays(folder / "embeddings.h5", without=("probabilities",))
-    initial: Labels = read_arrays(folder / "initial_labels.h5")
-    crops: CropScores = read_arrays(folder / "crop_scores.h5")
+    initial: Labels = read_arrays(folder / "initial_labels.h5", without=("labels",))
+    crops: CropScores = read_arrays(folder / "crop_scores.h5", without=("probabilities",))
     check_same_images(initial, crops, folder / "initial_labels.h5", folder / "crop_scores.h5")
     made = InitLabelsConfig.from_table(initial.provenance.config, "the options of initial_labels.h5")
     bias = None
     if made.debias:
-        bias = crop_bias(crops, embeddings) if crops.provenance.config["teacher"] else embeddings.bias
-    fused = fuse(initial.scores, crops, bias, made.label_floor, config)
+        bias = embeddings.bias
+        if crops.provenance.config["teacher"]:
+            bias = crop_bias(read_arrays(folder / "crop_scores.h5"), embeddings)
+    fused = fuse_in_blocks(initial.scores, crops, folder / "crop_scores.h5", bias, made.label_floor, config)
     labels, scores, corrected_entries = fused.labels, fused.scores, 0
     if "corrections.h5" in origin.inputs:
         corrections: Corrections = read_arrays(folder / "corrections.h5")
@@ -113,6 +143,7 @@ def run(folder: Path, config: FuseConfig, origin: Provenance) -> None:
             corrected_entries=corrected_entries,
         ),
     )
-    changed = np.abs(labels - initial.labels).mean()
+    columns = zip(labels.T, initial.scores.T, strict=True)
+    changed = np.mean([np.abs(now - clamp_labels(before)).mean() for now, before in columns])
     by_hand = f"; {corrected_entries} are corrected by hand" if corrected_entries else ""
     say(f"{path}: {len(labels)} images, labels changed by {changed:.3f} on average{by_hand}.")

@@ -89,8 +89,8 @@ def score_crops(
     boxes: Tensor,
     batch_size: int,
     pieces: Pieces,
-) -> np.ndarray:
-    """Logits of every crop; the processes of torchrun share the work, and each returns all of them.
+) -> Iterator[np.ndarray]:
+    """Logits of every crop; the processes of torchrun share the work.
 
     Args:
         asked: who is asked.
@@ -101,7 +101,7 @@ def score_crops(
         pieces: unfinished work.
 
     Returns:
-        float32 [M, C + O], of the classes and the others.
+        float32 [M, C + O], of the classes and the others, in blocks of rows.
     """
     rows = chunks(len(paths), PIECE)
     first = torch.searchsorted(owner, torch.arange(len(paths) + 1)).tolist()  # crop of each photo
@@ -204,7 +204,7 @@ def ask_about_crops(
     largest = (asked.rules.long_side, asked.rules.long_side)
     batch_size = config.batch_size or find_batch_size(asked.teacher.encode_images, largest, device)
     logits = score_crops(asked, train.paths, owner, crop_boxes, batch_size, pieces)
-    return asked.question.answers(torch.from_numpy(logits)), asked.question.outcomes
+    return asked.question.answers_in_blocks(len(owner), map(torch.from_numpy, logits)), asked.question.outcomes
 
 
 def run(folder: Path, config: ScoreCropsConfig, origin: Provenance, *, device: str, fresh: bool) -> None:

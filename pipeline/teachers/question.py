@@ -1,6 +1,6 @@
 """What a teacher is asked about images: the classes and what else they may show, as texts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,6 +61,16 @@ class Question:
     def answers(self, logits: Tensor) -> Answers:
         """What the teacher says of the images behind `logits`."""
         return softmax_answers(logits, self.class_count) if self.logit_bias is None else sigmoid_answers(logits)
+
+    def answers_in_blocks(self, count: int, blocks: Iterable[Tensor]) -> Answers:
+        """`answers` of `count` images, whose logits come in blocks of rows."""
+        found = Answers(torch.zeros(count, self.class_count), torch.zeros(count), torch.zeros(count, dtype=torch.bool))
+        start = 0
+        for logits in blocks:
+            for name, values in vars(self.answers(logits)).items():
+                getattr(found, name)[start : start + len(logits)] = values
+            start += len(logits)
+        return found
 
 
 def find_others(given: str) -> tuple[str, ...]:
