@@ -122,6 +122,14 @@ def begin(run, photos, *more):
     return invoke("prepare", "--run", run, "--images", photos / "train", "--classes", "red,green,blue", *more)
 
 
+def test_a_run_in_the_working_directory_is_named_by_a_path(run, monkeypatch):
+    monkeypatch.chdir(run.parent)
+    code, output = invoke("plan", "--run", run.name)
+    assert code == 1 and f"say ./{run.name} for it" in " ".join(output.split())
+    assert invoke("plan", "--run", f"./{run.name}")[0] == 0
+    assert "There are none" in invoke("plan", "--run", "nowhere")[1]
+
+
 def test_what_a_run_was_given_stays_and_a_change_is_shown(photos, tmp_path):
     folder = tmp_path / "run"
     assert begin(folder, photos, "--set", "train.epochs=5")[0] == 0

@@ -24,12 +24,19 @@ def existing_run(run: str) -> Path:
         PipelineError: there is no such run; names those that there are.
     """
     folder = run_folder(run)
-    if not any((folder / name).exists() for name in ("run.toml", "manifest.csv", "manifest.json")):
-        raise PipelineError(
-            f"{folder} is not a run. {hint(folder.name, known_runs())} "
-            'Begin one with `ccd all --images DIR --classes "dog,cat"`.'
-        )
-    return folder
+    if is_run(folder):
+        return folder
+    if is_run(Path(run)):
+        raise PipelineError(f"{folder} is not a run, but there is one in the working directory: say ./{run} for it.")
+    raise PipelineError(
+        f"{folder} is not a run. {hint(folder.name, known_runs())} "
+        'Begin one with `ccd all --images DIR --classes "dog,cat"`.'
+    )
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run has been begun in a folder."""
+    return any((folder / name).exists() for name in ("run.toml", "manifest.csv", "manifest.json"))
 
 
 def known_runs() -> list[str]:
