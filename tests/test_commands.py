@@ -126,7 +126,9 @@ def test_a_run_in_the_working_directory_is_named_by_a_path(run, monkeypatch):
     monkeypatch.chdir(run.parent)
     code, output = invoke("plan", "--run", run.name)
     assert code == 1 and f"say ./{run.name} for it" in " ".join(output.split())
-    assert invoke("plan", "--run", f"./{run.name}")[0] == 0
+    (run / "metrics.json").unlink()
+    code, output = invoke("plan", "--run", f"./{run.name}")
+    assert code == 0 and f"`ccd all --run ./{run.name}` does it" in " ".join(output.split())
     assert "There are none" in invoke("plan", "--run", "nowhere")[1]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from pipeline.machine.progress import say
 from pipeline.runs.artifacts import Corrections, write
+from pipeline.runs.graph import run_argument
 from pipeline.runs.manifest import read_manifest
 from pipeline.tools.corrections import UNTOUCHED, make_corrections, read_answers
 from pipeline.tools.read import read
@@ -28,8 +29,9 @@ def run(source: Path, folder: Path, *, replace: bool = False) -> None:
     corrections = make_corrections(read_answers(source, manifest.class_names), manifest, source, before)
     write(path, corrections)
     fixed = corrections.labels != UNTOUCHED
+    name = run_argument(folder)
     say(
         f"{path}: {np.count_nonzero(fixed)} labels of {np.count_nonzero(fixed.any(1))} images are fixed, "
         f"{np.count_nonzero(corrections.labels == 1)} of them to present. Go on with "
-        f"`ccd fuse --run {folder}` and `ccd train --run {folder}`."
+        f"`ccd fuse --run {name}` and `ccd train --run {name}`."
     )

@@ -10,6 +10,7 @@ import pandas as pd
 from pipeline.machine.errors import PipelineError
 from pipeline.method.thresholds import PRESENT
 from pipeline.runs.artifacts import EpochScores, Labels
+from pipeline.runs.graph import run_argument
 from pipeline.runs.manifest import Manifest, read_manifest
 from pipeline.runs.state import read_provenance
 from pipeline.tools.read import read
@@ -93,4 +94,4 @@ def waiting_corrections(labels_path: Path) -> str | None:
         return None
     if read_provenance(labels_path).inputs.get(path.name) == read_provenance(path).fingerprint:
         return None
-    return f"{path} is not in these labels yet; `ccd fuse --run {path.parent}` puts it in."
+    return f"{path} is not in these labels yet; `ccd fuse --run {run_argument(path.parent)}` puts it in."

@@ -6,7 +6,7 @@ from pathlib import Path
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import PlainTable, say, show
 from pipeline.runs.config import Config
-from pipeline.runs.graph import STAGES, Stage, options_of
+from pipeline.runs.graph import STAGES, Stage, options_of, run_argument
 from pipeline.runs.options import BoxesConfig, TrainConfig, WarmupConfig
 from pipeline.runs.settings import Settings
 from pipeline.runs.state import origin_of, why_build
@@ -113,7 +113,7 @@ def show_plan(folder: Path, own: Settings) -> None:
     unknown = sum(step.seconds is None for step in building)
     total = duration(sum(step.seconds or 0 for step in building))
     rest = f" and {unknown} stages of which nothing is known yet" if unknown else ""
-    say(f"{total}{rest}; `ccd all --run {folder}` does it." if building else "everything is current.")
+    say(f"{total}{rest}; `ccd all --run {run_argument(folder)}` does it." if building else "everything is current.")
 
 
 def duration(seconds: float) -> str:
@@ -137,7 +137,8 @@ def say_end(folder: Path) -> None:
     taken = ", ".join(f"{name} {duration(timing.seconds)}" for name, timing in timings.items())
     say(f"Files: {folder}/. Last time each stage had work it took: {taken}.")
     if (folder / "classifier.pt").exists():
+        run = run_argument(folder)
         say(
-            f"Next: `ccd report --run {folder}` shows the run on one page; `ccd predict {folder} PHOTOS` uses the "
-            f"classifier; `ccd review-list --run {folder}` lists what is worth correcting."
+            f"Next: `ccd report --run {run}` shows the run on one page; `ccd predict {run} PHOTOS` uses the "
+            f"classifier; `ccd review-list --run {run}` lists what is worth correcting."
         )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipeline.machine.progress import say
 from pipeline.runs.files import write_text
+from pipeline.runs.graph import run_argument
 from pipeline.tools import label_studio
 from pipeline.tools.label_formats import prepare, studio_task
 from pipeline.tools.review_queue import review_queue
@@ -41,6 +42,6 @@ def run(
     say(
         f"{out}: {len(tasks)} images, most doubtful first; {out.with_suffix('.xml')} is the labelling interface. "
         f"{label_studio.storage_advice(paths, image_prefix)} "
-        f"Bring the answers back with `ccd import-labels EXPORT.json --run {folder}`."
+        f"Bring the answers back with `ccd import-labels EXPORT.json --run {run_argument(folder)}`."
     )
     return out

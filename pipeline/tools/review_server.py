@@ -16,6 +16,7 @@ import numpy as np
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import say
 from pipeline.runs.artifacts import Corrections, write
+from pipeline.runs.graph import run_argument
 from pipeline.runs.lock import locked
 from pipeline.tools.corrections import UNTOUCHED, carried_over, corrections_of
 from pipeline.tools.read import read
@@ -238,7 +239,8 @@ def run(folder: Path, count: int, *, chosen: Path | None = None, port: int = 0) 
         say(f"{len(server.review.queue.rows)} images to look at: open {server.address} (Ctrl-C ends).")
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
+    corrected, name = corrected_images(server.review.known()), run_argument(folder)
     say(
-        f"{server.review.path}: {corrected_images(server.review.known())} images are corrected. Go on with `ccd fuse --run {folder}` and "
-        f"`ccd train --run {folder}`."
+        f"{server.review.path}: {corrected} images are corrected. Go on with `ccd fuse --run {name}` and "
+        f"`ccd train --run {name}`."
     )
