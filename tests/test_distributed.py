@@ -4,19 +4,23 @@ import shutil
 import socket
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 import tiny
 import torch
 from colours import ColourTeacher
 
-from pipeline.classifier.inference import shares
+from pipeline.classifier.inference import load_classifier, shares
 from pipeline.machine import distributed
 from pipeline.machine.errors import PipelineError
+from pipeline.method import cam
 from pipeline.runs.checkpoints import read_checkpoint
 from pipeline.runs.graph import STAGES, find_stage
+from pipeline.runs.manifest import read_manifest
+from pipeline.runs.options import BoxesConfig
 from pipeline.runs.settings import Settings
-from pipeline.stages import embed, score_crops
+from pipeline.stages import boxes, embed, score_crops
 from pipeline.stages.chain import run_stage
 from pipeline.tools.read import read
 
@@ -65,6 +69,24 @@ def run_boxes(folder):
     distributed.join()
     given = {"image_size": 64, "batch_size": 3, "classes_per_image": 1.5, "threshold": 0.7}
     run_stage(find_stage("boxes"), folder, Settings(), "cpu", force=False, given=given)
+    distributed.leave()
+
+
+def record_search(folder):
+    """The scores that the search for tau looks at, in windows of four images and batches of two."""
+    distributed.join()
+    cam.SEARCH_WINDOW = 3
+    seen = []
+
+    def look(windows, bound):
+        seen.extend(windows)
+        return cam.Search(bound, True, bound)
+
+    boxes.search_threshold = look
+    config = BoxesConfig(tau_rule="search", search_size=64, search_passes=2, batch_size=2)
+    train = read_manifest(folder).split("train")
+    boxes.search_tau(load_classifier(read_checkpoint(folder / "warmup.pt")), train.paths, config)
+    np.save(folder / f"windows{distributed.rank()}.npy", torch.cat(seen).numpy())
     distributed.leave()
 
 
@@ -165,6 +187,15 @@ def test_boxes_of_one_classifier_have_the_same_bytes(runs, tmp_path):
     assert read(one).cam is not None and len(read(one).box) == 12
     assert one.read_bytes() == two.read_bytes()
     assert not list(tmp_path.glob("*/*.partial"))
+
+
+def test_the_search_for_tau_sees_the_same_scores(runs, tmp_path):
+    folders = [shutil.copytree(runs[0], tmp_path / name) for name in ("one", "two")]
+    run_alone_and_together(record_search, folders, [], tmp_path)
+    one, *two = (np.load(tmp_path / name) for name in ("one/windows0.npy", "two/windows0.npy", "two/windows1.npy"))
+    assert len(one) == 2 * (4 + 3) and one.min() > 0
+    for windows in two:
+        np.testing.assert_array_equal(windows, one)
 
 
 def test_a_killed_process_ends_the_others_and_the_next_command_goes_on(tmp_path):

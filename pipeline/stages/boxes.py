@@ -36,6 +36,7 @@ from pipeline.method.cam import (
 )
 from pipeline.method.crops import grid_boxes, random_boxes
 from pipeline.photos.augment import draw_flips, flip
+from pipeline.photos.prefetch import chunks
 from pipeline.runs.artifacts import Boxes, Provenance, check_same_images, write
 from pipeline.runs.checkpoints import Checkpoint, read_checkpoint
 from pipeline.runs.manifest import Manifest, read_manifest
@@ -76,7 +77,7 @@ class Found:
 
 
 def search_tau(model: CamNet, paths: list[str], config: BoxesConfig) -> float:
-    """Threshold on the score by the authors' search: see `search_threshold`."""
+    """Threshold on the score by the authors' search: see `search_threshold`; processes share the batches of a window."""
     generator = torch.Generator().manual_seed(config.seed)
 
     @torch.inference_mode()
@@ -85,14 +86,15 @@ def search_tau(model: CamNet, paths: list[str], config: BoxesConfig) -> float:
         for _ in range(config.search_passes):
             for rows in search_windows(torch.randperm(len(paths), generator=generator)):
                 flips = draw_flips(len(rows), generator)
-                scores = []
-                batches = image_batches(
-                    [paths[i] for i in rows], config.search_size, config.batch_size, squash=model.squash
-                )
-                for places, images in batches:
-                    views = flip(to_float(to_device(images, device)), flips[places.start : places.stop])
-                    scores.append(model(views).sigmoid().cpu())
-                yield torch.cat(scores)
+                scores = torch.zeros(len(rows), model.head.out_channels)
+                mine = [i for batch in distributed.shard(chunks(len(rows), config.batch_size)) for i in batch]
+                shared = [paths[rows[i]] for i in mine]
+                for places, images in image_batches(shared, config.search_size, config.batch_size, squash=model.squash):
+                    part = mine[places.start : places.stop]
+                    views = flip(to_float(to_device(images, device)), flips[part])
+                    scores[part] = model(views).sigmoid().cpu()
+                distributed.all_reduce_sum(scores)
+                yield scores
 
     found = search_threshold(windows(), config.search_bound)
     if not found.converged:
