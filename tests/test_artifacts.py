@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 
@@ -315,6 +316,14 @@ def test_manifest_survives_and_its_paths_may_move_with_the_run(tmp_path):
     assert found.sizes.tolist() == [[10, 20], [10, 20]]
     assert found.split("test").image_ids == []
     moved.rename(tmp_path)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 65_536])
+def test_the_images_of_a_manifest_are_hashed_row_by_row_whatever_the_block(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.runs.manifest.BLOCK", rows)
+    text = "".join(f"{n}\ttrain\t10\t20\t{n * 64}\n" for n in "abc")
+    found = manifest_of(tmp_path, names=("a", "b", "c")).provenance.config["images"]
+    assert found == hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def test_a_manifest_edited_by_hand_is_refused(tmp_path):

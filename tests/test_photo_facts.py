@@ -4,6 +4,7 @@ import os
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 from colours import invoke
 from PIL import Image
@@ -64,6 +65,13 @@ def test_a_finished_run_needs_no_photos(begun, tmp_path, colour_teacher):
     shutil.rmtree(tmp_path / "photos")
     code, output = invoke("embed", "--run", begun)
     assert code == 0 and "up to date" in output
+
+
+def test_a_stage_reads_the_manifest_once(begun, monkeypatch, colour_teacher):
+    read, from_csv = [], pd.read_csv
+    monkeypatch.setattr(pd, "read_csv", lambda path, **how: read.append(path.name) or from_csv(path, **how))
+    assert invoke("embed", "--run", begun, "--device", "cpu")[0] == 0
+    assert read.count("manifest.csv") == 1
 
 
 def test_a_photo_with_another_time_is_hashed_once(begun, tmp_path, monkeypatch):

@@ -18,6 +18,8 @@ from pipeline.runs.settings import Words
 
 COLUMNS = ["image_id", "path", "split", "height", "width", "sha256"]
 SPLITS = ("train", "test")
+BLOCK = 65_536
+"""Rows that are hashed together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +80,11 @@ def manifest_provenance(images: pd.DataFrame, display_names: Mapping[str, Words]
 def digest_images(images: pd.DataFrame) -> str:
     """Hash of what a manifest says of its images, wherever they lie."""
     digest = hashlib.sha256()
-    for row in zip(*(images[name].astype(str) for name in COLUMNS if name != "path"), strict=True):
-        digest.update(("\t".join(row) + "\n").encode())
+    names = [name for name in COLUMNS if name != "path"]
+    for start in range(0, len(images), BLOCK):
+        block = images.iloc[start : start + BLOCK]
+        rows = map("\t".join, zip(*(map(str, block[name].tolist()) for name in names), strict=True))
+        digest.update("".join(f"{row}\n" for row in rows).encode())
     return digest.hexdigest()[:16]
 
 
@@ -109,8 +114,8 @@ def read_manifest(folder: Path) -> Manifest:
         raise PipelineError(
             f"{csv_path} was changed after it was made. Rebuild it with {remedy(csv_path, force=True)}."
         )
-    root = folder.resolve()
-    images["path"] = [str(root / path) for path in images["path"]]
+    paths = images["path"]
+    images["path"] = paths.where(paths.str.startswith("/"), f"{folder.resolve()}/" + paths)
     return manifest
 
 

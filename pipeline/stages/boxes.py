@@ -39,8 +39,9 @@ from pipeline.photos.augment import draw_flips, flip
 from pipeline.photos.prefetch import chunks
 from pipeline.runs.artifacts import Boxes, Provenance, check_same_images, write
 from pipeline.runs.checkpoints import Checkpoint, read_checkpoint
-from pipeline.runs.manifest import Manifest, read_manifest
+from pipeline.runs.manifest import Manifest
 from pipeline.runs.options import BoxesConfig
+from pipeline.runs.photo_facts import read_checked_manifest
 from pipeline.runs.pieces import Pieces
 
 
@@ -269,7 +270,7 @@ def run(
 ) -> None:
     """Write `boxes.h5` from the manifest and `warmup.pt` (and, for the study views, `ground_truth.h5`)."""
     path = folder / "boxes.h5"
-    train = read_manifest(folder).split("train")
+    train = read_checked_manifest(folder).split("train")
     checkpoint = read_checkpoint(folder / "warmup.pt")
     check_same_images(train, checkpoint, folder / "manifest.csv", folder / "warmup.pt")
     pieces = Pieces(path, origin, fresh=fresh)

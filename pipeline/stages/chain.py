@@ -87,22 +87,11 @@ def do_work(
             say(f"{folder / stage.makes[0]} is up to date.")
             return
         network: dict[str, Any] = {"device": pick_device(device), "fresh": force} if stage.asks else {}
-        if stage.asks and distributed.is_main():
-            check_photos_of(folder)
         if stage.asks == "classifier":
             network["store"] = kept.store
         module_of(stage).run(folder, config, origin, **network)
     if distributed.is_main():
         keep_timing(folder, stage, time.perf_counter() - start)
-
-
-def check_photos_of(folder: Path) -> None:
-    """Raise unless the photos of a run are still those that were prepared."""
-    # tables of images: a stage that is up to date does without
-    from pipeline.runs.manifest import read_manifest
-    from pipeline.runs.photo_facts import check_photos
-
-    check_photos(folder, read_manifest(folder))
 
 
 def run_chain(folder: Path, own: Settings, device: str, force: bool = False, stages: Sequence[Stage] = STAGES) -> None:

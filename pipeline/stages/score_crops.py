@@ -20,8 +20,9 @@ from pipeline.photos.prefetch import Prefetch, chunks, default_workers
 from pipeline.photos.squash import cut_bilinear, load_view
 from pipeline.runs.artifacts import Boxes, CropScores, Embeddings, Provenance, check_same_images, read_arrays, write
 from pipeline.runs.graph import remedy, run_argument
-from pipeline.runs.manifest import Manifest, read_manifest
+from pipeline.runs.manifest import Manifest
 from pipeline.runs.options import ScoreCropsConfig
+from pipeline.runs.photo_facts import read_checked_manifest
 from pipeline.runs.pieces import Pieces, work_in_pieces
 from pipeline.teachers import Teacher, load_teacher
 from pipeline.teachers.encoding import Halving, ViewRules, encode_stream, find_batch_size
@@ -210,7 +211,7 @@ def ask_about_crops(
 def run(folder: Path, config: ScoreCropsConfig, origin: Provenance, *, device: str, fresh: bool) -> None:
     """Write `crop_scores.h5` from the manifest, `boxes.h5` and the text embeddings in `embeddings.h5`."""
     path = folder / "crop_scores.h5"
-    train = read_manifest(folder).split("train")
+    train = read_checked_manifest(folder).split("train")
     embeddings: Embeddings = read_arrays(folder / "embeddings.h5", without=("probabilities",))
     boxes: Boxes = read_arrays(folder / "boxes.h5")
     check_same_images(boxes, train, folder / "boxes.h5", folder / "manifest.csv")

@@ -32,8 +32,9 @@ from pipeline.runs.artifacts import (
     write,
 )
 from pipeline.runs.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
-from pipeline.runs.manifest import read_manifest, write_csv
+from pipeline.runs.manifest import write_csv
 from pipeline.runs.options import TrainConfig
+from pipeline.runs.photo_facts import read_checked_manifest
 from pipeline.runs.pieces import Pieces
 
 
@@ -100,7 +101,7 @@ def run(
 
     `refined_labels.h5` has the labels that it was trained on.
     """
-    manifest = read_manifest(folder)
+    manifest = read_checked_manifest(folder)
     train, test = manifest.split("train"), manifest.split("test")
     labels: Labels = read_arrays(folder / "final_labels.h5")
     check_same_images(labels, train, folder / "final_labels.h5", folder / "manifest.csv")
