@@ -17,7 +17,7 @@ STAGES := prepare embed init-labels warmup boxes score-crops fuse train evaluate
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: all install $(STAGES) plan test test-slow lint format bench-teacher bench-decode bench-train bench-feed bench-engines bench-start bench-scale bench-kill bench-serve ablation export \
+.PHONY: all install $(STAGES) plan test test-slow check-gpu lint format bench-teacher bench-decode bench-train bench-feed bench-engines bench-start bench-scale bench-kill bench-serve ablation export \
         report review predict clean help
 
 all: $(VENV)/installed ## set up, then run every stage: PRESET=demo, or PRESET=voc12 VOC_ROOT=DIR
@@ -41,6 +41,9 @@ test: $(VENV)/installed ## run the tests
 
 test-slow: $(VENV)/installed ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+check-gpu: $(VENV)/installed ## what only a GPU can show, in one table; DEVICE=cpu rehearses it
+	$(BIN)/python tests/benchmarks/gpu.py $(if $(filter-out auto,$(DEVICE)),--device $(DEVICE))
 
 lint: $(VENV)/installed ## check style, and who imports whom
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from parity import reference
+from random_clip import random_clip
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.nn import functional as F
 
@@ -18,32 +19,11 @@ from pipeline.teachers.towers import GridPositions
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import clip
-    from clip.model import CLIP
-
-TEXT = {"context_length": 77, "vocab_size": 49408}
-TEXT |= {"transformer_width": 64, "transformer_heads": 1, "transformer_layers": 1}
-
-
-def random_model(kind):
-    torch.manual_seed(0)
-    if kind == "resnet":
-        vision = {"image_resolution": 96, "vision_layers": (1, 2, 1, 1), "vision_width": 8}
-        model = CLIP(embed_dim=24, vision_patch_size=None, **vision, **TEXT)
-    else:
-        vision = {"image_resolution": 32, "vision_layers": 2, "vision_width": 64, "vision_patch_size": 8}
-        model = CLIP(embed_dim=24, **vision, **TEXT)
-    for name, tensor in model.state_dict().items():
-        if "bn" in name or "downsample.1" in name:  # neither the identity nor zero, as after training
-            if "running_var" in name or "weight" in name:
-                tensor.uniform_(0.5, 1.5)
-            elif tensor.is_floating_point():
-                tensor.normal_(std=0.1)
-    return model.eval()
 
 
 @pytest.fixture(scope="module", params=["resnet", "vit"])
 def model_and_path(request, tmp_path_factory):
-    model = random_model(request.param)
+    model = random_clip(f"small {request.param}")
     path = tmp_path_factory.mktemp("weights") / f"{request.param}.pt"
     torch.save(model.state_dict(), path)
     return model, path
@@ -229,7 +209,7 @@ def test_corrupt_files_are_refused(model_and_path, tmp_path):
     refused("no state dict of an OpenAI CLIP")
     torch.save([1, 2], path)
     refused("no state dict of an OpenAI CLIP")
-    torch.save(random_model, path)
+    torch.save(random_clip, path)
     refused("cannot be read")
     weights["text_projection"][0, 0] = float("nan")
     torch.save(weights, path)
@@ -242,7 +222,7 @@ def test_names_that_do_not_exist(tmp_path):
     with pytest.raises(PipelineError, match=r"no weights file .*missing\.pt"):
         load_teacher(f"openai:{tmp_path / 'missing.pt'}")
     with pytest.raises(PipelineError, match=r"Precision 'int8' .* bfloat16"):
-        torch.save(random_model("vit").state_dict(), tmp_path / "vit.pt")
+        torch.save(random_clip("small vit").state_dict(), tmp_path / "vit.pt")
         load_teacher(f"openai:{tmp_path / 'vit.pt'}", precision="int8")
 
 
