@@ -71,6 +71,17 @@ def test_answers_of_a_person_reach_the_final_labels(small_run, tmp_path):
     assert not final.provenance.uses_ground_truth
 
 
+def test_corrections_that_were_taken_away_are_fused_anew(small_run, tmp_path):
+    export = answered(small_run, tmp_path / "export.json", {"train/0.png": ["cat"]})
+    assert invoke("import-labels", export, "--run", small_run)[0] == 0
+    assert invoke("fuse", "--run", small_run)[0] == 0
+    (small_run / "corrections.h5").unlink()
+    with pytest.raises(PipelineError, match=r"corrections.h5 was taken away since. Rebuild it with `ccd fuse"):
+        check_current(small_run / "final_labels.h5")
+    assert invoke("fuse", "--run", small_run)[0] == 0
+    assert "corrections.h5" not in check_current(small_run / "final_labels.h5").inputs
+
+
 def test_without_corrections_fuse_does_as_before(small_run):
     code, _ = invoke("fuse", "--run", small_run)
     final = read(small_run / "final_labels.h5")

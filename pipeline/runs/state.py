@@ -12,7 +12,7 @@ from pipeline.method import FORMULAS
 from pipeline.runs.artifacts import Provenance, check_schema, reporting_damage
 from pipeline.runs.checkpoints import read_description
 from pipeline.runs.config import Config
-from pipeline.runs.graph import MAKERS, OPTIONAL, VERSIONS, Stage, remedy
+from pipeline.runs.graph import BY_PEOPLE, MAKERS, OPTIONAL, VERSIONS, Stage, remedy
 
 
 def read_provenance(path: Path) -> Provenance:
@@ -52,6 +52,8 @@ def check_current(path: Path, known: dict[Path, Provenance] | None = None) -> Pr
         return known[path]
     provenance = read_provenance(path)
     for name, fingerprint in provenance.inputs.items():
+        if name in BY_PEOPLE and not path.with_name(name).exists():
+            raise PipelineError(f"{path} is stale: {name} was taken away since. Rebuild it with {remedy(path)}.")
         if check_current(path.with_name(name), known).fingerprint != fingerprint:
             raise PipelineError(
                 f"{path} is stale: {name} has changed since it was made. Rebuild it with {remedy(path)}."
