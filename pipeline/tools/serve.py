@@ -34,6 +34,7 @@ try:
     from starlette.requests import Request
     from starlette.responses import HTMLResponse, JSONResponse, Response
     from starlette.routing import Route
+    from starlette.types import Message, Receive
 except ImportError as missing:
     raise PipelineError(
         f"`ccd serve` needs a package that is missing ({missing.name}). Install with `pip install '.[serve]'`."
@@ -123,12 +124,32 @@ class Service:
         """For each photo of a form its name, and labels and scores or why it has none; 422 where no photo has any."""
         if request.headers.get("content-type", "").split(";")[0].strip().lower() != "multipart/form-data":
             raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "expected photos as files of multipart/form-data")
-        async with request.form() as form:
+        async with Request(request.scope, self._limited(request)).form() as form:
             uploads = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
             self._check(uploads)
             found = await asyncio.gather(*map(self._predicted, uploads))
         bad = all("error" in each for each in found)
         return answer({"photos": found}, HTTPStatus.UNPROCESSABLE_ENTITY if bad else HTTPStatus.OK)
+
+    def _limited(self, request: Request) -> Receive:
+        """What receives the body of a request; raises where it is larger than the limit, by its length or by what has come."""
+        most = self._config.body_mb * MEGABYTE
+        too_large = HTTPException(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the request is larger than {self._config.body_mb} MB"
+        )
+        if int(request.headers.get("content-length", 0)) > most:
+            raise too_large
+        come = 0
+
+        async def receive() -> Message:
+            nonlocal come
+            message = await request.receive()
+            come += len(message.get("body", b""))
+            if come > most:
+                raise too_large
+            return message
+
+        return receive
 
     def _check(self, uploads: list[UploadFile]) -> None:
         """Raise where a request has no photo, or more or larger ones than the limits allow."""
@@ -187,7 +208,6 @@ def build_app(classifier: Classifier, name: str, config: ServeConfig) -> Starlet
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
         exception_handlers={HTTPException: refused},
-        max_body_size=config.body_mb * MEGABYTE,
     )
 
 
