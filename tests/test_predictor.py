@@ -3,15 +3,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from small import noise_photos
 
 from pipeline import Classifier
 from pipeline.classifier.api import square_photo
 from pipeline.machine.errors import PipelineError
-from pipeline.photos.images import UnreadableImage, load_squashed
+from pipeline.photos.images import UnreadableImage
+from pipeline.photos.squash import load_view
 
 SIZE = 32
+CUTOUTS = Path(__file__).resolve().parents[1] / "pipeline/datasets/cutouts"
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +31,36 @@ def test_a_path_its_bytes_an_open_image_and_an_array_are_one_photo(tiny_classifi
     assert (scores == scores[0]).all()
 
 
+@pytest.fixture(scope="module")
+def large_photo(tmp_path_factory):
+    """A JPEG of six megapixels, on its side by its EXIF block: cut-outs of animals over a gradient."""
+    canvas = Image.linear_gradient("L").resize((3000, 2000)).convert("RGB")
+    for n, path in enumerate(sorted((CUTOUTS / "bird").glob("*.webp"))[:6]):
+        with Image.open(path) as cutout:
+            bird = cutout.convert("RGBA").resize((900, 900), Image.Resampling.BICUBIC)
+        canvas.paste(bird, (1000 * (n % 3), 1000 * (n // 3)), bird)
+    path = tmp_path_factory.mktemp("large") / "large.jpg"
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    canvas.save(path, quality=88, exif=exif)
+    return path
+
+
+def test_a_large_jpeg_is_one_photo_however_it_comes(large_photo):
+    wanted = square_photo(large_photo, SIZE)
+    with Image.open(large_photo) as lazy:
+        assert torch.equal(square_photo(lazy, SIZE), wanted)
+        loaded = ImageOps.exif_transpose(lazy)
+    assert loaded.size == (2000, 3000)
+    for photo in (str(large_photo), large_photo.read_bytes(), loaded, np.asarray(loaded)):
+        assert torch.equal(square_photo(photo, SIZE), wanted)
+    by_pillow = np.asarray(loaded.resize((SIZE, SIZE), Image.Resampling.BICUBIC)).astype(int)  # what exports tell to do
+    assert abs(wanted.permute(1, 2, 0).numpy() - by_pillow).max() <= 2
+
+
 def test_scores_are_those_of_the_network_on_the_squashed_photo(tiny_classifier, photos):
     classifier = Classifier.load(tiny_classifier)
-    squares = torch.stack([load_squashed(Path(p), (SIZE, SIZE)) for p in photos]).float() / 255
+    squares = torch.stack([load_view(Path(p), (SIZE, SIZE)) for p in photos]).float() / 255
     with torch.inference_mode():
         expected = classifier.net(squares).sigmoid().numpy()
     np.testing.assert_allclose(classifier.scores(photos, batch_size=2), expected, atol=1e-6)

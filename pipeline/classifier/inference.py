@@ -37,7 +37,7 @@ def square_stream(
         cache: squashed images on disk, or None.
         squash: how, see `photos.squash`.
     """
-    load = load_view if cache is None else cache.load_squashed
+    load = load_view if cache is None else cache.load_view
     return Stream(lambda row: load(Path(paths[row]), (size, size), squash), batches)
 
 

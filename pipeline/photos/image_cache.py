@@ -30,7 +30,7 @@ class ImageCache:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def load_squashed(self, path: Path, size: tuple[int, int], squash: str = "bicubic") -> Tensor:
+    def load_view(self, path: Path, size: tuple[int, int], squash: str = "bicubic") -> Tensor:
         """What `squash.load_view` returns, from the folder where it has been asked for before."""
         file = self._file(path, size, squash)
         try:

@@ -21,9 +21,6 @@ if TYPE_CHECKING:  # `prepare` checks photos and needs no tensors
 MAX_PIXELS = 100_000_000
 """Larger images are refused: a file of some kB can claim gigapixels, and 100 megapixels are 300 MB of RGB."""
 
-DRAFT_MARGIN = 2
-"""A JPEG to be squashed is decoded at no less than this many times the target; closer shows in the pixels."""
-
 # What Pillow's readers raise on broken files.
 _DECODE_ERRORS = (
     OSError,
@@ -85,7 +82,8 @@ def load_image(source: Path | bytes, min_size: tuple[int, int] | None = None) ->
         source: file, or the content of one: JPEG, PNG, WebP, BMP, GIF (first frame), TIFF, AVIF, JPEG 2000 or, with pillow-heif, HEIC, whatever its
             extension; that of a camera's raw file alone is believed.
         min_size: (H, W) that the caller needs. A JPEG may then be decoded at 1/2, 1/4 or 1/8 of its size,
-            never below `min_size`: coordinates are those of the result, `image_size` gives the original's.
+            never below `min_size`: coordinates are those of the result, `image_size` gives the original's. For people's
+            eyes alone: what a classifier says of such pixels differs by 0.02.
 
     Returns:
         uint8 Tensor[3, H, W], RGB; a channels-last view, `.contiguous()` copies.
@@ -122,22 +120,6 @@ def squash(image: "Tensor", size: tuple[int, int]) -> "Tensor":
     from torch.nn.functional import interpolate
 
     return interpolate(image[None], size, mode="bicubic", antialias=True)[0]
-
-
-def load_squashed(source: Path | bytes, size: tuple[int, int]) -> "Tensor":
-    """`squash(load_image(source), size)`; a JPEG much larger than the target is decoded reduced, hence faster.
-
-    Args:
-        source: as of `load_image`.
-        size: (H, W) in pixels.
-
-    Returns:
-        uint8 Tensor[3, H, W].
-
-    Raises:
-        UnreadableImage: as of `load_image`.
-    """
-    return squash(load_image(source, (DRAFT_MARGIN * size[0], DRAFT_MARGIN * size[1])), size)
 
 
 def cut(image: "Tensor", box: "Tensor", size: tuple[int, int]) -> "Tensor":

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from pipeline.photos.images import load_image, load_squashed, squash
+from pipeline.photos.images import load_image, squash
 
 
 def pillow_bilinear(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -17,18 +17,17 @@ def pillow_bilinear(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def load_view(source: Path | bytes, size: tuple[int, int], rule: str = "bicubic") -> Tensor:
-    """A photo squashed to exactly (H, W): uint8 Tensor[3, H, W].
+    """A photo, decoded at its full size, squashed to exactly (H, W): uint8 Tensor[3, H, W].
 
     Args:
         source: as of `load_image`.
         size: (H, W) in pixels.
-        rule: "bicubic" (`images.load_squashed`), or "pillow-bilinear" (the authors': the file is decoded at its
-            full size, then squashed by Pillow).
+        rule: "bicubic" (`images.squash`), or "pillow-bilinear" (the authors').
 
     Raises:
         UnreadableImage: as of `load_image`.
     """
-    return load_squashed(source, size) if rule == "bicubic" else squash_image(load_image(source), size, rule)
+    return squash_image(load_image(source), size, rule)
 
 
 def squash_image(image: Tensor, size: tuple[int, int], rule: str) -> Tensor:

@@ -99,7 +99,7 @@ class EmbedConfig(Config):
     )
     squash: Squash = option(
         "bicubic",
-        "global views are squashed bicubically from a reduced JPEG, or by Pillow from the whole one (authors)",
+        "global views are squashed bicubically, or by Pillow bilinearly (authors)",
     )
     statistics: Literal["teacher", "imagenet"] = option(
         "teacher", "mean and deviation of the teacher's input: its own, or ImageNet's (authors)"
@@ -220,8 +220,7 @@ class WarmupConfig(TrainingConfig):
     )
     squash: Squash = option(
         "bicubic",
-        "photos are squashed for the classifier bicubically from a reduced JPEG, or by Pillow from the whole one "
-        "(authors)",
+        "photos are squashed for the classifier bicubically, or by Pillow bilinearly (authors)",
     )
     informed_head: bool = option(True, "start the head at the mean target of each class; off: at random (paper)")
     boost: float = option(3.0, "BoostLU: factor of positive activations (paper: 3)", min=1.0, max=100.0)

@@ -18,7 +18,8 @@ from PIL import Image
 
 from pipeline.datasets.listing import scan_folder
 from pipeline.photos.image_cache import ImageCache, cache_bytes
-from pipeline.photos.images import load_squashed, verify_image
+from pipeline.photos.images import verify_image
+from pipeline.photos.squash import load_view
 
 
 def plain_pillow(path: Path, size: tuple[int, int]) -> torch.Tensor:
@@ -51,12 +52,12 @@ def main() -> None:
         cache = ImageCache(Path(folder))
         ways = {
             "plain Pillow": plain_pillow,
-            "load_squashed": load_squashed,
-            "ImageCache, filled": cache.load_squashed,
+            "load_view": load_view,
+            "ImageCache, filled": cache.load_view,
             "verify_image": lambda path, _: verify_image(path),
         }
         for path in paths:  # fills our cache and the system's
-            cache.load_squashed(path, size)
+            cache.load_view(path, size)
         rounds = [{name: rate(way, paths, size) for name, way in ways.items()} for _ in range(options.rounds)]
     medians = {name: statistics.median(each[name] for each in rounds) for name in ways}
     print(

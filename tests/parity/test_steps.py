@@ -30,7 +30,7 @@ def probabilities(count=60, classes=20, seed=0):
 
 @pytest.fixture
 def photo(tmp_path):
-    """A JPEG large enough to be decoded reduced where that is allowed."""
+    """A JPEG much larger than any view."""
     coarse = np.random.default_rng(0).integers(0, 256, (30, 40, 3)).astype(np.uint8)
     path = tmp_path / "photo.jpg"
     Image.fromarray(coarse).resize((1200, 900), Image.Resampling.BICUBIC).save(path, quality=90)
