@@ -81,9 +81,8 @@ class Tab:
             left = left[os.write(self._asks, left) :]
         deadline = time.monotonic() + PATIENCE
         while (answer := self._next(deadline)).get("id") != self._asked:
-            network = (
-                answer.get("params", {}).get("entry", {}).get("source") == "network"
-            )  # a refusal that is asked for
+            # not of the network: a page may ask for what is refused
+            network = answer.get("params", {}).get("entry", {}).get("source") == "network"
             if answer.get("method") in SAID and not network:
                 self.console.append(answer["params"])
         assert "error" not in answer, answer

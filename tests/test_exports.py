@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import json
 import runpy
 import sys
@@ -16,6 +17,8 @@ from runs import CLASSES, HEIGHT, TRAIN, WIDTH
 
 from pipeline.machine.errors import PipelineError
 from pipeline.runs.artifacts import write
+from pipeline.runs.image_store import ImageStore, StoreKey
+from pipeline.runs.manifest import manifest_provenance, read_manifest, write_manifest
 from pipeline.tools import export_labels
 from pipeline.tools.corrections import read_answers
 from pipeline.tools.label_formats import ENDINGS, FORMATS, prepare, write_table, write_voc
@@ -111,6 +114,13 @@ def test_label_studio_sdk_accepts_the_tasks(small_run, tmp_path):
 
 def test_fiftyone_gets_a_folder_with_its_loader(small_run, tmp_path, monkeypatch):
     """The loader runs against a stand-in of the four classes that it uses; FiftyOne itself needs a database."""
+    manifest = read_manifest(small_run)
+    digests = [hashlib.sha256(image_id.encode()).hexdigest() for image_id in manifest.image_ids]
+    images = manifest.images.assign(sha256=digests)
+    origin = manifest_provenance(images, manifest.display_names)
+    write_manifest(small_run, replace(manifest, provenance=origin, images=images))
+    vectors = np.random.default_rng(0).random((len(digests), 5)).astype(np.float32)
+    ImageStore(small_run, StoreKey("none", 32, "float32")).add(digests[::-1], [vectors[::-1]])
     folder = exported(small_run, "fiftyone", tmp_path, boxes=True)
 
     class Thing(SimpleNamespace):
@@ -130,7 +140,13 @@ def test_fiftyone_gets_a_folder_with_its_loader(small_run, tmp_path, monkeypatch
     assert all(0.5 <= c.confidence <= 1 for s in samples for c in s.pseudo_labels.classifications)
     assert [list(s.scores) for s in samples] == [CLASSES] * TRAIN
     assert samples[1].looked_at.detections[0].bounding_box == pytest.approx([8 / 64, 8 / 48, 24 / 64, 32 / 48])
+    assert [s.embedding.tolist() for s in samples] == vectors[:TRAIN].tolist()
     assert samples[0].tags == ["train"] and Image.open(samples[0].filepath).size == (WIDTH, HEIGHT)
+
+
+def test_fiftyone_without_embeddings_of_the_teacher(small_run, tmp_path):
+    folder = exported(small_run, "fiftyone", tmp_path)
+    assert {path.name for path in folder.iterdir()} == {"samples.jsonl", "load.py"}
 
 
 def test_cleanlab_is_given_other_probabilities_than_the_labels_came_from(small_run, tmp_path):

@@ -16,6 +16,7 @@ from pipeline.machine.progress import say
 from pipeline.method.thresholds import PRESENT
 from pipeline.runs.artifacts import Boxes
 from pipeline.runs.files import replacing_folder, write_text
+from pipeline.runs.image_store import ImageStore, StoreKey
 from pipeline.runs.score_table import prediction_frame, write_predictions
 from pipeline.tools import label_studio
 from pipeline.tools.label_sets import LabelSet
@@ -158,17 +159,22 @@ import sys
 from pathlib import Path
 
 import fiftyone as fo
+import numpy as np
 
 
 def load(name=None):
-    """The dataset: field pseudo_labels, all scores, boxes where there are any; the split is a tag."""
+    """The dataset: field pseudo_labels, all scores, boxes and embeddings where there are any; the split is a tag."""
+    here = Path(__file__).parent
+    rows = [json.loads(line) for line in (here / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    vectors = np.load(here / "embeddings.npy") if (here / "embeddings.npy").exists() else [None] * len(rows)
     dataset = fo.Dataset(name, overwrite=name is not None)
-    for line in (Path(__file__).parent / "samples.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    for row, vector in zip(rows, vectors):
         found = [fo.Classification(label=name, confidence=row["scores"][name]) for name in row["labels"]]
         sample = fo.Sample(filepath=row["path"], tags=[row["split"]], image_id=row["image_id"])
         sample["pseudo_labels"] = fo.Classifications(classifications=found)
         sample["scores"] = row["scores"]
+        if vector is not None:
+            sample["embedding"] = vector
         if "boxes" in row:
             boxes = [fo.Detection(label=name, bounding_box=box) for name, box in row["boxes"]]
             sample["looked_at"] = fo.Detections(detections=boxes)
@@ -184,7 +190,8 @@ if __name__ == "__main__":
 
 
 def write_fiftyone(export: Export, out: Path) -> None:
-    """Folder of samples.jsonl and load.py, which makes a FiftyOne dataset of it: labels, all scores, boxes."""
+    """Folder of samples.jsonl, embeddings.npy and load.py, which makes a FiftyOne dataset of them."""
+    embeddings = teacher_embeddings(export.labels)
     lines = []
     for row, path in enumerate(export.labels.manifest.paths):
         height, width = export.size(row)
@@ -202,6 +209,22 @@ def write_fiftyone(export: Export, out: Path) -> None:
     with replacing_folder(out) as folder:
         (folder / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         (folder / "load.py").write_text(FIFTYONE_LOADER, encoding="utf-8")
+        if embeddings is not None:
+            np.save(folder / "embeddings.npy", embeddings)
+
+
+def teacher_embeddings(labels: LabelSet) -> np.ndarray | None:
+    """What the teacher said of the images, float32 [N, D] of unit rows; None where the run does not have it of them all."""
+    path = labels.path.with_name("embeddings.h5")
+    if not path.exists():
+        return None
+    found = read(path)
+    asked = found.provenance.config.get("precision", "float32")
+    for precision in (asked, "float32"):  # which a CPU takes, whatever was asked for
+        store = ImageStore(path.parent, StoreKey(found.teacher_fingerprint, found.image_size, precision))
+        if not store.missing(labels.manifest.digests):
+            return np.concatenate(list(store.blocks(labels.manifest.digests)))
+    return None
 
 
 def described(export: Export, row: int) -> dict[str, Any]:
