@@ -1,6 +1,9 @@
+import csv
 import json
 import sys
 import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +200,71 @@ def write_video(path, seconds=3, rate=10):
                 video.mux(packet)
         for packet in stream.encode():
             video.mux(packet)
+
+
+class Photos(BaseHTTPRequestHandler):
+    """A web server of one photo, and of what goes wrong on the way to one."""
+
+    photo = b""
+
+    def do_GET(self):
+        name = self.path.split("?")[0]
+        if name in ("/loop.png", "/moved.png"):
+            self.send_response(302)
+            self.send_header("Location", {"/loop.png": "/loop.png", "/moved.png": "/a.png"}[name])
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        content = {
+            "/a.png": self.photo,
+            "/broken-off.png": self.photo,
+            "/page.png": b"<html>no photo</html>",
+        }.get(name)
+        if content is None:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content) + (name == "/broken-off.png")))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_):
+        pass
+
+
+def test_addresses_of_a_web_server(photos, tiny_classifier, tmp_path, monkeypatch):
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr(Photos, "photo", Path(photos[0]).read_bytes())
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Photos)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    web = f"http://127.0.0.1:{server.server_port}"
+    good = [f"{web}/a.png", f"{web}/a.png?width=60&signed=a/b", f"{web}/moved.png"]
+    bad = ("gone.png", "loop.png", "page.png", "broken-off.png")
+    (tmp_path / "list.txt").write_text("\n".join([*good, *(f"{web}/{name}" for name in bad)]))
+    try:
+        code, alone, _ = ccd("predict", tiny_classifier, good[0])
+        assert code == 0
+        code, listed, told = ccd("predict", tiny_classifier, tmp_path / "list.txt")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert code == 0 and "4 of 7 images cannot be read and are skipped" in told
+    for reason in (
+        f"{web}/gone.png has no photos",
+        f"{web}/loop.png could not be fetched",
+        "page.png cannot be read as an image: it is none of JPEG",
+        f"{web}/broken-off.png broke off",
+    ):
+        assert reason in told
+    (local,) = Classifier.load(tiny_classifier).scores(photos[0]).tolist()
+    (row,) = csv.DictReader(alone.splitlines())
+    rows = list(csv.DictReader(listed.splitlines()))
+    assert [each["image"] for each in rows] == good
+    for each in (row, *rows):
+        assert [float(each[name]) for name in ("cat", "dog", "cow")] == pytest.approx(local, abs=1e-6)
 
 
 def test_a_frame_of_a_video_every_so_many_seconds(photos, tiny_classifier, tmp_path):

@@ -29,6 +29,11 @@ def is_address(source: Path | str) -> bool:
     return isinstance(source, str) and "://" in source
 
 
+def path_of(address: str) -> PurePosixPath:
+    """The path in an address; what a web server is told behind a question mark is none of it."""
+    return PurePosixPath(address.split("?")[0] if address.startswith(("http://", "https://")) else address)
+
+
 def fetch(address: str, cache: Path, *, shown: bool = True) -> dict[str, Path]:
     """The photos, tar and Parquet files at an address, as files on this machine.
 
@@ -98,12 +103,12 @@ def _list(system: Any, root: str) -> dict[str, Any]:
     """What can be used below a root, by name, to a mark that changes with its content; None for no mark."""
     suffixes = (*PHOTO_SUFFIXES, ".tar", ".parquet")
     # to a web server everything is a file, folders too
-    is_file = PurePosixPath(root).suffix.lower() in suffixes and system.isfile(root)
+    is_file = path_of(root).suffix.lower() in suffixes and system.isfile(root)
     files = {root: system.info(root)} if is_file else system.find(root, detail=True)
     return {
         name: _mark(info)
         for name, info in files.items()
-        if PurePosixPath(name).suffix.lower() in suffixes
+        if path_of(name).suffix.lower() in suffixes
         and not any(part.startswith(".") for part in PurePosixPath(_relative(name, root)).parts)
     }
 
@@ -131,7 +136,7 @@ def _fetch_one(system: Any, name: str, mark: Any, known: dict[str, Any], cache: 
             digest.update(block)
             file.write(block)
     sha256 = digest.hexdigest()
-    place = f"{sha256[:2]}/{sha256}/{PurePosixPath(name).name}"
+    place = f"{sha256[:2]}/{sha256}/{path_of(name).name}"
     (folder / place).parent.mkdir(parents=True, exist_ok=True)
     arriving.replace(folder / place)
     return {"mark": mark, "place": place}
@@ -148,7 +153,7 @@ def _blocks(source: IO[bytes], name: str) -> Iterator[bytes]:
 
 def _relative(name: str, root: str) -> str:
     relative = name.removeprefix(root.rstrip("/")).lstrip("/")
-    return relative or PurePosixPath(name).name
+    return relative or path_of(name).name
 
 
 def _read_index(path: Path) -> dict[str, Any]:

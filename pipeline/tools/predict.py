@@ -12,7 +12,7 @@ from pipeline.datasets.downloads import cache_folder
 from pipeline.datasets.folder import Reading, read_fetched, read_source
 from pipeline.datasets.listing import ListedImage, say_left_out
 from pipeline.datasets.parquet_images import image_column
-from pipeline.datasets.remote import fetch_each, is_address
+from pipeline.datasets.remote import fetch_each, is_address, path_of
 from pipeline.datasets.tables import TABLE_SUFFIXES, read_table
 from pipeline.machine.engines import Engine
 from pipeline.machine.errors import PipelineError
@@ -137,7 +137,7 @@ def from_address(
         return [Found(address, UnreadableImage(str(files)))]
     listed, left_out = read_fetched(files, class_names, reading)
     say_left_out(left_out, address)
-    alone = list(files) == [address.rsplit("/", 1)[-1]]
+    alone = list(files) == [path_of(address).name]
     return [Found(address if alone else f"{address.rstrip('/')}/{image.image_id}", image.path) for image in listed]
 
 
