@@ -133,13 +133,14 @@ class Scored:
 
 
 def score_photos(
-    classifier: Classifier, photos: Iterable[Photo | UnreadableImage], total: int, batch_size: int
+    classifier: Classifier, photos: Iterable[Photo | UnreadableImage], names: Sequence[str], total: int, batch_size: int
 ) -> Scored:
     """Scores of the photos that can be read; says which cannot.
 
     Args:
         classifier: scores them.
         photos: N photos, asked for only when there is room, or why there is none in a place.
+        names: N, there when their photos are; what is fetched or unpacked lies under another than a person knows.
         total: about how many there are.
         batch_size: photos that go through the network together.
 
@@ -152,12 +153,12 @@ def score_photos(
             return photo
         return square_or_error(photo, classifier.image_size, classifier.net.squash)
 
-    count, rows, scores, errors = 0, [], [], []
+    count, rows, scores, errors = 0, [], [], {}
     ahead = Prefetch(load, photos, ahead=default_workers() + batch_size)
     with closing(iter(ahead)) as squares, bar("predict", total) as progress:
         while loaded := list(islice(squares, batch_size)):
             readable = {row: item for row, item in enumerate(loaded, count) if isinstance(item, Tensor)}
-            errors += [item for item in loaded if isinstance(item, UnreadableImage)]
+            errors |= {row: item for row, item in enumerate(loaded, count) if isinstance(item, UnreadableImage)}
             if readable:
                 rows += readable
                 scores.append(classifier.score_batch(torch.stack(list(readable.values()))))
@@ -165,8 +166,8 @@ def score_photos(
             progress.advance(len(loaded))
     if errors:
         say(f"{len(errors)} of {count} images cannot be read and are skipped:")
-        for error in errors:
-            say(f"  {error}")
+        for row, error in errors.items():
+            say(f"  {error}" if names[row] in str(error) else f"  {names[row]}: {error}")
     if not rows:
         raise PipelineError(f"none of the {count} images can be read; see the list above.")
     return Scored(rows, np.concatenate(scores))
@@ -174,7 +175,7 @@ def score_photos(
 
 def score_files(classifier: Classifier, paths: Sequence[Path], batch_size: int) -> Scored:
     """`score_photos` of files."""
-    return score_photos(classifier, paths, len(paths), batch_size)
+    return score_photos(classifier, paths, list(map(str, paths)), len(paths), batch_size)
 
 
 def square_or_error(photo: Photo, size: int, squash: str) -> Tensor | UnreadableImage:

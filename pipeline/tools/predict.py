@@ -187,7 +187,7 @@ def run(
     found = find_images(sources, classifier.class_names)
     total = sum(frame_count(each.place, every) if each.is_video else 1 for each in found)
     names: list[str] = []
-    scored = score_photos(classifier, photos_of(found, every, names), total, batch_size)
+    scored = score_photos(classifier, photos_of(found, every, names), names, total, batch_size)
     images = [names[row] for row in scored.rows]
     if not (scored.scores >= classifier.thresholds).any():
         say(
