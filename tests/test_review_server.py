@@ -139,6 +139,12 @@ def test_what_is_no_answer_is_refused_and_changes_nothing(served, body):
     assert answer(server, {"index": 0, "present": []})[0] == 200  # and the server goes on
 
 
+def test_the_page_names_the_run_as_the_command_line_takes_it(served):
+    server, run = served
+    page = ask(server, "GET", f"/{server.token}/")[2].decode()
+    assert f"ccd fuse --run {run}\nccd train --run {run}" in page
+
+
 def test_a_form_of_a_foreign_page_is_no_answer(served):
     server, folder = served
     body = b'{"index": 0, "present": []}'

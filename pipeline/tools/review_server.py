@@ -100,7 +100,8 @@ class Review:
                     "answered": said is not None,
                 }
             )
-        return {"run": self.folder.resolve().name, "classes": labels.class_names, "questions": questions}
+        names = {"run": self.folder.resolve().name, "argument": run_argument(self.folder)}
+        return {**names, "classes": labels.class_names, "questions": questions}
 
 
 class ReviewServer(ThreadingHTTPServer):

@@ -14,7 +14,7 @@ from pipeline.evaluation.metrics import Difficult, apply_difficult, average_prec
 from pipeline.evaluation.tables import sources_of
 from pipeline.method.thresholds import PRESENT, best_f1_threshold, class_f1
 from pipeline.runs.artifacts import Labels
-from pipeline.runs.graph import MAKERS
+from pipeline.runs.graph import MAKERS, run_argument
 from pipeline.runs.timings import read_timings
 from pipeline.tools.run_files import RunFiles
 
@@ -38,6 +38,7 @@ def content_of(run: RunFiles) -> dict[str, Any]:
     """Everything on the page but the gallery."""
     return {
         "run": run.folder.resolve().name,
+        "argument": run_argument(run.folder),
         "dataset": run.manifest.dataset,
         "classes": run.manifest.class_names,
         "counts": {split: len(run.manifest.split(split).image_ids) for split in ("train", "test")},

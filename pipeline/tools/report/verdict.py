@@ -122,7 +122,7 @@ def gain_alert(run: RunFiles) -> list[Alert]:
     photos = []
     if found is not None and truth is not None and found[0] == "test":
         photos = top_ids(part.image_ids, ((found[2] != (truth == 1)) & (truth != -1)).sum(1))
-    text = f"{100 * gain:+.1f} mAP over {measured} test photos, 95 % interval {100 * low:+.1f} to {100 * high:+.1f}. "
+    text = f"{100 * gain:+.1f} mAP over {measured:,} test photos, 95 % interval {100 * low:+.1f} to {100 * high:+.1f}. "
     text += (
         "Something in the run makes the labels worse: look at the classes below."
         if high < 0
@@ -147,7 +147,7 @@ def class_alerts(run: RunFiles) -> list[Alert]:
         text += ". Give it a name that the teacher knows, correct some photos, or leave it out."
         truth = truth_of(run, train.image_ids)
         if truth is not None:
-            text = f"{int((truth[:, classes] == 1).sum())} train photos truly show it. {text}"
+            text = f"{int((truth[:, classes] == 1).sum()):,} train photos truly show it. {text}"
         photos = top_ids(train.image_ids, labels.scores[:, classes].max(1))
         show = {"class": names[classes[0]], "view": "score", "split": "train"}
         found.append(Alert(f"No label: {listed([names[c] for c in classes])}", text, 90.0, photos, show))
@@ -187,7 +187,7 @@ def threshold_alerts(run: RunFiles) -> list[Alert]:
     ):
         if which.any():
             classes = np.flatnonzero(which)
-            there = "" if truth is None else f" {int((truth[:, classes] == 1).sum())} test photos truly show it."
+            there = "" if truth is None else f" {int((truth[:, classes] == 1).sum()):,} test photos truly show it."
             show = {"class": names[classes[0]], "view": "score", "split": split}
             photos = top_ids(part.image_ids, scores[:, classes].max(1))
             alerts.append(Alert(f"{title}: {listed([names[c] for c in classes])}", text + there, 80.0, photos, show))
@@ -285,7 +285,7 @@ def unlabelled_alert(run: RunFiles) -> list[Alert]:
     if none.mean() < 0.25:
         return []
     text = (
-        f"{none.sum()} of {len(none)} train photos have no label of 0.5 or more. If they do show something, name it: "
+        f"{none.sum():,} of {len(none):,} train photos have no label of 0.5 or more. If they do show something, name it: "
         "what is in the photos and is no class takes the teacher's word away."
     )
     photos = top_ids(labels.image_ids, none * labels.scores.max(1))
@@ -305,7 +305,7 @@ def wrong_labels_alert(run: RunFiles) -> list[Alert]:
     if share[c] > OFTEN_WRONG:
         return []
     name = run.manifest.class_names[c]
-    text = f"{right[c]} of {right[c] + false[c]} train photos with the label truly show it; the others teach the wrong thing."
+    text = f"{right[c]:,} of {right[c] + false[c]:,} train photos with the label truly show it; the others teach the wrong thing."
     photos = top_ids(labels.image_ids, (present & (truth == 0))[:, c] * labels.labels[:, c])
     show = {"class": name, "what": "false", "split": "train"}
     return [Alert(f"Labels often wrong: {name}", text, 40 + 30 * (1 - float(share[c])), photos, show)]
@@ -329,7 +329,7 @@ def weakest_alert(run: RunFiles) -> list[Alert]:
     there = truth[:, c] == 1
     photos = top_ids(part.image_ids, there * (1 - found[1][:, c]))  # those with it that it ranks lowest
     text = (
-        f"AP {100 * values[name]:.1f}, the mean is {100 * figures['mAP']:.1f}; {there.sum()} test photos show it. "
+        f"AP {100 * values[name]:.1f}, the mean is {100 * figures['mAP']:.1f}; {there.sum():,} test photos show it. "
         "The photos are those that it ranks lowest."
     )
     show = {"class": name, "what": "missed", "split": "test"}
