@@ -24,7 +24,7 @@ from pipeline.runs.files import replacing
 from pipeline.runs.graph import BY_PEOPLE, STAGES, files_of, options_of
 from pipeline.runs.manifest import Manifest, read_manifest, write_csv, write_manifest
 from pipeline.runs.options import EvaluateConfig
-from pipeline.runs.settings import Settings, assignments_to_settings, write_run
+from pipeline.runs.settings import Settings, assignments_to_settings, shipped, write_run
 from pipeline.stages.chain import run_chain
 
 FIGURES = ("label_mAP", "label_F1", "teacher_mAP", "warmup_mAP", "final_mAP", "low", "high", "oracle_mAP")
@@ -66,10 +66,9 @@ def read_plan(name: str) -> Plan:
     Raises:
         PipelineError: no such plan, no valid TOML, or a row without name.
     """
-    shipped = files("pipeline").joinpath("plans")
-    path = Path(name) if name.endswith(".toml") else shipped.joinpath(f"{name}.toml")
+    path = Path(name) if name.endswith(".toml") else files("pipeline").joinpath("plans", f"{name}.toml")
     if not path.is_file():
-        known = ", ".join(sorted(p.name.removesuffix(".toml") for p in shipped.iterdir()))
+        known = ", ".join(shipped("plans"))
         raise PipelineError(f"there is no plan {name!r}; there are {known}, or give a .toml file.")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
