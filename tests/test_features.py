@@ -106,7 +106,7 @@ def test_a_killed_process_leaves_its_maps_to_the_next(model, paths, decoded, tmp
     batches.close()
     decoded.clear()
     again = FeatureStore(memory=0, folder=tmp_path)
-    torch.testing.assert_close(predict_logits(model, paths, SIZE, 3, store=again), expected)
+    torch.testing.assert_close(predict_logits(model, paths, SIZE, batch_size=3, store=again), expected)
     # the maps of the second batch may or may not have been saved when the process went
     assert [path.name for path in paths[4:]] == decoded[-1:] and len(decoded) <= 3
     again.remove()

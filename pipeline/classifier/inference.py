@@ -84,7 +84,7 @@ def feature_batches(
     paths: Sequence[Path | str],
     size: int,
     batch_size: int = 16,
-    title: str = "images",
+    title: str = "predict",
     store: FeatureStore | None = None,
     dtype: torch.dtype | None = None,
     rounded: bool = True,
@@ -130,23 +130,14 @@ def feature_batches(
 
 
 @torch.no_grad()
-def predict_logits(
-    model: CamNet,
-    paths: Sequence[Path | str],
-    size: int,
-    batch_size: int = 16,
-    title: str = "predict",
-    store: FeatureStore | None = None,
-    dtype: torch.dtype | None = None,
-    rounded: bool = True,
-) -> Tensor:
+def predict_logits(model: CamNet, paths: Sequence[Path | str], size: int, **how: Any) -> Tensor:
     """Logits of images, float32 Tensor[N, C] on the CPU; the model is used in eval mode on its device.
 
     Arguments are those of `feature_batches`.
     """
     model.eval()
     logits = torch.zeros(len(paths), model.head.out_channels)
-    for rows, maps in feature_batches(model, paths, size, batch_size, title, store, dtype, rounded):
+    for rows, maps in feature_batches(model, paths, size, **how):
         logits[rows.start : rows.stop] = model.logits(maps)
     return logits
 
@@ -161,20 +152,11 @@ def shares(count: int, batch_size: int) -> list[range]:
     return chunks(count, batch_size * min(max(batches // 64, 1), 16))
 
 
-def predict_together(
-    model: CamNet,
-    paths: Sequence[Path | str],
-    size: int,
-    batch_size: int = 16,
-    title: str = "predict",
-    store: FeatureStore | None = None,
-    dtype: torch.dtype | None = None,
-    rounded: bool = True,
-) -> Tensor:
+def predict_together(model: CamNet, paths: Sequence[Path | str], size: int, batch_size: int = 16, **how: Any) -> Tensor:
     """`predict_logits` of images, each computed by one of the processes; every process returns all of them."""
     logits = torch.zeros(len(paths), model.head.out_channels)
     mine = [row for rows in distributed.shard(shares(len(paths), batch_size)) for row in rows]
-    logits[mine] = predict_logits(model, [paths[row] for row in mine], size, batch_size, title, store, dtype, rounded)
+    logits[mine] = predict_logits(model, [paths[row] for row in mine], size, batch_size=batch_size, **how)
     distributed.all_reduce_sum(logits)
     return logits
 
