@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from colours import invoke
 
+from pipeline.classifier import inference
 from pipeline.machine.errors import PipelineError
 from pipeline.runs.manifest import read_manifest
 from pipeline.runs.settings import Settings
@@ -112,6 +113,23 @@ def test_a_wrong_plan_is_refused(tmp_path, text, message):
         read_plan(str(path))
     with pytest.raises(PipelineError, match=r"no plan 'papre'; there are paper"):
         read_plan("papre")
+
+
+def test_a_further_row_shows_no_photo_to_the_backbone(finished, tmp_path, colour_teacher, monkeypatch):
+    pytest.importorskip("matplotlib")
+    decoded, load_view = [], inference.load_view
+    monkeypatch.setattr(inference, "load_view", lambda *given: decoded.append(given) or load_view(*given))
+    counts = []
+    for ratios in ([0.3], [0.3, 0.6]):
+        run = shutil.copytree(finished, tmp_path / str(len(ratios)))
+        rows = [f'[[row]]\nname = "{ratio}"\nset = ["fuse.ratio={ratio}"]\n' for ratio in ratios]
+        (tmp_path / "plan.toml").write_text("".join(rows))
+        decoded.clear()
+        code, output = invoke("ablation", tmp_path / "plan.toml", "--run", run, "--device", "cpu")
+        assert code == 0, output
+        assert not list(run.glob("ablation/*.partial"))
+        counts.append(len(decoded))
+    assert counts[0] == counts[1] > 0
 
 
 def test_rows_share_their_common_stages(finished, tmp_path, colour_teacher, monkeypatch):

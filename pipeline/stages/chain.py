@@ -63,7 +63,7 @@ def run_stage(
         device: as given by the user.
         force: run it in any case.
         given: options for this time.
-        kept: features of earlier stages; None for a stage that runs alone.
+        kept: features of earlier stages, which whoever gives them removes; None to keep and remove its own.
     """
     config = own.config(stage.name, options_of(stage), given or {}).scaled(distributed.world_size())
     if stage.shared or distributed.is_main():
@@ -94,12 +94,20 @@ def do_work(
         keep_timing(folder, stage, time.perf_counter() - start)
 
 
-def run_chain(folder: Path, own: Settings, device: str, force: bool = False, stages: Sequence[Stage] = STAGES) -> None:
-    """Run stages in order; `evaluate` is left out where there is no ground truth."""
-    kept = KeptFeatures(folder)
+def run_chain(
+    folder: Path,
+    own: Settings,
+    device: str,
+    force: bool = False,
+    stages: Sequence[Stage] = STAGES,
+    kept: KeptFeatures | None = None,
+) -> None:
+    """Run stages in order; `evaluate` is left out where there is no ground truth. Arguments are those of `run_stage`."""
+    features = kept or KeptFeatures(folder)
     for stage in stages:
         if stage.name == "evaluate" and not (folder / "ground_truth.h5").exists():
             say(f"{folder} has no ground truth, so nothing is measured. See the labels: `ccd inspect {folder}`.")
             continue
-        run_stage(stage, folder, own, device, force, kept=kept)
-    kept.remove()
+        run_stage(stage, folder, own, device, force, kept=features)
+    if kept is None:
+        features.remove()

@@ -25,7 +25,7 @@ from pipeline.runs.graph import BY_PEOPLE, STAGES, files_of, options_of
 from pipeline.runs.manifest import Manifest, read_manifest, write_csv, write_manifest
 from pipeline.runs.options import EvaluateConfig
 from pipeline.runs.settings import Settings, assignments_to_settings, shipped, write_run
-from pipeline.stages.chain import run_chain
+from pipeline.stages.chain import KeptFeatures, run_chain
 
 FIGURES = ("label_mAP", "label_F1", "teacher_mAP", "warmup_mAP", "final_mAP", "low", "high", "oracle_mAP")
 
@@ -299,6 +299,7 @@ def run_plan(base: Path, own: Settings, plan: Plan, device: str) -> pd.DataFrame
     for _, _, settings in seeded:
         settings.check()
     finished = [(base, identities_of(own))]
+    kept = KeptFeatures(base / "ablation")  # rows differ in labels and heads, seldom in what the backbone sees
     reference, lines, scores = "", [], {}
     for number, (row, seed, settings) in enumerate(seeded):
         say(f"{number + 1}/{len(seeded)}: {row.title}, seed {seed}")
@@ -308,7 +309,7 @@ def run_plan(base: Path, own: Settings, plan: Plan, device: str) -> pd.DataFrame
         source, other = max(finished, key=lambda pair: common_prefix(options, pair[1]))
         shared = STUDIED[: common_prefix(options, other)]
         link_files(source, folder, [name for stage in shared for name in files_of(stage)])
-        run_chain(folder, settings, device, stages=STUDIED)
+        run_chain(folder, settings, device, stages=STUDIED, kept=kept)
         finished.append((folder, options))
         if options == identities_of(with_seed(own, seed)):
             reference = reference or row.title
@@ -317,6 +318,7 @@ def run_plan(base: Path, own: Settings, plan: Plan, device: str) -> pd.DataFrame
         figures = row_figures(read_metrics(folder))
         lines.append({"group": row.group, "name": row.name, "seed": seed, **figures})
         write_csv(base / "ablation" / "ablation.csv", pd.DataFrame(lines))
+    kept.remove()
     summary = summarise(pd.DataFrame(lines, columns=["group", "name", "seed", *FIGURES]))
     truth = read_ground_truth(base).rows_of(epochs.image_ids)
     measured = own.config("evaluate", EvaluateConfig, {})
