@@ -1,6 +1,6 @@
 """Scores and ground truth to the figures of the multi-label literature, all in [0, 1]."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -168,57 +168,50 @@ def tied_fraction(labels: np.ndarray) -> float:
     return float(tied / labels.size)
 
 
-def bootstrap_interval(
+def bootstrap_map(
     scores: np.ndarray,
     truth: np.ndarray,
     *,
     difficult: Difficult = "ignore",
     empty_class: EmptyClass = "skip",
     resamples: int = 1000,
-    confidence: float = 0.95,
     seed: int = 0,
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mAP over resampled images.
+) -> np.ndarray:
+    """The mAP on images that are drawn with replacement, again and again.
 
     Args:
         scores: float [N, C].
         truth: int8 [N, C], as of `multilabel_metrics`.
         difficult: what -1 counts as.
         empty_class: what a class without positives in a resample counts as.
-        resamples: number of draws of N images with replacement.
-        confidence: coverage, in (0, 1).
-        seed: of the draws; equal seeds and N draw equal images.
+        resamples: number of draws of N images.
+        seed: of the draws; equal seeds and N draw equal images, so that differences of two of these are paired.
 
     Returns:
-        (low, high), in [0, 1].
+        float64 [resamples], in [0, 1]; NaN where none of the classes of a draw has a positive.
     """
     truth = apply_difficult(truth, difficult)
-    means = _resampled_map(scores, truth, empty_class, resamples, seed)
-    return _percentile_interval(means, confidence)
+    means = []
+    for counts in _resample_counts(len(truth), resamples, seed):
+        columns = zip(scores.T, truth.T, strict=True)
+        precisions = np.stack([_weighted_average_precision(s, t, counts) for s, t in columns])  # [C, R]
+        present = ~np.isnan(precisions)
+        classes = present.sum(axis=0) if empty_class == "skip" else np.full(len(precisions.T), len(precisions))
+        total = np.nan_to_num(precisions).sum(axis=0)
+        means.append(np.divide(total, classes, out=np.full(len(total), np.nan), where=classes > 0))
+    return np.concatenate(means)
 
 
-def bootstrap_difference(
-    scores: Sequence[np.ndarray],
-    other_scores: Sequence[np.ndarray],
-    truth: np.ndarray,
-    *,
-    difficult: Difficult = "ignore",
-    empty_class: EmptyClass = "skip",
-    resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Interval of mAP(other_scores) - mAP(scores) on the same resampled images, each the mean over repeated runs.
+def percentile_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval (low, high) that holds this share, in (0, 1), of what `bootstrap_map` found, or of a difference of two.
 
-    Arguments are those of `bootstrap_interval`, but that there is a float [N, C] a run. With 0 outside, the two differ
-    by more than the choice of test images.
+    With 0 outside the interval of a difference, two classifiers differ by more than the choice of test images.
     """
-    truth = apply_difficult(truth, difficult)
-    means, other_means = (
-        np.mean([_resampled_map(each, truth, empty_class, resamples, seed) for each in runs], axis=0)
-        for runs in (scores, other_scores)
-    )
-    return _percentile_interval(other_means - means, confidence)
+    if not 0 < confidence < 1:
+        raise PipelineError(f"the confidence of an interval is {confidence}, expected a number between 0 and 1.")
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(values, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def _check(scores: np.ndarray, truth: np.ndarray, class_names: list[str]) -> None:
@@ -331,21 +324,6 @@ def _resample_counts(images: int, resamples: int, seed: int) -> Iterator[np.ndar
         yield np.stack(counts, axis=1).astype(np.int32)
 
 
-def _resampled_map(
-    scores: np.ndarray, truth: np.ndarray, empty_class: EmptyClass, resamples: int, seed: int
-) -> np.ndarray:
-    """The mAP of each resample, float64 [resamples]; NaN where none of its classes has a positive."""
-    means = []
-    for counts in _resample_counts(len(truth), resamples, seed):
-        columns = zip(scores.T, truth.T, strict=True)
-        precisions = np.stack([_weighted_average_precision(s, t, counts) for s, t in columns])  # [C, R]
-        present = ~np.isnan(precisions)
-        classes = present.sum(axis=0) if empty_class == "skip" else np.full(len(precisions.T), len(precisions))
-        total = np.nan_to_num(precisions).sum(axis=0)
-        means.append(np.divide(total, classes, out=np.full(len(total), np.nan), where=classes > 0))
-    return np.concatenate(means)
-
-
 def _average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
     """AP of one class from scores [N] and int8 [N]: mean over positives of the precision at their score."""
     losses, positives = np.sort(-scores[truth != -1]), np.sort(-scores[truth == 1])
@@ -376,11 +354,3 @@ def _weighted_average_precision(scores: np.ndarray, truth: np.ndarray, counts: n
     area = (weights[positives] * (found / np.maximum(seen, 1))).sum(axis=0)
     weight = weights[positives].sum(axis=0)
     return np.divide(area, weight, out=np.full(len(weight), np.nan), where=weight > 0)
-
-
-def _percentile_interval(values: np.ndarray, confidence: float) -> tuple[float, float]:
-    if not 0 < confidence < 1:
-        raise PipelineError(f"the confidence of an interval is {confidence}, expected a number between 0 and 1.")
-    tail = (1 - confidence) / 2
-    low, high = np.nanquantile(values, [tail, 1 - tail])
-    return float(low), float(high)

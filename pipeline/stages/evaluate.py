@@ -8,11 +8,11 @@ import numpy as np
 
 from pipeline.evaluation.ground_truth import need_ground_truth
 from pipeline.evaluation.metrics import (
-    bootstrap_difference,
-    bootstrap_interval,
+    bootstrap_map,
     label_metrics,
     mean_average_precision,
     multilabel_metrics,
+    percentile_interval,
     ranking_metrics,
 )
 from pipeline.method.thresholds import PRESENT
@@ -29,15 +29,6 @@ DECISION_FIGURES = ("CP", "CR", "CF1", "OP", "OR", "OF1", "sample_F1", "threshol
 def conventions(config: EvaluateConfig) -> dict[str, Any]:
     """How difficult objects and empty classes count, as the metrics take it."""
     return {"difficult": config.difficult, "empty_class": config.empty_class}
-
-
-def measure(scores: np.ndarray, truth: np.ndarray, class_names: list[str], config: EvaluateConfig) -> dict[str, Any]:
-    """Figures of one set of scores [N, C] against ground truth [N, C], with the interval of its mAP."""
-    figures = multilabel_metrics(scores, truth, class_names, **conventions(config))
-    if config.resamples:
-        draws = {"resamples": config.resamples, "seed": config.seed}
-        figures["mAP_interval"] = list(bootstrap_interval(scores, truth, **conventions(config), **draws))
-    return figures
 
 
 def without_decisions(figures: dict[str, Any]) -> dict[str, Any]:
@@ -67,17 +58,29 @@ def at(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return values if len(rows) == len(values) else values[rows]
 
 
-def gain_over_teacher(
-    scores: dict[str, np.ndarray], truth: np.ndarray, figures: dict[str, Any], config: EvaluateConfig
-) -> dict[str, Any]:
-    """How much higher the final classifier's mAP is than the teacher's, with its interval over the same images."""
-    teacher, final = "teacher zero-shot", "final classifier"
-    gain: dict[str, Any] = {"mAP": figures[final]["mAP"] - figures[teacher]["mAP"]}
+def measure(
+    scores: dict[str, np.ndarray], truth: np.ndarray, class_names: list[str], config: EvaluateConfig
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Figures of sets of scores [N, C] against ground truth [N, C], with the intervals of their mAP, by name.
+
+    Returns:
+        Also how much higher the final classifier's mAP is than the teacher's, with its interval over the same images;
+        empty without teacher.
+    """
+    figures = {n: multilabel_metrics(values, truth, class_names, **conventions(config)) for n, values in scores.items()}
+    draws = {}
     if config.resamples:
-        draws = {"resamples": config.resamples, "seed": config.seed}
-        pair = [scores[teacher]], [scores[final]]
-        gain["mAP_interval"] = list(bootstrap_difference(*pair, truth, **conventions(config), **draws))
-    return gain
+        how = {**conventions(config), "resamples": config.resamples, "seed": config.seed}
+        draws = {name: bootstrap_map(values, truth, **how) for name, values in scores.items()}
+    for name, found in draws.items():
+        figures[name]["mAP_interval"] = list(percentile_interval(found))
+    teacher, final = "teacher zero-shot", "final classifier"
+    if teacher not in scores:
+        return figures, {}
+    gain: dict[str, Any] = {"mAP": figures[final]["mAP"] - figures[teacher]["mAP"]}
+    if draws:
+        gain["mAP_interval"] = list(percentile_interval(draws[final] - draws[teacher]))
+    return figures, gain
 
 
 def oracle_epoch(epochs: EpochScores, rows: np.ndarray, truth: np.ndarray, config: EvaluateConfig) -> dict[str, Any]:
@@ -110,11 +113,11 @@ def measure_test(
     scores = {"warm-up classifier": epochs.of_epoch(0)[rows], "final classifier": epochs.chosen[rows]}
     if knows_teacher(embeddings, rows):
         scores = {"teacher zero-shot": embeddings.probabilities[~embeddings.is_train][rows], **scores}
-    figures = {name: measure(values, truth, names, config) for name, values in scores.items()}
+    figures, gain = measure(scores, truth, names, config)
     # its scores are not calibrated, so that 0.5 decides nothing
     figures["warm-up classifier"] = without_decisions(figures["warm-up classifier"])
     found = {"test": figures} | ({} if lacks_epochs(epochs) else {"epochs": oracle_epoch(epochs, rows, truth, config)})
-    return found | ({"gain": gain_over_teacher(scores, truth, figures, config)} if len(scores) == 3 else {})
+    return found | ({"gain": gain} if gain else {})
 
 
 def lacks_epochs(epochs: EpochScores) -> bool:

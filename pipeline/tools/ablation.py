@@ -14,7 +14,7 @@ import pandas as pd
 from rich.text import Text
 
 from pipeline.evaluation.ground_truth import has_ground_truth, read_ground_truth
-from pipeline.evaluation.metrics import bootstrap_difference
+from pipeline.evaluation.metrics import bootstrap_map, percentile_interval
 from pipeline.evaluation.tables import read_metrics
 from pipeline.machine import distributed
 from pipeline.machine.errors import PipelineError, first_line
@@ -165,7 +165,7 @@ def add_differences(
         scores: by the title of every row, its final classifiers' scores, float [N, C] a seed.
         truth: int8 [N, C].
         reference: title of the row that is compared with; "" for none.
-        conventions: `difficult`, `empty_class`, `resamples` and `seed`, see `bootstrap_difference`.
+        conventions: `difficult`, `empty_class`, `resamples` and `seed`, see `bootstrap_map`.
 
     Returns:
         The summary with columns difference, difference_low and difference_high (95 % interval), NaN without reference
@@ -173,8 +173,14 @@ def add_differences(
     """
     titles = titles_of(summary)
     means = dict(zip(titles, summary["final_mAP"], strict=True))
+    draws = {}
+    if reference:  # of a row with several seeds, the mean over them
+        draws = {
+            title: np.mean([bootstrap_map(each, truth, **conventions) for each in scores[title]], axis=0)
+            for title in titles
+        }
     rows = [
-        (means[title] - means[reference], *bootstrap_difference(scores[reference], scores[title], truth, **conventions))
+        (means[title] - means[reference], *percentile_interval(draws[title] - draws[reference]))
         if reference and title != reference
         else (np.nan, np.nan, np.nan)
         for title in titles

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.evaluation.metrics import average_precision, bootstrap_difference
+from pipeline.evaluation.metrics import average_precision, bootstrap_map, percentile_interval
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import say
 from pipeline.method.thresholds import PRESENT
@@ -145,17 +145,13 @@ def sentence(pair: tuple[RunFiles, RunFiles], names: list[str], test: dict[str, 
     means = [mean_of_classes(average_precision(each, truth), empty_is_zero) for each in scores]
     if None in means:
         return f"{names[1]} against {names[0]}: none of the shared test photos shows any class."
-    low, high = bootstrap_difference(
-        [scores[0]],
-        [scores[1]],
-        truth,
-        empty_class="zero" if empty_is_zero else "skip",
-        resamples=RESAMPLES,
-    )
+    how = {"empty_class": "zero" if empty_is_zero else "skip", "resamples": RESAMPLES}
+    before, after = (bootstrap_map(each, truth, **how) for each in scores)
+    low, high = percentile_interval(after - before)
     known = int((truth != -1).any(1).sum())
     word = "better than" if low > 0 else "worse than" if high < 0 else "not measurably different from"
     within = f"{100 * (means[1] - means[0]):+.1f} mAP, 95 % interval {100 * low:+.1f} to {100 * high:+.1f}"
-    return f"{names[1]} is {word} {names[0]}: {within} over {known} test photos."
+    return f"{names[1]} is {word} {names[0]}: {within} over {known:,} test photos."
 
 
 def both_stages(pair: tuple[RunFiles, RunFiles], names: list[str]) -> list[dict[str, Any]]:
