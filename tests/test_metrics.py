@@ -137,6 +137,14 @@ def test_average_precision_depends_on_order_alone(transform):
     assert average_precision(transform(scores), truth) == pytest.approx(average_precision(scores, truth))
 
 
+@pytest.mark.parametrize("value", [-2, 2, 0.5])
+def test_other_ground_truth_than_present_absent_and_difficult_is_refused(value: float):
+    truth = TRUTH.astype(float)
+    truth[0, 0] = value
+    with pytest.raises(PipelineError, match="expected 1, 0 and -1 alone"):
+        multilabel_metrics(SCORES, truth, NAMES)
+
+
 def test_threshold_per_class():
     figures = multilabel_metrics(SCORES, TRUTH, NAMES, threshold=np.array([0.85, 0.7, 0.5]))
     assert (figures["OP"], figures["OR"]) == (0.5, pytest.approx(1 / 3))

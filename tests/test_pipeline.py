@@ -270,14 +270,22 @@ def test_labels_fused_in_blocks_of_images_are_those_of_all_at_once(finished, tmp
     assert (run / "final_labels.h5").read_bytes() == before
 
 
-def test_crop_scores_that_are_cut_off_are_refused(finished, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("probabilities", lambda values: values[:-1], "has shape"),
+        ("probabilities", lambda values: np.concatenate([values, values[:1]]), "has shape"),
+        ("image_index", lambda values: values[::-1], "is not ascending"),
+    ],
+)
+def test_crop_scores_that_do_not_fit_together_are_refused(finished, tmp_path, name, change, message):
     run = shutil.copytree(finished, tmp_path / "run")
     with h5py.File(run / "crop_scores.h5", "r+") as file:
-        values = file["probabilities"][:-1]
-        del file["probabilities"]
-        file["probabilities"] = values
+        values = change(file[name][:])
+        del file[name]
+        file[name] = values
     code, output = invoke("fuse", "--run", run, "--force")
-    assert code == 1 and "probabilities in" in output and "has shape" in output and "ccd score-crops" in output
+    assert code == 1 and f"{name} in" in output and message in output and "ccd score-crops" in output
 
 
 def test_two_files_about_different_images_are_refused(run, colour_teacher):

@@ -225,7 +225,7 @@ def _check(scores: np.ndarray, truth: np.ndarray, class_names: list[str]) -> Non
             f"{np.count_nonzero(~np.isfinite(scores))} of {scores.size} scores are not finite, expected all. "
             "The training that made them diverged; lower its learning rate."
         )
-    if truth.min() < -1 or truth.max() > 1:
+    if not ((truth == -1) | (truth == 0) | (truth == 1)).all():
         raise PipelineError(f"ground truth holds {np.unique(truth)[:5].tolist()}, expected 1, 0 and -1 alone.")
 
 

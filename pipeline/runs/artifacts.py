@@ -108,6 +108,7 @@ def array(
     high: float | None = None,
     index: str = "",
     nan: bool = False,
+    ascending: bool = False,
 ) -> Any:
     """Field of an artifact: an HDF5 dataset of this dtype and these named (or fixed) sizes.
 
@@ -119,8 +120,10 @@ def array(
         high: largest value; with `index`, the size that the values lie below.
         index: name of the size whose rows the values number.
         nan: whether NaN may stand for "not known".
+        ascending: whether no value is below the one before.
     """
     metadata = {"dtype": np.dtype(dtype), "dims": dims, "low": low, "high": high, "index": index, "nan": nan}
+    metadata["ascending"] = ascending
     return field(default=None, metadata=metadata) if optional else field(metadata=metadata)
 
 
@@ -284,7 +287,7 @@ class Boxes(Artifact):
 
     SCHEMAS = ("boxes",)
 
-    image_index: np.ndarray = array("int64", "M", index="N")
+    image_index: np.ndarray = array("int64", "M", index="N", ascending=True)
     """Row of `image_ids`, ascending."""
     class_index: np.ndarray = array("int64", "M", low=-1, index="C")
     """Class whose CAM gave the box; -1 for a view that knows no class."""
@@ -314,7 +317,7 @@ class CropScores(Artifact):
 
     SCHEMAS = ("crop_scores",)
 
-    image_index: np.ndarray = array("int64", "M", index="N")
+    image_index: np.ndarray = array("int64", "M", index="N", ascending=True)
     """Row of `image_ids`, as in `boxes.h5`."""
     class_index: np.ndarray = array("int64", "M", low=-1, index="C")
     """Class that the crop was cut for, as in `boxes.h5`."""
@@ -396,12 +399,13 @@ def read_arrays(path: Path, kinds: Mapping[str, type[Artifact]] = KINDS, without
         for item in kind.scalar_fields():
             if item.name in file.attrs:
                 values[item.name] = plain_scalar(file.attrs[item.name], item)
-        values |= {name: np.zeros((0, 0), file[name].dtype) for name in without if name in file}
+        left_out = {name: unread(file, name) for name in without if name in file}
+        values |= {name: found[:0] for name, found in left_out.items()}
         try:
             artifact = kind(provenance=provenance, **values)
         except TypeError as error:
             raise PipelineError(f"{path} is incomplete ({error}). Rebuild it with {remedy(path)}.") from None
-    check_arrays(artifact, path, without)
+    check_arrays(artifact, path, left_out)
     return artifact
 
 
@@ -416,6 +420,11 @@ def read_rows(path: Path, artifact: Artifact, name: str, rows: slice) -> np.ndar
     item = next(field for field in artifact.array_fields() if field.name == name)
     check_array(values, item, {"C": len(artifact.class_names), item.metadata["dims"][0]: rows.stop - rows.start}, path)
     return values
+
+
+def unread(file: h5py.File, name: str) -> np.ndarray:
+    """An array of the shape and dtype of a dataset that takes no memory; its values mean nothing."""
+    return np.broadcast_to(np.zeros((), file[name].dtype), file[name].shape)
 
 
 def take(file: h5py.File, name: str, rows: slice = slice(None)) -> np.ndarray:
@@ -487,23 +496,25 @@ def check_schema(path: Path, provenance: Provenance) -> None:
         raise PipelineError(f"{path} holds {schema}, expected {wanted}. Rebuild it with {remedy(path, force=True)}.")
 
 
-def check_arrays(artifact: Artifact, path: Path, without: Sequence[str] = ()) -> None:
-    """Raise unless every array (but those left out) has its dtype and range and named sizes agree across the file."""
+def check_arrays(artifact: Artifact, path: Path, left_out: Mapping[str, np.ndarray] | None = None) -> None:
+    """Raise unless every array has its dtype and range and named sizes agree across the file.
+
+    Of those left out, see `unread`, dtype and sizes alone are looked at.
+    """
+    left_out = left_out or {}
     sizes: dict[str, int] = {"N": len(artifact.image_ids), "C": len(artifact.class_names)}
     for item in artifact.array_fields():
-        value = getattr(artifact, item.name)
-        if item.name in without:
-            continue
+        value = left_out.get(item.name, getattr(artifact, item.name))
         if value is None:
             if item.default is None:
                 continue
             raise PipelineError(f"{path} has no {item.name}. Rebuild it with {remedy(path)}.")
-        check_array(value, item, sizes, path)
+        check_array(value, item, sizes, path, is_read=item.name not in left_out)
 
 
-def check_array(value: np.ndarray, item: Any, sizes: dict[str, int], path: Path) -> None:
+def check_array(value: np.ndarray, item: Any, sizes: dict[str, int], path: Path, is_read: bool = True) -> None:
     """Raise unless an array is as its field says; adds new named sizes to `sizes`."""
-    problem = wrong_form(value, item, sizes) or wrong_values(value, item, sizes)
+    problem = wrong_form(value, item, sizes) or (wrong_values(value, item, sizes) if is_read else "")
     if problem:
         raise PipelineError(f"{item.name} in {path} {problem}. Rebuild it with {remedy(path)}.")
 
@@ -532,6 +543,8 @@ def wrong_values(value: np.ndarray, item: Any, sizes: Mapping[str, int]) -> str:
         return f"has a value of {value.min():g}, expected at least {low}"
     if high is not None and value.max() > high:
         return f"has a value of {value.max():g}, expected at most {high}"
+    if item.metadata["ascending"] and (value[1:] < value[:-1]).any():
+        return "is not ascending"
     return ""
 
 
