@@ -19,6 +19,7 @@ from pipeline.runs.options import BoxesConfig, EmbedConfig, FuseConfig, TrainCon
         (TrainConfig, {"epochs": 2.5}, "epochs is 2.5, expected int"),
         (TrainConfig, {"freeze_norms": 1}, "freeze_norms is 1, expected bool"),
         (BoxesConfig, {"view": "cams"}, "view is 'cams', expected one of cam, grid, random, none, gt, around-gt"),
+        (BoxesConfig, {"tau_rule": "search"}, "tau_rule is 'search' and select is 'relative'.*Set select to 'score'"),
     ],
 )
 def test_impossible_values_are_refused_by_value(kind, options, message):

@@ -83,7 +83,7 @@ def record_search(folder):
         return cam.Search(bound, True, bound)
 
     boxes.search_threshold = look
-    config = BoxesConfig(tau_rule="search", search_size=64, search_passes=2, batch_size=2)
+    config = BoxesConfig(select="score", tau_rule="search", search_size=64, search_passes=2, batch_size=2)
     train = read_manifest(folder).split("train")
     boxes.search_tau(load_classifier(read_checkpoint(folder / "warmup.pt")), train.paths, config)
     np.save(folder / f"windows{distributed.rank()}.npy", torch.cat(seen).numpy())

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, Self
 
+from pipeline.machine.errors import PipelineError
 from pipeline.runs.config import Config, file_identity, option, teacher_identity
 
 Squash = Literal["bicubic", "pillow-bilinear"]
@@ -274,6 +275,15 @@ class BoxesConfig(Config):
     tiles: int = option(3, "view grid: tiles per side", min=1, max=16)
     batch_size: int = option(16, "images per classifier call", min=1, max=4096, identity=False)
     seed: int = option(0, "seed of the view random, and of order and flips in the search", min=0)
+
+    def __post_init__(self) -> None:
+        """Refuse a threshold searched on scores and applied to z-scores."""
+        super().__post_init__()
+        if self.tau_rule == "search" and self.select != "score":
+            raise PipelineError(
+                f"tau_rule is 'search' and select is {self.select!r}: the search thresholds scores, not z-scores. "
+                "Set select to 'score', or tau_rule to 'quantile'."
+            )
 
     @property
     def uses_ground_truth(self) -> bool:

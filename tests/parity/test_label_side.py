@@ -154,7 +154,7 @@ def read_sizes(run):
 
 
 def test_tau_is_searched_on_mirrored_training_views(photos, model):
-    config = BoxesConfig(tau_rule="search", search_size=64, search_bound=6.0, seed=3)
+    config = BoxesConfig(select="score", tau_rule="search", search_size=64, search_bound=6.0, seed=3)
     paths = [*photos] * 16
     found = search_tau(model, paths, config)
     generator = torch.Generator().manual_seed(3)
