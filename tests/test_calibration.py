@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
 
-from pipeline.method.calibration import MOST_CALLED, fit_calibration, platt
+from pipeline.method.calibration import MOST_CALLED, _order_keeping_scale, fit_calibration, platt
 
 
 def sigmoid(z):
@@ -35,12 +37,39 @@ def test_one_half_parts_present_from_absent_though_labels_miss_a_third_of_the_pr
     assert (sigmoid(slope * z + bias) >= 0.5)[truth].mean() < 0.8  # what the labels alone would call
 
 
-def test_order_stays_even_in_single_precision():
-    z, truth = photos(2000, 0.5)
-    scale, offset = fit_calibration(z, truth.astype(np.float32))
-    assert (scale > 0).all()
-    steps = np.arange(z.min(), z.max(), 0.1)  # logits of classifiers of 20 classes lie in 5 of them
-    assert (np.diff(sigmoid((scale * steps + offset).astype(np.float32)).astype(np.float32)) > 0).all()
+def float32_scores(scale, logits, offset):
+    """As the classifier computes them."""
+    return torch.sigmoid(
+        torch.tensor(scale, dtype=torch.float32) * torch.from_numpy(logits).float()
+        + torch.tensor(offset, dtype=torch.float32)
+    ).numpy()
+
+
+@pytest.mark.parametrize("present", [0.5, 0.9, 0.97, 0.99])
+@pytest.mark.parametrize(("gap", "deviation"), [(3.0, 0.5), (1.0, 0.5), (0.02, 0.02)])
+def test_float32_scores_keep_the_order_of_the_logits(present, gap, deviation):
+    rng = np.random.default_rng(0)
+    truth = rng.random((2000, 1)) < present
+    logits = 5 + rng.normal(np.where(truth, gap, 0.0), deviation)
+    labels = np.clip(np.where(truth, 0.95, 0.05) + rng.normal(0, 0.02, truth.shape), 0, 1)
+    scale, offset = fit_calibration(logits, labels)
+    scores = float32_scores(scale, logits, offset)
+    assert len(np.unique(scores)) > 0.99 * len(np.unique(logits.astype(np.float32)))
+    reference = average_precision_score(truth[:, 0], logits[:, 0])
+    assert average_precision_score(truth[:, 0], scores[:, 0]) == pytest.approx(reference, abs=1e-5)
+
+
+def test_a_class_far_above_its_threshold_keeps_its_order():
+    """Present in nearly every photo: every logit is far above the threshold, and the spread is small against that."""
+    rng = np.random.default_rng(1)
+    truth = rng.random(2000) < 0.97
+    logits = 16 + rng.normal(np.where(truth, 0.1, 0.0), 0.1)
+    scale = _order_keeping_scale(1.0, logits.max(), logits.std())
+    scores = float32_scores(scale, logits, 0.0)
+    assert len(np.unique(float32_scores(1.0, logits, 0.0))) < 20  # what an unlowered scale would leave
+    assert len(np.unique(scores)) > 0.9 * len(logits) and scores.min() > 0.95
+    reference = average_precision_score(truth, logits)
+    assert average_precision_score(truth, scores) == pytest.approx(reference, abs=1e-5)
 
 
 def test_a_floor_under_the_labels_changes_nothing():

@@ -6,7 +6,7 @@ FORMULAS = {
     "losses": 2,
     "cam": 2,
     "crops": 1,
-    "calibration": 1,
+    "calibration": 2,
     "thresholds": 2,
     "epoch_choice": 1,
 }

@@ -14,8 +14,8 @@ MOST_CALLED = 1.5
 """That rule calls at most this many times as many photos as the labels say: a rare class has no bulk to speak of."""
 STEEPER = 1.5
 """The slope over that of the labels, which are less decided than the truth."""
-LARGEST = 16.0
-"""Largest calibrated logit of a train photo: beyond it, float32 scores of different logits would all be 1."""
+RESOLUTION = 1e-4
+"""Logits of a class that differ by this share of their standard deviation get different float32 scores."""
 SLOPES = (0.3, 60.0)
 """Range in which the slope of the labels is looked for."""
 
@@ -44,7 +44,34 @@ def _fit_class(z: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     mode, spread = _bulk(z)
     threshold = min(_even_odds(z, y), max(mode + SPREADS * spread, _rank(z, MOST_CALLED * y.sum())))
     x = z - threshold
-    return min(STEEPER * _slope(x, y), LARGEST / max(x.max(), 1e-6)), threshold
+    return _order_keeping_scale(STEEPER * _slope(x, y), float(x.max()), float(z.std())), threshold
+
+
+def _order_keeping_scale(scale: float, largest: float, deviation: float) -> float:
+    """The scale, lowered until float32 scores near 1 still tell logits apart.
+
+    Below 1, float32 numbers are 2^-24 apart, and the sigmoid's slope at a logit u > 0 is about exp(-u). So a difference d
+    in calibrated logits shows at the largest one if d * exp(-u) >= 2^-24, here with d = scale * RESOLUTION * deviation.
+
+    Args:
+        scale: positive.
+        largest: the largest logit, counted from the threshold; not above 0 if every score is below 0.5.
+        deviation: standard deviation of the logits.
+    """
+
+    def keeps_order(k: float) -> bool:
+        return np.log(k * RESOLUTION * deviation) - k * max(largest, 0.0) >= -24 * np.log(2)
+
+    low = 1 / max(largest, 1 / scale)  # of all scales up to `scale`, the best for the order
+    if keeps_order(scale):
+        return scale
+    if not keeps_order(low):
+        return low
+    high = scale
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if keeps_order(middle) else (low, middle)
+    return low
 
 
 def _logit(share: float) -> float:
