@@ -6,9 +6,14 @@ import pytest
 from colours import invoke
 
 from pipeline.classifier import inference
+from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
 from pipeline.machine.errors import PipelineError
+from pipeline.runs.artifacts import Provenance, write
+from pipeline.runs.graph import VERSIONS
 from pipeline.runs.manifest import read_manifest
+from pipeline.runs.options import InitLabelsConfig
 from pipeline.runs.settings import Settings
+from pipeline.stages import init_labels
 from pipeline.tools.ablation import (
     FIGURES,
     add_differences,
@@ -197,3 +202,18 @@ def test_a_study_under_torchrun_is_refused(finished, monkeypatch):
     code, output = invoke("ablation", "--run", finished)
     assert code == 1 and "one process" in output
     assert not (finished / "ablation").exists()
+
+
+def test_labels_of_ground_truth_are_refused_where_some_are_unknown(small_run):
+    truth = read(small_run / "ground_truth.h5")
+    truth.labels[0, 1] = UNKNOWN
+    truth.labels[1, 1] = DIFFICULT
+    write(small_run / "ground_truth.h5", truth)
+    origin = Provenance("initial_labels", VERSIONS["initial_labels"], {}, {})
+    config = InitLabelsConfig(source="ground-truth")
+    with pytest.raises(PipelineError, match="does not know 1 labels of train images"):
+        init_labels.run(small_run, config, origin)
+    truth.labels[0, 1] = 1
+    write(small_run / "ground_truth.h5", truth)
+    init_labels.run(small_run, config, origin)
+    assert read(small_run / "initial_labels.h5").labels[:2, 1].tolist() == [1, 0]

@@ -138,3 +138,19 @@ def test_other_thresholds_are_refused(tiny_classifier, tmp_path, text, message):
     (tmp_path / "thresholds.json").write_text(text)
     code, output = calibrate(tiny_classifier, tmp_path / "thresholds.json", "--out", tmp_path / "own.pt")
     assert code == 1 and message in output and not (tmp_path / "own.pt").exists()
+
+
+def test_photos_with_unknown_labels_are_not_counted(labelled, tiny_classifier, tmp_path):
+    table, truth = labelled
+    columns = "\n".join(",".join(["", "1" if row[1] else "0", "1" if row[2] else "0"]) for row in truth)
+    photos = [line.split(",")[0] for line in table.read_text().splitlines()[1:]]
+    rows = [f"{photo},{cells}" for photo, cells in zip(photos, columns.splitlines(), strict=True)]
+    table.write_text("\n".join(["image,cat,dog,cow", *rows]) + "\n")
+    code, output = calibrate(tiny_classifier, table, "--out", tmp_path / "better.pt", "--folds", 2)
+    assert code == 0, output
+    counts = {
+        line.split()[1]: line.split()[3]
+        for line in output.splitlines()
+        if line.startswith("│ ") and "photos" not in line
+    }
+    assert counts["cat"] == "0" and counts["dog"] == str(truth[:, 1].sum())

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
+from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
 from pipeline.evaluation.metrics import (
     _resample_counts,
     _weighted_average_precision,
     average_precision,
     bootstrap_map,
     label_metrics,
+    mean_average_precision,
     multilabel_metrics,
     percentile_interval,
     precision_recall,
@@ -29,7 +31,7 @@ def random_case(n: int = 60, c: int = 7, difficult: float = 0.0) -> tuple[np.nda
     rng = np.random.default_rng(3)
     truth = (rng.random((n, c)) < 0.3).astype(np.int8)
     scores = np.clip(0.35 * truth + 0.6 * rng.random((n, c)), 0, 1).round(2)  # rounded: with ties
-    truth[rng.random((n, c)) < difficult] = -1
+    truth[rng.random((n, c)) < difficult] = DIFFICULT
     return scores, truth, [f"class {i}" for i in range(c)]
 
 
@@ -59,11 +61,24 @@ def test_empty_class_counts_zero_by_the_single_positive_convention():
 @pytest.mark.parametrize(("difficult", "cat"), [("ignore", 1.0), ("negative", 5 / 6), ("positive", 1.0)])
 def test_difficult_objects(difficult: str, cat: float):
     truth = TRUTH.copy()
-    truth[1, 0] = -1  # the false alarm between the two cats
+    truth[1, 0] = DIFFICULT  # the false alarm between the two cats
     figures = multilabel_metrics(SCORES, truth, NAMES, difficult=difficult)
     assert figures["AP"]["cat"] == pytest.approx(cat)
     assert figures["OP"] == pytest.approx({"ignore": 3 / 4, "negative": 3 / 5, "positive": 4 / 5}[difficult])
     assert figures["difficult"] == difficult
+
+
+@pytest.mark.parametrize("difficult", ["ignore", "negative", "positive"])
+@pytest.mark.parametrize("unknown", [(1, 0), (3, 1)])
+def test_an_unlabelled_pair_counts_nowhere_whatever_difficult_objects_count_as(difficult, unknown):
+    truth = TRUTH.copy()
+    truth[unknown] = UNKNOWN
+    perfect = np.where(TRUTH == 1, 0.9, 0.1)
+    perfect[unknown] = 0.95  # as sure as can be, and nobody has looked
+    figures = multilabel_metrics(perfect, truth, NAMES, difficult=difficult)
+    assert (figures["mAP"], figures["CF1"], figures["OF1"]) == (1, 1, 1)
+    assert mean_average_precision(perfect, truth, difficult=difficult) == 1
+    assert label_metrics(perfect, truth, NAMES, difficult=difficult)["classes_per_image"] == pytest.approx(3 / 4)
 
 
 def test_ignored_pair_frees_its_place_in_the_top():
@@ -137,11 +152,11 @@ def test_average_precision_depends_on_order_alone(transform):
     assert average_precision(transform(scores), truth) == pytest.approx(average_precision(scores, truth))
 
 
-@pytest.mark.parametrize("value", [-2, 2, 0.5])
+@pytest.mark.parametrize("value", [-3, 2, 0.5])
 def test_other_ground_truth_than_present_absent_and_difficult_is_refused(value: float):
     truth = TRUTH.astype(float)
     truth[0, 0] = value
-    with pytest.raises(PipelineError, match="expected 1, 0 and -1 alone"):
+    with pytest.raises(PipelineError, match="expected only 1, 0, -1 and -2"):
         multilabel_metrics(SCORES, truth, NAMES)
 
 

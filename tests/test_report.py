@@ -11,6 +11,7 @@ from colours import invoke
 from PIL import Image
 from runs import CLASSES, TRAIN
 
+from pipeline.datasets.dataset import DIFFICULT
 from pipeline.evaluation.metrics import average_precision, precision_recall
 from pipeline.machine.errors import PipelineError
 from pipeline.runs.artifacts import write
@@ -239,7 +240,7 @@ def with_figures(files, **conventions):
 def test_the_page_follows_the_conventions_of_the_figures(small_run):
     files = read_run(small_run)
     difficult = files.truth.labels.copy()
-    difficult[TRAIN, 0] = -1  # the cat of the first test photo is difficult
+    difficult[TRAIN, 0] = DIFFICULT  # the cat of the first test photo is difficult
     files = replace(files, truth=replace(files.truth, labels=difficult))
     ids = files.manifest.split("test").image_ids
     for name, value in (("ignore", -1), ("negative", 0), ("positive", 1)):

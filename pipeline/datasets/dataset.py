@@ -6,6 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+UNKNOWN = -1
+"""Label of a class that nobody has looked for in an image; it never counts in a figure."""
+DIFFICULT = -2
+"""Label of a class whose only objects are marked difficult; `evaluate.difficult` decides how it counts."""
+
 
 @dataclass(frozen=True)
 class Objects:
@@ -35,7 +40,7 @@ class Dataset:
     splits: list[str]
     """N of "train" or "test"."""
     labels: np.ndarray | None = None
-    """int8 [N, C]: 1 present, 0 absent, -1 only difficult objects or unknown; None where nothing is labelled."""
+    """int8 [N, C]: 1 present, 0 absent, UNKNOWN or DIFFICULT; None where nothing is labelled."""
     objects: Objects | None = None
     """Annotated boxes; None where there are none."""
     left_out: dict[str, str] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.datasets.dataset import UNKNOWN
 from pipeline.datasets.image_names import without_suffix
 from pipeline.datasets.listing import ListedImage, parse_labels
 from pipeline.machine.errors import PipelineError, hint, nearest
@@ -20,8 +21,6 @@ TABLE_SUFFIXES = (".csv", ".parquet")
 ID_COLUMNS = ("image_id", "image")
 """Columns that may name an image; where a table has both, the second is its path."""
 LABELS, SPLIT = "labels", "split"
-UNKNOWN = -1
-"""A class of which a table says nothing."""
 ENTRIES = {
     **{"1": 1, "1.0": 1, "true": 1, "yes": 1},
     **{"0": 0, "0.0": 0, "false": 0, "no": 0},

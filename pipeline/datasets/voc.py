@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.datasets.checks import check_boxes, check_unique, class_index, missing_files, read_lines
-from pipeline.datasets.dataset import Dataset, Objects, without_images
+from pipeline.datasets.dataset import DIFFICULT, UNKNOWN, Dataset, Objects, without_images
 from pipeline.machine.errors import PipelineError
 
 CLASS_NAMES = [
@@ -47,7 +47,7 @@ def load(
         skip_missing: leave out images without a file, instead of refusing the data set.
 
     Returns:
-        A class all of whose objects are marked difficult has label -1. Without Annotations, the labels are of
+        A class all of whose objects are marked difficult has label DIFFICULT. Without Annotations, the labels are of
         the lists `<class>_<split>.txt` and there are no objects.
 
     Raises:
@@ -135,7 +135,7 @@ def _read_annotation(path: Path) -> list[tuple[int, tuple[float, ...], bool]]:
 
 def _labels_from_objects(objects: Objects, images: int) -> np.ndarray:
     labels = np.zeros((images, len(CLASS_NAMES)), dtype=np.int8)
-    labels[objects.image_index, objects.class_index] = -1
+    labels[objects.image_index, objects.class_index] = DIFFICULT
     easy = ~objects.difficult
     labels[objects.image_index[easy], objects.class_index[easy]] = 1
     return labels
@@ -143,9 +143,9 @@ def _labels_from_objects(objects: Objects, images: int) -> np.ndarray:
 
 def _labels_from_lists(folder: Path, image_ids: list[str], names: list[str]) -> np.ndarray:
     """Labels of the lists `<class>_<split>.txt`, where 1 is present, 0 only difficult, -1 absent."""
-    ours = {"1": 1, "0": -1, "-1": 0}
+    ours = {"1": 1, "0": DIFFICULT, "-1": 0}
     row = {image_id: index for index, image_id in enumerate(image_ids)}
-    labels = np.zeros((len(image_ids), len(CLASS_NAMES)), dtype=np.int8)
+    labels = np.full((len(image_ids), len(CLASS_NAMES)), UNKNOWN, dtype=np.int8)
     for column, class_name in enumerate(CLASS_NAMES):
         for name in names:
             path = folder / "ImageSets" / "Main" / f"{class_name}_{name}.txt"

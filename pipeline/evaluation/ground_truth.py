@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.datasets.dataset import DIFFICULT
 from pipeline.machine.errors import PipelineError
 from pipeline.runs.artifacts import Artifact, array, read_arrays
 from pipeline.runs.graph import remedy
@@ -26,8 +27,8 @@ class GroundTruth(Artifact):
 
     SCHEMAS = ("ground_truth",)
 
-    labels: np.ndarray = array("int8", "N", "C", low=-1, high=1)
-    """1 present, 0 absent, -1 only difficult objects or not known."""
+    labels: np.ndarray = array("int8", "N", "C", low=DIFFICULT, high=1)
+    """1 present, 0 absent, -1 (UNKNOWN) not labelled, -2 (DIFFICULT) only difficult objects."""
     labelled: np.ndarray = array("bool", "N")
     """Images of which anything is known."""
     object_image_index: np.ndarray = array("int64", "K", index="N")
@@ -37,7 +38,7 @@ class GroundTruth(Artifact):
     object_difficult: np.ndarray = array("bool", "K")
 
     def frame(self) -> "pd.DataFrame":
-        """Labels 1, 0 or -1."""
+        """Labels 1, 0, -1 or -2."""
         return self.by_class(self.labels)
 
     def rows_of(self, image_ids: list[str]) -> np.ndarray:

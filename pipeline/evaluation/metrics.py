@@ -5,17 +5,18 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
 from pipeline.machine.errors import PipelineError
 from pipeline.method.thresholds import PRESENT
 
 Difficult = Literal["ignore", "negative", "positive"]
-"""What a -1 of the ground truth counts as: ML-GCN and its line ignore it, the single-positive line (CCD too)
+"""What DIFFICULT in the ground truth counts as: ML-GCN and its line ignore it, the single-positive line (CCD too)
 counts it negative, TagCLIP positive."""
 
 EmptyClass = Literal["skip", "zero"]
 """A class without positives: out of the means over classes, or 0 in them (single-positive convention)."""
 
-_DIFFICULT_VALUE = {"ignore": -1, "negative": 0, "positive": 1}
+_DIFFICULT_VALUE = {"ignore": UNKNOWN, "negative": 0, "positive": 1}
 _CHUNK_CELLS = 4_000_000
 _IMAGES = 65_536
 """Images that are looked at together where a pair of image and class takes eight bytes."""
@@ -36,9 +37,9 @@ def multilabel_metrics(
 
     Args:
         scores: float [N, C], higher for "more likely present"; probabilities where calibration is asked for.
-        truth: int8 [N, C]: 1 present, 0 absent, -1 only difficult objects.
+        truth: int8 [N, C]: 1 present, 0 absent, UNKNOWN, or DIFFICULT.
         class_names: C names.
-        difficult: what -1 counts as.
+        difficult: what DIFFICULT counts as; UNKNOWN never counts.
         empty_class: what a class without positives counts as.
         threshold: a score from here on says "present"; one number or [C].
 
@@ -105,7 +106,7 @@ def label_metrics(
         labels: float [N, C] in [0, 1].
         truth: int8 [N, C], as of `multilabel_metrics`.
         class_names: C names.
-        difficult: what -1 counts as.
+        difficult: what DIFFICULT counts as; UNKNOWN never counts.
         empty_class: what a class without positives counts as.
 
     Returns:
@@ -122,14 +123,14 @@ def label_metrics(
 
 
 def apply_difficult(truth: np.ndarray, difficult: Difficult) -> np.ndarray:
-    """Copy of the int8 [N, C] ground truth with -1 replaced by what it counts as; -1 stays for "ignore"."""
+    """Copy of the int8 [N, C] ground truth with DIFFICULT replaced by what it counts as, UNKNOWN for "ignore"."""
     if difficult not in _DIFFICULT_VALUE:
         raise PipelineError(f"difficult is {difficult!r}, expected ignore, negative or positive.")
-    return np.where(truth == -1, np.int8(_DIFFICULT_VALUE[difficult]), truth)
+    return np.where(truth == DIFFICULT, np.int8(_DIFFICULT_VALUE[difficult]), truth)
 
 
 def average_precision(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Non-interpolated AP of each class, float64 [C]; NaN for one without positives, -1 is ignored."""
+    """Non-interpolated AP of each class, float64 [C]; NaN for one without positives; negative labels are ignored."""
     return np.array([_average_precision(*column) for column in zip(scores.T, truth.T, strict=True)])
 
 
@@ -145,12 +146,12 @@ def precision_recall(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray,
 
     Args:
         scores: float [N].
-        truth: int8 [N], -1 is ignored.
+        truth: int8 [N]; negative labels are ignored.
 
     Returns:
         Recall, strictly rising to 1, and precision, float64 [P] each; empty without positives.
     """
-    known = truth != -1
+    known = truth >= 0
     order = np.argsort(-scores[known], kind="stable")
     descending, positive = scores[known][order], truth[known][order] == 1
     last_of_ties = np.append(descending[1:] < descending[:-1], True)[: len(order)]
@@ -182,7 +183,7 @@ def bootstrap_map(
     Args:
         scores: float [N, C].
         truth: int8 [N, C], as of `multilabel_metrics`.
-        difficult: what -1 counts as.
+        difficult: what DIFFICULT counts as; UNKNOWN never counts.
         empty_class: what a class without positives in a resample counts as.
         resamples: number of draws of N images.
         seed: of the draws; equal seeds and N draw equal images, so that differences of two of these are paired.
@@ -225,8 +226,10 @@ def _check(scores: np.ndarray, truth: np.ndarray, class_names: list[str]) -> Non
             f"{np.count_nonzero(~np.isfinite(scores))} of {scores.size} scores are not finite, expected all. "
             "The training that made them diverged; lower its learning rate."
         )
-    if not ((truth == -1) | (truth == 0) | (truth == 1)).all():
-        raise PipelineError(f"ground truth holds {np.unique(truth)[:5].tolist()}, expected 1, 0 and -1 alone.")
+    if not np.isin(truth, (DIFFICULT, UNKNOWN, 0, 1)).all():
+        raise PipelineError(
+            f"ground truth holds {np.unique(truth)[:5].tolist()}, expected only 1, 0, {UNKNOWN} and {DIFFICULT}."
+        )
 
 
 def _decision_metrics(decisions: np.ndarray, truth: np.ndarray, counted: np.ndarray) -> dict[str, float]:
@@ -247,7 +250,7 @@ def _decision_metrics(decisions: np.ndarray, truth: np.ndarray, counted: np.ndar
 
 
 def _outcomes(decisions: np.ndarray, truth: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """True positives, false positives and false negatives, counted along an axis of [N, C]; -1 is neither."""
+    """True positives, false positives and false negatives, counted along an axis of [N, C]; a negative label is neither."""
     pairs = decisions & (truth == 1), decisions & (truth == 0), ~decisions & (truth == 1)
     hits, false, missed = (np.count_nonzero(each, axis=axis) for each in pairs)
     return hits, false, missed
@@ -282,7 +285,7 @@ def _top_k(scores: np.ndarray, truth: np.ndarray, k: int) -> np.ndarray:
     chosen = np.zeros(scores.shape, dtype=bool)
     for start in range(0, len(scores), _IMAGES):
         rows = slice(start, start + _IMAGES)
-        order = np.argsort(-np.where(truth[rows] == -1, -np.inf, scores[rows]), axis=1, kind="stable")[:, :k]
+        order = np.argsort(-np.where(truth[rows] < 0, -np.inf, scores[rows]), axis=1, kind="stable")[:, :k]
         np.put_along_axis(chosen[rows], order, True, axis=1)
     return chosen
 
@@ -305,7 +308,7 @@ def _calibration_error(scores: np.ndarray, truth: np.ndarray) -> float | None:
         return None
     excess, pairs = np.zeros(_BINS), 0  # confidence less frequency, times the pairs of the bin
     for start in range(0, len(scores), _IMAGES):
-        known = truth[start : start + _IMAGES] != -1
+        known = truth[start : start + _IMAGES] >= 0
         confidence, present = (each[start : start + _IMAGES][known].astype(float) for each in (scores, truth))
         bins = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
         excess += np.bincount(bins, confidence - present, minlength=_BINS)
@@ -326,7 +329,7 @@ def _resample_counts(images: int, resamples: int, seed: int) -> Iterator[np.ndar
 
 def _average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
     """AP of one class from scores [N] and int8 [N]: mean over positives of the precision at their score."""
-    losses, positives = np.sort(-scores[truth != -1]), np.sort(-scores[truth == 1])
+    losses, positives = np.sort(-scores[truth >= 0]), np.sort(-scores[truth == 1])
     found, seen = (np.searchsorted(among, positives, side="right") for among in (positives, losses))
     return float((found / seen).mean()) if len(positives) else float("nan")
 
@@ -336,13 +339,13 @@ def _weighted_average_precision(scores: np.ndarray, truth: np.ndarray, counts: n
 
     Args:
         scores: float [N].
-        truth: int8 [N]; -1 is ignored.
+        truth: int8 [N]; negative labels are ignored.
         counts: int32 [N, R], weight of each image.
 
     Returns:
         float64 [R]; NaN where the positives weigh nothing.
     """
-    known = np.flatnonzero(truth != -1)
+    known = np.flatnonzero(truth >= 0)
     order = known[np.argsort(-scores[known], kind="stable")]
     losses, positives = -scores[order], np.flatnonzero(truth[order] == 1)
     # Equal scores enter together: each positive's precision is that at the last of its group of ties.

@@ -15,7 +15,7 @@ def out_of_fold_thresholds(
 
     Args:
         scores: float [N, C] in [0, 1].
-        truth: int8 [N, C]: 1 present, 0 absent, -1 ignored.
+        truth: int8 [N, C]: 1 present, 0 absent, negative ignored.
         folds: number of parts, at least 2 and at most N.
         seed: of the parts.
 
@@ -41,13 +41,13 @@ def best_f1_threshold(scores: np.ndarray, truth: np.ndarray) -> float:
 
     Args:
         scores: float [N] in [0, 1].
-        truth: int8 [N], -1 ignored.
+        truth: int8 [N], negative ignored.
 
     Returns:
         Halfway between the lowest score that it takes in and the highest that it leaves out (or 0); the highest such
         threshold where several are best; NaN without positives.
     """
-    known = truth != -1
+    known = truth >= 0
     order = np.argsort(-scores[known], kind="stable")
     descending, positive = scores[known][order], truth[known][order] == 1
     if not positive.any():
@@ -62,5 +62,5 @@ def best_f1_threshold(scores: np.ndarray, truth: np.ndarray) -> float:
 def class_f1(decisions: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """F1 of each class, float64 [C], of bool decisions [N, C]; 0 where nothing is present or decided."""
     hits = (decisions & (truth == 1)).sum(axis=0)
-    total = (decisions & (truth != -1)).sum(axis=0) + (truth == 1).sum(axis=0)
+    total = (decisions & (truth >= 0)).sum(axis=0) + (truth == 1).sum(axis=0)
     return np.divide(2 * hits, total, out=np.zeros(len(total)), where=total > 0)

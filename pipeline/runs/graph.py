@@ -154,7 +154,7 @@ BY_PEOPLE = {"corrections.h5": "import-labels"}
 
 VERSIONS = {
     "manifest": 2,
-    "ground_truth": 2,
+    "ground_truth": 3,
     "embeddings": 3,
     "initial_labels": 1,
     "warmup": 3,

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.datasets.dataset import UNKNOWN
 from pipeline.evaluation.ground_truth import read_ground_truth
+from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import say
 from pipeline.method.labels import clamp_labels, confident_images, debias
 from pipeline.runs.artifacts import Embeddings, Labels, Provenance, check_same_images, read_arrays, write
@@ -21,7 +23,13 @@ def run(folder: Path, config: InitLabelsConfig, origin: Provenance) -> None:
     if config.uses_ground_truth:
         truth = read_ground_truth(folder)
         check_same_images(embeddings, truth, folder / "embeddings.h5", folder / "ground_truth.h5")
-        scores = truth.labels[train].clip(0).astype(np.float32)
+        unknown = int((truth.labels[train] == UNKNOWN).sum())
+        if unknown:
+            raise PipelineError(
+                f"{folder / 'ground_truth.h5'} does not know {unknown} labels of train images, and unknown is not absent. "
+                "Label them all, or set init-labels.source to 'teacher'."
+            )
+        scores = (truth.labels[train] == 1).astype(np.float32)
     labels = clamp_labels(scores)
     limit = embeddings.provenance.config["entropy_limit"]
     confident = confident_images(embeddings.entropy[train], embeddings.outcomes, limit)

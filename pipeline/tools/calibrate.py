@@ -172,7 +172,7 @@ def threshold_table(
     table = PlainTable("class", title="Thresholds")
     for heading in ("photos", "threshold", "F1 before", "new threshold", "F1 to expect"):
         table.add_column(heading, justify="right")
-    columns = (checkpoint.class_names, truth.sum(axis=0), checkpoint.thresholds, before, thresholds, f1)
+    columns = (checkpoint.class_names, (truth == 1).sum(axis=0), checkpoint.thresholds, before, thresholds, f1)
     for name, count, old, old_f1, new, new_f1 in zip(*columns, strict=True):
         f1_before, f1_now = (f"{100 * figure:.1f}" if count else "-" for figure in (old_f1, new_f1))
         table.add_row(name, str(count), f"{old:.3f}", f1_before, f"{new:.3f}", f1_now)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
 from pipeline.evaluation.box_quality import box_quality
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.tables import show_metrics
@@ -290,7 +291,8 @@ def class_columns(artifact: Artifact) -> dict[str, np.ndarray]:
         case GroundTruth():
             return {
                 "positives": (artifact.labels == 1).sum(0),
-                "difficult": (artifact.labels == -1).sum(0),
+                "difficult": (artifact.labels == DIFFICULT).sum(0),
+                "unknown": (artifact.labels == UNKNOWN).sum(0),
                 "objects": np.bincount(artifact.object_class_index, minlength=class_count),
             }
         case EpochScores():
@@ -352,7 +354,7 @@ def truth_of(labels: LabelSet) -> np.ndarray | None:
 def example_table(title: str, labels: LabelSet, rows: np.ndarray, c: int, truth: np.ndarray | None) -> PlainTable:
     """Images with their label of one class and, where it is known, the truth."""
     table = PlainTable("image", "label", *(["truth"] if truth is not None else []), title=title)
-    words = {1: "present", 0: "absent", -1: "unknown"}
+    words = {1: "present", 0: "absent", UNKNOWN: "unknown", DIFFICULT: "difficult"}
     for row in rows:
         cells = [] if truth is None else [words[int(truth[row, c])]]
         table.add_row(labels.image_ids[row], format_number(labels.labels[row, c]), *cells)

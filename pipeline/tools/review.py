@@ -46,8 +46,8 @@ def review_values(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def wrong(decisions: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Which decisions, bool [N, C], contradict the ground truth, int8 [N, C] with -1 for not known."""
-    return (decisions != (truth == 1)) & (truth != -1)
+    """Which decisions, bool [N, C], contradict the ground truth, int8 [N, C] negative where not known."""
+    return (decisions != (truth == 1)) & (truth >= 0)
 
 
 def spread_choice(keys: list[np.ndarray], limit: int, seed: int) -> np.ndarray:

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from pipeline.datasets import voc
+from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
 from pipeline.datasets.voc import CLASS_NAMES
 from pipeline.machine.errors import PipelineError
 
@@ -50,7 +51,7 @@ def test_labels_and_boxes(year_folder: Path):
     assert dataset.labels.dtype == np.int8
     expected = np.zeros((3, 20), dtype=np.int8)
     expected[0, CLASS_NAMES.index("cat")] = 1
-    expected[0, CLASS_NAMES.index("dog")] = -1
+    expected[0, CLASS_NAMES.index("dog")] = DIFFICULT
     expected[2, CLASS_NAMES.index("train")] = 1
     assert np.array_equal(dataset.labels, expected)
     assert dataset.objects.box.tolist() == [[0, 0, 32, 24], [4, 4, 9, 9], [1, 2, 4, 5], [0.5, 1, 3, 4]]
@@ -82,8 +83,10 @@ def test_labels_come_from_the_class_lists_without_annotations(year_folder: Path)
     (lists / "cat_train.txt").write_text("a1  1\na2  0\n")
     dataset = voc.load(year_folder)
     assert dataset.objects is None
-    assert dataset.labels[:, CLASS_NAMES.index("cat")].tolist() == [1, -1, 0]
-    assert np.abs(dataset.labels).sum() == 2
+    assert dataset.labels[:, CLASS_NAMES.index("cat")].tolist() == [1, DIFFICULT, 0]
+    assert np.count_nonzero(dataset.labels) == 2
+    (lists / "cat_train.txt").write_text("a1  1\n")  # a2 is not listed
+    assert voc.load(year_folder).labels[:, CLASS_NAMES.index("cat")].tolist() == [1, UNKNOWN, 0]
 
 
 def lose_list(folder: Path) -> None:

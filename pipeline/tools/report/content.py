@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
+from pipeline.datasets.dataset import UNKNOWN
 from pipeline.evaluation.box_quality import box_quality
 from pipeline.evaluation.metrics import Difficult, apply_difficult, average_precision, precision_recall
 from pipeline.evaluation.tables import sources_of
@@ -77,7 +78,7 @@ def conventions(run: RunFiles) -> tuple[Difficult, bool]:
 def truth_of(run: RunFiles, image_ids: list[str]) -> np.ndarray | None:
     """Ground truth int8 [N, C] of these images by the run's convention; None where none of them has any.
 
-    -1 is what does not count: difficult objects where they are ignored, and images that nobody has labelled.
+    UNKNOWN is what does not count: difficult objects where they are ignored, and images that nobody has labelled.
     """
     if run.truth is None or not image_ids:
         return None
@@ -85,7 +86,7 @@ def truth_of(run: RunFiles, image_ids: list[str]) -> np.ndarray | None:
     labelled = run.truth.labelled[places]
     if not labelled.any():
         return None
-    return np.where(labelled[:, None], apply_difficult(run.truth.labels[places], conventions(run)[0]), np.int8(-1))
+    return np.where(labelled[:, None], apply_difficult(run.truth.labels[places], conventions(run)[0]), np.int8(UNKNOWN))
 
 
 def cards(run: RunFiles) -> list[dict[str, str]]:

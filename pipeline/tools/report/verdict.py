@@ -118,10 +118,10 @@ def gain_alert(run: RunFiles) -> list[Alert]:
         return []
     gain, part = (run.metrics or {})["gain"]["mAP"], run.manifest.split("test")
     found, truth = final_scores(run), truth_of(run, part.image_ids)
-    measured = 0 if truth is None else int((truth != -1).any(1).sum())
+    measured = 0 if truth is None else int((truth >= 0).any(1).sum())
     photos = []
     if found is not None and truth is not None and found[0] == "test":
-        photos = top_ids(part.image_ids, ((found[2] != (truth == 1)) & (truth != -1)).sum(1))
+        photos = top_ids(part.image_ids, ((found[2] != (truth == 1)) & (truth >= 0)).sum(1))
     text = f"{100 * gain:+.1f} mAP over {measured:,} test photos, 95 % interval {100 * low:+.1f} to {100 * high:+.1f}. "
     text += (
         "Something in the run makes the labels worse: look at the classes below."

@@ -148,7 +148,7 @@ def sentence(pair: tuple[RunFiles, RunFiles], names: list[str], test: dict[str, 
     how = {"empty_class": "zero" if empty_is_zero else "skip", "resamples": RESAMPLES}
     before, after = (bootstrap_map(each, truth, **how) for each in scores)
     low, high = percentile_interval(after - before)
-    known = int((truth != -1).any(1).sum())
+    known = int((truth >= 0).any(1).sum())
     word = "better than" if low > 0 else "worse than" if high < 0 else "not measurably different from"
     within = f"{100 * (means[1] - means[0]):+.1f} mAP, 95 % interval {100 * low:+.1f} to {100 * high:+.1f}"
     return f"{names[1]} is {word} {names[0]}: {within} over {known:,} test photos."
