@@ -63,6 +63,7 @@ class MeanTeacher:
 
     def __init__(self, limit=1000):
         self.batches, self.limit = [], limit
+        self.fingerprint = "mean"
 
     def encode_images(self, images):
         self.batches.append(len(images))

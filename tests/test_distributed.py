@@ -207,14 +207,14 @@ def test_a_killed_process_ends_the_others_and_the_next_command_goes_on(tmp_path)
     ]
     partial = broken / "embeddings.h5.partial"
     deadline = time.monotonic() + 120
-    while len(list(partial.glob("*.npz"))) < 2:
+    while len(list(partial.rglob("*.npz"))) < 2:
         assert time.monotonic() < deadline and started[0].is_alive(), logs[0].read_text()
         time.sleep(0.05)
     started[1].kill()
     started[0].join(60)
     assert started[0].exitcode not in (None, 0)
     assert not (broken / "embeddings.h5").exists()
-    kept = {path: path.stat().st_mtime_ns for path in partial.glob("*.npz")}
+    kept = {path: path.stat().st_mtime_ns for path in partial.rglob("*.npz")}
     assert kept
     for folder, log in ((whole, logs[0]), (broken, logs[1])):
         process = tiny.start(embed_in_pieces, folder, ColourTeacher, log=log)

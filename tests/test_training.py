@@ -492,12 +492,16 @@ def test_without_scoring_epochs_the_chosen_one_has_the_same_scores(scored):
     np.testing.assert_array_equal(every.of_epoch(0), one.of_epoch(0))
 
 
-def test_epochs_that_an_interrupted_training_did_not_score_stay_unscored(scored, monkeypatch):
-    # ground truth came between the two commands: what was not scored then is not known now
+@pytest.mark.parametrize("truth", [False, True])
+def test_a_resumed_training_scores_the_epochs_of_an_unbroken_one(truth, scored, monkeypatch):
+    # ground truth came or went between the two commands
+    expected = scored(truth)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(train, "choose_epoch", interrupt)
-        scored(False)
-    assert scored(True).epochs.tolist() == [0, 2]
+        scored(not truth)
+    found = scored(truth)
+    assert found.epochs.tolist() == expected.epochs.tolist() == ([0, 1, 2] if truth else [0, 2])
+    np.testing.assert_array_equal(found.scores, expected.scores)
 
 
 def interrupt(*_):

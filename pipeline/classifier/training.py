@@ -273,9 +273,9 @@ def epoch_name(epoch: int) -> str:
     return f"epoch_{epoch:03d}.pt"
 
 
-def read_epoch(pieces: Pieces, epoch: int) -> dict[str, Any]:
-    """A finished epoch: "weights", a state dict to predict with, and "after", what `after_epoch` gave."""
-    return load_piece(pieces.path(epoch_name(epoch)))
+def read_epoch(pieces: Pieces, epoch: int, name: str) -> Any:
+    """Of a finished epoch "weights", a state dict to predict with, or "after", what `after_epoch` gave."""
+    return load_piece(pieces.path(epoch_name(epoch)), name)[name]
 
 
 def train_one_epoch(

@@ -4,6 +4,7 @@ A file is what `torch.save` writes, a zip archive, with one more member: `archiv
 tensor, so that whoever asks where a classifier came from, or what its thresholds are, does not load a network.
 """
 
+import copy
 import json
 import zipfile
 from collections.abc import Mapping
@@ -164,17 +165,21 @@ def load_pt(path: Path) -> Any:
         raise ValueError("it holds more than tensors and plain values") from None
 
 
-def load_piece(path: Path) -> Any:
-    """Content of a piece of unfinished training.
+def load_piece(path: Path, *names: str) -> dict[str, Any]:
+    """Entries of a piece of unfinished training, all of them where none is named.
+
+    They are copies: a file that is still mapped into memory keeps its folder from being removed on NFS.
 
     Raises:
         PipelineError: it is damaged.
     """
     try:
-        return load_pt(path)
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
+        content = load_pt(path)
+        return copy.deepcopy({name: content[name] for name in names or content})
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError) as error:
+        folder = next((each for each in path.parents if each.suffix == ".partial"), path.parent)
         raise PipelineError(
-            f"{path} is damaged ({error}). Begin the stage anew with {remedy(path.parent.with_suffix(''), force=True)}."
+            f"{path} is damaged ({error}). Start the stage again with {remedy(folder.with_suffix(''), force=True)}."
         ) from error
 
 

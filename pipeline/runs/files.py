@@ -71,6 +71,21 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder with all that is in it, if it is there.
+
+    Raises:
+        PipelineError: part of it cannot be removed.
+    """
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        if path.exists():
+            raise PipelineError(f"{path} changed while it was removed. Run one command at a time on a run.") from None
+    except OSError as error:
+        raise PipelineError(f"{path} could not be removed ({first_line(error)}). Remove it by hand.") from error
+
+
 def _beside(path: Path) -> Path:
     """A name that no other thread, process or machine writes to."""
     return path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}{UNFINISHED}")

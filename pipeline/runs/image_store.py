@@ -49,7 +49,7 @@ class ImageStore:
 
     def __init__(self, folder: Path, key: StoreKey) -> None:
         self.path = folder / FOLDER / key.file
-        self._key = key
+        self.key = key
         self._rows: dict[str, int] = {}
         if self.path.exists():
             digests = self._take("sha256")
@@ -65,7 +65,7 @@ class ImageStore:
         first = next(images)
         kept = list(self._rows)
         with replacing(self.path) as partial, h5py.File(partial, "w") as file:
-            file.attrs.update(vars(self._key))
+            file.attrs.update(vars(self.key))
             file["sha256"] = np.array([*kept, *digests], dtype="S64")
             made = file.create_dataset("image", (len(kept) + len(digests), first.shape[1]), np.float32)
             old = (self._read(slice(start, min(start + BLOCK, len(kept)))) for start in range(0, len(kept), BLOCK))
@@ -98,8 +98,8 @@ class ImageStore:
     def _take(self, name: str) -> np.ndarray:
         try:
             with h5py.File(self.path) as file:
-                wanted = {name: file.attrs.get(name) for name in vars(self._key)}
-                if wanted != vars(self._key) or file["image"].shape[:1] != file["sha256"].shape:
+                wanted = {name: file.attrs.get(name) for name in vars(self.key)}
+                if wanted != vars(self.key) or file["image"].shape[:1] != file["sha256"].shape:
                     raise ValueError("it holds something else")
                 return take(file, name)
         except (OSError, KeyError, ValueError, RuntimeError) as error:

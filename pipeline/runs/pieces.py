@@ -1,22 +1,25 @@
 """The finished pieces of a stage that was stopped, from which the same command goes on."""
 
-import shutil
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pipeline.machine import distributed
 from pipeline.machine.progress import bar
 from pipeline.runs.artifacts import Provenance
-from pipeline.runs.files import replacing, write_text
+from pipeline.runs.files import remove_folder, replacing, sha256_of, write_text
 
 
 class Pieces:
     """Folder `<name>.partial` of finished pieces.
 
     A piece is a file that appears whole or not at all, so whatever is in the folder can be trusted. Pieces that were
-    made for another provenance are thrown away.
+    made for another provenance, or from input files with another content, are removed. Pieces that are numbered by
+    their place in a list belong to `of` that list.
 
     Args:
         target: the artifact that is being made.
@@ -26,11 +29,11 @@ class Pieces:
 
     def __init__(self, target: Path, provenance: Provenance, *, fresh: bool = False) -> None:
         self.folder = target.with_name(target.name + ".partial")
-        stamp = self.folder / "fingerprint"
-        stale = fresh or not stamp.exists() or stamp.read_text() != provenance.fingerprint
-        if stale and distributed.is_main():
-            shutil.rmtree(self.folder, ignore_errors=True)
-            write_text(stamp, provenance.fingerprint)
+        if distributed.is_main():
+            stamp, wanted = self.folder / "fingerprint", stamp_of(target.parent, provenance)
+            if fresh or not stamp.exists() or stamp.read_text() != wanted:
+                remove_folder(self.folder)
+                write_text(stamp, wanted)
         distributed.barrier()  # no process looks for pieces, or saves one, before the old ones are gone
 
     def path(self, name: str) -> Path:
@@ -42,6 +45,10 @@ class Pieces:
         inner = object.__new__(Pieces)
         inner.folder = self.path(name)
         return inner
+
+    def of(self, *lists: Any) -> "Pieces":
+        """Pieces whose numbers count the entries of these lists; those of other lists are never found here."""
+        return self.below(digest_of(*lists))
 
     def save_arrays(self, index: int, arrays: dict[str, np.ndarray]) -> None:
         """Keep one piece of named arrays."""
@@ -59,15 +66,38 @@ class Pieces:
 
     def remove(self) -> None:
         """Throw the folder away; the artifact is written."""
-        shutil.rmtree(self.folder)
+        remove_folder(self.folder)
 
     def _arrays(self, index: int) -> Path:
         return self.path(f"{index:08d}.npz")
 
 
+def stamp_of(folder: Path, provenance: Provenance) -> str:
+    """Digest of all that decides pieces: the provenance, and the content of the input files in a run folder.
+
+    A file that is made again has the same fingerprint, but another device or number of processes gives other digits.
+    The manifest's fingerprint covers its content, and its paths may change.
+    """
+    names = [name for name in provenance.inputs if name != "manifest.csv"]
+    return digest_of(provenance.fingerprint, *((name, sha256_of(folder / name)) for name in names))
+
+
+def digest_of(*values: Any) -> str:
+    """Digest of arrays and of what JSON can hold."""
+    digest = hashlib.sha256()
+    for value in values:
+        if isinstance(value, np.ndarray):
+            digest.update(f"{value.dtype} {value.shape}\0".encode())
+            digest.update(np.ascontiguousarray(value))
+        else:
+            digest.update(f"{json.dumps(value)}\0".encode())
+    return digest.hexdigest()[:16]
+
+
 def work_in_pieces(
     title: str,
     counts: Sequence[int],
+    decides: Sequence[Any],
     pieces: Pieces,
     work: Callable[[Sequence[int]], Iterator[tuple[np.ndarray, np.ndarray]]],
     finish: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
@@ -79,6 +109,7 @@ def work_in_pieces(
     Args:
         title: stands before the progress bar.
         counts: rows of each piece; together at least one.
+        decides: what decides the rows, as `digest_of` takes it: the list that they index, and who computes them.
         pieces: where finished ones are kept.
         work: called once with the numbers of the pieces to do, in order; yields row numbers int64 [b], counted over all
             pieces, and their values [b, ...], in any order that leaves no row out and finishes early ones soon.
@@ -88,6 +119,7 @@ def work_in_pieces(
         The rows of each piece in turn, as all of them together need not fit the memory; in other processes than the
         first, which removes the pieces, none.
     """
+    pieces = pieces.of(list(counts), *decides)
     filled = [index for index, count in enumerate(counts) if count]
     mine = distributed.shard(filled)
     missing = [index for index in mine if not pieces.has_arrays(index)]

@@ -174,6 +174,8 @@ def cam_view(
     logits = predict_once(pieces.path("logits.pt"), model, paths, config.image_size, **how)
     selected, tau = select_classes(logits.sigmoid(), config, tau)
     groups = shares(len(paths), config.batch_size)
+    # the batch size, which no fingerprint has, decides the groups; the search may find another tau on another device
+    pieces = pieces.of([len(group) for group in groups], selected.numpy())
     mine = distributed.shard(range(len(groups)))
     missing = [group for group in mine if not pieces.has_arrays(group)]
     rows = np.array([row for group in missing for row in groups[group]], dtype=np.int64)

@@ -24,7 +24,7 @@ from pipeline.runs.options import EmbedConfig
 from pipeline.runs.photo_facts import read_checked_manifest
 from pipeline.runs.pieces import Pieces, work_in_pieces
 from pipeline.teachers import Teacher, load_teacher
-from pipeline.teachers.encoding import Halving, ViewRules, find_batch_size
+from pipeline.teachers.encoding import Halving, ViewRules, find_batch_size, precision_of
 from pipeline.teachers.precomputed import align, read_precomputed
 from pipeline.teachers.question import Question, ask, scaled_bias
 
@@ -53,6 +53,7 @@ def embed_images(
 
     The processes of torchrun share the work; the first one writes the store.
     """
+    # a photo's number is its place among those that are missing, and these change when the store does
     wanted = store.missing(manifest.digests)
     if not wanted:
         return 0
@@ -65,7 +66,7 @@ def embed_images(
         for batch, images in image_batches([path_of[wanted[i]] for i in order], size, batch_size, squash=squash):
             yield order[batch.start : batch.stop], encode_images(images).float().cpu().numpy()
 
-    images = work_in_pieces("embed", [len(r) for r in rows], pieces, encode)
+    images = work_in_pieces("embed", [len(r) for r in rows], [vars(store.key), wanted], pieces, encode)
     if distributed.is_main():
         store.add(wanted, images)
     return len(wanted)
@@ -89,8 +90,7 @@ def ask_teacher(folder: Path, manifest: Manifest, config: EmbedConfig, device: s
     teacher = load_teacher(config.teacher, device, config.precision, rules=ViewRules.of(vars(config)))
     question = ask_about_classes(teacher, manifest, config, config.logit_scale)
     size = config.image_size or teacher.input_size
-    precision = str(getattr(teacher, "dtype", torch.float32)).removeprefix("torch.")
-    key = StoreKey(teacher.fingerprint, size, precision)
+    key = StoreKey(teacher.fingerprint, size, precision_of(teacher))
     store = ImageStore(folder, key)
     if config.known_from and distributed.is_main():
         other = ImageStore(run_folder(config.known_from), key)

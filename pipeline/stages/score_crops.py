@@ -25,7 +25,7 @@ from pipeline.runs.options import ScoreCropsConfig
 from pipeline.runs.photo_facts import read_checked_manifest
 from pipeline.runs.pieces import Pieces, work_in_pieces
 from pipeline.teachers import Teacher, load_teacher
-from pipeline.teachers.encoding import Halving, ViewRules, encode_stream, find_batch_size
+from pipeline.teachers.encoding import Halving, ViewRules, encode_stream, find_batch_size, precision_of
 from pipeline.teachers.question import Question, ask
 
 PIECE = 64
@@ -104,6 +104,9 @@ def score_crops(
     Returns:
         float32 [M, C + O], of the classes and the others, in blocks of rows.
     """
+    teacher, question = asked.teacher, asked.question
+    texts = [each.numpy() for each in (question.text, question.text_class, question.other_text)]
+    who = [teacher.fingerprint, precision_of(teacher), vars(asked.rules), question.logit_scale, question.logit_bias]
     rows = chunks(len(paths), PIECE)
     first = torch.searchsorted(owner, torch.arange(len(paths) + 1)).tolist()  # crop of each photo
     counts = [first[piece.stop] - first[piece.start] for piece in rows]
@@ -121,13 +124,14 @@ def score_crops(
             for photo, crops in zip(photos, loader, strict=True)
             for n, crop in enumerate(crops)
         )
-        for crops, image in encode_stream(Halving(asked.teacher.encode_images), views, batch_size):
+        for crops, image in encode_stream(Halving(teacher.encode_images), views, batch_size):
             yield np.array(crops), image.numpy()
 
     def compare(image: np.ndarray) -> np.ndarray:
-        return asked.question.logits(torch.from_numpy(image)).numpy()
+        return question.logits(torch.from_numpy(image)).numpy()
 
-    return work_in_pieces("score-crops", counts, pieces, score, compare)
+    decides = [*who, *texts, owner.numpy(), boxes.numpy()]
+    return work_in_pieces("score-crops", counts, decides, pieces, score, compare)
 
 
 def same_teacher(embeddings: Embeddings, path: Path, device: str) -> Teacher:

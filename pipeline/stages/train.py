@@ -139,12 +139,13 @@ def run(
     )
     certain_map = [*warmup.training.get("certain_map", []), *history["certain_map"]]
     chosen = choose_epoch(config.choose, list(history["pseudo_label_mAP"]), certain_map)
-    best = replace(warmup, weights=read_epoch(pieces, chosen)["weights"], image_size=config.test_size)
-    kept = {epoch: read_epoch(pieces, epoch)["after"] for epoch in range(1, config.epochs + 1)}
-    scored = {epoch: logits for epoch, logits in kept.items() if logits is not None}
-    if chosen not in scored:
-        model = load_classifier(best, device)
-        scored[chosen] = predict_together(model, test.paths, config.test_size, title="  test images", store=store)
+    best = replace(warmup, weights=read_epoch(pieces, chosen, "weights"), image_size=config.test_size)
+    scored: dict[int, Tensor] = {}
+    for epoch in range(1, config.epochs + 1) if each_epoch else [chosen]:
+        scored[epoch] = read_epoch(pieces, epoch, "after")
+        if scored[epoch] is None:  # as where the command that trained it was not to score epochs
+            model = load_classifier(replace(best, weights=read_epoch(pieces, epoch, "weights")), device)
+            scored[epoch] = predict_together(model, test.paths, config.test_size, title="  test images", store=store)
     if config.calibrate:
         best = calibrated(best, train.paths, refined.labels, device, store)
     if not distributed.is_main():

@@ -33,6 +33,11 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     return PRECISIONS[precision] if device.type != "cpu" else torch.float32
 
 
+def precision_of(teacher: Any) -> str:
+    """Name of the dtype that a teacher computes in, which its device decides too."""
+    return str(getattr(teacher, "dtype", torch.float32)).removeprefix("torch.")
+
+
 def normalise_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float], device: torch.device) -> Tensor:
     """Pixels as a network wants them.
 

@@ -1,0 +1,246 @@
+"""A stage that was stopped goes on with its partial results only where they are those of the same work."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import tiny
+import torch
+from colours import COLOURS, ColourTeacher, invoke
+from PIL import Image
+
+from pipeline.machine.errors import PipelineError
+from pipeline.photos.squash import load_view
+from pipeline.runs.artifacts import Provenance
+from pipeline.runs.checkpoints import load_piece, save_pt
+from pipeline.runs.pieces import Pieces, digest_of
+from pipeline.stages import embed
+from pipeline.stages.score_crops import CropRules, CropTeacher, score_crops
+from pipeline.teachers.question import Question
+from pipeline.tools.read import read
+
+
+@pytest.fixture
+def many(tmp_path):
+    """Folders of 12 photos and of 5 of them, each photo of another colour."""
+    generator = np.random.default_rng(0)
+    for n in range(12):
+        for folder in ("all", "some")[: 1 + (n in (0, 3, 4, 8, 11))]:
+            (tmp_path / folder).mkdir(exist_ok=True)
+            colour = np.random.default_rng(n).integers(0, 256, 3)
+            pixels = np.clip(generator.integers(-20, 20, (40, 40, 3)) + colour, 0, 255).astype(np.uint8)
+            path = tmp_path / "all" / f"{n:02d}.png"
+            if not path.exists():
+                Image.fromarray(pixels).save(path)
+            else:
+                shutil.copy(path, tmp_path / folder)
+    for folder in ("all", "some"):
+        arguments = ("--images", tmp_path / folder, "--classes", ",".join(COLOURS))
+        assert invoke("prepare", "--run", tmp_path / f"run-{folder}", *arguments)[0] == 0
+    return tmp_path
+
+
+def embed_and_die(limit, *arguments):
+    """Body of a process: `ccd embed` in partial results of four images, killed before it keeps number `limit`."""
+    save = Pieces.save_arrays
+
+    def save_or_die(pieces, index, arrays):
+        if index == limit:
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(pieces, index, arrays)
+
+    Pieces.save_arrays = save_or_die
+    embed.load_teacher = lambda *_, **__: ColourTeacher()
+    embed.PIECE = 4
+    tiny.command("embed", *arguments, "--device", "cpu")
+
+
+def killed_embed(run, limit, *arguments, log):
+    process = tiny.start(embed_and_die, limit, "--run", run, *arguments, log=log)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, log.read_text()
+    assert list((run / "embeddings.h5.partial").rglob("*.npz"))
+
+
+def check_embeddings(run):
+    """Every photo has its own embedding in the artifact's probabilities and in the store."""
+    manifest = read(run / "manifest.csv")
+    own = {
+        digest: ColourTeacher().encode_images(load_view(Path(path), (32, 32), "bicubic")[None])[0].numpy()
+        for digest, path in zip(manifest.digests, manifest.paths, strict=True)
+    }
+    (store,) = (run / "image_embeddings").glob("*.h5")
+    with h5py.File(store) as file:
+        found = dict(zip(file["sha256"].asstr()[:], file["image"][:], strict=True))
+    assert set(found) == set(own)
+    for digest, row in found.items():
+        np.testing.assert_allclose(row, own[digest], atol=1e-5)
+    embeddings = read(run / "embeddings.h5")
+    images = np.stack([own[digest] for digest in manifest.digests])
+    joint = np.concatenate([embeddings.text, embeddings.other_text])
+    logits = np.exp(embeddings.logit_scale * (images @ joint.T))
+    expected = (logits / logits.sum(1, keepdims=True))[:, : len(embeddings.text)]
+    np.testing.assert_allclose(embeddings.probabilities, expected, atol=1e-4)
+
+
+def test_embeddings_taken_over_between_kill_and_resume_move_no_photo(many, colour_teacher, monkeypatch):
+    whole, some = many / "run-all", many / "run-some"
+    assert invoke("embed", "--run", some, "--device", "cpu")[0] == 0
+    killed_embed(whole, 1, log=many / "log")
+    monkeypatch.setattr(embed, "PIECE", 4)
+    code, output = invoke("embed", "--run", whole, "--device", "cpu", "--known-from", some)
+    assert code == 0, output
+    check_embeddings(whole)
+
+
+def test_embeddings_deleted_between_kill_and_resume_move_no_photo(many, colour_teacher, monkeypatch):
+    whole, some = many / "run-all", many / "run-some"
+    assert invoke("embed", "--run", some, "--device", "cpu")[0] == 0
+    killed_embed(whole, 1, "--known-from", some, log=many / "log")
+    shutil.rmtree(whole / "image_embeddings")
+    monkeypatch.setattr(embed, "PIECE", 4)
+    assert invoke("embed", "--run", whole, "--device", "cpu")[0] == 0
+    check_embeddings(whole)
+
+
+def test_partial_results_of_another_precision_are_not_taken(many, monkeypatch):
+    class Half(ColourTeacher):
+        dtype = torch.float16
+
+        def encode_images(self, images):
+            return -super().encode_images(images)
+
+    run = many / "run-all"
+    killed_embed(run, 1, log=many / "log")
+    monkeypatch.setattr(embed, "PIECE", 4)
+    monkeypatch.setattr(embed, "load_teacher", lambda *_, **__: Half())
+    assert invoke("embed", "--run", run, "--device", "cpu")[0] == 0
+    (store,) = (run / "image_embeddings").glob("*.h5")
+    with h5py.File(store) as file:
+        assert file.attrs["precision"] == "float16" and (file["image"][:] <= 0).all()
+
+
+@pytest.mark.parametrize("size", [1, 4, 16])
+def test_boxes_resumed_in_other_batches_are_those_of_all_photos(size, finished, tmp_path, monkeypatch):
+    run = shutil.copytree(finished, tmp_path / "run")
+    arguments = ("boxes", "--run", run, "--device", "cpu", "--force", "--batch-size")
+    assert invoke(*arguments, size)[0] == 0
+    unbroken = read(run / "boxes.h5")
+    (run / "boxes.h5").unlink()
+    save = Pieces.save_arrays
+
+    def save_two(pieces, index, arrays):
+        if index == 2:
+            raise KeyboardInterrupt
+        save(pieces, index, arrays)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pieces, "save_arrays", save_two)
+        assert invoke(*arguments[:5], "--batch-size", 2)[0] == 130
+    assert invoke(*arguments[:5], "--batch-size", size)[0] == 0
+    found = read(run / "boxes.h5")
+    np.testing.assert_array_equal(found.image_index, unbroken.image_index)
+    np.testing.assert_allclose(found.box, unbroken.box, atol=0.5)
+
+
+def test_crops_of_other_boxes_are_scored_again(tmp_path):
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / f"{n}.png" for n in range(3)]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (40, 40, 3)).astype(np.uint8)).save(path)
+    question = Question(torch.eye(3), torch.arange(3), torch.eye(3)[:0], 5.0)
+    asked = CropTeacher(ColourTeacher(), question, CropRules(32, 0, "bicubic", "bicubic", "snapped"))
+    first = torch.tensor([[0.0, 0, 20, 20]]).repeat(3, 1)
+
+    def scores(name, boxes):
+        pieces = Pieces(tmp_path / name, Provenance("crop_scores", 1, {}, {}))
+        return np.concatenate(list(score_crops(asked, paths, torch.arange(3), boxes, 2, pieces)))
+
+    before = scores("resumed", first)
+    np.testing.assert_array_equal(scores("resumed", first + 20), scores("afresh", first + 20))
+    assert np.abs(scores("resumed", first + 20) - before).max() > 0
+
+
+def test_an_input_with_another_content_and_the_same_fingerprint_makes_partial_results_stale(tmp_path):
+    provenance = Provenance("boxes", 1, {}, {"manifest.csv": "a", "warmup.pt": "b"})
+    (tmp_path / "manifest.csv").write_text("one place")
+    (tmp_path / "warmup.pt").write_bytes(b"of a CPU")
+    target = tmp_path / "boxes.h5"
+    Pieces(target, provenance).save_arrays(0, {"x": np.arange(2)})
+    (tmp_path / "manifest.csv").write_text("the same photos in another place")
+    assert Pieces(target, provenance).has_arrays(0)
+    (tmp_path / "warmup.pt").write_bytes(b"of a GPU")
+    assert not Pieces(target, provenance).has_arrays(0)
+
+
+def test_what_cannot_be_removed_is_not_taken_for_new(tmp_path, monkeypatch):
+    target = tmp_path / "boxes.h5"
+    Pieces(target, Provenance("boxes", 1, {}, {})).save_arrays(0, {"x": np.arange(2)})
+
+    def busy(path, ignore_errors=False, **_):
+        if not ignore_errors:
+            raise OSError(39, "Directory not empty")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", busy)
+        with pytest.raises(PipelineError, match=r"boxes.h5.partial could not be removed .*Directory not empty"):
+            Pieces(target, Provenance("boxes", 1, {"x": 1}, {}))
+    assert not Pieces(target, Provenance("boxes", 1, {"x": 1}, {})).has_arrays(0)
+
+
+def test_lists_that_differ_have_different_digests():
+    lists = [["a", "b"], ["ab"], ["b", "a"], np.arange(2), np.arange(2.0), np.arange(2)[:, None], [0, 1], []]
+    assert len({digest_of(each) for each in lists} | {digest_of("a", "b"), digest_of()}) == len(lists) + 2
+
+
+def mapped_files():
+    return Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+def test_no_partial_result_is_mapped_when_its_folder_is_removed(tmp_path, backbone, monkeypatch):
+    from pipeline.runs.options import TrainConfig, WarmupConfig
+
+    folder, seen = tiny.write_run(tmp_path / "run"), []
+    remove = Pieces.remove
+
+    def look_and_remove(pieces):
+        seen.extend(line for line in mapped_files().splitlines() if ".partial/" in line)
+        seen.append(pieces.folder.name)
+        remove(pieces)
+
+    monkeypatch.setattr(Pieces, "remove", look_and_remove)
+    shared = {"image_size": 32, "predict_size": 0, "batch_size": 4, "freeze_backbone": False}
+    stages = [
+        ("warmup", WarmupConfig(backbone="timm:test_resnet", weights=str(backbone), epochs=2, **shared)),
+        ("train", TrainConfig(epochs=3, **shared)),
+    ]
+    for name, config in stages:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(f"pipeline.stages.{name}.fit", stopped_after_fit(name))
+            tiny.run_stage(name, folder, config)
+        tiny.run_stage(name, folder, config)  # goes on from the files of the epochs
+    assert seen == ["warmup.pt.partial", "classifier.pt.partial"]
+
+
+def stopped_after_fit(name):
+    from pipeline.classifier.training import fit
+
+    def stopped(*arguments, **options):
+        fit(*arguments, **options)
+        raise KeyboardInterrupt
+
+    return stopped
+
+
+def test_a_damaged_partial_result_of_a_part_names_the_stage(tmp_path):
+    path = tmp_path / "run" / "classifier.pt.partial" / "round1_fold2" / "last.pt"
+    save_pt(path, {"rows": []})
+    assert load_piece(path, "rows") == {"rows": []}
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(PipelineError, match=r"last.pt is damaged .*`ccd train --run .*run --force`"):
+        load_piece(path)
