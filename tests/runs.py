@@ -48,7 +48,6 @@ def write_run(folder: Path) -> Path:
         ["manifest.csv"],
         **common,
         labels=TRUTH,
-        labelled=np.ones(TRAIN + TEST, bool),
         object_image_index=np.repeat(index, TRUTH.sum(1)),
         object_class_index=np.nonzero(TRUTH)[1].astype(np.int64),
         object_box=np.tile(np.float32([8, 8, 32, 40]), (TRUTH.sum(), 1)),

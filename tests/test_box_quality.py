@@ -31,7 +31,6 @@ def truth(rows, difficult=()):
         image_ids=["test", "b", "a"],
         class_names=["cat", "dog"],
         labels=np.zeros((3, 2), np.int8),
-        labelled=np.ones(3, bool),
         object_image_index=table[:, 0].astype(np.int64),
         object_class_index=table[:, 1].astype(np.int64),
         object_box=table[:, 2:],

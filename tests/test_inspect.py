@@ -8,6 +8,7 @@ from colours import invoke
 from PIL import Image
 from runs import CLASSES, HEIGHT, WIDTH
 
+from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
 from pipeline.machine.errors import PipelineError
 from pipeline.runs.artifacts import Corrections, Provenance, write
 from pipeline.tools.compare import compare
@@ -27,6 +28,19 @@ def test_class_lists_top_and_doubtful_images_with_the_truth(small_run):
     first = "train/1.png 0.900 present"
     assert first in top and top.index(first) < top.index("train/0.png 0.700 absent")
     assert doubtful.index("train/0.png 0.700 absent") < doubtful.index(first)
+
+
+def test_only_difficult_and_not_labelled_are_told_apart(small_run):
+    truth = read(small_run / "ground_truth.h5")
+    labels = truth.labels.copy()
+    labels[0], labels[1, 1] = [UNKNOWN, DIFFICULT, 0], UNKNOWN
+    write(small_run / "ground_truth.h5", replace(truth, labels=labels))
+    assert read(small_run / "ground_truth.h5").labels[:2].tolist() == [[-1, -2, 0], [1, -1, 0]]
+    code, output = invoke("inspect", small_run / "ground_truth.h5", "--image", "train/0.png")
+    assert code == 0
+    whole, image = squeezed(output).rsplit("train/0.png", 1)
+    assert "cat 5 0 1" in whole and "dog 5 1 1" in whole  # positives, only difficult, not labelled
+    assert "cat not labelled" in image and "dog only difficult" in image
 
 
 def test_class_of_the_classifiers_scores(small_run):

@@ -11,7 +11,7 @@ from colours import invoke
 from PIL import Image
 from runs import CLASSES, TRAIN
 
-from pipeline.datasets.dataset import DIFFICULT
+from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
 from pipeline.evaluation.metrics import average_precision, precision_recall
 from pipeline.machine.errors import PipelineError
 from pipeline.runs.artifacts import write
@@ -23,6 +23,7 @@ from pipeline.tools.report.content import (
     conditional,
     content_of,
     curves,
+    distribution,
     mean_curve,
     slider_points,
     sliders,
@@ -195,7 +196,19 @@ def test_a_photo_that_is_gone_leaves_its_labels(small_run):
 
 def test_conditional_shares_by_hand():
     present = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 0]], dtype=bool)
-    np.testing.assert_allclose(conditional(present), [[1, 0.5, 0], [1, 1, 0], [0, 0, 0]])
+    known = np.ones_like(present)
+    np.testing.assert_allclose(conditional(present, known), [[1, 0.5, 0], [1, 1, 0], [0, 0, 0]])
+    known[1, 1] = False  # so the one image with the first class whose second class is known has it
+    np.testing.assert_allclose(conditional(present, known), [[1, 1, 0], [1, 1, 0], [0, 0, 0]])
+
+
+def test_an_image_with_a_missing_label_has_no_number_of_classes(small_run):
+    files = read_run(small_run)
+    labels = files.truth.labels.copy()
+    labels[0, 1] = UNKNOWN
+    part = replace(files, truth=replace(files.truth, labels=labels))
+    before, after = (sum(distribution(run)["per_image"]["ground truth"]) for run in (files, part))
+    assert (before, after) == (TRAIN, TRAIN - 1)
 
 
 def test_thin_curve_ends_at_full_recall():
@@ -253,13 +266,13 @@ def test_the_page_follows_the_conventions_of_the_figures(small_run):
 
 def test_photos_that_nobody_labelled_count_nowhere(small_run):
     files = read_run(small_run)
-    labelled = files.truth.labelled.copy()
-    labelled[TRAIN] = False
-    part = replace(files, truth=replace(files.truth, labelled=labelled))
+    labels = files.truth.labels.copy()
+    labels[TRAIN] = UNKNOWN
+    part = replace(files, truth=replace(files.truth, labels=labels))
     ids = files.manifest.split("test").image_ids
     for value in ("ignore", "negative", "positive"):
         assert (truth_of(with_figures(part, difficult=value), ids)[0] == -1).all()
-    none = replace(files, truth=replace(files.truth, labelled=np.zeros_like(labelled)))
+    none = replace(files, truth=replace(files.truth, labels=np.full_like(labels, UNKNOWN)))
     assert truth_of(none, ids) is None and curves(none) == [] and content_of(none)["table"]["rows"]
     assert verdict(none)["alerts"] is not None and not gallery(none, 4, 32, 0)["entries"][0]["wrong"]
 
@@ -320,7 +333,6 @@ def test_confused_classes_need_ground_truth_and_twins_do_not(small_run):
         files.truth,
         image_ids=part.image_ids,
         labels=files.truth.labels[[*range(TRAIN), *(TRAIN + many)]],
-        labelled=np.ones(TRAIN + len(many), bool),
     )
     epochs = replace(files.epoch_scores, scores=turned[:, many], image_ids=part.split("test").image_ids)
     swapped = replace(files, manifest=part, truth=truth, epoch_scores=epochs)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.datasets.dataset import DIFFICULT
+from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
 from pipeline.machine.errors import PipelineError
 from pipeline.runs.artifacts import Artifact, array, read_arrays
 from pipeline.runs.graph import remedy
@@ -29,13 +29,16 @@ class GroundTruth(Artifact):
 
     labels: np.ndarray = array("int8", "N", "C", low=DIFFICULT, high=1)
     """1 present, 0 absent, -1 (UNKNOWN) not labelled, -2 (DIFFICULT) only difficult objects."""
-    labelled: np.ndarray = array("bool", "N")
-    """Images of which anything is known."""
     object_image_index: np.ndarray = array("int64", "K", index="N")
     object_class_index: np.ndarray = array("int64", "K", index="C")
     object_box: np.ndarray = array("float32", "K", 4)
     """xyxy in pixels of the original image."""
     object_difficult: np.ndarray = array("bool", "K")
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """Images with a label of at least one class, bool [N]; what is measured is measured on these."""
+        return (self.labels != UNKNOWN).any(axis=1)
 
     def frame(self) -> "pd.DataFrame":
         """Labels 1, 0, -1 or -2."""

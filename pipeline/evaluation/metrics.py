@@ -117,9 +117,15 @@ def label_metrics(
     return figures | {
         "label_sum": float(labels.sum(axis=1).mean()),
         "positives_per_image": float((labels >= PRESENT).sum(axis=1).mean()),
-        "classes_per_image": float((apply_difficult(truth, difficult) == 1).sum(axis=1).mean()),
+        "classes_per_image": _classes_per_image(apply_difficult(truth, difficult)),
         "ties": tied_fraction(labels),
     }
+
+
+def _classes_per_image(truth: np.ndarray) -> float:
+    """Sum over classes of their share of the images where they are known: with complete labels the mean number."""
+    known = np.count_nonzero(truth >= 0, axis=0)
+    return float((np.count_nonzero(truth == 1, axis=0) / np.maximum(known, 1)).sum())
 
 
 def apply_difficult(truth: np.ndarray, difficult: Difficult) -> np.ndarray:

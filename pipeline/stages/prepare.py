@@ -11,7 +11,6 @@ import pandas as pd
 from pipeline.datasets import Dataset, coco, demo, folder, nuswide, voc
 from pipeline.datasets.archives import Limit
 from pipeline.datasets.class_names import default_display_names, parse_class_names
-from pipeline.datasets.dataset import UNKNOWN
 from pipeline.datasets.listing import say_left_out
 from pipeline.datasets.remote import is_address
 from pipeline.evaluation.ground_truth import FILE, GroundTruth, digest_truth
@@ -219,7 +218,6 @@ def ground_truth(dataset: Dataset, kept: np.ndarray, manifest: Provenance) -> Gr
         image_ids=[dataset.image_ids[i] for i in kept],
         class_names=dataset.class_names,
         labels=labels,
-        labelled=(labels != UNKNOWN).any(axis=1),
         object_image_index=image_index,
         object_class_index=class_index,
         object_box=box,

@@ -36,6 +36,8 @@ from pipeline.tools.compare import compare, option_differences
 from pipeline.tools.label_sets import LabelSet, read_label_set
 from pipeline.tools.read import read
 
+TRUTH_WORDS = {1: "present", 0: "absent", UNKNOWN: "not labelled", DIFFICULT: "only difficult"}
+"""Values of ground truth, for people."""
 EXAMPLES = 10
 """Images in a list."""
 
@@ -291,8 +293,8 @@ def class_columns(artifact: Artifact) -> dict[str, np.ndarray]:
         case GroundTruth():
             return {
                 "positives": (artifact.labels == 1).sum(0),
-                "difficult": (artifact.labels == DIFFICULT).sum(0),
-                "unknown": (artifact.labels == UNKNOWN).sum(0),
+                "only difficult": (artifact.labels == DIFFICULT).sum(0),
+                "not labelled": (artifact.labels == UNKNOWN).sum(0),
                 "objects": np.bincount(artifact.object_class_index, minlength=class_count),
             }
         case EpochScores():
@@ -354,9 +356,8 @@ def truth_of(labels: LabelSet) -> np.ndarray | None:
 def example_table(title: str, labels: LabelSet, rows: np.ndarray, c: int, truth: np.ndarray | None) -> PlainTable:
     """Images with their label of one class and, where it is known, the truth."""
     table = PlainTable("image", "label", *(["truth"] if truth is not None else []), title=title)
-    words = {1: "present", 0: "absent", UNKNOWN: "unknown", DIFFICULT: "difficult"}
     for row in rows:
-        cells = [] if truth is None else [words[int(truth[row, c])]]
+        cells = [] if truth is None else [TRUTH_WORDS[int(truth[row, c])]]
         table.add_row(labels.image_ids[row], format_number(labels.labels[row, c]), *cells)
     return table
 
@@ -373,7 +374,7 @@ def show_box_quality(boxes: Boxes, truth: GroundTruth) -> None:
     show(table)
 
 
-def image_columns(artifact: Artifact, row: int) -> dict[str, np.ndarray]:
+def image_columns(artifact: Artifact, row: int) -> dict[str, Sequence[Any]]:
     """Column title to values [C] of one image."""
     match artifact:
         case Embeddings():
@@ -384,7 +385,7 @@ def image_columns(artifact: Artifact, row: int) -> dict[str, np.ndarray]:
             own = artifact.probabilities[artifact.image_index == row]
             return {f"largest of {len(own)} crops": own.max(0, initial=0)}
         case GroundTruth():
-            return {"truth": artifact.labels[row]}
+            return {"truth": [TRUTH_WORDS[int(value)] for value in artifact.labels[row]]}
         case Corrections():
             return {"corrected": artifact.labels[row]}
         case EpochScores():
@@ -409,6 +410,8 @@ def box_table(artifact: Boxes | CropScores, row: int) -> PlainTable:
     return table
 
 
-def format_number(value: float | int) -> str:
-    """Integers whole, everything else to three decimals."""
+def format_number(value: float | int | str) -> str:
+    """Integers whole, other numbers to three decimals, words as they are."""
+    if isinstance(value, str):
+        return value
     return f"{value:d}" if isinstance(value, np.integer | int) else f"{value:.3f}"

@@ -187,7 +187,6 @@ def write_made_up(run: Path, count: int, class_names: list[str]) -> None:
         provenance=origin(run, "ground_truth.h5", ["manifest.csv"]),
         **common,
         labels=labels,
-        labelled=np.ones(count, bool),
         object_image_index=none,
         object_class_index=none,
         object_box=np.zeros((0, 4), np.float32),

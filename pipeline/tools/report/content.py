@@ -78,15 +78,14 @@ def conventions(run: RunFiles) -> tuple[Difficult, bool]:
 def truth_of(run: RunFiles, image_ids: list[str]) -> np.ndarray | None:
     """Ground truth int8 [N, C] of these images by the run's convention; None where none of them has any.
 
-    UNKNOWN is what does not count: difficult objects where they are ignored, and images that nobody has labelled.
+    UNKNOWN is what does not count: difficult objects where they are ignored, and what nobody has labelled.
     """
     if run.truth is None or not image_ids:
         return None
     places = run.truth.positions_of(image_ids)
-    labelled = run.truth.labelled[places]
-    if not labelled.any():
+    if not run.truth.labelled[places].any():
         return None
-    return np.where(labelled[:, None], apply_difficult(run.truth.labels[places], conventions(run)[0]), np.int8(UNKNOWN))
+    return apply_difficult(run.truth.labels[places], conventions(run)[0])
 
 
 def cards(run: RunFiles) -> list[dict[str, str]]:
@@ -390,10 +389,11 @@ def distribution(run: RunFiles) -> dict[str, Any] | None:
     per_image = {
         name: np.bincount(present_counts(labels), minlength=most + 1).tolist() for name, labels in found.items()
     }
-    truth = truth_of(run, run.manifest.split("train").image_ids)
-    if truth is not None:
-        counts = (truth == 1).sum(1)
-        per_image["ground truth"] = np.bincount(counts, minlength=most + 1).tolist()
+    ids = run.manifest.split("train").image_ids
+    truth = truth_of(run, ids)
+    if truth is not None and run.truth is not None:
+        complete = (run.truth.rows_of(ids) != UNKNOWN).all(1)  # the other images may have more classes than are known
+        per_image["ground truth"] = np.bincount((truth == 1).sum(1)[complete], minlength=most + 1).tolist()
     return {
         "labels": {
             name: np.histogram(labels.labels, bins=BINS, range=(0, 1))[0].tolist() for name, labels in found.items()
@@ -412,20 +412,30 @@ def cooccurrence(run: RunFiles) -> list[dict[str, Any]]:
     found = []
     labels = run.final or run.initial
     if labels is not None:
-        found.append(("final labels" if run.final else "initial labels", labels.labels >= PRESENT))
+        present = labels.labels >= PRESENT
+        found.append(("final labels" if run.final else "initial labels", present, np.ones_like(present)))
     truth = None if labels is None else truth_of(run, labels.image_ids)
     if truth is not None:
-        found.append(("ground truth", truth == 1))
+        found.append(("ground truth", truth == 1, truth >= 0))
     return [
-        {"name": name, "shares": [shorts(row, 3) for row in conditional(present)], "counts": present.sum(0).tolist()}
-        for name, present in found
+        {
+            "name": name,
+            "shares": [shorts(row, 3) for row in conditional(present, known)],
+            "counts": present.sum(0).tolist(),
+        }
+        for name, present, known in found
     ]
 
 
-def conditional(present: np.ndarray) -> np.ndarray:
-    """P(column | row) from bool [N, C], float64 [C, C]; a row of zeros for a class that is nowhere."""
-    together = present.T.astype(np.float64) @ present  # [C, C]
-    return together / np.maximum(np.diag(together), 1)[:, None]
+def conditional(present: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """P(column | row) over the images where the column is known, float64 [C, C]; 0 where there is no such image.
+
+    Args:
+        present: bool [N, C].
+        known: bool [N, C], where a class is either present or absent.
+    """
+    rows = present.T.astype(np.float64)
+    return (rows @ present) / np.maximum(rows @ known, 1)
 
 
 def files(run: RunFiles) -> list[dict[str, Any]]:
