@@ -38,15 +38,20 @@ RunOption = Annotated[
     str,
     typer.Option(
         "--run",
-        envvar="CCD_RUN",
-        help="Run: a name under artifacts/, or a folder's path; needed where there are several.",
+        help="Run: a name under artifacts/, or a folder's path; needed where there are several. The variable CCD_RUN sets it too.",
     ),
+]
+RunArgument = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="Run: a name under artifacts/, or a folder's path; the same as --run."),
+]
+TargetOption = Annotated[
+    str, typer.Option("--run", help="Run, instead of the first argument: a name under artifacts/, or a folder's path.")
 ]
 NewRunOption = Annotated[
     str,
     typer.Option(
         "--run",
-        envvar="CCD_RUN",
         help="Run: a name under artifacts/, or a folder's path; by default the preset's or the photo folder's name.",
     ),
 ]
@@ -90,6 +95,29 @@ def main_options(
 
 reporting = {"traceback": False}
 """How errors are reported: with a traceback or as one line."""
+
+
+def named_run(argument: str, option: str) -> str:
+    """The run that an argument or --run names, or else the environment; empty for none.
+
+    Raises:
+        PipelineError: both name one, and not the same.
+    """
+    if argument and option and argument != option:
+        raise PipelineError(f"two runs are named, {argument} and --run {option}. Name one.")
+    return argument or option or os.environ.get("CCD_RUN", "")
+
+
+def split_target(arguments: list[str], run: str, rest: str) -> tuple[str, list[str]]:
+    """The run or file that a command uses, and its other arguments: the first argument, or --run.
+
+    Raises:
+        PipelineError: there are too few arguments; `rest` names what should follow.
+    """
+    target, others = (run, arguments) if run else (arguments[0], arguments[1:])
+    if not others:
+        raise PipelineError(f"there is only {target!r}. Name a run or a file of one, and then {rest}.")
+    return target, others
 
 
 def chosen_run(run: str) -> Path:
@@ -142,11 +170,16 @@ def add_stage(stage: Stage) -> None:
 
     @with_options(options_of(stage))
     def command(
-        *, run: RunOption = "", device: DeviceOption = "auto", force: ForceOption = False, **given: Any
+        name: RunArgument = "",
+        *,
+        run: RunOption = "",
+        device: DeviceOption = "auto",
+        force: ForceOption = False,
+        **given: Any,
     ) -> None:
         from pipeline.stages.chain import run_stage
 
-        folder = chosen_run(run)
+        folder = chosen_run(named_run(name, run))
         with locked(folder):
             run_stage(stage, folder, settings.read_run(folder), device, force, given_options(given))
             if stage.name == "evaluate":
@@ -158,6 +191,7 @@ def add_stage(stage: Stage) -> None:
 @app.command("prepare", help=find_stage("prepare").summary)
 @with_options(PrepareConfig)
 def prepare(
+    name: RunArgument = "",
     *,
     run: NewRunOption = "",
     preset: PresetOption = "",
@@ -168,13 +202,14 @@ def prepare(
     **given: Any,
 ) -> None:
     """Begin a run: the first stage, and with `all` the only one that takes a preset."""
-    with begun_run(run, preset, recipe, given_options(given), assignments, reset, force):
+    with begun_run(named_run(name, run), preset, recipe, given_options(given), assignments, reset, force):
         pass
 
 
 @app.command("all")
 @with_options(PrepareConfig)
 def run_all(
+    name: RunArgument = "",
     *,
     run: NewRunOption = "",
     preset: PresetOption = "",
@@ -192,7 +227,10 @@ def run_all(
 
     if to not in STAGE_NAMES:
         raise PipelineError(f"--to names the stage {to!r}, expected one of {', '.join(STAGE_NAMES)}.")
-    with begun_run(run, preset, recipe, given_options(given), assignments, reset, force) as (folder, own):
+    with begun_run(named_run(name, run), preset, recipe, given_options(given), assignments, reset, force) as (
+        folder,
+        own,
+    ):
         run_chain(folder, own, device, force, up_to(to)[1:])
         if to == "evaluate" and is_measured(folder):
             show_figures(folder)
@@ -302,11 +340,11 @@ for _stage in STAGES[1:]:
 
 
 @app.command()
-def plan(run: RunOption = "") -> None:
+def plan(name: RunArgument = "", run: RunOption = "") -> None:
     """Print what `all` would do for a run, and about how long it would take; builds nothing."""
     from pipeline.tools.plan import show_plan
 
-    folder = chosen_run(run)
+    folder = chosen_run(named_run(name, run))
     show_plan(folder, settings.read_run(folder))
 
 
@@ -319,17 +357,19 @@ def runs() -> None:
 
 
 @app.command()
-def config(run: RunOption = "") -> None:
+def config(name: RunArgument = "", run: RunOption = "") -> None:
     """Print the settings of a run, and where each comes from."""
     from pipeline.tools.runs import show_config
 
-    folder = chosen_run(run)
+    folder = chosen_run(named_run(name, run))
     show_config(folder, settings.read_run(folder))
 
 
 @app.command()
 def inspect(
-    path: Annotated[str, typer.Argument(help="Any artifact of a run, a run folder, or the name of a run.")],
+    path: Annotated[
+        str, typer.Argument(metavar="RUN_OR_FILE", help="The name of a run, a run folder, or any file of a run.")
+    ] = "",
     image: Annotated[str, typer.Option(help="Image id: also show that image's scores, boxes and labels.")] = "",
     picture: Annotated[
         bool, typer.Option("--show", help="With --image: write the photo with its boxes as a PNG.")
@@ -340,11 +380,13 @@ def inspect(
         str, typer.Option(help="Another run or labels file: say how the two differ, and nothing else.")
     ] = "",
     force: Annotated[bool, typer.Option("--force", help="With --show: overwrite the PNG if it is there.")] = False,
+    run: RunOption = "",
 ) -> None:
     """Show what an artifact holds: its origin, shapes and classes; or one image, one class, or two runs side by side."""
     from pipeline.tools import inspect as tool
 
-    found = run_or_file(path)
+    target = named_run(path, run)
+    found = run_or_file(target) if target else chosen_run("")
     if compare:
         tool.run_compare(found, run_or_file(compare))
     elif class_name:
@@ -361,19 +403,21 @@ def inspect(
 @app.command()
 def ablation(
     plan: Annotated[str, typer.Argument(help="Plan that ships with the package (paper), or a .toml file.")] = "paper",
+    name: RunArgument = "",
     run: RunOption = "",
     device: DeviceOption = "auto",
 ) -> None:
     """Run a plan of settings on the images of a run and compare them: label and classifier mAP, with intervals."""
     from pipeline.tools.ablation import ablation_table, read_plan, run_plan
 
-    folder = chosen_run(run)
+    folder = chosen_run(named_run(name, run))
     with locked(folder):
         show(ablation_table(run_plan(folder, settings.read_run(folder), read_plan(plan), device)))
 
 
 ClassifierArgument = Annotated[
-    str, typer.Argument(help="classifier.pt of a run, the run folder, or the name of a run.")
+    str,
+    typer.Argument(metavar="RUN_OR_FILE", help="The name of a run, a run folder, or a file such as classifier.pt."),
 ]
 BatchOption = Annotated[int, typer.Option(min=1, max=4096, help="Images that go through the network together.")]
 
@@ -381,27 +425,27 @@ BatchOption = Annotated[int, typer.Option(min=1, max=4096, help="Images that go 
 OverwriteOption = Annotated[bool, typer.Option("--force", help="Overwrite --out if it is there.")]
 
 
-def classifier_file(path: str) -> Path:
-    """The classifier of a run, or the file that was given."""
-    found = run_or_file(path)
+def classifier_file(target: str) -> Path:
+    """The classifier of a run (the only one, if none is named), or the file that was given."""
+    found = run_or_file(target) if target else chosen_run("")
     return found / "classifier.pt" if found.is_dir() else found
 
 
-def classifier_to_use(path: str) -> Path:
-    """The classifier of a run with calibrated thresholds where `calibrate` has made some, or the file that was given."""
+def classifier_to_use(target: str) -> Path:
+    """The classifier of a run, with calibrated thresholds where `calibrate` made some, or the file that was given."""
     from pipeline.tools.calibrate import calibrated_file
 
-    found = run_or_file(path)
+    found = run_or_file(target) if target else chosen_run("")
     return calibrated_file(found) if found.is_dir() else found
 
 
 @app.command()
 def predict(
-    classifier: ClassifierArgument,
-    images: Annotated[
+    arguments: Annotated[
         list[str],
         typer.Argument(
-            help="Photos, videos, folders (searched to any depth), globs, addresses, lists of them (.txt, .csv, .parquet, or - for "
+            metavar="RUN_OR_FILE IMAGES",
+            help="A run or a classifier file, unless --run names it; then photos, videos, folders (searched to any depth), globs, addresses, lists of them (.txt, .csv, .parquet, or - for "
             "standard input), Parquet files with images in them, tars.",
         ),
     ],
@@ -420,24 +464,28 @@ def predict(
         ),
     ] = "auto",
     force: OverwriteOption = False,
+    run: TargetOption = "",
 ) -> None:
     """Say which classes are in photos, with a trained classifier alone: labels by its thresholds, and scores."""
     from pipeline.machine.devices import pick_device
     from pipeline.tools import predict as tool
 
     check_free(out, force)
-    path = classifier_to_use(classifier)
+    target, images = split_target(arguments, run, "IMAGES")
+    path = classifier_to_use(target)
     tool.run(path, images, out, every=every, batch_size=batch_size, device=pick_device(device), engine=engine)
 
 
 @app.command()
 @with_options(ServeConfig)
-def serve(classifier: ClassifierArgument, *, device: DeviceOption = "auto", **given: Any) -> None:
+def serve(
+    classifier: ClassifierArgument = "", *, run: RunOption = "", device: DeviceOption = "auto", **given: Any
+) -> None:
     """Answer requests with photos, to this machine alone by default: /predict, /classes, /healthz, and a page at /."""
     from pipeline.machine.devices import pick_device
     from pipeline.tools import serve as tool
 
-    path = classifier_to_use(classifier)
+    path = classifier_to_use(named_run(classifier, run))
     config = ServeConfig(**given_options(given))
     tool.run(path, config, device=pick_device(device), verbose=reporting["traceback"])
 
@@ -445,15 +493,16 @@ def serve(classifier: ClassifierArgument, *, device: DeviceOption = "auto", **gi
 @app.command()
 @with_options(CalibrateConfig)
 def calibrate(
-    classifier: ClassifierArgument,
-    labelled: Annotated[
-        Path,
+    arguments: Annotated[
+        list[str],
         typer.Argument(
-            help="CSV or Parquet with the columns image and labels (joined by ;), or a .json file of thresholds by class, "
-            "as the report gives them."
+            metavar="RUN_OR_FILE LABELLED",
+            help="A run or a classifier file, unless --run names it; then a CSV or Parquet with the columns image and labels (joined by ;), or a .json file of thresholds by class, "
+            "as the report gives them.",
         ),
     ],
     *,
+    run: TargetOption = "",
     out: Annotated[Path | None, typer.Option(help="File to write; by default calibrated.pt beside the other.")] = None,
     batch_size: BatchOption = 16,
     device: DeviceOption = "auto",
@@ -465,7 +514,10 @@ def calibrate(
     from pipeline.tools import calibrate as tool
 
     check_free(out, force)
-    path = classifier_file(classifier)
+    target, tables = split_target(arguments, run, "LABELLED")
+    if len(tables) > 1:
+        raise PipelineError(f"calibrate takes one file of labels or thresholds, not {' and '.join(tables)}.")
+    path, labelled = classifier_file(target), Path(tables[0])
     options = CalibrateConfig(**given_options(given))
     out = out or path.with_name("calibrated.pt")
     if labelled.suffix.lower() == ".json":
@@ -477,8 +529,11 @@ def calibrate(
 @app.command("export-labels")
 def export_labels(
     source: Annotated[
-        str, typer.Argument(help="Run (its final labels), labels file, or epoch_scores.h5 (the test images).")
-    ],
+        str,
+        typer.Argument(
+            metavar="RUN_OR_FILE", help="Run (its final labels), labels file, or epoch_scores.h5 (the test images)."
+        ),
+    ] = "",
     format: Annotated[
         Literal[
             *("csv", "parquet", "coco", "label-studio", "fiftyone", "cleanlab", "yolo", "imagefolder"),
@@ -506,6 +561,7 @@ def export_labels(
         str, typer.Option(help="For label-studio: address that the photos' absolute paths are appended to.")
     ] = LOCAL_FILES,
     force: OverwriteOption = False,
+    run: RunOption = "",
 ) -> None:
     """Write labels and scores for another tool: tables, COCO, VOC, YOLO, CVAT, Label Studio, FiftyOne, cleanlab, datasets."""
     from pipeline.tools import export_labels as tool
@@ -513,7 +569,8 @@ def export_labels(
     if out is None or not out.is_dir():  # a folder is never written over
         check_free(out, force)
     places = {"copy_images": copy_images, "image_prefix": image_prefix}
-    tool.run(run_or_file(source), format, out, part=part, boxes=boxes, **places)
+    target = named_run(source, run)
+    tool.run(run_or_file(target) if target else chosen_run(""), format, out, part=part, boxes=boxes, **places)
 
 
 @app.command("import-labels")
@@ -525,13 +582,14 @@ def import_labels(
             "that a person has looked at alone; or a JSON export of Label Studio."
         ),
     ],
+    name: RunArgument = "",
     run: RunOption = "",
     replace: Annotated[bool, typer.Option("--replace", help="Forget what was imported before.")] = False,
 ) -> None:
     """Take corrections of people into a run; `fuse` puts them in the place of the pseudo-labels."""
     from pipeline.tools import import_labels as tool
 
-    folder = chosen_run(run)
+    folder = chosen_run(named_run(name, run))
     with locked(folder):
         tool.run(source, folder, replace=replace)
 
@@ -543,6 +601,7 @@ SelectionOption = Annotated[
 
 @app.command("review-list")
 def review_list(
+    name: RunArgument = "",
     run: RunOption = "",
     count: Annotated[int, typer.Option("--n", min=1, help="Most images.")] = 100,
     out: Annotated[Path | None, typer.Option(help="JSON file; by default review.json in the run.")] = None,
@@ -556,11 +615,12 @@ def review_list(
     from pipeline.tools import review_list as tool
 
     check_free(out, force)
-    tool.run(chosen_run(run), count, out, image_prefix=image_prefix, chosen=images)
+    tool.run(chosen_run(named_run(name, run)), count, out, image_prefix=image_prefix, chosen=images)
 
 
 @app.command()
 def review(
+    name: RunArgument = "",
     run: RunOption = "",
     count: Annotated[int, typer.Option("--n", min=1, help="Most images.")] = 100,
     images: SelectionOption = None,
@@ -569,7 +629,7 @@ def review(
     """Serve a page, to this machine alone, on which a person corrects labels; every answer is written at once."""
     from pipeline.tools import review_server as tool
 
-    tool.run(chosen_run(run), count, chosen=images, port=port)
+    tool.run(chosen_run(named_run(name, run)), count, chosen=images, port=port)
 
 
 @app.command()
@@ -577,7 +637,9 @@ def review(
 def report(
     pair: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[A B]", help="Two runs: write a page of how B differs from A instead."),
+        typer.Argument(
+            metavar="RUN OTHER", help="One run, or two: then a page of how the second differs from the first."
+        ),
     ] = None,
     *,
     run: RunOption = "",
@@ -585,10 +647,10 @@ def report(
 ) -> None:
     """Write report.html: what happened in a run, as charts and images on one page that opens from disk."""
     config = ReportConfig(**given_options(given))
-    if not pair:
+    if len(pair or []) < 2:
         from pipeline.tools.report import build
 
-        build.run(chosen_run(run), config)
+        build.run(chosen_run(named_run(pair[0] if pair else "", run)), config)
     elif len(pair) == 2 and not run:
         from pipeline.tools.report import versus
 
@@ -599,7 +661,7 @@ def report(
 
 @app.command()
 def export(
-    classifier: ClassifierArgument,
+    classifier: ClassifierArgument = "",
     format: Annotated[
         Literal["onnx", "torch-export", "hub"],
         typer.Option(help="What to write; hub: a folder for the Hugging Face Hub. Nothing is uploaded."),
@@ -608,11 +670,12 @@ def export(
         Path | None, typer.Option(help="File to write; by default beside the classifier, with the format's ending.")
     ] = None,
     force: OverwriteOption = False,
+    run: RunOption = "",
 ) -> None:
     """Write a classifier as an ONNX or torch.export model or a folder for the Hub, and check that it gives the same scores."""
     if out is None or not out.is_dir():
         check_free(out, force)
-    path = classifier_to_use(classifier)
+    path = classifier_to_use(named_run(classifier, run))
     if format == "hub":
         from pipeline.tools import hub
 

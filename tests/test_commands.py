@@ -132,6 +132,65 @@ def test_a_run_in_the_working_directory_is_named_by_a_path(run, monkeypatch):
     assert "There are none" in invoke("plan", "--run", "nowhere")[1]
 
 
+@pytest.fixture
+def beside_photos(finished, photos, tmp_path, monkeypatch):
+    """A working directory with a folder of photos and, under artifacts/, the run of the same name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    shutil.copytree(photos / "test", tmp_path / "photos")
+    return shutil.copytree(finished, tmp_path / "artifacts" / "photos")
+
+
+@pytest.mark.parametrize(
+    "named", [["photos"], ["artifacts/photos"], ["--run", "photos"], ["--run", "artifacts/photos"]]
+)
+@pytest.mark.parametrize(
+    ("command", "rest", "shown"),
+    [
+        ("inspect", [], "final_labels.h5"),
+        ("predict", ["photos", "--device", "cpu"], "red"),
+        ("export", ["--format", "torch-export"], "classifier.pt2"),
+        ("export-labels", ["--out", "labels.csv"], "labels.csv"),
+        ("calibrate", ["thresholds.json"], "calibrated.pt"),
+        ("report", ["--images", "0"], "report.html"),
+        ("plan", [], "everything is current"),
+        ("config", [], "train.epochs"),
+        ("review-list", [], "review.json"),
+        ("fuse", ["--device", "cpu"], "up to date"),
+    ],
+)
+def test_a_run_has_one_name_in_every_command_whatever_lies_here(command, rest, shown, named, beside_photos):
+    classes = read_manifest(beside_photos).class_names
+    Path("thresholds.json").write_text(json.dumps(dict.fromkeys(classes, 0.5)))
+    code, output = invoke(command, *named, *rest)
+    assert code == 0 and shown in output, output
+
+
+def test_the_line_after_a_run_names_commands_that_work(beside_photos):
+    code, output = invoke("all", "photos", "--device", "cpu")
+    assert code == 0, output
+    commands = re.findall(r"`ccd ([^`]*)`", " ".join(output.split("Next:")[1].split()))
+    assert len(commands) == 3
+    for text in commands:
+        code, output = invoke(*text.replace("PHOTOS", "photos").split())
+        assert code == 0, (text, output)
+
+
+def test_two_different_names_are_refused(beside_photos):
+    code, output = invoke("fuse", "photos", "--run", "others")
+    assert code == 1 and "two runs are named" in output
+    code, output = invoke("predict", "photos")
+    assert code == 1 and "only 'photos'" in output and "IMAGES" in output
+
+
+def test_a_file_of_a_run_is_named_by_its_path(beside_photos, monkeypatch):
+    assert invoke("inspect", "artifacts/photos/boxes.h5")[0] == 0
+    monkeypatch.chdir(beside_photos)
+    assert invoke("inspect", "boxes.h5")[0] == 0
+    code, output = invoke("inspect", "artifacts/photos/nothing.h5")
+    assert code == 1 and "nothing.h5 is missing" in output
+
+
 def test_what_a_run_was_given_stays_and_a_change_is_shown(photos, tmp_path):
     folder = tmp_path / "run"
     assert begin(folder, photos, "--set", "train.epochs=5")[0] == 0

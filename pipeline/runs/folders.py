@@ -6,6 +6,8 @@ from pathlib import Path
 from pipeline.machine.errors import PipelineError, hint
 
 ARTIFACTS = Path("artifacts")
+FILE_SUFFIXES = (".h5", ".pt", ".json", ".csv")
+"""Of the files of a run: an argument that ends so, and is not a run, names a file."""
 
 
 def run_folder(run: str) -> Path:
@@ -35,8 +37,8 @@ def existing_run(run: str) -> Path:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a run has been begun in a folder."""
-    return any((folder / name).exists() for name in ("run.toml", "manifest.csv", "manifest.json"))
+    """Whether a folder is a run: one that was started, or what is left of one that can predict."""
+    return any((folder / name).exists() for name in ("run.toml", "manifest.csv", "manifest.json", "classifier.pt"))
 
 
 def known_runs() -> list[str]:
@@ -52,7 +54,15 @@ def check_free(out: Path | None, force: bool) -> None:
         raise PipelineError(f"{out} exists already. Name another file, or say --force to overwrite it.")
 
 
-def run_or_file(path: str) -> Path:
-    """A file or folder that exists, or else the folder of a run of that name."""
-    found = Path(path).expanduser()
-    return found if found.exists() or not run_folder(path).exists() else run_folder(path)
+def run_or_file(text: str) -> Path:
+    """The folder of a run, or a file of one, that an argument names.
+
+    A bare name is a run under artifacts/ first, whatever the working directory contains, and then a file.
+
+    Raises:
+        PipelineError: there is neither; names the runs that there are.
+    """
+    path = Path(text).expanduser()
+    if not is_run(run_folder(text)) and (path.is_file() or path.suffix in FILE_SUFFIXES):
+        return path
+    return existing_run(text)
