@@ -123,7 +123,7 @@ def test_only_unreadable_images_are_an_error(photos, tiny_classifier, tmp_path):
     [
         (["missing.pt", "photos"], "missing.pt is missing"),
         (["photos/a.png", "photos"], "photos/a.png is damaged or not an artifact of this tool"),
-        (["photos", "photos"], "photos/classifier.pt is missing"),
+        (["photos", "photos"], "artifacts/photos is not a run"),
     ],
 )
 def test_what_is_no_classifier_is_refused(photos, arguments, message):

@@ -412,7 +412,9 @@ def test_axe_finds_nothing_on_the_report_and_the_comparison(small_run, changed_r
 def test_the_command_takes_one_run_or_two(small_run, changed_run):
     assert invoke("report", "--run", small_run, "--images", 4)[0] == 0 and (small_run / "report.html").exists()
     assert invoke("report", small_run, changed_run)[0] == 0 and (changed_run / "report-against-squares.html").exists()
-    for arguments in ([small_run], [small_run, changed_run, "--run", small_run]):
+    (small_run / "report.html").unlink()
+    assert invoke("report", small_run, "--images", 4)[0] == 0 and (small_run / "report.html").exists()
+    for arguments in ([small_run, changed_run, small_run], [small_run, changed_run, "--run", small_run]):
         code, output = invoke("report", *arguments)
         assert code == 1 and "`ccd report A B` compares two runs" in output
 
