@@ -299,7 +299,7 @@ def test_calibrated_thresholds_take_effect_until_the_classifier_changes(run):
     stale = Provenance("classifier", 3, {}, {"classifier.pt": "another"})
     write_checkpoint(run / "calibrated.pt", calibrated(checkpoint, np.full(3, 1.0), stale))
     code, output = invoke("predict", run, photo)
-    assert code == 0 and "made from an earlier classifier.pt and is not used" in output
+    assert code == 0 and "made with an earlier classifier.pt and is not used" in output
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

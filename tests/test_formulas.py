@@ -1,4 +1,4 @@
-"""Every module of `pipeline.method` gives what it gave when its version was raised last.
+"""Every module in `FORMULAS` gives what it gave when its version was raised last, and stages declare those they use.
 
 A change of results without a change of `FORMULAS` would leave stale artifacts "up to date". After raising a version:
 `python tests/test_formulas.py` records the new results in `formulas.json`.
@@ -10,8 +10,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from reach import reached
+from small import noise_photos
 
-from pipeline.method import FORMULAS, calibration, cam, crops, epoch_choice, labels, losses, probabilities, thresholds
+from pipeline.evaluation import metrics
+from pipeline.method import (
+    FORMULAS,
+    boost,
+    calibration,
+    cam,
+    crops,
+    epoch_choice,
+    labels,
+    losses,
+    probabilities,
+    ranking,
+    snapping,
+    thresholds,
+)
+from pipeline.runs.graph import STAGES, find_stage
+from pipeline.runs.options import CalibrateConfig
+from pipeline.runs.state import file_states
+from pipeline.tools import calibrate
+
+NO_FORMULAS = {"ground_truth", "tables"}
+"""Modules of `pipeline.evaluation` that read and print."""
 
 RECORD = Path(__file__).with_name("formulas.json")
 
@@ -72,7 +95,7 @@ def of_losses():
 def of_cam():
     maps, scores = torch.from_numpy(draws(3, 4, 5) - 0.3), torch.from_numpy(draws(6, 4, seed=2))
     found = [cam.quantile_threshold(scores, 1.5), cam.relative_scores(scores), cam.normalise(maps)]
-    found += [cam.boost_positive(maps, 3.0), cam.normalise(maps, 1e-2)]
+    found += [cam.normalise(maps, 1e-2)]
     for rule in ("extent", "corners", "peaks"):
         found += cam.cam_boxes(maps, (32, 40), threshold=0.8, margin=0.1, rule=rule, peak_limit=2, epsilon=0.0)
     return [*found, cam.rescale_boxes(found[-2], (32, 40), torch.tensor([[64, 80]] * len(found[-2])))]
@@ -85,6 +108,47 @@ def of_crops():
     views = [crops.view_size(box, 320) for box in boxes]
     views += [crops.truncated_size(28, 8, 320), crops.truncated_size(12, 30, 100)]
     return [crops.grid_boxes((32, 48), 2), moved, crops.square_boxes(boxes, sizes), np.array(views)]
+
+
+def of_boost():
+    return [boost.boost_positive(torch.from_numpy(draws(3, 4, 5) - 0.3), 3.0)]
+
+
+def of_snapping():
+    sizes = ((640, 427), (10, 3), (48, 80), (47.9, 16.1))
+    return [np.array([snapping.snapped_size(*size, stride) for size in sizes for stride in (14, 32)])]
+
+
+def of_ranking():
+    scores, truth = draws(20, 4).round(1), (draws(20, 4, seed=3) > 0.6).astype(np.int8)
+    truth[:, 3] = 0
+    truth[::7, 1] = -1
+    return [ranking.average_precision(scores, truth)]
+
+
+def of_metrics():
+    scores, truth = draws(30, 4).round(2), (draws(30, 4, seed=3) > 0.6).astype(np.int8)
+    truth[:, 3], truth[::7, 1], truth[::5, 2] = 0, metrics.UNKNOWN, metrics.DIFFICULT
+    found = []
+    for how in (("ignore", "skip"), ("negative", "zero")):
+        options = dict(zip(("difficult", "empty_class"), how, strict=True))
+        for measure in (metrics.multilabel_metrics, metrics.label_metrics, metrics.ranking_metrics):
+            found += numbers_of(measure(scores, truth, list("abcd"), **options))
+        sampled = metrics.bootstrap_map(scores, truth, resamples=9, seed=1, **options)
+        found += [sampled, metrics.percentile_interval(sampled)]
+        found += [metrics.mean_average_precision(scores, truth, **options)]
+    return [*found, *metrics.precision_recall(scores[:, 0], truth[:, 0])]
+
+
+def numbers_of(figures):
+    """The numbers of nested figures, in order; NaN for None."""
+    if isinstance(figures, dict | list):
+        return [
+            number
+            for each in (figures.values() if isinstance(figures, dict) else figures)
+            for number in numbers_of(each)
+        ]
+    return [] if isinstance(figures, str) else [np.nan if figures is None else figures]
 
 
 def of_thresholds():
@@ -118,7 +182,7 @@ def test_results_change_with_the_version_alone(name):
     recorded = json.loads(RECORD.read_text())[name]
     found = results(name)
     same = len(found) == len(recorded["results"]) and all(
-        np.shape(a) == np.shape(b) and np.allclose(a, b, rtol=1e-5, atol=1e-6)
+        np.shape(a) == np.shape(b) and np.allclose(a, b, rtol=1e-5, atol=1e-6, equal_nan=True)
         for a, b in zip(found, recorded["results"], strict=True)
     )
     raised = recorded["version"] != FORMULAS[name]
@@ -128,7 +192,55 @@ def test_results_change_with_the_version_alone(name):
 
 def test_every_module_has_a_version():
     modules = {path.stem for path in Path(labels.__file__).parent.glob("*.py")} - {"__init__"}
-    assert modules == set(FORMULAS)
+    assert modules | {"metrics"} == set(FORMULAS)
+
+
+def formulas_of(module, name):
+    """Modules with formulas whose functions or classes a function may use."""
+    found = {tuple(each.split(".")[1:]) for each, _ in reached(module, name)}
+    return {names[1] for names in found if names[0] in ("method", "evaluation") and names[1] not in NO_FORMULAS}
+
+
+@pytest.mark.parametrize("stage", [stage.name for stage in STAGES])
+def test_a_stage_declares_the_formulas_that_its_code_can_come_to(stage):
+    stage = find_stage(stage)
+    assert set(stage.formulas) == formulas_of(f"pipeline.stages.{stage.module}", "run")
+
+
+def test_the_source_leads_to_formulas_through_modules_methods_and_late_imports():
+    assert "labels" in formulas_of("pipeline.stages.embed", "run")  # class_bias, called directly
+    assert "boost" in formulas_of("pipeline.stages.warmup", "run")  # a method of what build_classifier returns
+    assert "snapping" in formulas_of("pipeline.teachers.teacher", "load_teacher")  # imported inside a function
+    assert "thresholds" in formulas_of("pipeline.tools.calibrate", "run")
+    assert formulas_of("pipeline.method.epoch_choice", "second_difference_epoch") == {"epoch_choice"}
+
+
+@pytest.mark.parametrize(
+    ("formula", "stale"),
+    [
+        ("metrics", {"metrics.json"}),
+        ("boost", {"warmup.pt", "boxes.h5", "classifier.pt", "epoch_scores.h5", "refined_labels.h5"}),
+    ],
+)
+def test_a_corrected_formula_makes_stale_what_it_decides(formula, stale, finished, monkeypatch):
+    assert {state.state for state in file_states(finished).values()} <= {"current", "none"}
+    monkeypatch.setitem(FORMULAS, formula, FORMULAS[formula] + 1)
+    states = file_states(finished)
+    assert {name for name, state in states.items() if f"the formulas of {formula}" in state.state} >= stale
+    assert states["embeddings.h5"].state == "current" != states["metrics.json"].state
+
+
+def test_thresholds_of_an_earlier_formula_are_not_used(tmp_path, tiny_classifier, monkeypatch):
+    (tmp_path / "classifier.pt").write_bytes(tiny_classifier.read_bytes())
+    paths = noise_photos(tmp_path, [(32, 32)] * 6)
+    rows = [f"{path},{'cat' if n % 2 else 'dog'}" for n, path in enumerate(paths)]
+    (tmp_path / "labels.csv").write_text("\n".join(["image,labels", *rows]) + "\n")
+    how = {"batch_size": 4, "device": "cpu"}
+    files = [tmp_path / name for name in ("classifier.pt", "labels.csv", "calibrated.pt")]
+    calibrate.run(*files, CalibrateConfig(folds=2), **how)
+    assert calibrate.calibrated_file(tmp_path).name == "calibrated.pt"
+    monkeypatch.setitem(FORMULAS, "thresholds", FORMULAS["thresholds"] + 1)
+    assert calibrate.calibrated_file(tmp_path).name == "classifier.pt"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.classifier.backbones import Backbone, build_backbone
-from pipeline.method.cam import boost_positive
+from pipeline.method.boost import boost_positive
 
 
 class CamNet(nn.Module):

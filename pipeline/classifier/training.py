@@ -21,13 +21,13 @@ from pipeline.classifier.batches import draw_order, plan_epoch
 from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.network import CamNet, Head, parameter_groups
 from pipeline.classifier.view_sources import PhotoSource, ViewSource, frozen_source, is_frozen
-from pipeline.evaluation.metrics import average_precision
 from pipeline.machine import distributed
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.precision import autocast, autocast_dtype, inference_dtype
 from pipeline.machine.progress import Bar, bar
 from pipeline.machine.trackers import Curves
 from pipeline.method.losses import consistency_loss, indecision, label_loss, training_targets
+from pipeline.method.ranking import average_precision
 from pipeline.photos.image_cache import ImageCache
 from pipeline.runs.checkpoints import load_piece, save_pt
 from pipeline.runs.options import TrainingConfig

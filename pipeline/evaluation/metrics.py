@@ -7,6 +7,7 @@ import numpy as np
 
 from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
 from pipeline.machine.errors import PipelineError
+from pipeline.method.ranking import average_precision
 from pipeline.method.thresholds import PRESENT
 
 Difficult = Literal["ignore", "negative", "positive"]
@@ -133,11 +134,6 @@ def apply_difficult(truth: np.ndarray, difficult: Difficult) -> np.ndarray:
     if difficult not in _DIFFICULT_VALUE:
         raise PipelineError(f"difficult is {difficult!r}, expected ignore, negative or positive.")
     return np.where(truth == DIFFICULT, np.int8(_DIFFICULT_VALUE[difficult]), truth)
-
-
-def average_precision(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Non-interpolated AP of each class, float64 [C]; NaN for one without positives; negative labels are ignored."""
-    return np.array([_average_precision(*column) for column in zip(scores.T, truth.T, strict=True)])
 
 
 def mean_average_precision(
@@ -331,13 +327,6 @@ def _resample_counts(images: int, resamples: int, seed: int) -> Iterator[np.ndar
         draws = generator.integers(0, images, size=(columns, images))
         counts = [np.bincount(drawn, minlength=images) for drawn in draws]
         yield np.stack(counts, axis=1).astype(np.int32)
-
-
-def _average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
-    """AP of one class from scores [N] and int8 [N]: mean over positives of the precision at their score."""
-    losses, positives = np.sort(-scores[truth >= 0]), np.sort(-scores[truth == 1])
-    found, seen = (np.searchsorted(among, positives, side="right") for among in (positives, losses))
-    return float((found / seen).mean()) if len(positives) else float("nan")
 
 
 def _weighted_average_precision(scores: np.ndarray, truth: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -94,11 +94,6 @@ def upsample(cams: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(cams[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
-def boost_positive(cams: Tensor, factor: float) -> Tensor:
-    """BoostLU: positive activations times a factor (Kim et al., BridgeGap, CVPR 2023)."""
-    return torch.where(cams > 0, factor * cams, cams)
-
-
 def normalise(cams: Tensor, epsilon: float = 0.0) -> Tensor:
     """Each map of Tensor[P, H, W] stretched to [0, 1]; a flat map becomes zeros.
 

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.method.snapping import snapped_size
+
 
 def grid_boxes(size: tuple[int, int], tiles: int) -> Tensor:
     """The tiles x tiles equal tiles of an image, row by row: float32 Tensor[tiles^2, 4] (the views of CDUL)."""
@@ -61,8 +63,3 @@ def truncated_size(height: int, width: int, long_side: int) -> tuple[int, int]:
     """
     scale = np.float32(1) / np.float32(max(height, width)) * np.float32(long_side)
     return max(1, int(np.float32(height) * scale)), max(1, int(np.float32(width) * scale))
-
-
-def snapped_size(height: float, width: float, stride: int) -> tuple[int, int]:
-    """(H, W) with both sides the nearest multiple of `stride`, at least one stride."""
-    return max(1, round(height / stride)) * stride, max(1, round(width / stride)) * stride

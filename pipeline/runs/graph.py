@@ -34,7 +34,7 @@ class Stage:
     beside: tuple[str, ...] = ()
     """Files and folders that it writes beside its artifacts; no stage needs them."""
     formulas: tuple[str, ...] = ()
-    """Modules of `pipeline.method` that decide the content."""
+    """Names in `pipeline.method.FORMULAS` of all that decide the content; a test derives them from the source."""
     asks: Literal["", "teacher", "classifier"] = ""
     """The network that it asks or trains, for which it needs a device."""
     shared: bool = False
@@ -59,7 +59,7 @@ STAGES = (
         reads=("manifest.csv",),
         makes=("embeddings.h5",),
         beside=("image_embeddings",),
-        formulas=("probabilities",),
+        formulas=("probabilities", "labels", "snapping"),
         asks="teacher",
         shared=True,
     ),
@@ -80,7 +80,7 @@ STAGES = (
         reads=("manifest.csv", "initial_labels.h5"),
         makes=("warmup.pt",),
         beside=("warmup.csv", "tensorboard", "wandb", "mlflow.db"),
-        formulas=("losses",),
+        formulas=("losses", "boost", "ranking"),
         asks="classifier",
         shared=True,
     ),
@@ -91,7 +91,7 @@ STAGES = (
         options="BoxesConfig",
         reads=("manifest.csv", "warmup.pt"),
         makes=("boxes.h5",),
-        formulas=("cam", "crops"),
+        formulas=("cam", "crops", "boost"),
         asks="classifier",
         shared=True,
     ),
@@ -102,7 +102,7 @@ STAGES = (
         options="ScoreCropsConfig",
         reads=("manifest.csv", "embeddings.h5", "boxes.h5"),
         makes=("crop_scores.h5",),
-        formulas=("probabilities", "crops"),
+        formulas=("probabilities", "crops", "snapping"),
         asks="teacher",
         shared=True,
     ),
@@ -125,7 +125,7 @@ STAGES = (
         may_read=("corrections.h5",),
         makes=("classifier.pt", "epoch_scores.h5", "refined_labels.h5"),
         beside=("train.csv",),
-        formulas=("losses", "calibration", "epoch_choice"),
+        formulas=("losses", "boost", "ranking", "labels", "calibration", "epoch_choice"),
         asks="classifier",
         shared=True,
     ),
@@ -146,6 +146,7 @@ STAGES = (
         ),
         makes=("metrics.json",),
         beside=("predictions.csv",),
+        formulas=("ranking", "metrics"),
     ),
 )
 

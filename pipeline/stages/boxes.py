@@ -23,8 +23,8 @@ from pipeline.classifier.network import CamNet
 from pipeline.evaluation.ground_truth import GroundTruth, read_ground_truth
 from pipeline.machine import distributed
 from pipeline.machine.progress import say
+from pipeline.method.boost import boost_positive
 from pipeline.method.cam import (
-    boost_positive,
     cam_boxes,
     expand_boxes,
     normalise,

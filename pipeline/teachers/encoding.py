@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import say
-from pipeline.method.crops import snapped_size
+from pipeline.method.snapping import snapped_size
 
 Key = TypeVar("Key")
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from pipeline.datasets.downloads import cache_folder, download
 from pipeline.machine.errors import PipelineError, hint
+from pipeline.method import FORMULAS
 from pipeline.runs.files import sha256_of
 from pipeline.teachers.encoding import ViewRules, compute_dtype, encode_in_chunks, normalise_pixels, snap_to_stride
 
@@ -57,7 +58,8 @@ class OpenaiClip:
         self.name = name
         self.device = torch.device(device)
         self.dtype = compute_dtype(precision, self.device)
-        self.fingerprint = self._rules.mark(weights_sha256)
+        # kept embeddings depend on the size that views are snapped to
+        self.fingerprint = self._rules.mark(f"{weights_sha256}-{FORMULAS['snapping']}")
         self.logit_scale = model.logit_scale.exp().item()
         self.input_size = model.visual.input_resolution
         self._tower, self._stride = any_size_tower(model.visual, self._rules.positions)

@@ -13,6 +13,7 @@ from pipeline.datasets.image_names import ImageNames
 from pipeline.datasets.tables import read_table
 from pipeline.machine.errors import PipelineError, first_line
 from pipeline.machine.progress import PlainTable, say, show
+from pipeline.method import FORMULAS
 from pipeline.method.thresholds import class_f1, out_of_fold_thresholds
 from pipeline.runs.artifacts import Provenance
 from pipeline.runs.checkpoints import Checkpoint, read_checkpoint, read_header, write_checkpoint
@@ -54,11 +55,11 @@ def calibrated_file(folder: Path) -> Path:
     path, base = folder / "calibrated.pt", folder / "classifier.pt"
     if not path.exists():
         return base
-    made_from = read_header(path).provenance.inputs.get("classifier.pt")
-    if made_from != read_header(base).provenance.fingerprint:
-        say(
-            f"{path} was made from an earlier {base.name} and is not used; `ccd calibrate {folder} TABLE` makes it anew."
-        )
+    made = read_header(path).provenance
+    stale = made.inputs.get("classifier.pt") != read_header(base).provenance.fingerprint
+    if stale or any(FORMULAS.get(name) != version for name, version in made.formulas.items()):
+        earlier = f"an earlier {base.name}" if stale else "earlier formulas"
+        say(f"{path} was made with {earlier} and is not used; `ccd calibrate {folder} TABLE` makes it again.")
         return base
     say(f"{path}: thresholds calibrated on labelled photos. Those without are in {base}.")
     return path
@@ -104,6 +105,7 @@ def run(
         VERSIONS["classifier"],
         {**config.identity(), "labelled": sha256_of(labelled)},
         {"classifier.pt": checkpoint.provenance.fingerprint},
+        formulas={"thresholds": FORMULAS["thresholds"]},
         uses_ground_truth=True,
     )
     write_checkpoint(out, calibrated(checkpoint, thresholds, provenance))

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.teachers.encoding import encode_stream, find_batch_size, snapped_size
+from pipeline.method.snapping import snapped_size
+from pipeline.teachers.encoding import encode_stream, find_batch_size
 from pipeline.teachers.openai_clip import CLIP, MEAN, STD, OpenaiClip
 
 SIZE = 224

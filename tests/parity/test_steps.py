@@ -10,7 +10,8 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from pipeline.classifier.training import Consistency, losses_of
 from pipeline.datasets.dataset import DIFFICULT
 from pipeline.evaluation.metrics import multilabel_metrics
-from pipeline.method.cam import boost_positive, cam_boxes, search_threshold, search_windows
+from pipeline.method.boost import boost_positive
+from pipeline.method.cam import cam_boxes, search_threshold, search_windows
 from pipeline.method.crops import truncated_size
 from pipeline.method.epoch_choice import authors_epoch
 from pipeline.method.labels import clamp_labels, class_bias, confident_images, debias
