@@ -18,7 +18,7 @@ from pipeline.machine.errors import PipelineError, first_line, printable
 from pipeline.machine.memory import keep_freed_memory
 from pipeline.machine.progress import console, say, show
 from pipeline.runs import settings
-from pipeline.runs.config import Config
+from pipeline.runs.config import Config, each_of
 from pipeline.runs.folders import check_free, existing_run, known_runs, run_folder, run_or_file
 from pipeline.runs.graph import STAGE_NAMES, STAGES, Stage, find_stage, options_of, run_argument, up_to
 from pipeline.runs.lock import locked
@@ -130,8 +130,9 @@ def chosen_run(run: str) -> Path:
 
 
 def given_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Options that were given on the command line; the others are None."""
-    return {name: value for name, value in given.items() if value is not None}
+    """Options that were given on the command line; the others are None. One value of several is that value."""
+    values = {name: value for name, value in given.items() if value is not None}
+    return {name: value[0] if isinstance(value, list) and len(value) == 1 else value for name, value in values.items()}
 
 
 def option_parameters(kind: type[Config]) -> list[python_inspect.Parameter]:
@@ -144,7 +145,8 @@ def option_parameters(kind: type[Config]) -> list[python_inspect.Parameter]:
         panel = f"Datasets of kind {', '.join(meta['kinds'])}" if meta["kinds"] else None
         text = meta["help"] + f" (default: {default!r})"
         choice = typer.Option(help=text, show_default=False, rich_help_panel=panel, **bounds)
-        annotation = Annotated[item.type | None, choice]
+        kind_of_value = list[str] if meta["several"] else item.type
+        annotation = Annotated[kind_of_value | None, choice]
         parameters.append(
             python_inspect.Parameter(
                 item.name, python_inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
@@ -267,8 +269,13 @@ def begun_run(
 
 def default_run(preset: str, given: Mapping[str, Any]) -> str:
     """Name of a run that was given none."""
-    if given.get("images"):
-        return Path(given["images"]).expanduser().resolve().name
+    if sources := each_of(given.get("images") or ""):
+        from pipeline.datasets.folder import name_of
+
+        name = name_of(sources[0])
+        if not name:
+            raise PipelineError(f"{sources[0]} has no name to call the run by. Name the run with --run.")
+        return name
     if not preset:
         raise PipelineError(
             'nothing says which photos: give --images DIR --classes "dog,cat,car", or --preset demo (scenes that ship '
@@ -313,11 +320,16 @@ def check_kind(folder: Path, own: settings.Settings, given: Mapping[str, Any]) -
 def check_same_photos(folder: Path, before: settings.Settings, own: settings.Settings) -> None:
     """Raise where a run of the same name has other photos, and nobody said that it is meant."""
     old, new = (each.tables.get("prepare", {}).get("images", "") for each in (before, own))
-    if old and new and Path(old).expanduser().resolve() != Path(new).expanduser().resolve():
+    if old and new and real_places(old) != real_places(new):
         raise PipelineError(
             f"{folder} is the run of {old}. Name another run for {new} with --run, or say --run {run_argument(folder)} "
             "if the same photos lie there now."
         )
+
+
+def real_places(sources: str | list[str]) -> list[str]:
+    """Sources with links followed; addresses as they are."""
+    return [each if "://" in each else str(Path(each).expanduser().resolve()) for each in each_of(sources)]
 
 
 def is_measured(folder: Path) -> bool:
@@ -446,12 +458,16 @@ def predict(
         typer.Argument(
             metavar="RUN_OR_FILE IMAGES",
             help="A run or a classifier file, unless --run names it; then photos, videos, folders (searched to any depth), globs, addresses, lists of them (.txt, .csv, .parquet, or - for "
-            "standard input), Parquet files with images in them, tars.",
+            "standard input), Parquet files with images in them, tars, zips.",
         ),
     ],
     out: Annotated[
         Path | None, typer.Option(help=".csv, .jsonl or .parquet file; by default CSV on standard output.")
     ] = None,
+    exclude: Annotated[
+        list[str],
+        typer.Option(help="Names to pass over, as '*_thumb.jpg' or 'raw': of files or folders; may be repeated."),
+    ] = [],  # noqa: B006 - typer copies it
     every: Annotated[float, typer.Option(min=0.001, help="Seconds between two frames of a video.")] = 1.0,
     batch_size: BatchOption = 16,
     device: DeviceOption = "auto",
@@ -473,7 +489,8 @@ def predict(
     check_free(out, force)
     target, images = split_target(arguments, run, "IMAGES")
     path = classifier_to_use(target)
-    tool.run(path, images, out, every=every, batch_size=batch_size, device=pick_device(device), engine=engine)
+    options = {"every": every, "batch_size": batch_size, "engine": engine, "exclude": exclude}
+    tool.run(path, images, out, device=pick_device(device), **options)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from colours import invoke
 from PIL import Image
 from runs import CLASSES, HEIGHT, TRAIN, WIDTH
 
+from pipeline.datasets import folder
 from pipeline.machine.errors import PipelineError
 from pipeline.runs.artifacts import write
 from pipeline.runs.image_store import ImageStore, StoreKey
@@ -246,6 +247,22 @@ def test_huggingface_is_read_by_datasets_with_names_and_photos(small_run, tmp_pa
     assert [[names.int2str(c) for c in row] for row in loaded["train"]["labels"]] == PRESENT
     assert loaded["test"][0]["image"].size == (WIDTH, HEIGHT)
     np.testing.assert_allclose(loaded["train"]["scores"], read(small_run / "final_labels.h5").labels, atol=1e-6)
+
+
+def test_huggingface_read_back_keeps_splits_and_ids(small_run, tmp_path):
+    pytest.importorskip("pyarrow")
+    export = exported(small_run, "huggingface", tmp_path, part="both")
+    dataset = folder.load(export, CLASSES)
+    manifest = read_manifest(small_run)
+    assert dict(zip(dataset.image_ids, dataset.splits, strict=True)) == dict(
+        zip(manifest.image_ids, manifest.images["split"], strict=True)
+    )
+    assert [[CLASSES[c] for c in np.flatnonzero(row)] for row in dataset.labels[-TRAIN:]] == PRESENT
+
+
+def test_imagefolder_read_back_keeps_splits(small_run, tmp_path):
+    dataset = folder.load(exported(small_run, "imagefolder", tmp_path, part="both"), CLASSES)
+    assert sorted(dataset.splits) == ["test"] * 4 + ["train"] * TRAIN
 
 
 def test_train_and_test_in_one_table(small_run, tmp_path):

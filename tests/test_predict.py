@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import sys
 import tarfile
 import threading
@@ -13,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipeline import Classifier, cli
-from pipeline.datasets import remote
+from pipeline.datasets import folder, remote
 from pipeline.machine.errors import PipelineError
 from pipeline.photos.video import frames
 from pipeline.runs.score_table import prediction_frame, write_predictions
@@ -56,6 +57,40 @@ def test_files_folders_and_globs_are_found_once_in_the_order_given(photos):
     assert names([f"{Path.cwd()}/photos/?.png"]) == [f"{Path.cwd()}/photos/a.png"]
 
 
+def test_predict_and_prepare_find_the_same_photos(photos, tmp_path):
+    root = tmp_path / "photos"
+    for name in ("@eaDir/a.png/thumb.png", ".hidden.png", "none", os.fsdecode(b"\xff.png"), "b_thumb.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes((root / "a.png").read_bytes())
+    with tarfile.open(root / "s.tar", "w") as tar:
+        tar.add(root / "a.png", "1.png")
+    prepared = folder.load(root, ["cat", "dog"], reading=folder.Reading(exclude=("*_thumb.png",)))
+    found = find_images(["photos"], exclude=["*_thumb.png"])
+    assert sorted(each.name for each in found) == sorted(f"photos/{each}" for each in prepared.image_ids)
+    assert len(found) == len(photos) + 2
+    (odd,) = find_images([os.fsdecode(b"photos/\xff.png")])  # named itself
+    assert odd.name == "photos/\\xff.png" and "not valid UTF-8" in str(odd.place)
+
+
+def test_excluded_names_of_predict(photos, tiny_classifier):
+    arguments = ("photos", "photos/a.png", "--exclude", "er", "--exclude", "a.*", "--exclude", "*.tif")
+    code, output, said = ccd("predict", tiny_classifier, *arguments)
+    assert code == 0 and [line.split(",")[0] for line in output.splitlines()[1:]] == ["photos/deep/B.JPG"]
+    assert "1 by --exclude er (deep/er)" in said and "--exclude *.tif matches nothing" in said
+    code, _, said = ccd("predict", tiny_classifier, "photos/a.png", "--exclude", "*.png")
+    assert code == 1 and "leaves no photo" in said
+
+
+def test_shards_of_one_name_in_two_folders_are_both_scored(photos, tmp_path):
+    for name, photo in zip("xy", photos, strict=False):
+        (tmp_path / name).mkdir()
+        with tarfile.open(tmp_path / name / "0.tar", "w") as tar:
+            tar.add(photo, "1.png")
+    found = find_images(["x/0.tar", "y/0.tar", "x"])
+    assert [each.name for each in found] == ["x/0/1.png", "y/0/1.png"]
+    assert len({each.place.read_bytes() for each in found}) == 2
+
+
 def test_an_unknown_engine_is_refused(photos):
     code, _, said = ccd("predict", "classifier.pt", "photos", "--engine", "tensorrt")
     assert code == 2 and "tensorrt" in said
@@ -75,7 +110,7 @@ def test_a_folder_without_photos_is_refused(photos, tmp_path):
 
 def test_predictions_go_to_standard_output_as_csv(photos, tiny_classifier):
     code, output, said = ccd("predict", tiny_classifier, "photos", "--batch-size", 2, "--device", "cpu")
-    assert code == 0 and said == ""
+    assert code == 0 and said == "photos: 3 photos. Passed over: 1 of other kinds (.md).\n"
     lines = output.splitlines()
     assert lines[0] == "image,labels,cat,dog,cow" and len(lines) == 4
     expected = Classifier.load(tiny_classifier).predict(photos)

@@ -24,11 +24,13 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def check_unique(image_ids: Sequence[str], source: Path) -> None:
+def check_unique(image_ids: Sequence[str], source: Path | str) -> None:
     """Raise PipelineError if an image is listed twice, in one split or in two."""
     image_id, count = Counter(image_ids).most_common(1)[0] if image_ids else ("", 0)
     if count > 1:
-        raise PipelineError(f"{source} lists image {image_id} {count} times, expected once. Remove the others.")
+        raise PipelineError(
+            f"{source} lists image {image_id} {count} times, expected once. Remove the others, or pass them over with --exclude."
+        )
 
 
 def missing_files(image_ids: Sequence[str], paths: Sequence[Path], source: Path, *, skip: bool) -> dict[str, str]:

@@ -45,6 +45,8 @@ class Dataset:
     """Annotated boxes; None where there are none."""
     left_out: dict[str, str] = field(default_factory=dict)
     """Id of an image that cannot be used, none of the N, to the reason."""
+    notes: list[str] = field(default_factory=list)
+    """What to say about how the images were found."""
 
 
 def without_images(dataset: Dataset, left_out: Mapping[str, str]) -> Dataset:

@@ -1,24 +1,29 @@
-"""Anyone's images, in a folder, a table, shards or at an address, to a Dataset."""
+"""Anyone's images, in folders, tables, archives, shards or at addresses, to a Dataset."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.datasets.archives import LIMIT, Limit
-from pipeline.datasets.checks import check_unique, missing_files
+from pipeline.datasets.checks import check_unique, missing_files, read_lines
 from pipeline.datasets.class_names import check_class_names
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.downloads import cache_folder
 from pipeline.datasets.image_names import TEST_PREFIX, ImageNames
-from pipeline.datasets.listing import ListedImage, no_images, scan
+from pipeline.datasets.listing import ListedImage, Listing, describe_passed_over, excluded_by
 from pipeline.datasets.parquet_images import image_column, read_parquet_images
-from pipeline.datasets.remote import fetch, is_address
+from pipeline.datasets.remote import Fetched, fetch, is_address, path_of
+from pipeline.datasets.scan import Scan, check_utf8, is_archive, no_images, recognise, scan, sort_files
+from pipeline.datasets.splits import assign_splits, split_in_folders
 from pipeline.datasets.tables import TABLE_SUFFIXES, UNKNOWN, Row, listed_images, read_table
 from pipeline.datasets.webdataset import read_shards
 from pipeline.machine.errors import PipelineError
-from pipeline.photos.formats import why_unreadable
+from pipeline.photos.formats import PHOTO_SUFFIXES
+
+Source = Path | str
+"""A path or an address."""
 
 
 @dataclass(frozen=True)
@@ -33,110 +38,229 @@ class Reading:
     """Whether images that a table lists may have no file."""
     cache: Path = field(default_factory=cache_folder)
     """Folder for what comes from an address."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of names that are passed over; see `excluded_by`."""
 
 
 def load(
-    images: Path | str,
+    images: Source | Sequence[Source],
     class_names: Sequence[str],
-    test_images: Path | str | None = None,
+    test_images: Source | Sequence[Source] | None = None,
     labels: Path | None = None,
     reading: Reading = Reading(),
 ) -> Dataset:
-    """Images of a source for training and, as wanted, of another for testing.
+    """Images of sources for training and, as wanted, of others for testing.
 
     Args:
-        images: a folder (searched to any depth); a CSV or Parquet file that lists files (`read_table`); a Parquet file
-            with the images in it, or a folder of them (`read_parquet_images`); a WebDataset tar or folder of tars
-            (`read_shards`); or the address of a folder or file of photos, of tars or of such Parquet files (`fetch`).
-            All are for training, unless a column split says test.
+        images: one or more of: a folder (searched to any depth) of photos, WebDataset tars and Parquet files with images
+            in them; such a tar or Parquet file, or a zip; a photo; a CSV or Parquet file that lists files
+            (`read_table`) or a .txt file with a path per line; the address of a folder or file of photos, tars or such
+            Parquet files (`fetch`). All are for training, unless a column split, or the names of their folders or shards,
+            say test (`assign_splits`).
         class_names: C unique names.
-        test_images: a source of test images; their ids begin with "test/". A folder within `images` will do.
+        test_images: sources of test images; their ids begin with "test/". A folder within `images` will do.
         labels: a table of labels for all of the images or some, and of splits as wanted. It may call an image by any
             name of `ImageNames` that is unambiguous.
-        reading: unpacking and what may be missing.
+        reading: unpacking, what may be missing, and what is passed over.
 
     Returns:
-        Ids are paths from the source's folder. `labels` is None where no image is labelled; an image without
-        labels, where others have some, is -1 in every class.
+        Ids are paths from the source's folder; with several folders, they begin with the name of each. `labels` is None
+        where no image is labelled; an image without labels, where others have some, is -1 in every class.
 
     Raises:
         PipelineError: a source holds no image or is broken; an image is listed twice or has no file; a label
             is none of the classes; a name in the table of labels is none of the images', or of several.
     """
     check_class_names(class_names)
-    reading = reading or Reading()
-    listed, left_out = read_source(images, class_names, reading)
-    if test_images is not None:
-        test, test_left_out = read_source(test_images, class_names, reading)
-        test_paths = {image.path for image in test}
-        listed = [image for image in listed if image.path not in test_paths]
-        listed += [replace(image, image_id=f"{TEST_PREFIX}{image.image_id}", split="test") for image in test]
-        left_out |= {f"{TEST_PREFIX}{image_id}": reason for image_id, reason in test_left_out.items()}
-    check_unique([image.image_id for image in listed], Path(images))
+    sources, test_sources = as_list(images), as_list(test_images)
+    found = _read_all(sources, class_names, reading)
+    test_found = _read_all(test_sources, class_names, reading)
+    test, test_left_out, _ = assign_splits(_once(test_found), wanted="test")
+    train = _once(found, {image.real_place for image in test})
+    listed, left_out, notes = assign_splits(train, wanted="train", has_test=bool(test))
+    listed += [replace(image, image_id=f"{TEST_PREFIX}{image.image_id}", split="test") for image in test]
+    for listing in found:
+        left_out |= listing.left_out
+    for each in (test_left_out, *(listing.left_out for listing in test_found)):
+        left_out |= {f"{TEST_PREFIX}{image_id}": reason for image_id, reason in each.items()}
+    check_unique([image.image_id for image in listed], " and ".join(map(str, (*sources, *test_sources))))
     if labels is not None:
         listed = _with_labels(listed, left_out, labels, class_names)
-    image_ids, paths = [image.image_id for image in listed], [image.path for image in listed]
-    splits = [image.split or "train" for image in listed]
     return Dataset(
-        Path(images).stem,
+        " and ".join(map(_title, sources)),
         list(class_names),
-        image_ids,
-        paths,
-        splits,
+        [image.image_id for image in listed],
+        [image.path for image in listed],
+        [image.split or "train" for image in listed],
         _label_matrix(listed, len(class_names)),
         None,
         left_out,
+        [*_notes((*sources, *test_sources), (*found, *test_found), reading.exclude), *notes],
     )
 
 
-def read_source(
-    source: Path | str, class_names: Sequence[str], reading: Reading
-) -> tuple[list[ListedImage], dict[str, str]]:
-    """The images of a source (see `load`), and by id why others are left out.
+def as_list(sources: Source | Sequence[Source] | None) -> list[Source]:
+    """One source, several or none, as a list."""
+    return [sources] if isinstance(sources, Path | str) else list(sources or ())
+
+
+def own_path(source: Path) -> Path:
+    """The absolute path of a source, ending in its own name: "." and ".." stand for the folders that they mean."""
+    path = source.expanduser().absolute()
+    if path.name in ("", ".."):
+        return path.resolve()
+    return path.parent.resolve() / path.name if ".." in path.parts else path
+
+
+def name_of(source: Source) -> str:
+    """What a source is called: the last part of its path or address; empty for "/"."""
+    return path_of(source.rstrip("/")).name if is_address(source) else own_path(Path(source)).name
+
+
+def _title(source: Source) -> str:
+    """What the photos of a source are called."""
+    name = name_of(source) or str(source)
+    return name if is_address(source) or own_path(Path(source)).is_dir() else Path(name).stem
+
+
+def _once(listings: Sequence[Listing], elsewhere: Set[str] = frozenset()) -> list[ListedImage]:
+    """The images of all listings without those that an earlier one has too, as a folder and one inside it.
+
+    Args:
+        listings: of the sources.
+        elsewhere: real places of images that are not to be in the result.
+    """
+    if len(listings) == 1 and not elsewhere:
+        return listings[0].images
+    kept: list[ListedImage] = []
+    before = set(elsewhere)
+    for listing in listings:
+        own = [image for image in listing.images if image.real_place not in before]
+        before |= {image.real_place for image in own}
+        kept += own
+    return kept
+
+
+def _read_all(sources: Sequence[Source], class_names: Sequence[str], reading: Reading) -> list[Listing]:
+    """What each source holds, and the ids of folders, where there are several sources, with the name of each in front."""
+    listings = [read_source(source, class_names, reading) for source in sources]
+    return listings if len(sources) == 1 else list(map(_with_prefix, listings, prefixes(sources), sources))
+
+
+def prefixes(sources: Sequence[Source]) -> list[str]:
+    """The shortest ends of the sources' paths that tell each from the others."""
+    parts = [path_of(each).parts if is_address(each) else own_path(Path(each)).parts for each in sources]
+    found = []
+    for own in parts:
+        others = [each for each in parts if each != own]
+        lengths = (n for n in range(1, len(own)) if all(each[-n:] != own[-n:] for each in others))
+        found.append("/".join(own[-next(lengths, len(own)) :]).lstrip("/"))
+    return found
+
+
+def _with_prefix(listing: Listing, prefix: str, source: Source) -> Listing:
+    if not (is_address(source) or own_path(Path(source)).is_dir()):
+        return listing  # the ids of a file's images are as the file gives them, or begin with its name
+    images = [replace(image, image_id=f"{prefix}/{image.image_id}") for image in listing.images]
+    return replace(listing, images=images, left_out={f"{prefix}/{key}": why for key, why in listing.left_out.items()})
+
+
+def _notes(sources: Sequence[Source], listings: Sequence[Listing], exclude: Sequence[str]) -> list[str]:
+    """What to say about what sources hold, beside the photos themselves; see `notes_of`."""
+    notes = [note for pair in zip(sources, listings, strict=True) for note in notes_of(*pair)]
+    return [*notes, *unused_patterns(listings, exclude)]
+
+
+def notes_of(source: Source, listing: Listing) -> list[str]:
+    """A line on what of a source was taken and what was not; none where everything was."""
+    if not listing.passed_over:
+        return []
+    passed = describe_passed_over(listing.passed_over)
+    return [f"{source}: {len(listing.images):,} photos. Passed over: {passed}"]
+
+
+def unused_patterns(listings: Sequence[Listing], exclude: Sequence[str]) -> list[str]:
+    """A line for each pattern of --exclude that nothing matches: it may be misspelt."""
+    used = {reason for listing in listings for reason in listing.passed_over}
+    return [f"--exclude {each} matches nothing" for each in exclude if f"by --exclude {each}" not in used]
+
+
+def read_source(source: Source, class_names: Sequence[str], reading: Reading) -> Listing:
+    """The images of a source (see `load`), why others are left out, and what is passed over.
 
     Raises:
         PipelineError: it holds none, or is broken.
     """
     if is_address(source):
-        listed, left_out = read_fetched(fetch(str(source), reading.cache), class_names, reading)
+        listing = read_fetched(fetch(str(source), reading.cache, reading.exclude), class_names, reading)
     else:
-        listed, left_out = _read_local(Path(source), class_names, reading)
-    if not listed:
-        raise no_images(source, left_out)
-    return listed, left_out
+        listing = _read_local(Path(source), class_names, reading)
+    if not listing.images:
+        raise no_images(source, listing.left_out, listing.passed_over)
+    return listing
 
 
-def _read_local(source: Path, class_names: Sequence[str], reading: Reading) -> tuple[list[ListedImage], dict[str, str]]:
-    shards = {suffix: sorted(source.glob(f"*{suffix}")) if source.is_dir() else [] for suffix in (".tar", ".parquet")}
-    unpack_to = reading.unpack_to or source.with_name(f"{source.name}.unpacked")
-    suffix = source.suffix.lower()
-    if shards[".parquet"] or (suffix == ".parquet" and source.is_file() and image_column(source)):
-        return read_parquet_images(shards[".parquet"] or [source], class_names, unpack_to, reading.limit), {}
-    if suffix in TABLE_SUFFIXES:
-        listed = listed_images(source, class_names)
-        ids, paths = [image.image_id for image in listed], [image.path for image in listed]
-        left_out = missing_files(ids, paths, source, skip=reading.skip_missing) if listed else {}
-        return [image for image in listed if image.image_id not in left_out], left_out
-    if shards[".tar"] or suffix == ".tar":
-        return read_shards(shards[".tar"] or [source], class_names, unpack_to, reading.limit)
-    found = scan(source)
-    return found.images, found.left_out
+def _read_local(source: Path, class_names: Sequence[str], reading: Reading) -> Listing:
+    path = own_path(source)
+    check_utf8(path)
+    unpack_to = reading.unpack_to or (path.with_name(f"{path.name}.unpacked") if path.name else None)
+    suffix = path.suffix.lower()
+    if path.is_dir() or not (path.exists() or is_archive(path) or suffix in (*TABLE_SUFFIXES, ".txt")):
+        if reading.unpack_to and path.is_dir() and reading.unpack_to.resolve() == path.resolve():
+            raise PipelineError(f"--unpack-to is the folder of the photos, {source}. Choose another folder.")
+        return read_scan(scan(path, reading.exclude, reading.unpack_to), class_names, unpack_to, reading)
+    if is_archive(path) or (suffix == ".parquet" and path.is_file() and image_column(path)):
+        return read_scan(Scan(shards={path.name: path}), class_names, unpack_to, reading)
+    if suffix in TABLE_SUFFIXES or suffix == ".txt":
+        return _read_list(path, class_names, reading)
+    if suffix in PHOTO_SUFFIXES or (path.is_file() and recognise(path)):
+        return Listing([ListedImage(path.name, path)])
+    raise PipelineError(
+        f"{source} is not a source of photos. Give a folder, a photo, an archive (.tar, .tgz, .zip), a Parquet file, or a "
+        "list of photos (.csv, .parquet, .txt)."
+    )
 
 
-def read_fetched(
-    files: Mapping[str, Path], class_names: Sequence[str], reading: Reading
-) -> tuple[list[ListedImage], dict[str, str]]:
-    """The images of what was fetched from an address: shards, or else photos."""
+def _read_list(table: Path, class_names: Sequence[str], reading: Reading) -> Listing:
+    """The images that a table or a text file lists."""
+    if table.suffix.lower() == ".txt":
+        listed = [ListedImage(Path(line).as_posix(), table.parent / line) for line in read_lines(table)]
+    else:
+        listed = listed_images(table, class_names)
+    passed_over: dict[str, list[str]] = {}
+    kept = []
+    for image in listed:
+        if reason := excluded_by(image.image_id, reading.exclude):
+            passed_over.setdefault(reason, []).append(image.image_id)
+        else:
+            kept.append(image)
+    ids, paths = [image.image_id for image in kept], [image.path for image in kept]
+    left_out = missing_files(ids, paths, table, skip=reading.skip_missing) if kept else {}
+    return Listing([image for image in kept if image.image_id not in left_out], left_out, passed_over)
+
+
+def read_scan(found: Scan, class_names: Sequence[str], unpack_to: Path | None, reading: Reading) -> Listing:
+    """The photos of a folder or an address, and those in its shards."""
+    if found.shards and unpack_to is None:
+        raise PipelineError("there is no place beside / to unpack archives to. Name a folder with --unpack-to.")
+    images = [ListedImage(name, path, named_split=split_in_folders(name)) for name, path in found.photos.items()]
+    parquet = {name: path for name, path in found.shards.items() if name.lower().endswith(".parquet")}
+    tars = {name: path for name, path in found.shards.items() if name not in parquet}
+    images += read_parquet_images(parquet, class_names, unpack_to, reading.limit, reading.exclude)
+    inside = read_shards(tars, class_names, unpack_to, reading.limit, reading.exclude)
+    passed_over = dict(found.passed_over)
+    for reason, names in inside.passed_over.items():
+        passed_over[reason] = [*passed_over.get(reason, []), *names]
+    return Listing([*images, *inside.images], {**found.left_out, **inside.left_out}, passed_over)
+
+
+def read_fetched(fetched: Fetched, class_names: Sequence[str], reading: Reading) -> Listing:
+    """The images of what was fetched from an address."""
+    found = sort_files(fetched.files)
+    for reason, names in fetched.passed_over.items():
+        found.passed_over.setdefault(reason, []).extend(names)
     unpack_to = reading.unpack_to or reading.cache / "unpacked"
-    by_suffix = {
-        suffix: [path for path in files.values() if path.suffix.lower() == suffix] for suffix in (".parquet", ".tar")
-    }
-    if by_suffix[".parquet"]:
-        return read_parquet_images(by_suffix[".parquet"], class_names, unpack_to, reading.limit), {}
-    if by_suffix[".tar"]:
-        return read_shards(by_suffix[".tar"], class_names, unpack_to, reading.limit)
-    left_out = {name: reason for name, path in files.items() if (reason := why_unreadable(path.suffix))}
-    return [ListedImage(name, path.absolute()) for name, path in files.items() if name not in left_out], left_out
+    return read_scan(found, class_names, unpack_to, reading)
 
 
 def _with_labels(

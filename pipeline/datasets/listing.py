@@ -1,15 +1,17 @@
-"""One image as a folder, a table or a shard lists it, and the walk through a folder."""
+"""One image as a folder, a table or a shard lists it, and which files of a source are not looked at."""
 
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path, PurePath
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 
-from pipeline.machine.errors import PipelineError, printable
+from pipeline.machine.errors import printable
 from pipeline.machine.progress import say
-from pipeline.photos.formats import PHOTO_SUFFIXES, kind_of, readable_suffixes, why_unreadable
 from pipeline.runs.score_table import LABEL_SEPARATOR
 
 
@@ -23,23 +25,78 @@ class ListedImage:
     """int8 [C]: 1 present, 0 absent, -1 unknown; None for not labelled."""
     split: str | None = None
     """The split that the source asks for, "train" or "test"; None for no wish."""
+    named_split: str | None = None
+    """The split in the name of its folder or shard: "train", "validation" or "test"; None for none."""
+    shard: Path | None = None
+    """The tar or Parquet file that it was unpacked from; None for a photo in a file of its own."""
+
+    @property
+    def real_place(self) -> str:
+        """The shard or file that holds it, with the links of its folder followed: the same for each way to write it."""
+        place = self.shard or self.path
+        return f"{_real_folder(place.parent)}/{place.name}"
+
+
+@cache
+def _real_folder(folder: Path) -> str:
+    return os.path.realpath(folder)
 
 
 @dataclass(frozen=True)
-class Scan:
-    """What a walk through a folder has found."""
+class Listing:
+    """What a source holds."""
 
     images: list[ListedImage]
-    """Sorted by id, which is the posix path from the folder."""
-    left_out: dict[str, str]
+    left_out: dict[str, str] = field(default_factory=dict)
     """Id of what looks like a photo and cannot be one here, to the reason."""
+    passed_over: dict[str, list[str]] = field(default_factory=dict)
+    """Why files and folders are not looked at, to their names."""
 
 
-def scan_folder(root: Path) -> list[ListedImage]:
-    """Every image below a folder as `scan`; what is left out is said."""
-    found = scan(root)
-    say_left_out(found.left_out, root)
-    return found.images
+NOT_PHOTOS = "of other kinds"
+HIDDEN = "hidden"
+JUNK = "made by a NAS or an operating system"
+JUNK_FOLDERS = frozenset(
+    (
+        *("@eadir", "@recycle", "@recently-snapshot", "@tmp", "@__thumb", "#recycle", "#snapshot", "~snapshot"),
+        *("__macosx", "lost+found", "$recycle.bin", "recycler", "system volume information", "network trash folder"),
+    )
+)
+"""Names of folders, in lower case, that file systems, NAS and archivers add to photos: thumbnails and deleted files."""
+
+
+def excluded_by(name: str, patterns: Sequence[str]) -> str | None:
+    """The reason "by --exclude PATTERN" of the first pattern that a name matches; None where none does.
+
+    Args:
+        name: posix path from the source.
+        patterns: of a file's or folder's name, or the end of its path, with the wildcards *, ? and []; a slash in
+            front ties a pattern to the source itself.
+    """
+    if not patterns:
+        return None
+    path = unicodedata.normalize("NFC", f"/{name}")
+    for pattern in patterns:
+        end = unicodedata.normalize("NFC", pattern).removesuffix("/**").rstrip("/")
+        if fnmatchcase(path, end if end.startswith("/") else f"*/{end.removeprefix('**/')}"):
+            return f"by --exclude {pattern}"
+    return None
+
+
+def why_passed_over(name: str, patterns: Sequence[str] = (), *, is_folder: bool = False) -> str | None:
+    """Why a file or folder is not looked at, by its own name; None where it is.
+
+    Args:
+        name: posix path from the source.
+        patterns: see `excluded_by`.
+        is_folder: whether it is a folder.
+    """
+    base = name.rpartition("/")[2]
+    if reason := excluded_by(name, patterns):
+        return reason
+    if base.startswith("."):
+        return HIDDEN
+    return JUNK if is_folder and base.casefold() in JUNK_FOLDERS else None
 
 
 def say_left_out(left_out: Mapping[str, str], source: Path | str) -> None:
@@ -52,67 +109,17 @@ def say_left_out(left_out: Mapping[str, str], source: Path | str) -> None:
         say(f"{source}: {printable(names[0])}{others} left out: {reason}.")
 
 
-def scan(root: Path) -> Scan:
-    """Every image below a folder, searched to any depth; hidden files and folders are passed over.
-
-    Links are followed. A FIFO, socket or device, a link to nothing, and a photo of a format that cannot be read here are
-    left out, with the reason.
-
-    Raises:
-        PipelineError: a folder cannot be read, links form a loop, or a name is not valid Unicode.
-    """
-    images, left_out = [], {}
-    for folder, entry in _walk(root):
-        suffix = PurePath(entry.name).suffix.lower()
-        if suffix not in PHOTO_SUFFIXES:
-            continue
-        path = Path(folder, entry.name)
-        image_id = _image_id(path, root)
-        if reason := _why_not(entry) or why_unreadable(suffix):
-            left_out[image_id] = reason
-        else:
-            images.append(ListedImage(image_id, path.absolute()))
-    return Scan(sorted(images, key=lambda image: image.image_id), dict(sorted(left_out.items())))
+def describe_passed_over(passed_over: Mapping[str, Sequence[str]]) -> str:
+    """What was not looked at, as "3 of other kinds (.txt, .json), 1 hidden (.cache)"; empty for nothing."""
+    return ", ".join(f"{len(names):,} {reason} ({_examples(reason, names)})" for reason, names in passed_over.items())
 
 
-def no_images(source: Path | str, left_out: Mapping[str, str]) -> PipelineError:
-    """The error about a source without a single image."""
-    name, reason = next(iter(left_out.items()), ("", ""))
-    also = f" It has {len(left_out)} that cannot be read, first {name}: {reason}." if left_out else ""
-    return PipelineError(f"{source} has no images, expected files ending in {', '.join(readable_suffixes())}.{also}")
-
-
-def _walk(root: Path) -> Iterator[tuple[str, os.DirEntry]]:
-    """Folder and entry of everything that is no folder, below `root`."""
-    folders = [str(root)]
-    while folders:
-        folder = folders.pop()
-        try:
-            with os.scandir(folder) as entries:
-                found = [entry for entry in entries if not entry.name.startswith(".")]
-        except OSError as error:
-            raise PipelineError(
-                f"folder {folder} cannot be read: {error.strerror}. Mend it or leave it out."
-            ) from error
-        for entry in found:
-            if not entry.is_dir():
-                yield folder, entry
-                continue
-            if entry.is_symlink():
-                _refuse_loop(Path(folder), Path(entry.path))
-            folders.append(entry.path)
-
-
-def _why_not(entry: os.DirEntry) -> str | None:
-    """Why an entry is no file, None where it is one; asks the disk only about links and oddities."""
-    try:
-        if entry.is_file():
-            return None
-        return f"it is {kind_of(entry.stat().st_mode)}, not a file"
-    except FileNotFoundError:
-        return "it is a link to a file that is missing"
-    except OSError as error:
-        return f"it cannot be read ({error.strerror})"
+def _examples(reason: str, names: Sequence[str]) -> str:
+    """The first names, or the endings of what are not photos."""
+    if reason == NOT_PHOTOS:
+        names = [f".{name.rpartition('.')[2]}" if "." in name.rpartition("/")[2] else "no ending" for name in names]
+    names = list(dict.fromkeys(names))
+    return ", ".join(map(printable, names[:3])) + (" ..." if len(names) > 3 else "")
 
 
 def parse_labels(labels: object) -> list[str]:
@@ -126,17 +133,3 @@ def parse_labels(labels: object) -> list[str]:
     if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
         raise ValueError(f"expected class names joined with {LABEL_SEPARATOR!r} or a list of them")
     return [name.strip() for name in labels if name.strip()]
-
-
-def _refuse_loop(folder: Path, link: Path) -> None:
-    if folder.resolve().is_relative_to(link.resolve()):
-        raise PipelineError(f"{link} is a link to a folder that it lies in. Remove the link.")
-
-
-def _image_id(path: Path, root: Path) -> str:
-    image_id = path.relative_to(root).as_posix()
-    try:
-        image_id.encode()
-    except UnicodeEncodeError as error:
-        raise PipelineError(f"the name of {os.fsencode(path)!r} is not valid UTF-8. Rename the file.") from error
-    return image_id

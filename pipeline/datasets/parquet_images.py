@@ -2,23 +2,23 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from pipeline.datasets.archives import LIMIT, Limit
-from pipeline.datasets.listing import ListedImage, parse_labels
+from pipeline.datasets.listing import ListedImage, excluded_by, parse_labels
+from pipeline.datasets.splits import split_in_shard
 from pipeline.datasets.tables import import_pyarrow, label_row
 from pipeline.machine.errors import PipelineError, first_line
-from pipeline.photos.formats import PHOTO_SUFFIXES
+from pipeline.photos.formats import PHOTO_SUFFIXES, suffix_of
 from pipeline.runs.files import replacing
 
 ROWS = 64
 """Rows that are in memory together."""
-
-_MAGIC = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp", b"RIFF": ".webp"}
 
 
 def image_column(path: Path) -> str | None:
@@ -39,17 +39,22 @@ def image_column(path: Path) -> str | None:
 
 
 def read_parquet_images(
-    shards: Sequence[Path], class_names: Sequence[str], unpack_to: Path, limit: Limit = LIMIT
+    shards: Mapping[str, Path],
+    class_names: Sequence[str],
+    unpack_to: Path,
+    limit: Limit = LIMIT,
+    exclude: Sequence[str] = (),
 ) -> list[ListedImage]:
     """Images of Parquet files, each written once to a file that is called by its SHA-256.
 
     Args:
-        shards: Parquet files with `image_column`, and as wanted image_id, split (train or test), and labels (a list of
+        shards: name to a Parquet file with `image_column`, and as wanted image_id, split (train or test), and labels (a list of
             class names, or names joined by ";") or label (one name). Numbers stand for the names of the file's own
             ClassLabel feature, or else for `class_names`.
         class_names: C names.
         unpack_to: folder for the image files.
         limit: of what one shard may unpack.
+        exclude: patterns of ids that are passed over.
 
     Returns:
         In the files' order. Ids are `shard/path` where the paths in a shard differ, else `shard/row`.
@@ -57,10 +62,17 @@ def read_parquet_images(
     Raises:
         PipelineError: a file is broken or has no such column; a row has no image or a wrong label.
     """
-    return [image for shard in shards for image in _read_shard(shard, class_names, unpack_to, limit)]
+    return [
+        image
+        for name, shard in shards.items()
+        for image in _read_shard(name, shard, class_names, unpack_to, limit)
+        if excluded_by(image.image_id, exclude) is None
+    ]
 
 
-def _read_shard(shard: Path, class_names: Sequence[str], unpack_to: Path, limit: Limit) -> list[ListedImage]:
+def _read_shard(
+    shard_name: str, shard: Path, class_names: Sequence[str], unpack_to: Path, limit: Limit
+) -> list[ListedImage]:
     column = image_column(shard)
     if column is None:
         raise PipelineError(f"{shard} has no column of images, expected one of bytes or of {{bytes, path}}.")
@@ -82,13 +94,13 @@ def _read_shard(shard: Path, class_names: Sequence[str], unpack_to: Path, limit:
         if image_id is not None and not isinstance(image_id, str | int):
             raise PipelineError(f"{where} has image_id {image_id!r}, expected text. Correct it.")
         labels = _labels(row, features, class_names, where)
-        images.append(ListedImage(str(image_id or ""), _keep(content, name, unpack_to), labels, split or None))
+        path = _keep(content, name, unpack_to)
+        images.append(ListedImage(str(image_id or ""), path, labels, split or None, split_in_shard(shard_name), shard))
         inner.append(name)
+    stem = shard_name[: -len(".parquet")]
     plain = "" in inner or len(set(inner)) < len(inner)
     return [
-        image
-        if image.image_id
-        else ListedImage(f"{shard.stem}/{number if plain else name}", image.path, image.labels, image.split)
+        image if image.image_id else replace(image, image_id=f"{stem}/{number if plain else name}")
         for number, (image, name) in enumerate(zip(images, inner, strict=True))
     ]
 
@@ -140,6 +152,8 @@ def _labels(
     cell = row[column]
     numbered = features.get(column, class_names)
     entries = cell if isinstance(cell, list) else [cell]
+    if entries == [-1]:  # how test labels are kept secret
+        return None
     try:
         if all(isinstance(entry, int) for entry in entries):
             if any(not 0 <= entry < len(numbered) for entry in entries):
@@ -157,7 +171,7 @@ def _keep(content: bytes, name: str, folder: Path) -> Path:
     digest = hashlib.sha256(content).hexdigest()
     suffix = PurePosixPath(name).suffix.lower()
     if suffix not in PHOTO_SUFFIXES:
-        suffix = next((each for magic, each in _MAGIC.items() if content.startswith(magic)), ".tif")
+        suffix = suffix_of(content) or ""
     path = folder.absolute() / digest[:2] / f"{digest}{suffix}"
     if not path.is_file():
         with replacing(path, durable=False) as partial:

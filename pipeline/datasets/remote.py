@@ -6,9 +6,12 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from pipeline.datasets.listing import NOT_PHOTOS, describe_passed_over, why_passed_over
+from pipeline.datasets.scan import SHARD_SUFFIXES
 from pipeline.machine.errors import PipelineError, first_line
 from pipeline.machine.progress import bar
 from pipeline.photos.formats import PHOTO_SUFFIXES
@@ -34,7 +37,17 @@ def path_of(address: str) -> PurePosixPath:
     return PurePosixPath(address.split("?")[0] if address.startswith(("http://", "https://")) else address)
 
 
-def fetch(address: str, cache: Path, *, shown: bool = True) -> dict[str, Path]:
+@dataclass(frozen=True)
+class Fetched:
+    """What was fetched from an address."""
+
+    files: dict[str, Path]
+    """Name from the folder's address (of a file, its own) to path, sorted by name."""
+    passed_over: dict[str, list[str]]
+    """Why other files were not fetched, to their names."""
+
+
+def fetch(address: str, cache: Path, exclude: Sequence[str] = (), *, shown: bool = True) -> Fetched:
     """The photos, tar and Parquet files at an address, as files on this machine.
 
     Each lies at cache/remote/SHA-256/name, and is fetched again only when the server says that it has changed.
@@ -42,10 +55,8 @@ def fetch(address: str, cache: Path, *, shown: bool = True) -> dict[str, Path]:
     Args:
         address: of a file or a folder, which is searched to any depth; `SCHEMES` are known.
         cache: folder.
+        exclude: patterns of names that are not fetched; see `listing.excluded_by`.
         shown: whether a bar is drawn.
-
-    Returns:
-        Name from the folder's address (of a file, its own) to path, sorted by name.
 
     Raises:
         PipelineError: the address is none of these, cannot be reached or holds nothing; a package is missing.
@@ -64,9 +75,10 @@ def fetch(address: str, cache: Path, *, shown: bool = True) -> dict[str, Path]:
     index_path = cache / "remote" / f"{hashlib.sha256(address.encode()).hexdigest()[:32]}.json"
     known = _read_index(index_path)
     try:
-        found = _list(system, root)
+        found, passed_over = _list(system, root, exclude)
         if not found:
-            raise PipelineError(f"{address} has no photos, tar or Parquet files. Check the address.")
+            passed = f" Passed over: {describe_passed_over(passed_over)}." if passed_over else ""
+            raise PipelineError(f"{address} has no photos, tar or Parquet files. Check the address.{passed}")
         index: dict[str, dict[str, Any]] = {}
         with bar("fetch", len(found)) if shown else nullcontext() as progress:
             names = sorted(found)
@@ -79,15 +91,18 @@ def fetch(address: str, cache: Path, *, shown: bool = True) -> dict[str, Path]:
     except (OSError, *_more_errors()) as error:
         raise PipelineError(f"{address} could not be fetched ({first_line(error)}). Check it, or run again.") from error
     write_json(index_path, index)
-    return {_relative(name, root): cache / "remote" / entry["place"] for name, entry in index.items()}
+    files = {_relative(name, root): cache / "remote" / entry["place"] for name, entry in index.items()}
+    return Fetched(files, passed_over)
 
 
-def fetch_each(addresses: Sequence[str], cache: Path) -> dict[str, dict[str, Path] | PipelineError]:
+def fetch_each(
+    addresses: Sequence[str], cache: Path, exclude: Sequence[str] = ()
+) -> dict[str, Fetched | PipelineError]:
     """What `fetch` gives of each address, or why it gives nothing; many at a time."""
 
-    def one(address: str) -> dict[str, Path] | PipelineError:
+    def one(address: str) -> Fetched | PipelineError:
         try:
-            return fetch(address, cache, shown=False)
+            return fetch(address, cache, exclude, shown=False)
         except PipelineError as error:
             return error
 
@@ -99,18 +114,29 @@ def fetch_each(addresses: Sequence[str], cache: Path) -> dict[str, dict[str, Pat
     return found
 
 
-def _list(system: Any, root: str) -> dict[str, Any]:
-    """What can be used below a root, by name, to a mark that changes with its content; None for no mark."""
-    suffixes = (*PHOTO_SUFFIXES, ".tar", ".parquet")
+def _list(system: Any, root: str, exclude: Sequence[str]) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """What can be used below a root, and why other files are passed over, to their names.
+
+    What can be used is by name to a mark that changes with its content; None for no mark.
+    """
+    suffixes = (*PHOTO_SUFFIXES, *SHARD_SUFFIXES)
     # to a web server everything is a file, folders too
     is_file = path_of(root).suffix.lower() in suffixes and system.isfile(root)
     files = {root: system.info(root)} if is_file else system.find(root, detail=True)
-    return {
-        name: _mark(info)
-        for name, info in files.items()
-        if path_of(name).suffix.lower() in suffixes
-        and not any(part.startswith(".") for part in PurePosixPath(_relative(name, root)).parts)
-    }
+    marks, passed_over = {}, {}
+    for name, info in files.items():
+        relative = _relative(name, root)
+        around = map(str, list(PurePosixPath(relative).parents)[:-1])
+        reason = why_passed_over(relative, exclude) or next(
+            filter(None, (why_passed_over(folder, exclude, is_folder=True) for folder in around)), None
+        )
+        if reason is None and path_of(name).suffix.lower() not in suffixes:
+            reason = NOT_PHOTOS
+        if reason:
+            passed_over.setdefault(reason, []).append(relative)
+        else:
+            marks[name] = _mark(info)
+    return marks, passed_over
 
 
 def _mark(info: dict[str, Any]) -> list[str] | None:

@@ -1,32 +1,44 @@
 """Tar shards of the WebDataset layout to the images they hold, unpacked once into a folder."""
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.datasets.archives import LIMIT, Limit, extract
-from pipeline.datasets.listing import ListedImage, parse_labels, scan
+from pipeline.datasets.listing import NOT_PHOTOS, ListedImage, Listing, excluded_by, parse_labels
+from pipeline.datasets.scan import ARCHIVE_SUFFIXES, scan
+from pipeline.datasets.splits import split_in_folders, split_in_shard
 from pipeline.datasets.tables import label_row
 from pipeline.machine.errors import PipelineError
 from pipeline.runs.files import replacing_folder
 
+BEGIN = 65_536
+"""Bytes of a shard that are part of its folder's name."""
+NESTED = "archives or Parquet inside an archive"
+
 
 def read_shards(
-    shards: Sequence[Path], class_names: Sequence[str], unpack_to: Path, limit: Limit = LIMIT
-) -> tuple[list[ListedImage], dict[str, str]]:
+    shards: Mapping[str, Path],
+    class_names: Sequence[str],
+    unpack_to: Path,
+    limit: Limit = LIMIT,
+    exclude: Sequence[str] = (),
+) -> Listing:
     """Images of shards, with the labels beside them in the shard.
 
     A sample is what shares a name up to its first dot: `0001.jpg`, and as labels `0001.json` with the key
     "labels" (a list, or names joined with ";") or `0001.cls` (a class name or its number from 0).
 
     Args:
-        shards: .tar files.
+        shards: name to a tar (compressed or not) or zip file.
         class_names: C names, for the numbers.
         unpack_to: folder to unpack to; a shard that lies there already and has not changed is not unpacked again.
         limit: of what one shard may unpack.
+        exclude: patterns of names inside a shard that are passed over.
 
     Returns:
         Images sorted by id, which is `shard/path`; and by id why others are left out.
@@ -34,22 +46,38 @@ def read_shards(
     Raises:
         PipelineError: a shard is broken or unsafe, or its labels cannot be read.
     """
-    images, left_out = [], {}
-    for shard in shards:
-        found = scan(_unpacked(shard, unpack_to, limit))
-        images += [
-            ListedImage(f"{shard.stem}/{image.image_id}", image.path, _read_labels(image.path, class_names))
-            for image in found.images
-        ]
-        left_out |= {f"{shard.stem}/{image_id}": reason for image_id, reason in found.left_out.items()}
-    return images, left_out
+    images, left_out, passed_over = [], {}, {}
+    for name, shard in shards.items():
+        found = scan(_unpacked(shard, unpack_to, limit), exclude)
+        stem = without_archive_suffix(name)
+        for inner, path in found.photos.items():
+            if excluded_by(f"{stem}/{inner}", exclude) is None:
+                named = split_in_shard(name) or split_in_folders(inner)
+                labels = _read_labels(path, class_names)
+                images.append(ListedImage(f"{stem}/{inner}", path, labels, named_split=named, shard=shard))
+        left_out |= {f"{stem}/{inner}": reason for inner, reason in found.left_out.items()}
+        for reason, names in (*found.passed_over.items(), *([(NESTED, list(found.shards))] if found.shards else ())):
+            passed_over.setdefault(reason, []).extend(f"{stem}/{inner}" for inner in names)
+    # the sidecars of samples are not worth a word
+    passed_over.pop(NOT_PHOTOS, None)
+    return Listing(images, left_out, passed_over)
+
+
+def without_archive_suffix(name: str) -> str:
+    """The name of an archive or Parquet file without its ending."""
+    endings = (each for each in (*ARCHIVE_SUFFIXES, ".parquet") if name.lower().endswith(each))
+    return name[: -len(max(endings, key=len, default="")) or None]
 
 
 def _unpacked(shard: Path, unpack_to: Path, limit: Limit) -> Path:
     if not shard.is_file():
-        raise PipelineError(f"{shard} is missing, expected a tar file. Check the path.")
+        raise PipelineError(f"{shard} is missing, expected a tar or zip file. Check the path.")
     status = shard.stat()
-    folder = unpack_to / f"{shard.stem}-{status.st_size:x}-{status.st_mtime_ns:x}"
+    # a second shard of the same name, size and time is told by how it begins
+    with shard.open("rb") as file:
+        begin = hashlib.sha256(file.read(BEGIN)).hexdigest()[:12]
+    stem = without_archive_suffix(shard.name)
+    folder = unpack_to.absolute() / f"{stem}-{begin}-{status.st_size:x}-{status.st_mtime_ns:x}"
     if not folder.is_dir():
         with replacing_folder(folder) as partial:
             extract(shard, partial, limit)

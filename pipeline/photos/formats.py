@@ -1,5 +1,6 @@
-"""Which image files can be read here, by their suffix; imports Pillow, and pillow-heif where it is installed."""
+"""Which image files can be read here, by suffix or first bytes; imports Pillow, and pillow-heif where it is installed."""
 
+import re
 import stat
 from functools import cache
 
@@ -7,7 +8,10 @@ from PIL import Image, features
 
 from pipeline.machine.errors import PipelineError
 
-ALWAYS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+ALWAYS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
 """Suffixes of what every Pillow reads; in lower case, files may write them in any."""
 
 AVIF = (".avif",)
@@ -24,10 +28,38 @@ PHOTO_SUFFIXES = frozenset((*ALWAYS, *AVIF, *JPEG_2000, *HEIF, *JPEG_XL, *RAW))
 """Of photos, whether they can be read or not."""
 
 
+HEAD = 64
+"""Bytes from which `suffix_of` recognises a format."""
+_MAGIC = (
+    (re.compile(rb"\xff\xd8\xff"), ".jpg"),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), ".png"),
+    (re.compile(rb"GIF8[79]a"), ".gif"),
+    (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), ".webp"),
+    (re.compile(rb"II\*\0|MM\0\*"), ".tif"),
+    # the size of the second header tells a bitmap from a text that begins with BM
+    (re.compile(rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", re.DOTALL), ".bmp"),
+    (re.compile(rb"P[1-6]\s(\s*#[^\n]*\n)*\s*\d+\s"), ".ppm"),
+    (re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n"), ".jp2"),
+    (re.compile(rb"\xff\x4f\xff\x51"), ".j2k"),
+    (re.compile(rb"\0\0\0\x0cJXL \r\n\x87\n"), ".jxl"),
+    (re.compile(rb".{4}ftyp.{0,52}avi[fs]", re.DOTALL), ".avif"),
+    (re.compile(rb".{4}ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL), ".heic"),
+)
+
+
+def suffix_of(head: bytes) -> str | None:
+    """The suffix of the photo format that a file's first bytes show; None for any other content.
+
+    Args:
+        head: the first `HEAD` bytes, or more.
+    """
+    return next((suffix for magic, suffix in _MAGIC if magic.match(head[:HEAD])), None)
+
+
 @cache
 def readable_formats() -> tuple[str, ...]:
     """What Pillow may take a file for. A closed list, as others of its readers start programs (EPS)."""
-    formats = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"]
+    formats = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"]
     if features.check("avif"):
         formats.append("AVIF")
     if features.check("jpg_2000"):
@@ -56,11 +88,6 @@ def why_unreadable(suffix: str) -> str | None:
     if suffix in RAW:
         return "camera raw files cannot be read; convert the file to JPEG or TIFF"
     return None
-
-
-def readable_suffixes() -> list[str]:
-    """Suffixes of the photos that are read here, sorted."""
-    return sorted(suffix for suffix in PHOTO_SUFFIXES if why_unreadable(suffix) is None)
 
 
 def kind_of(mode: int) -> str:

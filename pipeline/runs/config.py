@@ -23,6 +23,7 @@ def option(
     identity: bool = True,
     content: Callable[[str], str] | None = None,
     kinds: tuple[str, ...] = (),
+    several: bool = False,
 ) -> Any:
     """Dataclass field of a `Config`.
 
@@ -34,8 +35,10 @@ def option(
         identity: whether the value is part of the artifact's fingerprint; False for what changes only the speed.
         content: for a value that names a file, what stands for it in the fingerprint.
         kinds: the datasets that it is for; none: all.
+        several: whether it may be a list of texts, and be repeated on the command line.
     """
-    metadata = {"help": help, "min": min, "max": max, "identity": identity, "content": content, "kinds": kinds}
+    metadata = {"help": help, "min": min, "max": max, "identity": identity, "content": content}
+    metadata |= {"kinds": kinds, "several": several}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: default, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -96,6 +99,11 @@ class Config:
             raise PipelineError(f"{where}: {error}") from None
 
 
+def each_of(value: str | list[str]) -> list[str]:
+    """The values of an option that may be repeated; none where it is empty."""
+    return [each for each in ([value] if isinstance(value, str) else value) if each]
+
+
 def file_identity(path: str) -> str:
     """Hash of the content of a file or folder; empty for no path."""
     return f"sha256:{sha256_of(Path(path).expanduser())[:16]}" if path else ""
@@ -116,6 +124,10 @@ def teacher_identity(spec: str) -> str:
 def check_value(item: dataclasses.Field, value: Any) -> None:
     """Raise `PipelineError` unless `value` suits the field's type, choices and range."""
     name, kind = item.name, item.type
+    if item.metadata.get("several"):
+        if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
+            raise PipelineError(f"{name} is {value!r}, expected a text or a list of texts.")
+        return
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
             raise PipelineError(f"{name} is {value!r}, expected one of {', '.join(map(str, get_args(kind)))}.")

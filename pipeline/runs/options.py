@@ -47,13 +47,20 @@ class PrepareConfig(Config):
     )
     train_list: str = option("", "list of a re-crawl to train on", kinds=("nuswide",))
     test_list: str = option("", "list of a re-crawl to evaluate on", kinds=("nuswide",))
-    images: str = option(
+    images: str | list[str] = option(
         "",
-        "folder of photos, CSV, Parquet or WebDataset tars, or an address (s3://, gs://, https://); of NUS-WIDE, the "
-        "folder that paths start from",
+        "folder of photos, photo, list (.csv, .parquet, .txt), Parquet with photos, WebDataset tar, zip, or address "
+        "(s3://, gs://, https://); may be repeated; of NUS-WIDE, the folder that paths start from",
         kinds=("folder", "nuswide"),
+        several=True,
     )
-    test_images: str = option("", "the same, for evaluation alone", kinds=("folder",))
+    test_images: str | list[str] = option("", "the same, for evaluation alone", kinds=("folder",), several=True)
+    exclude: str | list[str] = option(
+        "",
+        "names to pass over, as '*_thumb.jpg' or 'raw': of files or folders, or ends of paths; may be repeated",
+        kinds=("folder",),
+        several=True,
+    )
     classes: str = option("", "class names joined by commas, or a text file with one per line", kinds=("folder",))
     labels: str = option(
         "", "CSV or Parquet with columns image and labels (joined by ;) for evaluation", kinds=("folder",)

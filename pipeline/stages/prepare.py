@@ -19,6 +19,7 @@ from pipeline.machine.progress import bar, say
 from pipeline.photos.images import UnreadableImage, verify_image
 from pipeline.photos.prefetch import Prefetch
 from pipeline.runs.artifacts import Provenance, write
+from pipeline.runs.config import each_of
 from pipeline.runs.files import sha256_of
 from pipeline.runs.graph import VERSIONS
 from pipeline.runs.manifest import COLUMNS, Manifest, manifest_provenance, read_manifest, write_manifest
@@ -46,16 +47,19 @@ def load_dataset(config: PrepareConfig, run_folder: Path) -> Dataset:
         case "nuswide":
             return nuswide.load(
                 need(config, "root"),
-                *map(given, (config.images, config.train_list, config.test_list)),
+                need(config, "images") if config.images else None,
+                *map(given, (config.train_list, config.test_list)),
                 keep_unannotated=config.keep_unannotated,
                 skip_missing=config.skip_missing,
             )
         case "folder":
             names = read_class_names(config)
-            need(config, "images")
+            if not each_of(config.images):
+                need(config, "images")
             limit = Limit(config.unpack_gb, config.unpack_files)
-            reading = folder.Reading(given(config.unpack_to), limit, config.skip_missing)
-            images, test_images = source(config.images), source(config.test_images)
+            exclude = tuple(each_of(config.exclude))
+            reading = folder.Reading(given(config.unpack_to), limit, config.skip_missing, exclude=exclude)
+            images, test_images = ([*map(source, each_of(each))] for each in (config.images, config.test_images))
             return folder.load(images, names, test_images, given(config.labels), reading)
 
 
@@ -64,9 +68,9 @@ def given(value: str) -> Path | None:
     return Path(value) if value else None
 
 
-def source(value: str) -> Path | str | None:
-    """An option that is a path or an address, None where it is empty."""
-    return value if is_address(value) else given(value)
+def source(value: str) -> Path | str:
+    """A path or an address."""
+    return value if is_address(value) else Path(value)
 
 
 def need(config: PrepareConfig, name: str) -> Path:
@@ -76,6 +80,8 @@ def need(config: PrepareConfig, name: str) -> Path:
         raise PipelineError(
             f"a dataset of kind {config.kind} needs --{name}; give it to `ccd all` or `ccd prepare`, or in run.toml."
         )
+    if isinstance(value, list):
+        raise PipelineError(f"--{name} is given {len(value)} times, a dataset of kind {config.kind} takes one folder.")
     return Path(value)
 
 
@@ -105,6 +111,8 @@ def run(
     """
     dataset = load_dataset(config, run_folder)
     rows, kept, skipped = check_images(dataset, KnownPhotos(run_folder, fresh=force))
+    for note in dataset.notes:
+        say(f"{note}.")
     say_left_out(dataset.left_out, dataset.name)
     report_skipped(skipped)
     skipped = {**dataset.left_out, **skipped}

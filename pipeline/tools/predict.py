@@ -2,17 +2,18 @@
 
 import glob
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.classifier.api import Classifier, Photo, score_photos
 from pipeline.datasets.checks import check_files, read_lines
 from pipeline.datasets.downloads import cache_folder
-from pipeline.datasets.folder import Reading, read_fetched, read_source
-from pipeline.datasets.listing import ListedImage, say_left_out
+from pipeline.datasets.folder import Reading, notes_of, read_fetched, read_source, unused_patterns
+from pipeline.datasets.listing import Listing, excluded_by, say_left_out
 from pipeline.datasets.parquet_images import image_column
-from pipeline.datasets.remote import fetch_each, is_address, path_of
+from pipeline.datasets.remote import Fetched, fetch_each, is_address, path_of
+from pipeline.datasets.scan import NO_UTF8, is_archive, shown
 from pipeline.datasets.tables import TABLE_SUFFIXES, read_table
 from pipeline.machine.engines import Engine
 from pipeline.machine.errors import PipelineError
@@ -39,29 +40,43 @@ class Found:
         return isinstance(self.place, Path) and self.place.suffix.lower() in VIDEO_SUFFIXES
 
 
-def find_images(sources: Sequence[str], class_names: Sequence[str] = ()) -> list[Found]:
-    """What sources stand for: each photo and video once, in the order given.
+def find_images(sources: Sequence[str], class_names: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Found]:
+    """What sources stand for: each photo and video once, in the order given; says what is passed over.
 
     Args:
         sources: files, folders (searched to any depth), globs, addresses, lists of paths and addresses (.txt, tables, "-"
-            for standard input), Parquet files with images in them and tars.
+            for standard input), Parquet files with images in them, tars and zips.
         class_names: of the labels that such a source may hold.
+        exclude: patterns of names that are passed over; see `listing.excluded_by`.
 
     Raises:
         PipelineError: a source is missing or broken, or a folder has no photo.
     """
-    named = [entry for source in sources for entry in entries_of(source, class_names)]
+    reading = Reading(unpack_to=cache_folder() / "unpacked", exclude=tuple(exclude))
+    listings: list[Listing] = []
+    named: list[tuple[str, str]] = []
+    for name, place in (entry for source in sources for entry in entries_of(source, class_names)):
+        if reason := excluded_by(name, exclude):
+            listings.append(Listing([], passed_over={reason: [name]}))
+        else:
+            named.append((name, place))
     addresses = list(dict.fromkeys(place for _, place in named if is_address(place)))
-    reading = Reading(unpack_to=cache_folder() / "unpacked")
-    fetched = fetch_each(addresses, reading.cache) if addresses else {}
-    found: dict[str, Found] = {}
+    fetched = fetch_each(addresses, reading.cache, exclude) if addresses else {}
+    found: dict[tuple[str, str], Found] = {}
     for name, place in named:
         if is_address(place):
-            photos = from_address(place, fetched[place], class_names, reading)
+            photos, listing = from_address(place, fetched[place], class_names, reading)
         else:
-            photos = from_path(name, Path(place), class_names, reading)
+            photos, listing = from_path(name, Path(place), class_names, reading)
+        listings.append(listing)
+        for note in notes_of(name, listing):
+            say(f"{note}.")
         for photo in photos:
-            found.setdefault(photo.name, photo)
+            found.setdefault((photo.name, str(photo.place)), photo)
+    for note in unused_patterns(listings, exclude):
+        say(f"{note}.")
+    if not found:
+        raise PipelineError(f"--exclude {' '.join(exclude)} leaves no photo of {', '.join(sources)[:200]}.")
     return list(found.values())
 
 
@@ -113,32 +128,30 @@ def matches_of(source: str) -> list[tuple[str, str]]:
     return [(str(Path(match)), match) for match in matches]
 
 
-def from_path(name: str, path: Path, class_names: Sequence[str], reading: Reading) -> list[Found]:
+def from_path(name: str, path: Path, class_names: Sequence[str], reading: Reading) -> tuple[list[Found], Listing]:
     """The photos of a folder or an archive, or the file itself, whatever its ending."""
-    suffix = path.suffix.lower()
-    if not path.is_dir() and suffix != ".tar" and not (suffix == ".parquet" and image_column(path)):
-        return [Found(name, path)]
-    listed, left_out = read_source(path, class_names, reading)
-    say_left_out(left_out, path)
-    return [Found(name_of(image, path), image.path) for image in listed]
-
-
-def name_of(image: ListedImage, folder: Path) -> str:
-    """The path of an image that lies in the folder, the id of one that was unpacked."""
-    path = folder / image.image_id
-    return str(path) if image.path == path.absolute() else image.image_id
+    is_shard = is_archive(path) or (path.suffix.lower() == ".parquet" and image_column(path))
+    if not path.is_dir() and not is_shard:
+        if shown(name) != name:
+            return [Found(shown(name), UnreadableImage(f"{shown(name)} is left out: {NO_UTF8}."))], Listing([])
+        return [Found(name, path.absolute())], Listing([])
+    listing = read_source(path, class_names, reading)
+    say_left_out(listing.left_out, path)
+    folder = path if path.is_dir() else path.parent
+    return [Found(str(folder / image.image_id), image.path) for image in listing.images], listing
 
 
 def from_address(
-    address: str, files: Mapping[str, Path] | PipelineError, class_names: Sequence[str], reading: Reading
-) -> list[Found]:
+    address: str, fetched: Fetched | PipelineError, class_names: Sequence[str], reading: Reading
+) -> tuple[list[Found], Listing]:
     """The photos of what was fetched from an address; one entry that says why where nothing was."""
-    if isinstance(files, PipelineError):
-        return [Found(address, UnreadableImage(str(files)))]
-    listed, left_out = read_fetched(files, class_names, reading)
-    say_left_out(left_out, address)
-    alone = list(files) == [path_of(address).name]
-    return [Found(address if alone else f"{address.rstrip('/')}/{image.image_id}", image.path) for image in listed]
+    if isinstance(fetched, PipelineError):
+        return [Found(address, UnreadableImage(str(fetched)))], Listing([])
+    listing = read_fetched(fetched, class_names, reading)
+    say_left_out(listing.left_out, address)
+    alone = list(fetched.files) == [path_of(address).name]
+    names = [address if alone else f"{address.rstrip('/')}/{image.image_id}" for image in listing.images]
+    return [Found(name, image.path) for name, image in zip(names, listing.images, strict=True)], listing
 
 
 def photos_of(found: Sequence[Found], every: float, names: list[str]) -> Iterator[Photo | UnreadableImage]:
@@ -166,6 +179,7 @@ def run(
     batch_size: int,
     device: str,
     engine: Engine = "auto",
+    exclude: Sequence[str] = (),
 ) -> None:
     """Write labels and scores of photos to a table, or as CSV to standard output.
 
@@ -177,6 +191,7 @@ def run(
         batch_size: photos that go through the network together.
         device: torch device.
         engine: what runs the backbone; see `engines.run_of`.
+        exclude: see `find_images`.
 
     Raises:
         PipelineError: a file is missing or wrong, or no photo can be read.
@@ -184,7 +199,7 @@ def run(
     if out is not None:
         check_suffix(out)
     classifier = Classifier.load(classifier_path, device, engine)
-    found = find_images(sources, classifier.class_names)
+    found = find_images(sources, classifier.class_names, exclude)
     total = sum(frame_count(each.place, every) if each.is_video else 1 for each in found)
     names: list[str] = []
     scored = score_photos(classifier, photos_of(found, every, names), names, total, batch_size)

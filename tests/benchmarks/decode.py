@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.datasets.listing import scan_folder
+from pipeline.datasets.scan import scan
 from pipeline.photos.image_cache import ImageCache, cache_bytes
 from pipeline.photos.images import verify_image
 from pipeline.photos.squash import load_view
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    paths = [image.path for image in scan_folder(options.folder)][: options.count]
+    paths = list(scan(options.folder).photos.values())[: options.count]
     size = (options.side, options.side)
     with tempfile.TemporaryDirectory() as folder:
         cache = ImageCache(Path(folder))

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.classifier.api import Classifier, score_files
-from pipeline.datasets.listing import scan_folder
+from pipeline.datasets.scan import scan
 
 BOUNDARY = "boundary-of-the-benchmark"
 
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    paths = [image.path for image in scan_folder(options.folder)][: options.count]
+    paths = list(scan(options.folder).photos.values())[: options.count]
     classifier = Classifier.load(options.classifier)
     command = [sys.executable, "-m", "pipeline", "serve", str(options.classifier), "--port", "0", "--device", "cpu"]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

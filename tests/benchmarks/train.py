@@ -31,7 +31,7 @@ from torchvision.transforms import v2
 
 from pipeline.classifier.network import build_classifier
 from pipeline.classifier.training import Consistency, TrainingSet, start_training, train_one_epoch, view_source
-from pipeline.datasets.listing import scan_folder
+from pipeline.datasets.scan import scan
 from pipeline.machine.memory import keep_freed_memory
 from pipeline.machine.progress import bar
 from pipeline.runs.options import TrainingConfig
@@ -191,7 +191,7 @@ def main() -> None:
         if options.folder is None:
             paths = write_noise(Path(folder), options.count)
         else:
-            paths = [image.path for image in scan_folder(options.folder)][: options.count]
+            paths = list(scan(options.folder).photos.values())[: options.count]
         task = Task(
             paths, options.backbone, options.frozen, options.epochs, options.size, options.batch_size, options.device
         )

@@ -102,6 +102,16 @@ def test_shards_of_an_address(store, tmp_path: Path):
     assert dataset.image_ids == ["train-0/0"] and image_size(dataset.paths[0]) == (8, 6)
 
 
+def test_what_an_address_holds_besides_is_passed_over_and_named(store, tmp_path: Path):
+    store.pipe("/photos/@eaDir/a.png", encoded(5))
+    store.pipe("/photos/raw/z.png", encoded(5))
+    reading = Reading(cache=tmp_path, exclude=("raw",))
+    dataset = folder.load("memory://photos", CLASSES, reading=reading)
+    assert dataset.image_ids == ["a.png", "c.png", "deep/b.png"] and len(store.opened) == 3
+    for words in ("1 made by a NAS", "by --exclude raw (raw/z.png)", "1 of other kinds (.txt)", "1 hidden"):
+        assert words in dataset.notes[0]
+
+
 def test_addresses_that_lead_nowhere(store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for address, message in (
         ("memory://nothing", "nothing has no photos, tar or Parquet files"),
