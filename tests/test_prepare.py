@@ -3,12 +3,14 @@
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 from colours import invoke
 from PIL import Image
 
 from pipeline.runs.manifest import read_manifest
 from pipeline.runs.settings import read_run
+from pipeline.stages.prepare import copies_in_test
 
 
 @pytest.fixture
@@ -27,6 +29,46 @@ def folders(tmp_path, monkeypatch):
 def prepare(*arguments):
     code, output = invoke("prepare", "--classes", "cat,dog", *arguments)
     return code, " ".join(output.split())
+
+
+def test_photos_that_are_in_train_and_test_are_named_and_left_out_of_test(folders):
+    shutil.copy("a/1.png", "b/same.png")
+    code, output = prepare("--images", "a", "--test-images", "b")
+    assert code == 0 and "1 test photos are also train photos" in output and "test/same.png is 1.png" in output
+    manifest = read_manifest(folders / "artifacts" / "a")
+    assert manifest.image_ids[4:] == [f"test/{n}.png" for n in range(4)]
+    assert "same file as the train photo 1.png" in manifest.skipped["test/same.png"]
+    code, output = prepare("--images", "a", "--test-images", "b", "--keep-test-copies")
+    assert code == 0 and "they stay in both" in output
+    assert "test/same.png" in read_manifest(folders / "artifacts" / "a").image_ids
+
+
+def test_ground_truth_stays_with_its_photo_when_copies_leave_test(folders):
+    shutil.copy("a/1.png", "b/00.png")
+    (folders / "labels.csv").write_text("image,labels\ntest/00.png,cat\ntest/0.png,dog\ntest/1.png,cat\n")
+    assert prepare("--images", "a", "--test-images", "b", "--labels", "labels.csv")[0] == 0
+    from pipeline.tools.read import read
+
+    truth = read(folders / "artifacts" / "a" / "ground_truth.h5")
+    rows = dict(zip(truth.image_ids, truth.labels.tolist(), strict=True))
+    assert (rows["test/0.png"], rows["test/1.png"]) == ([0, 1], [1, 0]) and "test/00.png" not in rows
+
+
+def test_copies_are_counted(folders):
+    for number in range(3):
+        shutil.copy("a/1.png", f"a/copy{number}.png")
+    code, output = prepare("--images", "a")
+    assert code == 0 and "3 of 7 photos are copies of others, byte for byte (first: copy0.png of 1.png)" in output
+    assert "copies" not in prepare("--images", "b")[1]
+
+
+def test_copies_in_test_are_those_of_train():
+    images = pd.DataFrame(
+        [("a", "train", "1"), ("b", "train", "1"), ("c", "test", "1"), ("d", "test", "2"), ("e", "test", "2")],
+        columns=["image_id", "split", "sha256"],
+    )
+    assert copies_in_test(images) == {"c": "a"}
+    assert copies_in_test(images[:2]) == copies_in_test(images[3:]) == {}
 
 
 def test_a_repeated_source_is_added(folders):

@@ -61,6 +61,7 @@ class PrepareConfig(Config):
         kinds=("folder",),
         several=True,
     )
+    keep_test_copies: bool = option(False, "keep test photos that are also train photos, byte for byte")
     classes: str = option("", "class names joined by commas, or a text file with one per line", kinds=("folder",))
     labels: str = option(
         "", "CSV or Parquet with columns image and labels (joined by ;) for evaluation", kinds=("folder",)

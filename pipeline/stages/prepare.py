@@ -14,7 +14,7 @@ from pipeline.datasets.class_names import default_display_names, parse_class_nam
 from pipeline.datasets.listing import say_left_out
 from pipeline.datasets.remote import is_address
 from pipeline.evaluation.ground_truth import FILE, GroundTruth, digest_truth
-from pipeline.machine.errors import PipelineError
+from pipeline.machine.errors import PipelineError, printable
 from pipeline.machine.progress import bar, say
 from pipeline.photos.images import UnreadableImage, verify_image
 from pipeline.photos.prefetch import Prefetch
@@ -25,6 +25,9 @@ from pipeline.runs.graph import VERSIONS
 from pipeline.runs.manifest import COLUMNS, Manifest, manifest_provenance, read_manifest, write_manifest
 from pipeline.runs.options import PrepareConfig
 from pipeline.runs.photo_facts import KnownPhotos, PhotoFacts, look
+
+NAMED = 20
+"""Copies that are named on the screen."""
 
 
 def load_dataset(config: PrepareConfig, run_folder: Path) -> Dataset:
@@ -121,6 +124,12 @@ def run(
             f"none of the {len(dataset.paths)} images of {dataset.name} can be read; see the list above."
         )
     images = pd.DataFrame(rows, columns=COLUMNS)
+    copies = copies_in_test(images)
+    say_copies(images, copies, keep=config.keep_test_copies)
+    if not config.keep_test_copies:
+        stays = ~images["image_id"].isin(copies).to_numpy()
+        images, kept = images[stays].reset_index(drop=True), np.array(kept)[stays]
+        skipped |= {image_id: f"it is the same file as the train photo {twin}" for image_id, twin in copies.items()}
     counts = images["split"].value_counts()
     if not counts.get("train", 0):
         raise PipelineError(
@@ -138,6 +147,36 @@ def run(
     )
     keep_manifest(run_folder, manifest, force)
     keep_ground_truth(run_folder, dataset, np.array(kept), manifest.provenance)
+
+
+def copies_in_test(images: pd.DataFrame) -> dict[str, str]:
+    """Id of each test photo whose file is also a train photo, byte for byte, to the id of that one."""
+    is_test = images["split"] == "test"
+    train = images[~is_test].drop_duplicates("sha256").set_index("sha256")["image_id"]
+    twins = images.loc[is_test, "sha256"].map(train).dropna()
+    return dict(zip(images.loc[twins.index, "image_id"], twins, strict=True))
+
+
+def say_copies(images: pd.DataFrame, copies: Mapping[str, str], *, keep: bool) -> None:
+    """Say how many photos are copies of others, and which test photos are train photos too."""
+    repeated = images[images["sha256"].duplicated()]
+    if len(repeated):
+        first = repeated.iloc[0]
+        twin = images.loc[images["sha256"] == first["sha256"], "image_id"].iloc[0]
+        say(
+            f"{len(repeated):,} of {len(images):,} photos are copies of others, byte for byte (first: "
+            f"{printable(first['image_id'])} of {printable(twin)})."
+        )
+    if copies:
+        what = "they stay in both" if keep else "they are left out of test (--keep-test-copies keeps them)"
+        say(f"{len(copies):,} test photos are also train photos; {what}:")
+        for image_id, twin in list(copies.items())[:NAMED]:
+            say(f"  {printable(image_id)} is {printable(twin)}")
+        if len(copies) > NAMED:
+            say(
+                f"  and {len(copies) - NAMED:,} more"
+                + ("." if keep else "; manifest.json lists them all under skipped.")
+            )
 
 
 def check_images(dataset: Dataset, known: KnownPhotos) -> tuple[list[tuple[Any, ...]], list[int], dict[str, str]]:
