@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from pipeline.machine import distributed
 from pipeline.machine.errors import PipelineError, first_line, printable
@@ -24,7 +25,31 @@ from pipeline.runs.graph import STAGE_NAMES, STAGES, Stage, find_stage, options_
 from pipeline.runs.lock import locked
 from pipeline.runs.options import CalibrateConfig, PrepareConfig, ReportConfig, ServeConfig
 
-app = typer.Typer(
+
+class OnceCommand(TyperCommand):
+    """A command that refuses an option that is given twice, where click would silently take the last value."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        """Parse the command line, as click does, after the check."""
+        options = [each for each in self.params if isinstance(each, TyperOption) and not each.multiple]
+        once = [name for option in options if not option.is_flag for name in option.opts]
+        own = args[: args.index("--")] if "--" in args else args
+        names = [arg.partition("=")[0] for arg in own]
+        for name in once:
+            if names.count(name) > 1:
+                raise PipelineError(f"{name} is given {names.count(name)} times, expected once. Choose one value.")
+        return super().parse_args(ctx, args)
+
+
+class App(typer.Typer):
+    """An app whose commands are all `OnceCommand`."""
+
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[Any], Any]:
+        """Register a command."""
+        return super().command(name, cls=OnceCommand, **settings)
+
+
+app = App(
     help="Photos and class names in, a multi-label classifier out: classifier-guided CLIP distillation, stage by stage.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

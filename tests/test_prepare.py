@@ -71,7 +71,7 @@ def test_copies_in_test_are_those_of_train():
     assert copies_in_test(images[:2]) == copies_in_test(images[3:]) == {}
 
 
-def test_a_repeated_source_is_added(folders):
+def test_a_repeated_source_is_added_and_any_other_repeated_option_is_refused(folders):
     code, output = prepare("--images", "a", "--images", "b", "--exclude", "0.png", "--exclude", "1.png")
     assert code == 0, output
     assert read_manifest(folders / "artifacts" / "a").image_ids == ["a/2.png", "a/3.png", "b/2.png", "b/3.png"]
@@ -80,6 +80,10 @@ def test_a_repeated_source_is_added(folders):
     assert code == 0 and "up to date" in output  # the settings come back from run.toml
     code, output = prepare("--images", "a")
     assert code == 1 and "is the run of" in output
+    code, output = prepare("--images", "a", "--labels", "x.csv", "--labels=y.csv")
+    assert code == 1 and "--labels is given 2 times" in output
+    code, output = invoke("train", "--run", "a", "--epochs", "1", "--epochs", "2")
+    assert code == 1 and "--epochs is given 2 times" in output
     code, output = invoke("prepare", "--preset", "nuswide", "--root", "a", "--images", "a", "--images", "b")
     assert code == 1 and "--images is given 2 times" in output
 
