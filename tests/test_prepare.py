@@ -104,6 +104,8 @@ def test_the_root_of_the_disk_needs_a_name(folders):
 def test_what_a_run_holds_is_not_taken_for_photos(folders):
     assert prepare("--images", "a", "--run", "artifacts/first")[0] == 0
     shutil.copytree("b", "artifacts/first/scenes")
+    shutil.copytree("b", "artifacts/started/scenes")
+    (folders / "artifacts/started/run.toml").touch()
     code, output = prepare("--images", ".", "--run", "artifacts/second")
-    assert code == 0 and "1 with a run of ccd (artifacts/first)" in output
+    assert code == 0 and "2 with a run of ccd (artifacts/first, artifacts/started)" in output
     assert len(read_manifest(folders / "artifacts" / "second").image_ids) == 8

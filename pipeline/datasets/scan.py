@@ -23,7 +23,8 @@ OTHER_SUFFIXES = frozenset(
     )
 )
 """Of files that often lie next to photos; they are not opened to see whether they are photos."""
-RUN_FILES = {"manifest.csv", "manifest.json"}
+RUN_SETTINGS, MANIFEST = "run.toml", {"manifest.csv", "manifest.json"}
+"""Files of which one or both make a folder a run."""
 
 NO_UTF8 = "its name is not valid UTF-8; rename it"
 UNPACKED = "unpacked by ccd"
@@ -183,7 +184,7 @@ def _walk(root: Path, exclude: Sequence[str], found: Scan, unpack_to: Path | Non
                 "--exclude."
             ) from error
         names = {entry.name for entry in entries}
-        if folder and names >= RUN_FILES:
+        if folder and (names >= MANIFEST or RUN_SETTINGS in names):
             found.pass_over(RUNS, folder)
             continue
         for entry in entries:
