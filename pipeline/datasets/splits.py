@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -23,7 +24,12 @@ def split_in_folders(name: str) -> Split | None:
     Args:
         name: posix path of the photo from its source.
     """
-    found = (_split_called(re.sub(r"\d{4}$", "", part.lower())) for part in PurePosixPath(name).parent.parts)
+    return _split_of_folder(name.rpartition("/")[0])
+
+
+@cache
+def _split_of_folder(folder: str) -> Split | None:
+    found = (_split_called(re.sub(r"\d{4}$", "", part.lower())) for part in folder.split("/"))
     return next((split for split in found if split), None)
 
 

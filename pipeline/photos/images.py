@@ -79,7 +79,7 @@ def load_image(source: Path | bytes, min_size: tuple[int, int] | None = None) ->
     """Decode an image, turned as its EXIF says; transparency over white, 16-bit grey to its high byte.
 
     Args:
-        source: file, or the content of one: JPEG, PNG, WebP, BMP, GIF (first frame), TIFF, AVIF, JPEG 2000 or, with pillow-heif, HEIC, whatever its
+        source: file, or the content of one: JPEG, PNG, WebP, BMP, GIF (first frame), TIFF, PPM, AVIF, JPEG 2000 or, with pillow-heif, HEIC, whatever its
             extension; that of a camera's raw file alone is believed.
         min_size: (H, W) that the caller needs. A JPEG may then be decoded at 1/2, 1/4 or 1/8 of its size,
             never below `min_size`: coordinates are those of the result, `image_size` gives the original's. For people's
