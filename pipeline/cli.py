@@ -20,7 +20,7 @@ from pipeline.machine.memory import keep_freed_memory
 from pipeline.machine.progress import console, say, show
 from pipeline.runs import settings
 from pipeline.runs.config import Config, each_of
-from pipeline.runs.folders import check_free, existing_run, known_runs, run_folder, run_or_file
+from pipeline.runs.folders import check_free, discard, existing_run, known_runs, run_folder, run_or_file
 from pipeline.runs.graph import STAGE_NAMES, STAGES, Stage, find_stage, options_of, run_argument, up_to
 from pipeline.runs.lock import locked
 from pipeline.runs.options import CalibrateConfig, PrepareConfig, ReportConfig, ServeConfig
@@ -208,7 +208,10 @@ def add_stage(stage: Stage) -> None:
 
         folder = chosen_run(named_run(name, run))
         with locked(folder):
-            run_stage(stage, folder, settings.read_run(folder), device, force, given_options(given))
+            before = settings.read_run(folder)
+            own = before.merged(settings.Settings({stage.name: given_options(given)}, where=before.where)).absolute()
+            run_stage(stage, folder, own, device, force)
+            keep_settings(folder, before, own)
             if stage.name == "evaluate":
                 show_figures(folder)
 
@@ -282,14 +285,28 @@ def begun_run(
     check_kind(folder, own, given)
     if not run and not reset:
         check_same_photos(folder, before, own)
+    is_new = not folder.exists()
     with locked(folder):
-        run_stage(STAGES[0], folder, own, "cpu", force)
-        if distributed.is_main():
-            if before.tables:
-                for line in before.changes(own):
-                    say(f"changed for this run: {line}")
-            settings.write_run(folder, own)
+        try:
+            run_stage(STAGES[0], folder, own, "cpu", force)
+        except PipelineError:
+            if is_new and distributed.is_main():
+                discard(folder)
+            raise
+        keep_settings(folder, before, own)
         yield folder, own
+
+
+def keep_settings(folder: Path, before: settings.Settings, own: settings.Settings) -> None:
+    """Write the settings of a run where they are new, and print what changed in them.
+
+    Unchanged settings are not written, so that the comments of whoever edits the file stay.
+    """
+    if distributed.is_main() and (own != before or not (folder / settings.FILE).exists()):
+        if before.tables:
+            for line in before.changes(own):
+                say(f"changed for this run: {line}")
+        settings.write_run(folder, own)
 
 
 def default_run(preset: str, given: Mapping[str, Any]) -> str:
@@ -323,7 +340,7 @@ def compose(
     own = own.merged(settings.Settings({"prepare": dict(given)}, where=where))
     own = own.merged(settings.assignments_to_settings(assignments, where))
     own.check()
-    return own
+    return own.absolute()
 
 
 def check_kind(folder: Path, own: settings.Settings, given: Mapping[str, Any]) -> None:

@@ -203,6 +203,53 @@ def test_what_a_run_was_given_stays_and_a_change_is_shown(photos, tmp_path):
     assert code == 0 and "train" not in read_run(folder).tables
 
 
+def test_an_option_of_a_stage_stays_with_the_run(run):
+    code, output = invoke("fuse", run, "--ratio", 0.2)
+    assert code == 0 and "changed for this run: fuse.ratio: default -> 0.2" in output
+    text = (run / "run.toml").read_text() + "# a note\n"
+    (run / "run.toml").write_text(text)
+    code, output = invoke("fuse", run)
+    assert code == 0 and "up to date" in output and read_run(run).tables["fuse"] == {"ratio": 0.2}
+    assert (run / "run.toml").read_text() == text
+    before = (run / "run.toml").read_bytes()
+    assert invoke("fuse", run, "--ratio", 7)[0] != 0 and (run / "run.toml").read_bytes() == before
+
+
+def test_paths_mean_the_same_from_every_directory(photos, tmp_path, monkeypatch):
+    """The same command in another directory names other photos there; the run keeps its own and refuses them."""
+    for place in ("here", "there"):
+        shutil.copytree(photos / "train", tmp_path / place / "photos")
+        name = min(path.name for path in (photos / "train").iterdir())
+        (tmp_path / place / "labels.csv").write_text(f"image,labels\n{name},red\n")
+        (tmp_path / place / "classes.txt").write_text("red\ngreen\nblue\n")
+    given = ["--images", "photos", "--classes", "classes.txt", "--labels", "labels.csv", "--set", "train.cache=cache"]
+    monkeypatch.setenv("CCD_RUN", str(tmp_path / "run"))
+    monkeypatch.chdir(tmp_path / "here")
+    assert invoke("prepare", *given, "--set", "embed.teacher=open_clip:local-dir:photos")[0] == 0
+    tables, here = read_run(tmp_path / "run").tables, tmp_path / "here"
+    assert tables["prepare"]["images"] == str(here / "photos") and tables["prepare"]["labels"] == str(
+        here / "labels.csv"
+    )
+    assert tables["prepare"]["classes"] == str(here / "classes.txt") and tables["train"]["cache"] == str(here / "cache")
+    assert tables["embed"]["teacher"] == f"open_clip:local-dir:{here / 'photos'}"
+    monkeypatch.chdir(tmp_path / "there")
+    code, output = invoke("prepare")
+    assert code == 0 and "up to date" in output
+    code, output = invoke("prepare", *given)
+    assert code == 0 and f"prepare.images: {str(here / 'photos')!r} -> {str(tmp_path / 'there' / 'photos')!r}" in output
+
+
+def test_a_first_run_that_fails_leaves_no_folder(photos, tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "broken.jpg").write_text("no photo")
+    for images in (tmp_path / "notes", tmp_path / "nowhere"):
+        code, output = invoke("prepare", tmp_path / "run", "--images", images, "--classes", "red,blue")
+        assert code == 1 and not (tmp_path / "run").exists(), output
+    assert begin(tmp_path / "run", photos)[0] == 0
+    assert invoke("prepare", tmp_path / "run", "--images", tmp_path / "notes")[0] == 1
+    assert (tmp_path / "run" / "manifest.csv").exists()
+
+
 def test_a_failing_command_leaves_the_settings_alone(photos, tmp_path):
     folder = tmp_path / "run"
     assert begin(folder, photos)[0] == 0
@@ -218,7 +265,7 @@ def test_two_folders_of_one_name_do_not_share_a_run_silently(photos, tmp_path, m
         shutil.copytree(photos / "train", tmp_path / parent / "holiday")
     assert invoke("prepare", "--images", "a/holiday", "--classes", "red,blue")[0] == 0
     code, output = invoke("prepare", "--images", "b/holiday", "--classes", "red,blue")
-    assert code == 1 and "artifacts/holiday is the run of a/holiday" in output and "--run holiday" in output
+    assert code == 1 and f"artifacts/holiday is the run of {tmp_path}/a/holiday" in output and "--run holiday" in output
     assert invoke("prepare", "--images", "b/holiday", "--classes", "red,blue", "--run", "holiday")[0] == 0
 
 

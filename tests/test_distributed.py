@@ -60,7 +60,7 @@ def run_stages(folder, backbone):
     distributed.join()
     for stage in STAGES:
         if stage.name in given:
-            run_stage(stage, folder, Settings(), "cpu", force=False, given=given[stage.name])
+            run_stage(stage, folder, Settings(given), "cpu", force=False)
     distributed.leave()
 
 
@@ -68,7 +68,7 @@ def run_boxes(folder):
     """Boxes from CAMs, with `shares` of one batch of three images."""
     distributed.join()
     given = {"image_size": 64, "batch_size": 3, "classes_per_image": 1.5, "threshold": 0.7}
-    run_stage(find_stage("boxes"), folder, Settings(), "cpu", force=False, given=given)
+    run_stage(find_stage("boxes"), folder, Settings({"boxes": given}), "cpu", force=False)
     distributed.leave()
 
 
@@ -101,7 +101,7 @@ def embed_in_pieces(folder, teacher):
     embed.load_teacher = lambda *_, **__: teacher()
     embed.PIECE = 1
     distributed.join()
-    run_stage(find_stage("embed"), folder, Settings(), "cpu", force=False, given={"batch_size": 1})
+    run_stage(find_stage("embed"), folder, Settings({"embed": {"batch_size": 1}}), "cpu", force=False)
     distributed.leave()
 
 

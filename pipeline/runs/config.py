@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -22,6 +23,7 @@ def option(
     max: float | None = None,
     identity: bool = True,
     content: Callable[[str], str] | None = None,
+    path: Callable[[str], str] | None = None,
     kinds: tuple[str, ...] = (),
     several: bool = False,
 ) -> Any:
@@ -34,10 +36,11 @@ def option(
         max: largest allowed value.
         identity: whether the value is part of the artifact's fingerprint; False for what changes only the speed.
         content: for a value that names a file, what stands for it in the fingerprint.
+        path: for a value that names a file or folder, returns it with an absolute path.
         kinds: the datasets that it is for; none: all.
         several: whether it may be a list of texts, and be repeated on the command line.
     """
-    metadata = {"help": help, "min": min, "max": max, "identity": identity, "content": content}
+    metadata = {"help": help, "min": min, "max": max, "identity": identity, "content": content, "path": path}
     metadata |= {"kinds": kinds, "several": several}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: default, metadata=metadata)
@@ -74,6 +77,18 @@ class Config:
                 found[item.name] = content(value) if content else value
         return found
 
+    @classmethod
+    def absolute(cls, table: Mapping[str, Any]) -> dict[str, Any]:
+        """A table of these options with every path made absolute; anything but options, and texts, stays."""
+        rules = {item.name: item.metadata["path"] for item in fields(cls) if item.metadata.get("path")}
+
+        def changed(name: str, value: Any) -> Any:
+            if name in rules and isinstance(value, list):
+                return [changed(name, each) for each in value]
+            return rules[name](value) if name in rules and isinstance(value, str) else value
+
+        return {name: changed(name, value) for name, value in table.items()}
+
     def replace(self, **changes: Any) -> Self:
         """Copy with some options changed."""
         return dataclasses.replace(self, **changes)
@@ -104,6 +119,37 @@ def each_of(value: str | list[str]) -> list[str]:
     return [each for each in ([value] if isinstance(value, str) else value) if each]
 
 
+def absolute_path(value: str) -> str:
+    """The absolute path of a file or folder; an address (s3://, https://) and an empty text stay."""
+    return value if not value or "://" in value else os.path.abspath(os.path.expanduser(value))  # noqa: PTH100, PTH111
+
+
+def absolute_file(value: str) -> str:
+    """The absolute path of a file, for an option that may hold something else: only a file that exists is one."""
+    try:
+        return absolute_path(value) if Path(value).expanduser().is_file() else value
+    except (OSError, ValueError):  # too long for a file name, or not one
+        return value
+
+
+def absolute_teacher(spec: str) -> str:
+    """The spec of a teacher with an absolute path where it names a file or folder."""
+    prefix, path = split_teacher(spec)
+    return prefix + absolute_path(path) if path else spec
+
+
+def split_teacher(spec: str) -> tuple[str, str]:
+    """What precedes the file or folder in the spec of a teacher, and its path; empty if the spec names none."""
+    for prefix in TEACHER_FILES:
+        path = spec.removeprefix(prefix)
+        if prefix == "open_clip:":  # MODEL/PRETRAINED, where PRETRAINED is a tag or a file
+            model, _, path = path.partition("/")
+            prefix += f"{model}/"
+        if spec.startswith(prefix) and path and Path(path).expanduser().exists():
+            return prefix, path
+    return spec, ""
+
+
 def file_identity(path: str) -> str:
     """Hash of the content of a file or folder; empty for no path."""
     return f"sha256:{sha256_of(Path(path).expanduser())[:16]}" if path else ""
@@ -111,14 +157,8 @@ def file_identity(path: str) -> str:
 
 def teacher_identity(spec: str) -> str:
     """The spec of a teacher, with the hash of its content in the place of a path."""
-    for prefix in TEACHER_FILES:
-        path = spec.removeprefix(prefix)
-        if prefix == "open_clip:":  # MODEL/PRETRAINED, where PRETRAINED is a tag or a file
-            model, _, path = path.partition("/")
-            prefix += f"{model}/"
-        if spec.startswith(prefix) and path and Path(path).expanduser().exists():
-            return prefix + file_identity(path)
-    return spec
+    prefix, path = split_teacher(spec)
+    return prefix + file_identity(path) if path else spec
 
 
 def check_value(item: dataclasses.Field, value: Any) -> None:

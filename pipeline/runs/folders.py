@@ -48,6 +48,15 @@ def known_runs() -> list[str]:
     return sorted(folder.name for folder in ARTIFACTS.iterdir() if (folder / "run.toml").exists())
 
 
+def discard(folder: Path) -> None:
+    """Remove a new run folder in which nothing was started; one with other content stays."""
+    leftovers = {".lock", "photos.csv"}
+    if {path.name for path in folder.iterdir()} <= leftovers:
+        for name in leftovers:
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
+
+
 def check_free(out: Path | None, force: bool) -> None:
     """Raise where a file that somebody named, and that is there, would be overwritten without --force."""
     if out is not None and out.exists() and not force:

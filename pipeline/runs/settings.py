@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.machine.errors import PipelineError, first_line, hint
-from pipeline.runs.config import Config
+from pipeline.runs.config import Config, absolute_path
 from pipeline.runs.files import write_text
 from pipeline.runs.graph import STAGE_NAMES, STAGES, options_of
 
@@ -63,6 +63,13 @@ class Settings:
             return self
         loaded = replace(load(f"{kind}s", name), origins={kind: name})
         return replace(loaded.merged(self), where=self.where) if self.origins.get(kind) == name else self.merged(loaded)
+
+    def absolute(self) -> "Settings":
+        """These settings with every path absolute, so that they mean the same wherever a command is typed."""
+        kinds = {stage.name: options_of(stage) for stage in STAGES}
+        tables = {name: kinds[name].absolute(table) if name in kinds else table for name, table in self.tables.items()}
+        origins = {kind: absolute_path(name) if name.endswith(".toml") else name for kind, name in self.origins.items()}
+        return replace(self, tables=tables, origins=origins)
 
     def check(self) -> None:
         """Raise on a wrong option or value now and not an hour into the run."""

@@ -1,7 +1,7 @@
 """Stages one after another: which of them have work to do, and the doing of it."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,10 +51,9 @@ def run_stage(
     own: Settings,
     device: str,
     force: bool,
-    given: Mapping[str, Any] | None = None,
     kept: KeptFeatures | None = None,
 ) -> None:
-    """Run one stage on a run folder if it has work, with the run's own settings and what was given for this time.
+    """Run one stage on a run folder if it has work, with the run's own settings.
 
     Args:
         stage: which.
@@ -62,10 +61,9 @@ def run_stage(
         own: settings of the run.
         device: as given by the user.
         force: run it in any case.
-        given: options for this time.
         kept: features of earlier stages, which whoever gives them removes; None to keep and remove its own.
     """
-    config = own.config(stage.name, options_of(stage), given or {}).scaled(distributed.world_size())
+    config = own.config(stage.name, options_of(stage), {}).scaled(distributed.world_size())
     if stage.shared or distributed.is_main():
         features = kept or KeptFeatures(folder)
         do_work(stage, folder, config, own, device, force, features)
