@@ -75,7 +75,7 @@ def test_a_repeated_source_is_added_and_any_other_repeated_option_is_refused(fol
     code, output = prepare("--images", "a", "--images", "b", "--exclude", "0.png", "--exclude", "1.png")
     assert code == 0, output
     assert read_manifest(folders / "artifacts" / "a").image_ids == ["a/2.png", "a/3.png", "b/2.png", "b/3.png"]
-    assert read_run(folders / "artifacts" / "a").tables["prepare"]["images"] == ["a", "b"]
+    assert read_run(folders / "artifacts" / "a").tables["prepare"]["images"] == [f"{folders}/a", f"{folders}/b"]
     code, output = invoke("prepare", "--run", "a")
     assert code == 0 and "up to date" in output  # the settings come back from run.toml
     code, output = prepare("--images", "a")
