@@ -3,6 +3,8 @@
 import shutil
 import socket
 import time
+from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ import tiny
 import torch
 from colours import ColourTeacher
 
+from pipeline.classifier import inference, view_sources
 from pipeline.classifier.inference import load_classifier, shares
 from pipeline.machine import distributed
 from pipeline.machine.errors import PipelineError
@@ -20,7 +23,7 @@ from pipeline.runs.graph import STAGES, find_stage
 from pipeline.runs.manifest import read_manifest
 from pipeline.runs.options import BoxesConfig
 from pipeline.runs.settings import Settings
-from pipeline.stages import boxes, embed, score_crops
+from pipeline.stages import boxes, chain, embed, score_crops
 from pipeline.stages.chain import run_stage
 from pipeline.tools.read import read
 
@@ -221,6 +224,54 @@ def test_a_killed_process_ends_the_others_and_the_next_command_goes_on(tmp_path)
         process.join()
         assert process.exitcode == 0, log.read_text()
     assert (broken / "embeddings.h5").read_bytes() == (whole / "embeddings.h5").read_bytes()
+
+
+PROMPT, SLOW = 4.0, 5.5
+"""Seconds that a process waits in the middle of a step, and that another works before one."""
+
+
+def run_with_slow_processes(folder, backbone):
+    """`warmup` and `boxes`: one process is slow to look at photos, the other to decode its share of them."""
+    distributed.PROMPTNESS = timedelta(seconds=PROMPT)
+    Path(f"{folder}/ready{distributed.rank()}").touch()
+    while len(list(folder.glob("ready*"))) < distributed.world_size():
+        time.sleep(0.01)  # until all have imported torch, which may take longer
+    distributed.join()
+    slept = []
+
+    def slow(function, rank):
+        def slowed(*arguments, **options):
+            if distributed.world_size() > 1 and distributed.rank() == rank:
+                slept.append(function)
+                time.sleep(SLOW)
+            return function(*arguments, **options)
+
+        return slowed
+
+    check_photos, chain.check_photos = chain.check_photos, slow(chain.check_photos, 0)
+    view_sources.FrozenSource.fill = slow(view_sources.FrozenSource.fill, 1)
+    warmup = {
+        **TRAINING,
+        "freeze_backbone": True,
+        "epochs": 1,
+        "backbone": "timm:test_resnet",
+        "weights": str(backbone),
+    }
+    run_stage(find_stage("warmup"), folder, Settings(), "cpu", force=False, given=warmup)
+    chain.check_photos = check_photos
+    inference.predict_logits = slow(inference.predict_logits, 1)
+    boxes.feature_batches = slow(boxes.feature_batches, 0)
+    run_stage(find_stage("boxes"), folder, Settings(), "cpu", force=False, given={"image_size": 64})
+    Path(f"{folder}/slept{distributed.rank()}").write_text(str(len(slept)))
+    distributed.leave()
+
+
+def test_processes_wait_for_work_that_grows_with_the_photos(tmp_path, backbone):
+    folders = [tiny.write_run(tmp_path / name / "run") for name in ("one", "two")]
+    run_alone_and_together(run_with_slow_processes, folders, [backbone], tmp_path)
+    assert [(folders[1] / f"slept{rank}").read_text() for rank in range(2)] == ["2", "2"]
+    one, two = (read(folder / "boxes.h5") for folder in folders)
+    np.testing.assert_array_equal(one.image_index, two.image_index)
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 1000, 100_000])

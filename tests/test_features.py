@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from small import noise_photos, small_net
 
-from pipeline.classifier import inference
+from pipeline.classifier import features, inference
 from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.inference import feature_batches, predict_logits, predict_together
 from pipeline.machine import distributed
@@ -150,3 +150,71 @@ def test_maps_that_are_not_rounded_give_the_logits_of_a_forward_pass(model, path
     exact = predict_logits(model, paths, SIZE, rounded=False)
     torch.testing.assert_close(exact, naive_logits(model, paths), atol=8e-6, rtol=1e-5)
     assert not torch.equal(predict_logits(model, paths, SIZE), exact)
+
+
+class Accelerator:
+    """A model on a device that is none: of `meta`, whose tensors take no memory."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def parameters(self):
+        return iter([torch.zeros(1, device="meta")])
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    """A store for a device with 1000 bytes, and how to ask it for maps of so many bytes of a backbone."""
+    store = FeatureStore(memory=100_000)
+    monkeypatch.setattr(features, "backbone_digest", lambda model: model.name)
+    monkeypatch.setattr(
+        features, "free_memory", lambda device: 1000 - store._used("meta") if device.type == "meta" else 0
+    )
+
+    def place(key, size, backbone="first"):
+        return store.open(Accelerator(backbone), key, (size // 2, 1, 1, 1, 1)).values.device.type
+
+    return store, place
+
+
+def test_maps_on_a_gpu_take_half_of_it_together_and_not_half_of_what_is_left_each(accelerator):
+    store, place = accelerator
+    assert [place("a", 300), place("b", 200), place("c", 2), place("a", 300)] == ["meta", "meta", "cpu", "meta"]
+    assert store._used("meta") == 500
+    store.open(Accelerator("first"), "d", (50_000, 1, 1, 1, 1))  # memory is short: c goes, and what is on the GPU stays
+    assert list(store._kept) == ["b", "a", "d"]
+
+
+def test_another_backbone_and_a_cleared_store_give_the_gpu_back(accelerator, monkeypatch):
+    store, place = accelerator
+    place("a", 500)
+    assert place("b", 500, backbone="second") == "meta" and store._used("meta") == 500
+    store.clear()
+    assert store._used("meta") == 0
+
+
+def test_a_store_that_is_cleared_gives_the_disk_back(model, tmp_path):
+    store = FeatureStore(memory=0, folder=tmp_path)
+    kept = store.open(model, "a", (2, 1, 1, 1, 1))
+    kept.append(torch.zeros(2, 1, 1, 1, 1))
+    kept.save()
+    (tmp_path / "0123.f16").write_bytes(b"of another process")
+    store.clear()
+    assert [path.name for path in tmp_path.iterdir()] == ["0123.f16"]
+
+
+def test_photos_are_known_by_their_content_where_it_was_checked(model, paths, store, decoded, tmp_path):
+    store.know(paths, [f"{n:064x}" for n in range(5)])
+    expected = predict_logits(model, paths, SIZE, store=store)
+    moved = [path.rename(tmp_path / f"moved{n}.png") for n, path in enumerate(paths)]
+    store.know(moved, [f"{n:064x}" for n in range(5)])
+    assert torch.equal(predict_logits(model, moved, SIZE, store=store), expected) and len(decoded) == 5
+    store.know(moved, [f"{n:064x}" for n in range(1, 6)])
+    predict_logits(model, moved, SIZE, store=store)
+    assert len(decoded) == 10
+
+
+def test_only_for_cuda_maps_are_pinned():
+    maps = features.Maps(torch.ones(3, 1, 2, 2, 2, dtype=torch.float16))
+    # any device that is neither CUDA nor where the maps are stands for Apple's GPUs
+    assert maps.rows(torch.tensor([0, 2]), 0, torch.device("meta")).shape == (2, 2, 2, 2)

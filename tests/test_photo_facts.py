@@ -2,14 +2,17 @@
 
 import os
 import shutil
+from collections import Counter
 
 import numpy as np
 import pandas as pd
 import pytest
-from colours import invoke
+from colours import invoke, options
 from PIL import Image
 
+from pipeline.classifier import features
 from pipeline.machine.errors import PipelineError
+from pipeline.runs import photo_facts
 from pipeline.runs.manifest import read_manifest
 from pipeline.runs.photo_facts import KnownPhotos, check_photos, read_facts
 from pipeline.runs.state import file_states
@@ -72,6 +75,28 @@ def test_a_stage_reads_the_manifest_once(begun, monkeypatch, colour_teacher):
     monkeypatch.setattr(pd, "read_csv", lambda path, **how: read.append(path.name) or from_csv(path, **how))
     assert invoke("embed", "--run", begun, "--device", "cpu")[0] == 0
     assert read.count("manifest.csv") == 1
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """How often the file of each photo was looked at before it was decoded."""
+    found = Counter()
+    look, key = photo_facts.look, features.file_key
+    monkeypatch.setattr(photo_facts, "look", lambda path: found.update([str(path)]) or look(path))
+    monkeypatch.setattr(features, "file_key", lambda path: found.update([str(path)]) or key(path))
+    return found
+
+
+def test_a_command_looks_at_the_file_of_each_photo_once(photos, backbone, tmp_path, looks, colour_teacher):
+    arguments = options(photos, backbone, tmp_path / "run")
+    for force in ([], ["--force"]):
+        looks.clear()
+        assert invoke(*arguments, *force)[0] == 0
+        assert max(looks.values(), default=0) <= 1
+    for stage in ("boxes", "train"):
+        looks.clear()
+        assert invoke(stage, "--run", tmp_path / "run", "--device", "cpu", "--force")[0] == 0
+        assert sorted(looks.values()) == [1] * 12
 
 
 def test_a_photo_with_another_time_is_hashed_once(begun, tmp_path, monkeypatch):

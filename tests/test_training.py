@@ -14,10 +14,12 @@ import tiny
 import torch
 from torch import nn
 from torch.optim import swa_utils
+from torch.overrides import TorchFunctionMode
 
 from pipeline.classifier import training
 from pipeline.classifier.backbones import Backbone
 from pipeline.classifier.batches import draw_order, plan_epoch
+from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.network import CamNet
 from pipeline.classifier.training import (
     Consistency,
@@ -30,12 +32,13 @@ from pipeline.classifier.training import (
     start_training,
     targets_of,
 )
+from pipeline.machine.devices import widest_float
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.precision import autocast_dtype
 from pipeline.method.losses import indecision
 from pipeline.runs.artifacts import Provenance
 from pipeline.runs.checkpoints import load_pt, read_checkpoint
-from pipeline.runs.options import TrainConfig, TrainingConfig, WarmupConfig
+from pipeline.runs.options import BoxesConfig, TrainConfig, TrainingConfig, WarmupConfig
 from pipeline.runs.pieces import Pieces
 from pipeline.stages import train
 from pipeline.tools.read import read
@@ -502,6 +505,40 @@ def test_a_resumed_training_scores_the_epochs_of_an_unbroken_one(truth, scored, 
     found = scored(truth)
     assert found.epochs.tolist() == expected.epochs.tolist() == ([0, 1, 2] if truth else [0, 2])
     np.testing.assert_array_equal(found.scores, expected.scores)
+
+
+def test_a_trained_backbone_leaves_no_maps(backbone, tmp_path, monkeypatch):
+    folder, store = tiny.write_run(tmp_path / "run"), FeatureStore()
+    monkeypatch.setattr(tiny, "FeatureStore", lambda: store)
+    at_steps = []
+    losses = training.losses_of
+    monkeypatch.setattr(training, "losses_of", lambda *how: at_steps.append(store._used("cpu")) or losses(*how))
+    shared = {"image_size": 32, "predict_size": 0, "epochs": 1, **WHOLE}
+    tiny.run_stage("warmup", folder, WarmupConfig(backbone="timm:test_resnet", weights=str(backbone), **shared))
+    tiny.run_stage("boxes", folder, BoxesConfig(image_size=64))
+    assert store._used("cpu") > 0
+    tiny.run_stage("train", folder, TrainConfig(**shared))
+    assert set(at_steps) == {0} and store._used("cpu") == 0
+
+
+class NoFloat64(TorchFunctionMode):
+    """Fails where float64 is asked for on a device that is named."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if kwargs.get("device") is not None and torch.float64 in (*args, kwargs.get("dtype")):
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return func(*args, **kwargs)
+
+
+def test_apples_gpus_have_no_float64_and_train_without(data, tmp_path, monkeypatch):
+    assert widest_float(torch.device("mps")) == torch.float32 and widest_float(CPU) == torch.float64
+    expected, rows = fitted(data, tmp_path / "cpu", SMALL)
+    monkeypatch.setattr(training, "widest_float", lambda device: widest_float(torch.device("mps")))
+    with NoFloat64():
+        state, found = fitted(data, tmp_path / "mps", SMALL)
+    assert same(weights_of(state), weights_of(expected))
+    np.testing.assert_allclose(found["loss"], rows["loss"], rtol=1e-5)
 
 
 def interrupt(*_):

@@ -74,8 +74,9 @@ def write_run(folder):
 def run_stage(name, folder, config):
     """Run one stage with these options, whether it has been or not."""
     stage = find_stage(name)
-    store = {"store": FeatureStore()} if stage.asks == "classifier" else {}
-    module_of(stage).run(folder, config, origin_of(stage, folder, config), device="cpu", fresh=False, **store)
+    network = {"manifest": read_manifest(folder), "device": "cpu", "fresh": False} if stage.asks else {}
+    network |= {"store": FeatureStore()} if stage.asks == "classifier" else {}
+    module_of(stage).run(folder, config, origin_of(stage, folder, config), **network)
 
 
 def start(target, *arguments, log, **environment):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.classifier.network import CamNet
+from pipeline.machine.devices import free_memory
 from pipeline.machine.errors import PipelineError, first_line
 from pipeline.machine.progress import say
 from pipeline.runs.files import write_text
@@ -58,7 +59,8 @@ class Maps:
     def rows(self, images: Tensor, views: Tensor | int, device: torch.device) -> Tensor:
         """Maps float16 Tensor[b, D, h, w] of some images, int64 Tensor[b], and of one view of each, on a device."""
         found = self.values[images.to(self.values.device), torch.as_tensor(views, device=self.values.device)]
-        return (found.pin_memory() if found.device != device else found).to(device, non_blocking=True)
+        pinned = found.pin_memory() if device.type == "cuda" and found.device != device else found
+        return pinned.to(device, non_blocking=True)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -80,7 +82,20 @@ class FeatureStore:
         self._folder = folder
         self._backbone = ""
         self._kept: dict[str, Maps] = {}  # the longest unused first
-        self._on_disk: set[str] = set()
+        self._on_disk: dict[str, Path] = {}
+        self._digests: dict[str, str] = {}
+
+    def know(self, paths: Sequence[Path | str], digests: Sequence[str]) -> None:
+        """Take the SHA-256 of photos from whoever has checked them, so that the store looks at none of their files."""
+        self._digests = dict(zip(map(str, paths), digests, strict=True))
+
+    def images_key(self, paths: Sequence[Path | str]) -> str:
+        """Hash of images: their SHA-256 where `know` gave them; else path, size in bytes and time of the last change."""
+        digest = hashlib.sha256()
+        for path in paths:
+            name = self._digests.get(str(path)) or file_key(path)
+            digest.update(f"{name}\n".encode(errors="surrogateescape"))
+        return digest.hexdigest()
 
     def open(self, model: CamNet, key: str, shape: Sequence[int]) -> Maps | None:
         """The maps of this key, whole or begun or empty; None where they fit neither in memory nor on disk.
@@ -101,33 +116,36 @@ class FeatureStore:
 
     def _place(self, key: str, shape: Sequence[int], device: torch.device) -> Maps | None:
         size = 2 * int(np.prod(shape))
-        if device.type == "cuda" and size <= FREE_SHARE * torch.cuda.mem_get_info(device)[0]:
+        taken = self._used(device.type)
+        # what is kept there already counts, or every set of maps would take half of what the others leave
+        if device.type != "cpu" and taken + size <= FREE_SHARE * (taken + free_memory(device)):
             return Maps(torch.empty(*shape, dtype=torch.float16, device=device))
-        if self._used() + size <= self._memory:
+        if self._used("cpu") + size <= self._memory:
             return Maps(torch.empty(*shape, dtype=torch.float16))
         file = None if self._folder is None else self._folder / f"{self._file_name(key, shape)}.f16"
         if file is not None and self._fits_on_disk(file, size):
-            self._on_disk.add(key)
+            self._on_disk[key] = file
             return Maps(mapped(file, shape))
         if size > self._memory:
             return None
-        while self._used() + size > self._memory:
-            del self._kept[next(name for name in self._kept if name not in self._on_disk)]
+        while self._used("cpu") + size > self._memory:
+            del self._kept[next(name for name in self._kept if self._kind(name) == "cpu")]
         return Maps(torch.empty(*shape, dtype=torch.float16))
 
-    def _used(self) -> int:
-        return sum(
-            maps.values.nbytes
-            for key, maps in self._kept.items()
-            if key not in self._on_disk and maps.values.device.type == "cpu"
-        )
+    def _kind(self, key: str) -> str:
+        """Where the maps of a key are: "disk", or the type of a device."""
+        return "disk" if key in self._on_disk else self._kept[key].values.device.type
+
+    def _used(self, kind: str) -> int:
+        """Bytes of the maps that are in one kind of place."""
+        return sum(maps.values.nbytes for key, maps in self._kept.items() if self._kind(key) == kind)
 
     def _fits_on_disk(self, file: Path, size: int) -> bool:
         if not size:
             return False  # an empty file cannot be mapped
         if file.exists():
             return True
-        taken = sum(self._kept[key].values.nbytes for key in self._on_disk)
+        taken = self._used("disk")
         existing = next(parent for parent in file.absolute().parents if parent.is_dir())
         if taken + size <= self._disk and size <= FREE_SHARE * shutil.disk_usage(existing).free:
             return True
@@ -140,9 +158,15 @@ class FeatureStore:
         return hashlib.sha256(f"{self._backbone}\0{key}\0{tuple(shape)}".encode()).hexdigest()[:32]
 
     def clear(self) -> None:
-        """Forget everything that is in memory."""
+        """Give back the memory and the disk space that this process's maps take."""
+        on_gpu = self._used("cuda") > 0
         self._kept.clear()
+        for file in self._on_disk.values():
+            file.unlink(missing_ok=True)
+            file.with_suffix(".done").unlink(missing_ok=True)
         self._on_disk.clear()
+        if on_gpu:
+            torch.cuda.empty_cache()  # else torch keeps what is freed, and others see it as taken
 
     def remove(self) -> None:
         """Forget everything and delete the folder; no other process may be using it."""
@@ -175,13 +199,10 @@ def backbone_digest(model: CamNet) -> str:
     return digest.hexdigest()
 
 
-def images_key(paths: Sequence[Path | str]) -> str:
-    """Hash of images as they lie on disk: path, size in bytes and time of the last change of each."""
-    digest = hashlib.sha256()
-    for path in paths:
-        fact = Path(path).stat()
-        digest.update(f"{path}\0{fact.st_size}\0{fact.st_mtime_ns}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()
+def file_key(path: Path | str) -> str:
+    """What stands for a file whose content nobody has hashed: path, size in bytes and time of the last change."""
+    fact = Path(path).stat()
+    return f"{path}\0{fact.st_size}\0{fact.st_mtime_ns}"
 
 
 def map_shape(model: CamNet, size: int) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.classifier.features import FeatureStore, images_key, map_shape
+from pipeline.classifier.features import FeatureStore, map_shape
 from pipeline.classifier.network import CamNet, build_classifier
 from pipeline.machine import distributed
 from pipeline.machine.engines import Engine, Run, run_of
@@ -107,9 +107,8 @@ def feature_batches(
     device = model.mean.device
     maps = None
     if store is not None and len(paths):
-        maps = store.open(
-            model, f"{images_key(paths)} {size} {dtype} {model.squash}", (len(paths), 1, *map_shape(model, size))
-        )
+        key = f"{store.images_key(paths)} {size} {dtype} {model.squash}"
+        maps = store.open(model, key, (len(paths), 1, *map_shape(model, size)))
     done = 0 if maps is None else maps.done
     for rows in chunks(done, batch_size):
         yield rows, maps.rows(torch.arange(rows.start, rows.stop), 0, device).float()
@@ -157,6 +156,7 @@ def predict_together(model: CamNet, paths: Sequence[Path | str], size: int, batc
     logits = torch.zeros(len(paths), model.head.out_channels)
     mine = [row for rows in distributed.shard(shares(len(paths), batch_size)) for row in rows]
     logits[mine] = predict_logits(model, [paths[row] for row in mine], size, batch_size=batch_size, **how)
+    distributed.barrier()  # a process may have far more to decode than another
     distributed.all_reduce_sum(logits)
     return logits
 

@@ -22,6 +22,7 @@ from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.network import CamNet, Head, parameter_groups
 from pipeline.classifier.view_sources import PhotoSource, ViewSource, frozen_source, is_frozen
 from pipeline.machine import distributed
+from pipeline.machine.devices import widest_float
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.precision import autocast, autocast_dtype, inference_dtype
 from pipeline.machine.progress import Bar, bar
@@ -222,6 +223,7 @@ def fit(
     distributed.barrier()  # all have read it before the first process replaces or removes it
     if len(rows) < config.epochs:
         source = view_source(state, data, config, consistency, title, store)
+    distributed.barrier()  # no process waits in its first step while another fills its views
     count = len(data.paths if data.rows is None else data.rows)
     curves = None if config.track == "none" else Curves(config.track, pieces.folder.parent, title)
     with bar(title, config.epochs * count, done=len(rows) * count, curves=curves) as progress:
@@ -263,6 +265,8 @@ def view_source(
             title=f"{title}: views",
             jitter_order=order,
         )
+    if store is not None:
+        store.clear()  # of the backbone as it was: training needs the memory, and nobody the maps
     network = autocast(state.network, autocast_dtype(config.precision, device), device)
     squash = state.model.squash
     return PhotoSource(network, data.paths, config.image_size, jitter, device, data.cache, squash, order)
@@ -305,7 +309,7 @@ def train_one_epoch(
     batches = plan_epoch(order, config.batch_size, config.accumulate, source.owned)
     waited = source.waited
     targets, weights = targets_of(data.labels, config).to(device), data.weights.to(device)
-    sums = torch.zeros(2, dtype=torch.float64, device=device)
+    sums = torch.zeros(2, dtype=widest_float(device), device=device)
     scores = torch.zeros(targets.shape, device=device)
     start = time.perf_counter()
     for number, (batch, views) in enumerate(zip(batches, source.views(batches, generator), strict=True)):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.classifier.batches import Batch
-from pipeline.classifier.features import FeatureStore, Maps, images_key, map_shape
+from pipeline.classifier.features import FeatureStore, Maps, map_shape
 from pipeline.classifier.inference import feature_run, square_stream, to_device, to_float
 from pipeline.classifier.network import CamNet
 from pipeline.machine import distributed
@@ -253,7 +253,7 @@ def frozen_source(
     views = DrawnViews(len(paths), jitter, seed, jitter_order)
     kept: dict[str, Maps] = {}
     if len(paths) >= processes:
-        key = f"{images_key(paths)} {size} {dtype} {model.squash} {rank}/{processes}"
+        key = f"{store.images_key(paths)} {size} {dtype} {model.squash} {rank}/{processes}"
         shape = map_shape(model, size)
         for group, count in views.groups.items():
             own = key if group == "plain" else f"{key} {jitter} {jitter_order} {seed}"
@@ -262,6 +262,7 @@ def frozen_source(
                 kept[group] = maps
     # one process may have room and another none, and all must share a batch in the same way
     if distributed.world_size() > 1:
+        distributed.barrier()  # to name its photos, a process may have looked at all of them
         lacking = torch.tensor([float(group not in kept) for group in views.groups])
         distributed.all_reduce_max(lacking)
         kept = {group: kept[group] for group, gone in zip(views.groups, lacking.tolist(), strict=True) if not gone}

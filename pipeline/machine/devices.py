@@ -1,7 +1,12 @@
 """Names of devices to devices that can be used here."""
 
+from typing import TYPE_CHECKING
+
 from pipeline.machine import distributed
 from pipeline.machine.errors import PipelineError, first_line
+
+if TYPE_CHECKING:
+    import torch
 
 KINDS = ("cpu", "cuda", "mps", "xpu")
 """Devices that compute; torch has others, such as `meta`, that only pretend to."""
@@ -29,3 +34,19 @@ def pick_device(name: str) -> str:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise PipelineError(f"device {name!r} cannot be used here ({first_line(error)}); try --device cpu.") from None
     return name
+
+
+def widest_float(device: "torch.device") -> "torch.dtype":
+    """The widest floating-point format of a device: float64, or float32 on Apple's GPUs and on some of Intel's."""
+    import torch
+
+    if device.type == "mps" or (device.type == "xpu" and not torch.xpu.get_device_properties(device).has_fp64):
+        return torch.float32
+    return torch.float64
+
+
+def free_memory(device: "torch.device") -> int:
+    """Bytes free on a CUDA device; 0 for other devices, whose free memory torch cannot tell."""
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0

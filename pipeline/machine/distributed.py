@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 Items = TypeVar("Items", range, list, "Tensor")
 
 PROMPTNESS = timedelta(minutes=10)
-"""How long a process waits for the others in the middle of shared work: longer, and one of them is gone."""
+"""How long a process waits for the others between two steps that all of them make: longer, and one of them is gone."""
 
 PATIENCE = timedelta(days=7)
-"""How long the others wait while the first process does a stage that is not shared."""
+"""How long a process waits in `barrier`, while others look at all photos or compute their share of them."""
 
 _patient_group: Any = None
 """Group of all processes whose exchanges wait with `PATIENCE`."""
@@ -94,15 +94,10 @@ def shard(items: Items) -> Items:
 
 
 def barrier() -> None:
-    """Wait until every process is here, which is soon."""
-    if is_joined():
-        import torch
+    """Wait until every process is here, however long another works before.
 
-        all_reduce_sum(torch.zeros(1))
-
-
-def wait_for_main() -> None:
-    """Wait until every process is here, though the first one may do a whole stage before."""
+    Where the work before an exchange of values grows with the number of photos, a barrier comes first.
+    """
     if is_joined():
         import torch
 

@@ -13,11 +13,10 @@ from typing import Self
 import numpy as np
 import pandas as pd
 
-from pipeline.machine import distributed
 from pipeline.machine.errors import PipelineError
 from pipeline.runs.files import sha256_of
 from pipeline.runs.graph import run_argument
-from pipeline.runs.manifest import Manifest, read_manifest, write_csv
+from pipeline.runs.manifest import Manifest, write_csv
 
 FILE = "photos.csv"
 COLUMNS = ["image_id", "bytes", "mtime_ns", "sha256", "height", "width"]
@@ -98,18 +97,6 @@ class KnownPhotos:
             rows = [(image_id, *astuple(facts)) for image_id, facts in known.items()]
             write_csv(self._folder / FILE, pd.DataFrame(rows, columns=COLUMNS))
             self._next = time.monotonic() + max(EVERY, 20 * (time.monotonic() - start))
-
-
-def read_checked_manifest(folder: Path) -> Manifest:
-    """The manifest of a run folder for a stage that looks at its photos; the first process calls `check_photos`.
-
-    Raises:
-        PipelineError: as `read_manifest` and `check_photos`.
-    """
-    manifest = read_manifest(folder)
-    if distributed.is_main():
-        check_photos(folder, manifest)
-    return manifest
 
 
 def check_photos(folder: Path, manifest: Manifest) -> None:

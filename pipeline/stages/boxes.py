@@ -41,7 +41,6 @@ from pipeline.runs.artifacts import Boxes, Provenance, check_same_images, write
 from pipeline.runs.checkpoints import Checkpoint, read_checkpoint
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.options import BoxesConfig
-from pipeline.runs.photo_facts import read_checked_manifest
 from pipeline.runs.pieces import Pieces
 
 
@@ -268,11 +267,18 @@ def look(
 
 
 def run(
-    folder: Path, config: BoxesConfig, origin: Provenance, *, device: str, fresh: bool, store: FeatureStore
+    folder: Path,
+    config: BoxesConfig,
+    origin: Provenance,
+    *,
+    manifest: Manifest,
+    device: str,
+    fresh: bool,
+    store: FeatureStore,
 ) -> None:
     """Write `boxes.h5` from the manifest and `warmup.pt` (and, for the study views, `ground_truth.h5`)."""
     path = folder / "boxes.h5"
-    train = read_checked_manifest(folder).split("train")
+    train = manifest.split("train")
     checkpoint = read_checkpoint(folder / "warmup.pt")
     check_same_images(train, checkpoint, folder / "manifest.csv", folder / "warmup.pt")
     pieces = Pieces(path, origin, fresh=fresh)

@@ -10,6 +10,8 @@ from pipeline.machine.devices import pick_device
 from pipeline.machine.progress import say
 from pipeline.runs.config import Config
 from pipeline.runs.graph import STAGES, Stage, module_of, options_of
+from pipeline.runs.manifest import Manifest, read_manifest
+from pipeline.runs.photo_facts import check_photos
 from pipeline.runs.settings import Settings
 from pipeline.runs.state import is_built, origin_of
 from pipeline.runs.timings import keep_timing
@@ -22,11 +24,16 @@ FEATURES = "features.partial"
 
 
 class KeptFeatures:
-    """The feature store of a chain, made when the first stage needs one: it brings torch with it."""
+    """What the stages of one command share: a feature store, and that the photos were looked at.
+
+    The store is made when the first stage needs one: it brings torch with it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._store: FeatureStore | None = None
+        self.checked = False
+        """Whether this command has looked at the file of every photo: on a network file system that takes long."""
 
     @property
     def store(self) -> "FeatureStore":
@@ -41,6 +48,7 @@ class KeptFeatures:
         """Forget everything, and delete what is on disk; a stage that is stopped leaves it to whoever goes on."""
         if self._store is not None:
             self._store.clear()
+            distributed.barrier()  # NFS does not remove what another process has open
             if distributed.is_main():
                 self._store.remove()
 
@@ -67,7 +75,7 @@ def run_stage(
     if stage.shared or distributed.is_main():
         features = kept or KeptFeatures(folder)
         do_work(stage, folder, config, own, device, force, features)
-    distributed.wait_for_main()  # what follows reads what the first process wrote
+    distributed.barrier()  # what follows reads what the first process wrote
     if kept is None and (stage.shared or distributed.is_main()):
         features.remove()
 
@@ -79,17 +87,34 @@ def do_work(
     start = time.perf_counter()
     if stage.name == "prepare":
         module_of(stage).run(folder, config, own.classes, force=force)
+        kept.checked = True
     else:
         origin = origin_of(stage, folder, config)
         if not force and is_built(stage, folder, origin):
             say(f"{folder / stage.makes[0]} is up to date.")
             return
-        network: dict[str, Any] = {"device": pick_device(device), "fresh": force} if stage.asks else {}
+        network: dict[str, Any] = {}
+        if stage.asks:
+            network = {"device": pick_device(device), "fresh": force, "manifest": checked_manifest(folder, kept)}
         if stage.asks == "classifier":
             network["store"] = kept.store
+            kept.store.know(network["manifest"].paths, network["manifest"].digests)
         module_of(stage).run(folder, config, origin, **network)
     if distributed.is_main():
         keep_timing(folder, stage, time.perf_counter() - start)
+
+
+def checked_manifest(folder: Path, kept: KeptFeatures) -> Manifest:
+    """The manifest of a run; the first process checks its photos, once in a command.
+
+    Raises:
+        PipelineError: as `read_manifest` and `check_photos`.
+    """
+    manifest = read_manifest(folder)
+    if distributed.is_main() and not kept.checked:
+        check_photos(folder, manifest)
+    kept.checked = True
+    return manifest
 
 
 def run_chain(

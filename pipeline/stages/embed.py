@@ -21,7 +21,6 @@ from pipeline.runs.folders import run_folder
 from pipeline.runs.image_store import BLOCK, ImageStore, StoreKey
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.options import EmbedConfig
-from pipeline.runs.photo_facts import read_checked_manifest
 from pipeline.runs.pieces import Pieces, work_in_pieces
 from pipeline.teachers import Teacher, load_teacher
 from pipeline.teachers.encoding import Halving, ViewRules, find_batch_size, precision_of
@@ -155,10 +154,9 @@ def decline_others(config: EmbedConfig, reason: str) -> None:
         )
 
 
-def run(folder: Path, config: EmbedConfig, origin: Provenance, *, device: str, fresh: bool) -> None:
+def run(folder: Path, config: EmbedConfig, origin: Provenance, *, manifest: Manifest, device: str, fresh: bool) -> None:
     """Write `embeddings.h5` from the manifest, and what the teacher said of the images to `image_embeddings/`."""
     path = folder / "embeddings.h5"
-    manifest = read_checked_manifest(folder)
     pieces = Pieces(path, origin, fresh=fresh)
     if config.precomputed:
         found = take_precomputed(manifest, config, device)

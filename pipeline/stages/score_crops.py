@@ -22,7 +22,6 @@ from pipeline.runs.artifacts import Boxes, CropScores, Embeddings, Provenance, c
 from pipeline.runs.graph import remedy, run_argument
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.options import ScoreCropsConfig
-from pipeline.runs.photo_facts import read_checked_manifest
 from pipeline.runs.pieces import Pieces, work_in_pieces
 from pipeline.teachers import Teacher, load_teacher
 from pipeline.teachers.encoding import Halving, ViewRules, encode_stream, find_batch_size, precision_of
@@ -212,10 +211,12 @@ def ask_about_crops(
     return asked.question.answers_in_blocks(len(owner), map(torch.from_numpy, logits)), asked.question.outcomes
 
 
-def run(folder: Path, config: ScoreCropsConfig, origin: Provenance, *, device: str, fresh: bool) -> None:
+def run(
+    folder: Path, config: ScoreCropsConfig, origin: Provenance, *, manifest: Manifest, device: str, fresh: bool
+) -> None:
     """Write `crop_scores.h5` from the manifest, `boxes.h5` and the text embeddings in `embeddings.h5`."""
     path = folder / "crop_scores.h5"
-    train = read_checked_manifest(folder).split("train")
+    train = manifest.split("train")
     embeddings: Embeddings = read_arrays(folder / "embeddings.h5", without=("probabilities",))
     boxes: Boxes = read_arrays(folder / "boxes.h5")
     check_same_images(boxes, train, folder / "boxes.h5", folder / "manifest.csv")

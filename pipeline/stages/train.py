@@ -32,9 +32,8 @@ from pipeline.runs.artifacts import (
     write,
 )
 from pipeline.runs.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
-from pipeline.runs.manifest import write_csv
+from pipeline.runs.manifest import Manifest, write_csv
 from pipeline.runs.options import TrainConfig
-from pipeline.runs.photo_facts import read_checked_manifest
 from pipeline.runs.pieces import Pieces
 
 
@@ -95,23 +94,31 @@ def consistency_of(config: TrainConfig) -> Consistency | None:
 
 
 def run(
-    folder: Path, config: TrainConfig, origin: Provenance, *, device: str, fresh: bool, store: FeatureStore
+    folder: Path,
+    config: TrainConfig,
+    origin: Provenance,
+    *,
+    manifest: Manifest,
+    device: str,
+    fresh: bool,
+    store: FeatureStore,
 ) -> None:
     """Write what `train` makes from the manifest, `warmup.pt`, `final_labels.h5` and, where there is one, `corrections.h5`.
 
     `refined_labels.h5` has the labels that it was trained on.
     """
-    manifest = read_checked_manifest(folder)
     train, test = manifest.split("train"), manifest.split("test")
     labels: Labels = read_arrays(folder / "final_labels.h5")
     check_same_images(labels, train, folder / "final_labels.h5", folder / "manifest.csv")
     warmup = read_checkpoint(folder / "warmup.pt")
     pieces = Pieces(folder / "classifier.pt", origin, fresh=fresh)
-    # scores of the test images, not their labels: for what `evaluate` reports beside the choice
-    place, begun = pieces.path("warmup_logits.pt"), load_classifier(warmup, device)
-    before = predict_once(place, begun, test.paths, warmup.image_size, title="  test images", store=store)
     state = start_training(load_classifier(warmup), config, torch.device(device))
     state.restore(warmup.training)
+    # the maps of a backbone that is trained are of no use to what comes later
+    kept = store if is_frozen(state.model) else None
+    # scores of the test images, not their labels: for what `evaluate` reports beside the choice
+    place, begun = pieces.path("warmup_logits.pt"), load_classifier(warmup, device)
+    before = predict_once(place, begun, test.paths, warmup.image_size, title="  test images", store=kept)
     weights = image_weights(torch.from_numpy(labels.confident), config.loss_floor)
     # whether there are labels to measure with, not what they are
     each_epoch = config.score_epochs and (folder / "ground_truth.h5").exists()
@@ -130,7 +137,7 @@ def run(
                 test.paths,
                 config.test_size,
                 title="  test images",
-                store=store if is_frozen(state.model) else None,  # else the maps of an epoch are of no use to the next
+                store=kept,
             )
             if each_epoch
             else None
@@ -145,9 +152,9 @@ def run(
         scored[epoch] = read_epoch(pieces, epoch, "after")
         if scored[epoch] is None:  # as where the command that trained it was not to score epochs
             model = load_classifier(replace(best, weights=read_epoch(pieces, epoch, "weights")), device)
-            scored[epoch] = predict_together(model, test.paths, config.test_size, title="  test images", store=store)
+            scored[epoch] = predict_together(model, test.paths, config.test_size, title="  test images", store=kept)
     if config.calibrate:
-        best = calibrated(best, train.paths, refined.labels, device, store)
+        best = calibrated(best, train.paths, refined.labels, device, kept)
     if not distributed.is_main():
         return
     # one monotone map for every epoch: their mAPs stay what they are

@@ -13,18 +13,24 @@ from pipeline.method.thresholds import PRESENT
 from pipeline.photos.image_cache import open_cache
 from pipeline.runs.artifacts import Labels, Provenance, check_same_images, read_arrays
 from pipeline.runs.checkpoints import Checkpoint, write_checkpoint
-from pipeline.runs.manifest import write_csv
+from pipeline.runs.manifest import Manifest, write_csv
 from pipeline.runs.options import WarmupConfig
-from pipeline.runs.photo_facts import read_checked_manifest
 from pipeline.runs.pieces import Pieces
 
 
 def run(
-    folder: Path, config: WarmupConfig, origin: Provenance, *, device: str, fresh: bool, store: FeatureStore
+    folder: Path,
+    config: WarmupConfig,
+    origin: Provenance,
+    *,
+    manifest: Manifest,
+    device: str,
+    fresh: bool,
+    store: FeatureStore,
 ) -> None:
     """Write `warmup.pt` and `warmup.csv` from the manifest and `initial_labels.h5`."""
     path = folder / "warmup.pt"
-    train = read_checked_manifest(folder).split("train")
+    train = manifest.split("train")
     labels: Labels = read_arrays(folder / "initial_labels.h5")
     check_same_images(labels, train, folder / "initial_labels.h5", folder / "manifest.csv")
     pieces = Pieces(path, origin, fresh=fresh)
