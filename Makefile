@@ -17,7 +17,7 @@ STAGES := prepare embed init-labels warmup boxes score-crops fuse train evaluate
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: all install $(STAGES) plan test test-slow check-gpu lint format bench-teacher bench-decode bench-train bench-feed bench-engines bench-start bench-scale bench-kill bench-serve ablation export \
+.PHONY: all install $(STAGES) plan test test-slow check-gpu lint format bench-teacher bench-decode bench-train bench-feed bench-engines bench-start bench-scale bench-intervals bench-kill bench-serve ablation export \
         report review predict clean help
 
 all: $(VENV)/installed ## set up, then run every stage: PRESET=demo, or PRESET=voc12 VOC_ROOT=DIR
@@ -74,6 +74,9 @@ bench-start: $(VENV)/installed ## seconds and memory of commands that need no ne
 
 bench-scale: $(VENV)/installed ## CPU milliseconds a photo and peak memory of each stage: PHOTOS="1000 10000", really run
 	$(BIN)/python tests/benchmarks/scale.py --photos $(PHOTOS)
+
+bench-intervals: $(VENV)/installed ## share of 95 % intervals that hold the true mAP and gain, in simulations
+	$(BIN)/python tests/benchmarks/intervals.py
 
 bench-kill: $(VENV)/installed ## a tiny run killed at 100 random moments against an unbroken one
 	$(BIN)/python tests/benchmarks/kill.py

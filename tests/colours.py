@@ -87,5 +87,4 @@ def options(photos, backbone, folder):
         ),
         *("--set", "train.epochs=3", "--set", "train.ema=0.9", "--set", "warmup.ema=0.9"),
         *("--set", "boxes.classes_per_image=2", "--set", "warmup.batch_size=4", "--set", "train.batch_size=4"),
-        *("--set", "evaluate.resamples=20"),
     ]

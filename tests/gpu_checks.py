@@ -146,7 +146,6 @@ class Rig:
             "boxes": {"image_size": sizes.side, "batch_size": sizes.batch},
             "score-crops": {"batch_size": sizes.batch},
             "train": {"epochs": sizes.epochs, "calibrate": "false"},
-            "evaluate": {"resamples": 0},
         }
         for stage in ("warmup", "train"):
             options[stage] |= {"image_size": sizes.side, "predict_size": 0, "batch_size": sizes.batch}

@@ -193,7 +193,7 @@ def write_epochs(folder: Path) -> None:
 
 
 def write_figures(folder: Path) -> None:
-    config = EvaluateConfig(resamples=20)
+    config = EvaluateConfig()
     train, test = np.arange(TRAIN), np.arange(TEST)
     labels = {
         name: measure_labels(folder / f"{name}_labels.h5", train, TRUTH[:TRAIN], config)

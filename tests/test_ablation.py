@@ -4,9 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from colours import invoke
+from simulated import Population, draw
 
 from pipeline.classifier import inference
 from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
+from pipeline.evaluation.intervals import gain_interval, leave_one_out
 from pipeline.machine.errors import PipelineError
 from pipeline.runs.artifacts import Provenance, write
 from pipeline.runs.graph import VERSIONS
@@ -77,13 +79,24 @@ def test_differences_by_hand():
     table = add_differences(summarise(runs()), scores, truth, "a: x")
     assert np.isnan(table["difference"][0])
     assert table["difference"][1] == pytest.approx(0.15)  # of the summary's mAP
-    assert 0 <= table["difference_low"][1] <= 1 / 12 <= table["difference_high"][1] <= 0.5
+    assert np.isnan(table["difference_low"][1])  # four images
     text = to_markdown(table)
     assert "| a | x | 25.0 | 25.0 | 25.0 | 55.0 ± 7.1 | 25.0 to 25.0 |  | 2 |" in text
-    assert "| 25.0 to 25.0 | +15.0 (" in text
+    assert "| 25.0 to 25.0 | +15.0 (no interval)" in text
+    assert "| no interval |" in to_markdown(table.assign(low=np.nan, high=np.nan))
     assert add_differences(summarise(runs()), scores, truth, "")["difference"].isna().all()
     equal = summarise(runs().assign(final_mAP=0.5))
     assert "| the same | 2 |" in to_markdown(add_differences(equal, {"a: x": [right], "a: y": [right]}, truth, "a: x"))
+
+
+def test_differences_have_the_interval_of_the_mean_over_seeds():
+    population = Population("", 200, np.full(5, 0.3), (0.6, 0.8))
+    truth, (first, second) = draw(population, population.shifts(), np.random.default_rng(0))
+    table = add_differences(summarise(runs()), {"a: x": [first, first], "a: y": [first, second]}, truth, "a: x")
+    found = [leave_one_out(each, truth) for each in (first, second)]
+    interval = gain_interval(found[:1], found)
+    assert (table["difference_low"][1], table["difference_high"][1]) == (interval.low, interval.high)
+    assert 0 < interval.low < (found[1].value - found[0].value) / 2 < interval.high
 
 
 def test_plot_is_a_picture(tmp_path):

@@ -13,7 +13,7 @@ import torch
 from reach import reached
 from small import noise_photos
 
-from pipeline.evaluation import metrics
+from pipeline.evaluation import intervals, metrics
 from pipeline.method import (
     FORMULAS,
     boost,
@@ -134,10 +134,20 @@ def of_metrics():
         options = dict(zip(("difficult", "empty_class"), how, strict=True))
         for measure in (metrics.multilabel_metrics, metrics.label_metrics, metrics.ranking_metrics):
             found += numbers_of(measure(scores, truth, list("abcd"), **options))
-        sampled = metrics.bootstrap_map(scores, truth, resamples=9, seed=1, **options)
-        found += [sampled, metrics.percentile_interval(sampled)]
         found += [metrics.mean_average_precision(scores, truth, **options)]
     return [*found, *metrics.precision_recall(scores[:, 0], truth[:, 0])]
+
+
+def of_intervals():
+    scores, truth = draws(60, 4).round(2), (draws(60, 4, seed=3) > 0.6).astype(np.int8)
+    truth[:, 3], truth[::7, 1], truth[::5, 2] = 0, metrics.UNKNOWN, metrics.DIFFICULT
+    found, changes = [], []
+    for how in (("ignore", "skip"), ("negative", "zero")):
+        options = dict(zip(("difficult", "empty_class"), how, strict=True))
+        changes.append(intervals.leave_one_out(scores, truth, **options))
+        found += [changes[-1].value, changes[-1].changes, intervals.map_interval(changes[-1]).edges()]
+        found += [intervals.scores_gain_interval([scores], [scores**2, draws(60, 4)], truth, **options).edges()]
+    return found
 
 
 def numbers_of(figures):
@@ -192,7 +202,7 @@ def test_results_change_with_the_version_alone(name):
 
 def test_every_module_has_a_version():
     modules = {path.stem for path in Path(labels.__file__).parent.glob("*.py")} - {"__init__"}
-    assert modules | {"metrics"} == set(FORMULAS)
+    assert modules | {"metrics", "intervals"} == set(FORMULAS)
 
 
 def formulas_of(module, name):

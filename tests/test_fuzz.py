@@ -35,7 +35,7 @@ COMMANDS = [
     lambda run, name: ("config", "--run", run),
     lambda run, name: ("fuse", "--run", run, "--ratio", "0.4"),
     lambda run, name: ("init-labels", "--run", run, "--label-floor", "1"),
-    lambda run, name: ("evaluate", "--run", run, "--force", "--resamples", "0"),
+    lambda run, name: ("evaluate", "--run", run, "--force"),
     lambda run, name: ("report", "--run", run, "--images", "2"),
     lambda run, name: ("export-labels", run, "--format", "coco"),
     lambda run, name: ("review-list", "--run", run),

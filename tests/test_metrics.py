@@ -8,14 +8,10 @@ from sklearn import metrics as sk
 
 from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
 from pipeline.evaluation.metrics import (
-    _resample_counts,
-    _weighted_average_precision,
     average_precision,
-    bootstrap_map,
     label_metrics,
     mean_average_precision,
     multilabel_metrics,
-    percentile_interval,
     precision_recall,
     tied_fraction,
 )
@@ -200,47 +196,6 @@ def test_label_figures():
 
 def test_ties_are_counted_within_a_class_alone():
     assert tied_fraction(np.array([[0.5, 0.5], [0.1, 0.2]])) == 0.0
-
-
-def test_weighted_average_precision_is_that_of_repeated_images():
-    scores, truth, _ = random_case(n=40, c=1, difficult=0.1)
-    counts = next(_resample_counts(40, 25, seed=1))
-    ours = _weighted_average_precision(scores[:, 0], truth[:, 0], counts)
-    for weights, value in zip(counts.T, ours, strict=True):
-        drawn = np.repeat(np.arange(40), weights)
-        assert len(drawn) == 40
-        known = drawn[truth[drawn, 0] >= 0]
-        assert value == pytest.approx(sk.average_precision_score(truth[known, 0], scores[known, 0]))
-
-
-def interval(scores: np.ndarray, truth: np.ndarray, resamples: int, **how: int) -> tuple[float, float]:
-    return percentile_interval(bootstrap_map(scores, truth, resamples=resamples, **how))
-
-
-def test_interval_covers_the_point_estimate_and_repeats_by_seed():
-    scores, truth, names = random_case()
-    low, high = interval(scores, truth, 300)
-    assert low < multilabel_metrics(scores, truth, names)["mAP"] < high
-    assert interval(scores, truth, 300) == (low, high)
-    assert interval(scores, truth, 300, seed=1) != (low, high)
-    narrow_low, narrow_high = percentile_interval(bootstrap_map(scores, truth, resamples=300), confidence=0.5)
-    assert low < narrow_low < narrow_high < high
-
-
-def test_draws_are_the_same_whatever_the_chunks(monkeypatch: pytest.MonkeyPatch):
-    scores, truth, _ = random_case()
-    whole = bootstrap_map(scores, truth, resamples=50)
-    monkeypatch.setattr("pipeline.evaluation.metrics._CHUNK_CELLS", 700)
-    np.testing.assert_array_equal(bootstrap_map(scores, truth, resamples=50), whole)
-
-
-def test_paired_difference_is_tighter_than_two_intervals():
-    scores, truth, _ = random_case(n=200)
-    better = scores + 0.03 * (truth == 1)
-    draws, better_draws = (bootstrap_map(each, truth, resamples=200) for each in (scores, better))
-    low, high = percentile_interval(better_draws - draws)
-    assert 0 < low < high
-    assert percentile_interval(draws)[1] > percentile_interval(better_draws)[0]
 
 
 def test_figures_of_real_clip_scores(shared_data: Path):

@@ -3,6 +3,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from browser import browse, need_browser, violations
 from colours import invoke
 from PIL import Image
 from runs import CLASSES, TRAIN
+from simulated import Population, draw
 
 from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
 from pipeline.evaluation.metrics import average_precision, precision_recall
@@ -140,8 +142,15 @@ def test_a_stale_file_is_left_out_and_named(small_run):
 def test_the_gain_over_the_teacher_is_a_card(small_run):
     figures = json.loads((small_run / "metrics.json").read_text())
     maps = [100 * figures["test"][name]["mAP"] for name in ("final classifier", "teacher zero-shot")]
-    card = next(c for c in content_of(read_run(small_run))["cards"] if c["title"] == "against the teacher")
-    assert card["value"] == f"{maps[0] - maps[1]:+.1f}" and card["note"].startswith("mAP; 95 %: ")
+    files = read_run(small_run)
+    card = next(c for c in content_of(files)["cards"] if c["title"] == "against the teacher")
+    assert card["value"] == f"{maps[0] - maps[1]:+.1f}" and card["note"] == "mAP"  # too few photos for an interval
+    assert "too few images" in verdict(files)["sentence"]
+    gain = {"mAP": 0.1, "mAP_interval": [0.02, 0.15]}
+    files = replace(files, metrics={**files.metrics, "gain": gain})
+    card = next(c for c in content_of(files)["cards"] if c["title"] == "against the teacher")
+    assert (card["value"], card["note"]) == ("+10.0", "mAP; 95 %: +2.0 to +15.0")
+    assert "better than its teacher: +10.0 mAP, 95 % interval +2.0 to +15.0" in verdict(files)["sentence"]
 
 
 def test_a_study_is_called_one(small_run):
@@ -343,6 +352,22 @@ def test_confused_classes_need_ground_truth_and_twins_do_not(small_run):
     assert found["cat and dog come together"]["level"] == "note"
 
 
+def versus_sentence(scores, truth):
+    """What the page says of two runs with these scores of test photos."""
+    run = SimpleNamespace(metrics={})
+    return versus.sentence(
+        (run, run), ["old", "new"], {"truth": truth, "columns": {"old": scores[0], "new": scores[1]}}
+    )
+
+
+def test_the_better_of_two_runs_is_named_where_an_interval_says_so():
+    population = Population("", 200, np.full(5, 0.3), (0.6, 0.8))
+    truth, scores = draw(population, population.shifts(), np.random.default_rng(0))
+    assert "new is better than old: +" in versus_sentence(scores, truth)
+    assert "new is worse than old: -" in versus_sentence(scores[::-1], truth)
+    assert "This may be chance: too few images" in versus_sentence(scores[:, :2], truth[:2])
+
+
 def test_a_gain_whose_interval_holds_0_is_the_first_alert(small_run):
     files = read_run(small_run)
     gain = {"mAP": 0.01, "mAP_interval": [-0.02, 0.04]}
@@ -397,7 +422,7 @@ def test_two_runs_are_compared_on_a_page(small_run, changed_run, tmp_path, brows
     titles = [column["title"] for column in content["table"]["columns"]]
     dog = content["table"]["rows"][1]
     assert (dog[titles.index("lost")], dog[titles.index("gained")]) == (2, 0)
-    assert "not measurably different" in content["sentence"] and "over 4 test photos" in content["sentence"]
+    assert "the same over 4 test photos" in content["sentence"]
     found, console = browser(path, tmp_path)
     assert console == [] and found["fetched"] == [] and found["overflow"] <= 0
     assert found["all"] == 12 and found["wrong"] == ["train/1.png"]

@@ -1,6 +1,5 @@
 """Scores and ground truth to the figures of the multi-label literature, all in [0, 1]."""
 
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +17,6 @@ EmptyClass = Literal["skip", "zero"]
 """A class without positives: out of the means over classes, or 0 in them (single-positive convention)."""
 
 _DIFFICULT_VALUE = {"ignore": UNKNOWN, "negative": 0, "positive": 1}
-_CHUNK_CELLS = 4_000_000
 _IMAGES = 65_536
 """Images that are looked at together where a pair of image and class takes eight bytes."""
 _BINS = 15
@@ -171,52 +169,6 @@ def tied_fraction(labels: np.ndarray) -> float:
     return float(tied / labels.size)
 
 
-def bootstrap_map(
-    scores: np.ndarray,
-    truth: np.ndarray,
-    *,
-    difficult: Difficult = "ignore",
-    empty_class: EmptyClass = "skip",
-    resamples: int = 1000,
-    seed: int = 0,
-) -> np.ndarray:
-    """The mAP on images that are drawn with replacement, again and again.
-
-    Args:
-        scores: float [N, C].
-        truth: int8 [N, C], as of `multilabel_metrics`.
-        difficult: what DIFFICULT counts as; UNKNOWN never counts.
-        empty_class: what a class without positives in a resample counts as.
-        resamples: number of draws of N images.
-        seed: of the draws; equal seeds and N draw equal images, so that differences of two of these are paired.
-
-    Returns:
-        float64 [resamples], in [0, 1]; NaN where none of the classes of a draw has a positive.
-    """
-    truth = apply_difficult(truth, difficult)
-    means = []
-    for counts in _resample_counts(len(truth), resamples, seed):
-        columns = zip(scores.T, truth.T, strict=True)
-        precisions = np.stack([_weighted_average_precision(s, t, counts) for s, t in columns])  # [C, R]
-        present = ~np.isnan(precisions)
-        classes = present.sum(axis=0) if empty_class == "skip" else np.full(len(precisions.T), len(precisions))
-        total = np.nan_to_num(precisions).sum(axis=0)
-        means.append(np.divide(total, classes, out=np.full(len(total), np.nan), where=classes > 0))
-    return np.concatenate(means)
-
-
-def percentile_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval (low, high) that holds this share, in (0, 1), of what `bootstrap_map` found, or of a difference of two.
-
-    With 0 outside the interval of a difference, two classifiers differ by more than the choice of test images.
-    """
-    if not 0 < confidence < 1:
-        raise PipelineError(f"the confidence of an interval is {confidence}, expected a number between 0 and 1.")
-    tail = (1 - confidence) / 2
-    low, high = np.nanquantile(values, [tail, 1 - tail])
-    return float(low), float(high)
-
-
 def _check(scores: np.ndarray, truth: np.ndarray, class_names: list[str]) -> None:
     if not scores.shape == truth.shape == (len(truth), len(class_names)) or len(truth) == 0:
         raise PipelineError(
@@ -316,39 +268,3 @@ def _calibration_error(scores: np.ndarray, truth: np.ndarray) -> float | None:
         excess += np.bincount(bins, confidence - present, minlength=_BINS)
         pairs += len(bins)
     return float(np.abs(excess).sum() / pairs) if pairs else None
-
-
-def _resample_counts(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each image is drawn, int32 [N, R] in chunks of R that fit in memory."""
-    generator = np.random.default_rng(seed)
-    chunk = max(1, _CHUNK_CELLS // images)
-    for start in range(0, resamples, chunk):
-        columns = min(chunk, resamples - start)
-        draws = generator.integers(0, images, size=(columns, images))
-        counts = [np.bincount(drawn, minlength=images) for drawn in draws]
-        yield np.stack(counts, axis=1).astype(np.int32)
-
-
-def _weighted_average_precision(scores: np.ndarray, truth: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """AP of one class for R weightings of its images at once.
-
-    Args:
-        scores: float [N].
-        truth: int8 [N]; negative labels are ignored.
-        counts: int32 [N, R], weight of each image.
-
-    Returns:
-        float64 [R]; NaN where the positives weigh nothing.
-    """
-    known = np.flatnonzero(truth >= 0)
-    order = known[np.argsort(-scores[known], kind="stable")]
-    losses, positives = -scores[order], np.flatnonzero(truth[order] == 1)
-    # Equal scores enter together: each positive's precision is that at the last of its group of ties.
-    last = np.searchsorted(losses, losses[positives], side="right") - 1
-    last_positive = np.searchsorted(positives, last, side="right") - 1
-    weights = counts[order]
-    seen = np.cumsum(weights, axis=0, dtype=np.int32)[last]  # [positives, R]
-    found = np.cumsum(weights[positives], axis=0, dtype=np.int32)[last_positive]
-    area = (weights[positives] * (found / np.maximum(seen, 1))).sum(axis=0)
-    weight = weights[positives].sum(axis=0)
-    return np.divide(area, weight, out=np.full(len(weight), np.nan), where=weight > 0)

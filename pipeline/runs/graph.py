@@ -146,7 +146,7 @@ STAGES = (
         ),
         makes=("metrics.json",),
         beside=("predictions.csv",),
-        formulas=("ranking", "metrics"),
+        formulas=("ranking", "metrics", "intervals"),
     ),
 )
 
@@ -166,7 +166,7 @@ VERSIONS = {
     "refined_labels": 1,
     "classifier": 3,
     "epoch_scores": 3,
-    "metrics": 1,
+    "metrics": 2,
 }
 """Of the schema of each artifact; the schema is the file's name without its ending."""
 

@@ -413,8 +413,6 @@ class EvaluateConfig(Config):
         "ignore", "what a class with only difficult objects counts as (CCD: negative)"
     )
     empty_class: Literal["skip", "zero"] = option("skip", "AP of a class without positives: left out, or 0")
-    resamples: int = option(1000, "bootstrap resamples of the test images behind the intervals", min=0, max=100_000)
-    seed: int = option(0, "seed of the bootstrap", min=0)
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.evaluation.ground_truth import need_ground_truth
-from pipeline.evaluation.metrics import (
-    bootstrap_map,
-    label_metrics,
-    mean_average_precision,
-    multilabel_metrics,
-    percentile_interval,
-    ranking_metrics,
-)
+from pipeline.evaluation.intervals import gain_interval, leave_one_out, map_interval
+from pipeline.evaluation.metrics import label_metrics, mean_average_precision, multilabel_metrics, ranking_metrics
 from pipeline.method.thresholds import PRESENT
 from pipeline.runs.artifacts import Embeddings, EpochScores, Labels, Provenance, check_same_images, read_arrays
 from pipeline.runs.files import write_json
@@ -68,19 +62,14 @@ def measure(
         empty without teacher.
     """
     figures = {n: multilabel_metrics(values, truth, class_names, **conventions(config)) for n, values in scores.items()}
-    draws = {}
-    if config.resamples:
-        how = {**conventions(config), "resamples": config.resamples, "seed": config.seed}
-        draws = {name: bootstrap_map(values, truth, **how) for name, values in scores.items()}
-    for name, found in draws.items():
-        figures[name]["mAP_interval"] = list(percentile_interval(found))
+    changes = {name: leave_one_out(values, truth, **conventions(config)) for name, values in scores.items()}
+    for name, found in changes.items():
+        figures[name] |= map_interval(found).figures()
     teacher, final = "teacher zero-shot", "final classifier"
     if teacher not in scores:
         return figures, {}
-    gain: dict[str, Any] = {"mAP": figures[final]["mAP"] - figures[teacher]["mAP"]}
-    if draws:
-        gain["mAP_interval"] = list(percentile_interval(draws[final] - draws[teacher]))
-    return figures, gain
+    gain = {"mAP": figures[final]["mAP"] - figures[teacher]["mAP"]}
+    return figures, gain | gain_interval([changes[teacher]], [changes[final]]).figures()
 
 
 def oracle_epoch(epochs: EpochScores, rows: np.ndarray, truth: np.ndarray, config: EvaluateConfig) -> dict[str, Any]:
@@ -158,6 +147,15 @@ def not_measured(known: dict[str, tuple[int, int]]) -> list[str]:
     return found
 
 
+def without_interval(test: dict[str, Any], gain: dict[str, Any]) -> list[str]:
+    """Sentences about the mAPs of test images, and their difference, that have no interval, and why."""
+    names: dict[str, list[str]] = {}
+    for name, figures in [*test.items(), ("gain", gain)]:
+        if "no_interval" in figures:
+            names.setdefault(figures["no_interval"], []).append(name)
+    return [f"There is no 95 % interval for {', '.join(found)}: {reason}." for reason, found in names.items()]
+
+
 def run(folder: Path, config: EvaluateConfig, origin: Provenance) -> None:
     """Write `metrics.json` and, where there are test images, `predictions.csv`.
 
@@ -178,6 +176,7 @@ def run(folder: Path, config: EvaluateConfig, origin: Provenance) -> None:
     if len(test_rows):
         embeddings: Embeddings = read_arrays(folder / "embeddings.h5")
         metrics |= measure_test(embeddings, epochs, test_rows, test_truth, config)
+        metrics["not_measured"] += without_interval(metrics["test"], metrics.get("gain", {}))
         if not knows_teacher(embeddings, test_rows):
             metrics["not_measured"].append("The scores of the teacher lack test images, so it is not measured.")
         if lacks_epochs(epochs):

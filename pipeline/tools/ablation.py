@@ -14,7 +14,7 @@ import pandas as pd
 from rich.text import Text
 
 from pipeline.evaluation.ground_truth import has_ground_truth, read_ground_truth
-from pipeline.evaluation.metrics import bootstrap_map, percentile_interval
+from pipeline.evaluation.intervals import scores_gain_interval
 from pipeline.evaluation.tables import read_metrics
 from pipeline.machine import distributed
 from pipeline.machine.errors import PipelineError, first_line
@@ -30,7 +30,7 @@ from pipeline.stages.chain import KeptFeatures, run_chain
 FIGURES = ("label_mAP", "label_F1", "teacher_mAP", "warmup_mAP", "final_mAP", "low", "high", "oracle_mAP")
 
 SEEDED = ("warmup", "boxes", "train")
-"""Stages whose draws a study repeats; the bootstrap and the demo scenes stay the same."""
+"""Stages whose draws a study repeats; the demo scenes stay the same."""
 
 STUDIED = STAGES[1:]
 """The stages that a study runs: all rows have the images of one run."""
@@ -165,22 +165,19 @@ def add_differences(
         scores: by the title of every row, its final classifiers' scores, float [N, C] a seed.
         truth: int8 [N, C].
         reference: title of the row that is compared with; "" for none.
-        conventions: `difficult`, `empty_class`, `resamples` and `seed`, see `bootstrap_map`.
+        conventions: `difficult` and `empty_class`, see `leave_one_out`.
 
     Returns:
-        The summary with columns difference, difference_low and difference_high (95 % interval), NaN without reference
-        and for the reference itself.
+        The summary with columns difference, difference_low and difference_high (95 % interval; NaN where there is none),
+        all NaN without reference and for the reference itself; equal scores differ by 0 with certainty.
     """
     titles = titles_of(summary)
     means = dict(zip(titles, summary["final_mAP"], strict=True))
-    draws = {}
-    if reference:  # of a row with several seeds, the mean over them
-        draws = {
-            title: np.mean([bootstrap_map(each, truth, **conventions) for each in scores[title]], axis=0)
-            for title in titles
-        }
     rows = [
-        (means[title] - means[reference], *percentile_interval(draws[title] - draws[reference]))
+        (
+            means[title] - means[reference],
+            *scores_gain_interval(scores[reference], scores[title], truth, **conventions).edges(),
+        )
         if reference and title != reference
         else (np.nan, np.nan, np.nan)
         for title in titles
@@ -218,11 +215,15 @@ def cells(summary: pd.DataFrame) -> list[list[str]]:
         if row.difference == row.difference_low == row.difference_high == 0:
             difference = "the same"
         elif not np.isnan(row.difference):
-            edges = [100 * edge for edge in (row.difference, row.difference_low, row.difference_high)]
-            difference = "{:+.1f} ({:+.1f} to {:+.1f})".format(*edges)
-        interval = f"{100 * row.low:.1f} to {100 * row.high:.1f}"
+            difference = f"{100 * row.difference:+.1f} ({span(row.difference_low, row.difference_high, '+')})"
+        interval = span(row.low, row.high)
         lines.append([row.group, row.name, *figures, interval, difference, str(row.seeds)])
     return lines
+
+
+def span(low: float, high: float, sign: str = "") -> str:
+    """An interval in percent."""
+    return "no interval" if np.isnan(low) else f"{100 * low:{sign}.1f} to {100 * high:{sign}.1f}"
 
 
 def to_markdown(summary: pd.DataFrame) -> str:
@@ -329,8 +330,7 @@ def run_plan(base: Path, own: Settings, plan: Plan, device: str) -> pd.DataFrame
     truth = read_ground_truth(base).rows_of(epochs.image_ids)
     measured = own.config("evaluate", EvaluateConfig, {})
     conventions = {"difficult": measured.difficult, "empty_class": measured.empty_class}
-    draws = {"resamples": max(measured.resamples, 1), "seed": measured.seed}
-    table = add_differences(summary, scores, truth, reference, **conventions, **draws)
+    table = add_differences(summary, scores, truth, reference, **conventions)
     with replacing(base / "ablation" / "ablation.md") as partial:
         partial.write_text(to_markdown(table), encoding="utf-8")
     plot(table, base / "ablation" / "ablation.png")

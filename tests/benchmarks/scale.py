@@ -91,7 +91,7 @@ def with_networks(root: Path, count: int, class_names: list[str]) -> dict[str, C
     small = [
         *("embed.image_size=64", "warmup.image_size=64", "warmup.predict_size=64", "warmup.backbone=lite0"),
         *("boxes.image_size=64", "boxes.classes_per_image=1", "train.image_size=64", "train.predict_size=64"),
-        *("train.epochs=2", "evaluate.resamples=0"),
+        "train.epochs=2",
     ]
     given = [*run, "--images", table, "--classes", ",".join(class_names)]
     costs = {"prepare": measure("all", "--to", "prepare", *given, *(x for s in small for x in ("--set", s)))}
@@ -113,7 +113,7 @@ def without_networks(root: Path, count: int, class_names: list[str]) -> dict[str
     costs["fuse"] = measure("fuse", "--run", run)
     costs["fuse, up to date"] = measure("fuse", "--run", run)
     apart(write_made_up_scores, run, count, class_names)
-    costs["evaluate"] = measure("evaluate", "--run", run, "--resamples", 0)
+    costs["evaluate"] = measure("evaluate", "--run", run)
     costs["inspect"] = measure("inspect", run / "final_labels.h5")
     costs["plan"] = measure("plan", "--run", run)
     return costs

@@ -82,7 +82,7 @@ def sentence(run: RunFiles) -> str:
     figure = f"{100 * gain['mAP']:+.1f} mAP"
     low, high = gain.get("mAP_interval", (None, None))
     if low is None:
-        return f"The classifier against its teacher: {figure}."
+        return f"The classifier against its teacher: {figure}. This may be chance: {gain.get('no_interval', 'it has no interval')}."
     within = f"{figure}, 95 % interval {100 * low:+.1f} to {100 * high:+.1f}"
     if low > 0:
         return f"The classifier is better than its teacher: {within}."

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.evaluation.metrics import average_precision, bootstrap_map, percentile_interval
+from pipeline.evaluation.intervals import scores_gain_interval
+from pipeline.evaluation.metrics import average_precision
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import say
 from pipeline.method.thresholds import PRESENT
@@ -18,8 +19,6 @@ from pipeline.tools.report.gallery import entries_of
 from pipeline.tools.report.page import build_facts, render
 from pipeline.tools.review import wrong
 from pipeline.tools.run_files import RunFiles, read_run
-
-RESAMPLES = 1000
 
 
 def run(first: Path, second: Path, config: ReportConfig) -> Path:
@@ -145,13 +144,17 @@ def sentence(pair: tuple[RunFiles, RunFiles], names: list[str], test: dict[str, 
     means = [mean_of_classes(average_precision(each, truth), empty_is_zero) for each in scores]
     if None in means:
         return f"{names[1]} against {names[0]}: none of the shared test photos shows any class."
-    how = {"empty_class": "zero" if empty_is_zero else "skip", "resamples": RESAMPLES}
-    before, after = (bootstrap_map(each, truth, **how) for each in scores)
-    low, high = percentile_interval(after - before)
-    known = int((truth >= 0).any(1).sum())
+    over = f"over {int((truth >= 0).any(1).sum()):,} test photos"
+    if np.array_equal(*scores):
+        return f"{names[1]} is as good as {names[0]}: its scores are the same {over}."
+    empty_class = "zero" if empty_is_zero else "skip"
+    interval = scores_gain_interval([scores[0]], [scores[1]], truth, empty_class=empty_class)
+    gain = f"{100 * (means[1] - means[0]):+.1f} mAP"
+    if interval.low is None:
+        return f"{names[1]} against {names[0]}: {gain} {over}. This may be chance: {interval.why_none}."
+    low, high = interval.low, interval.high
     word = "better than" if low > 0 else "worse than" if high < 0 else "not measurably different from"
-    within = f"{100 * (means[1] - means[0]):+.1f} mAP, 95 % interval {100 * low:+.1f} to {100 * high:+.1f}"
-    return f"{names[1]} is {word} {names[0]}: {within} over {known:,} test photos."
+    return f"{names[1]} is {word} {names[0]}: {gain}, 95 % interval {100 * low:+.1f} to {100 * high:+.1f} {over}."
 
 
 def both_stages(pair: tuple[RunFiles, RunFiles], names: list[str]) -> list[dict[str, Any]]:
