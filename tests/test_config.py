@@ -170,5 +170,23 @@ def test_a_file_counts_by_its_content_and_not_by_its_place(tmp_path):
     ]
     assert teachers[0] == teachers[1] != teachers[2] and str(tmp_path) not in teachers[0]
     assert EmbedConfig(teacher="openai:RN50").identity()["teacher"] == "openai:RN50"
+    of_tags = [
+        EmbedConfig(teacher=f"open_clip:ViT-B-32/{weights}").identity()["teacher"]
+        for weights in (
+            f"openai@{tmp_path / 'a.pt'}",
+            f"openai@{tmp_path / 'b.pt'}",
+            f"laion2b_e16@{tmp_path / 'a.pt'}",
+        )
+    ]
+    assert of_tags[0] == of_tags[1] != of_tags[2] and str(tmp_path) not in of_tags[0]
     with pytest.raises(PipelineError, match=r"missing\.pt cannot be read"):
         WarmupConfig(weights=str(tmp_path / "missing.pt")).identity()
+
+
+def test_a_folder_that_is_called_like_a_tag_is_not_taken_for_its_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "openai").mkdir()
+    assert EmbedConfig.absolute({"teacher": "open_clip:ViT-B-32/openai"}) == {"teacher": "open_clip:ViT-B-32/openai"}
+    (tmp_path / "w.pt").write_bytes(b"")
+    found = EmbedConfig.absolute({"teacher": "open_clip:ViT-B-32/openai@w.pt"})
+    assert found == {"teacher": f"open_clip:ViT-B-32/openai@{tmp_path / 'w.pt'}"}

@@ -11,8 +11,8 @@ from typing import Any, Literal, Self, get_args, get_origin
 from pipeline.machine.errors import PipelineError, hint
 from pipeline.runs.files import sha256_of
 
-TEACHER_FILES = ("openai:", "open_clip:local-dir:", "open_clip:")
-"""What may stand before a path in the spec of a teacher."""
+LOADERS = {"open_clip": 2}
+"""Versions of how teachers are loaded, by the kind of spec; raise one when the embeddings of the same weights change."""
 
 
 def option(
@@ -140,13 +140,19 @@ def absolute_teacher(spec: str) -> str:
 
 def split_teacher(spec: str) -> tuple[str, str]:
     """What precedes the file or folder in the spec of a teacher, and its path; empty if the spec names none."""
-    for prefix in TEACHER_FILES:
-        path = spec.removeprefix(prefix)
-        if prefix == "open_clip:":  # MODEL/PRETRAINED, where PRETRAINED is a tag or a file
-            model, _, path = path.partition("/")
-            prefix += f"{model}/"
-        if spec.startswith(prefix) and path and Path(path).expanduser().exists():
-            return prefix, path
+    kind, _, model = spec.partition(":")
+    if model.startswith("local-dir:"):
+        candidates = [model.removeprefix("local-dir:")]
+    elif kind == "open_clip":  # MODEL/TAG, MODEL/FILE or MODEL/TAG@FILE
+        weights = model.partition("/")[2]
+        candidates = [weights, weights.partition("@")[2]]
+    else:
+        candidates = [model] if kind == "openai" else []
+    for path in filter(None, candidates):
+        whole = Path(path).expanduser()
+        # a folder that is called like a tag is not the file of its weights
+        if whole.is_dir() if model.startswith("local-dir:") else whole.is_file():
+            return spec.removesuffix(path), path
     return spec, ""
 
 
@@ -156,9 +162,10 @@ def file_identity(path: str) -> str:
 
 
 def teacher_identity(spec: str) -> str:
-    """The spec of a teacher, with the hash of its content in the place of a path."""
+    """The spec of a teacher, with the hash of its content in the place of a path, and the version of its loader."""
     prefix, path = split_teacher(spec)
-    return prefix + file_identity(path) if path else spec
+    loader = LOADERS.get(spec.partition(":")[0])
+    return (prefix + file_identity(path) if path else spec) + (f" loader={loader}" if loader else "")
 
 
 def check_value(item: dataclasses.Field, value: Any) -> None:

@@ -102,7 +102,7 @@ class EmbedConfig(Config):
 
     teacher: str = option(
         "conse",
-        "conse, openai:NAME_OR_FILE or open_clip:MODEL/PRETRAINED (paper: openai:RN50x64)",
+        "conse, openai:NAME_OR_FILE, open_clip:MODEL/TAG or open_clip:MODEL/TAG@FILE (paper: openai:RN50x64)",
         content=teacher_identity,
         path=absolute_teacher,
     )

@@ -1,9 +1,13 @@
 """`open_clip:` teachers: every model of the open_clip package, an extra, by name or from a folder."""
 
 import hashlib
+import json
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -27,6 +31,21 @@ except ModuleNotFoundError as error:
 SHORT_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 """Half precisions as open_clip writes them."""
 TEXTS_PER_CALL = 256
+PREPROCESSING = ("mean", "std", "interpolation")
+"""What belongs to a pretrained tag and decides the pixels; all views are squashed, so that `resize_mode` does not."""
+CLIP_VOCABULARY = 49408
+LOADING_ERRORS = (
+    AttributeError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    UnpicklingError,
+    UserWarning,
+    ValueError,
+)
+"""What open_clip raises for weights that are missing, damaged or of another model."""
 
 
 class OpenClip:
@@ -93,74 +112,167 @@ def load_open_clip(
     """Load `open_clip:<model>`.
 
     Args:
-        model: MODEL/PRETRAINED, where PRETRAINED is a tag of open_clip or a file, or local-dir:PATH of a
-            folder with open_clip_config.json and weights.
+        model: MODEL/TAG with a pretrained tag of open_clip, MODEL/FILE, MODEL/TAG@FILE for a file with the settings of
+            a tag, or local-dir:PATH of a folder with open_clip_config.json and weights.
         device: where it runs.
         precision: see `load_teacher`.
         cache_dir: see `load_teacher`.
         rules: how it takes views.
 
     Raises:
-        PipelineError: if there is no such model, tag or folder, or its weights cannot be had or read.
+        PipelineError: if there is no such model, tag or folder, its weights cannot be had or read, or it is not clear
+            which preprocessing or activation they need.
     """
     device = torch.device(device)
     dtype = compute_dtype(precision, device)
-    name, pretrained = (model, None) if model.startswith("local-dir:") else split_model(model)
+    spec = f"open_clip:{model}"
+    source = folder_source(model) if model.startswith("local-dir:") else find_source(model)
     cache = str(cache_folder(cache_dir) / "open_clip")
     try:
-        clip = open_clip.create_model(name, pretrained, cache_dir=cache, require_pretrained=True)
-        digest = fingerprint(clip)
+        exact = create(source, cache)
+        digest = fingerprint(exact, model_config(source))
         if dtype == torch.float32:
-            clip = clip.to(device)
+            clip = exact.to(device)
         else:  # read again, as open_clip's way of casting a model is its own
-            clip = open_clip.create_model(
-                name,
-                pretrained,
-                precision=SHORT_NAMES[dtype],
-                device=device,
-                cache_dir=cache,
-                require_pretrained=True,
-            )
-        tokenizer = open_clip.get_tokenizer(name, cache_dir=cache)
-    except (KeyError, OSError, RuntimeError, SafetensorError, UnpicklingError, ValueError) as error:
+            clip = create(source, cache, precision=SHORT_NAMES[dtype], device=device)
+            # the cast rounds a scale of 100.003 to 99 or 100
+            clip.logit_scale, clip.logit_bias = exact.logit_scale, exact.logit_bias
+        tokenizer = open_clip.get_tokenizer(source.name, cache_dir=cache)
+    except LOADING_ERRORS as error:
         reason = str(error).partition("\n")[0]
-        raise PipelineError(f"open_clip:{model} could not be loaded ({reason}). {remedy(name, pretrained)}") from error
-    return OpenClip(clip, tokenizer, f"open_clip:{model}", digest, device, dtype, rules)
+        raise PipelineError(f"{spec} could not be loaded ({reason}). {remedy(source)}") from error
+    check_tokenizer(tokenizer, model_config(source), spec)
+    if exact.logit_bias is not None and exact.logit_bias.item() == 0:  # what open_clip puts where a file has none
+        raise PipelineError(f"The weights of {spec} have no logit_bias, which its sigmoid needs. Use a softmax model.")
+    return OpenClip(clip, tokenizer, spec, digest, device, dtype, rules)
 
 
-def split_model(model: str) -> tuple[str, str]:
-    """MODEL and PRETRAINED of MODEL/PRETRAINED.
+@dataclass(frozen=True)
+class Source:
+    """Where the weights of a model come from, and the settings that they were trained with."""
+
+    name: str
+    """Of the model, or local-dir:PATH."""
+    pretrained: str | None
+    """A tag or a file; None for a folder."""
+    tag: str = ""
+    """The tag whose settings count; empty where there is none: the settings of the folder, or open_clip's defaults."""
+
+
+def find_source(model: str) -> Source:
+    """The source that MODEL/TAG, MODEL/FILE or MODEL/TAG@FILE names.
+
+    A file that names no tag gets the settings of the model's tags if all of them agree. A model without any tag has
+    open_clip's defaults, with which open_clip trains it.
 
     Raises:
-        PipelineError: if open_clip has no such model, or for it neither a tag nor a file PRETRAINED exists.
+        PipelineError: open_clip has no such model, there is neither such a tag nor such a file, or the tags differ.
     """
-    name, _, pretrained = model.partition("/")
+    name, _, weights = model.partition("/")
     if name not in open_clip.list_models():
         raise PipelineError(f"open_clip has no model {name!r}. {hint(name, open_clip.list_models())}")
     tags = open_clip.list_pretrained_tags_by_model(name)
-    if pretrained not in tags and not Path(pretrained).is_file():
+    tag, at, path = weights.partition("@")
+    if weights in tags:
+        return Source(name, weights, weights)
+    if Path(weights).expanduser().is_file():
+        if len({repr(settings_of(name, each)) for each in tags}) > 1:
+            raise PipelineError(
+                f"open_clip:{name}/{weights}: the pretrained tags of {name} differ in preprocessing or activation "
+                "(GELU or QuickGELU). Name the tag that the file belongs to, as "
+                f"open_clip:{name}/TAG@{weights} with TAG one of {', '.join(tags)}."
+            )
+        return Source(name, str(Path(weights).expanduser()), tags[0] if tags else "")
+    if at and tag in tags and Path(path).expanduser().is_file():
+        return Source(name, str(Path(path).expanduser()), tag)
+    raise PipelineError(
+        f"open_clip:{name} has no weights {weights!r}. Use open_clip:{name}/TAG with one of "
+        f"{', '.join(tags)}, or open_clip:{name}/PATH of a file."
+    )
+
+
+def folder_source(name: str) -> Source:
+    """The source that local-dir:PATH names; open_clip itself would take its defaults for a mean that is missing."""
+    path = Path(name.removeprefix("local-dir:")).expanduser() / "open_clip_config.json"
+    try:
+        config = json.loads(path.read_text()) if path.is_file() else None
+        if config is not None and not {"mean", "std"} <= set(config["preprocess_cfg"]):
+            raise KeyError("preprocess_cfg")
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         raise PipelineError(
-            f"open_clip:{name} has no weights {pretrained!r}. Use open_clip:{name}/TAG with one of "
-            f"{', '.join(tags)}, or open_clip:{name}/PATH of a file."
+            f"{path} has no preprocess_cfg with mean and std, which the weights were trained with. Add them."
+        ) from error
+    return Source(f"local-dir:{path.parent}", None)
+
+
+def settings_of(name: str, tag: str) -> dict[str, Any]:
+    """What the weights of a pretrained tag need: mean, std, interpolation, and whether their GELU is QuickGELU."""
+    found = open_clip.get_pretrained_cfg(name, tag)
+    return {key: found[key] for key in PREPROCESSING} | {"quick_gelu": found.get("quick_gelu", False)}
+
+
+def create(source: Source, cache: str, **options: Any) -> nn.Module:
+    """The model of a source with its weights and settings.
+
+    Raises:
+        ValueError: the model has QuickGELU and the tag has not.
+        UserWarning: open_clip found something else that does not match.
+    """
+    settings = settings_of(source.name, source.tag) if source.tag else {}
+    quick_gelu = settings.pop("quick_gelu", False)
+    if source.tag and not quick_gelu and open_clip.get_model_config(source.name).get("quick_gelu", False):
+        raise ValueError(f"open_clip's model {source.name} has QuickGELU and its tag {source.tag} has not")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="(?i).*mismatch", category=UserWarning)
+        return open_clip.create_model(
+            source.name,
+            source.pretrained,
+            force_quick_gelu=quick_gelu,
+            force_preprocess_cfg=settings,
+            cache_dir=cache,
+            require_pretrained=True,
+            **options,
         )
-    return name, pretrained
 
 
-def remedy(name: str, pretrained: str | None) -> str:
+def model_config(source: Source) -> dict[str, Any]:
+    """The architecture as it is built, with the activation of the tag."""
+    config = open_clip.get_model_config(source.name)
+    quick_gelu = bool(source.tag) and settings_of(source.name, source.tag)["quick_gelu"]
+    return config | {"quick_gelu": quick_gelu or config.get("quick_gelu", False)}
+
+
+def check_tokenizer(tokenizer: Any, config: dict[str, Any], spec: str) -> None:
+    """Raise where open_clip took CLIP's own tokenizer, its default, for a model with another vocabulary."""
+    wanted = config["text_cfg"].get("vocab_size", CLIP_VOCABULARY)
+    if isinstance(tokenizer, open_clip.SimpleTokenizer) and wanted != CLIP_VOCABULARY:
+        raise PipelineError(
+            f"{spec} has {wanted} tokens and names no tokenizer; CLIP's has {CLIP_VOCABULARY}. Add hf_tokenizer_name to "
+            "text_cfg in its open_clip_config.json."
+        )
+
+
+def remedy(source: Source) -> str:
     """What to do about a model that does not load."""
-    source = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else None
-    if not source:
+    if source.pretrained is None:
         return "Expected open_clip_config.json and whole weights of the same model."
-    address = f"https://huggingface.co/{source['hf_hub']}" if source.get("hf_hub") else source["url"]
-    return f"Without a connection get the weights of {address} elsewhere and use open_clip:{name}/PATH."
+    if source.pretrained != source.tag:
+        return f"Expected whole weights of {source.name}, or a folder with its own open_clip_config.json as local-dir:PATH."
+    found = open_clip.get_pretrained_cfg(source.name, source.tag)
+    address = f"https://huggingface.co/{found['hf_hub']}" if found.get("hf_hub") else found["url"]
+    return (
+        f"Without a connection get the weights of {address} elsewhere and use open_clip:{source.name}/{source.tag}@PATH, "
+        "or the folder with its own open_clip_config.json as local-dir:PATH."
+    )
 
 
-def fingerprint(model: nn.Module) -> str:
-    """SHA-256 over the names and bytes of all weights, and over the preprocessing.
+def fingerprint(model: nn.Module, config: dict[str, Any]) -> str:
+    """SHA-256 over the names and bytes of all weights, the architecture that they stand in, and the preprocessing.
 
     Of the model in float32: the precision that it runs in does not change which weights these are.
     """
     digest = hashlib.sha256(repr(sorted(model.visual.preprocess_cfg.items())).encode())
+    digest.update(json.dumps(config, sort_keys=True).encode())
     for name, weight in model.state_dict().items():
         digest.update(name.encode())
         digest.update(weight.cpu().reshape(-1).view(torch.uint8).numpy())

@@ -47,8 +47,8 @@ def load_teacher(
     """Load the teacher that a spec names.
 
     Args:
-        spec: "conse", "openai:NAME", "openai:PATH", "open_clip:MODEL/PRETRAINED" or
-            "open_clip:local-dir:PATH".
+        spec: "conse", "openai:NAME", "openai:PATH", "open_clip:MODEL/TAG", "open_clip:MODEL/FILE",
+            "open_clip:MODEL/TAG@FILE" or "open_clip:local-dir:PATH".
         device: where it runs.
         precision: "float32", "bfloat16" or "float16"; on a CPU, and for `conse`, always float32.
         cache_dir: where downloaded weights lie; by default `$CCD_CACHE`, else ~/.cache/ccd.
@@ -72,6 +72,6 @@ def load_teacher(
 
         return load_open_clip(model, device, precision, cache_dir, rules)
     raise PipelineError(
-        f"There is no teacher {spec!r}. Use conse, openai:NAME, openai:PATH, open_clip:MODEL/PRETRAINED "
-        "or open_clip:local-dir:PATH."
+        f"There is no teacher {spec!r}. Use conse, openai:NAME, openai:PATH, open_clip:MODEL/TAG, "
+        "open_clip:MODEL/TAG@FILE or open_clip:local-dir:PATH."
     )
