@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from pipeline import Classifier, cli
 from pipeline.machine.errors import PipelineError
-from pipeline.method.thresholds import out_of_fold_thresholds
+from pipeline.method.thresholds import better_thresholds
 from pipeline.runs.checkpoints import read_checkpoint
 from pipeline.runs.manifest import read_manifest
 from pipeline.tools.calibrate import read_labelled
@@ -51,7 +51,8 @@ def test_thresholds_are_the_out_of_fold_ones_and_the_weights_stay(labelled, phot
     assert code == 0, output
     old, new = read_checkpoint(tiny_classifier), read_checkpoint(tmp_path / "better.pt")
     scores = Classifier.load(tiny_classifier).scores(sorted(photos.iterdir()))
-    assert new.thresholds == out_of_fold_thresholds(scores, labelled[1], folds=4, seed=1)[0].tolist()
+    expected = better_thresholds(scores, labelled[1], np.array(old.thresholds), folds=4, seed=1)
+    assert new.thresholds == expected.thresholds.tolist() and not expected.kept.all()
     assert all(torch.equal(old.weights[key], new.weights[key]) for key in old.weights)
     assert tiny_classifier.read_bytes() == before
     assert "mean F1 on 8 photos" in output
@@ -69,6 +70,22 @@ def test_the_file_says_that_labels_were_used_and_which(labelled, tiny_classifier
         assert provenance.inputs == {"classifier.pt": read_checkpoint(tiny_classifier).provenance.fingerprint}
         fingerprints.append(provenance.fingerprint)
     assert fingerprints[0] != fingerprints[1]
+
+
+def test_a_threshold_that_is_no_better_is_kept_and_a_class_predicted_everywhere_is_named(
+    photos, tiny_classifier, tmp_path
+):
+    scores = Classifier.load(tiny_classifier).scores(sorted(photos.iterdir()))
+    # cats where the scores say the opposite: the best that a threshold can do is to predict them in every photo
+    cats = scores[:, 0] <= np.sort(scores[:, 0])[3]
+    lines = [f"{photos}/{n}.png,{'cat' if cat else ''}" for n, cat in enumerate(cats)]
+    (tmp_path / "labels.csv").write_text("\n".join(["image,labels", *lines]) + "\n")
+    code, output = calibrate(tiny_classifier, tmp_path / "labels.csv", "--out", tmp_path / "better.pt", "--folds", 2)
+    assert code == 0, output
+    new, old = (read_checkpoint(path).thresholds for path in (tmp_path / "better.pt", tiny_classifier))
+    assert new[1:] == old[1:] and "thresholds are kept" in output  # no dog and no cow to choose by
+    assert (scores[:, 0] >= new[0]).mean() > 0.9
+    assert "'cat' is predicted in 100% of these photos and present in 4 of 8" in " ".join(output.split())
 
 
 def test_unreadable_photos_are_left_out(labelled, tiny_classifier, tmp_path):

@@ -164,7 +164,10 @@ def numbers_of(figures):
 def of_thresholds():
     scores, truth = draws(20, 3), (draws(20, 3, seed=3) > 0.6).astype(np.int8)
     best = thresholds.out_of_fold_thresholds(scores, truth, folds=4, seed=1)
-    return [*best, thresholds.class_f1(scores > 0.5, truth)]
+    better = thresholds.better_thresholds(scores, truth, np.array([0.3, 0.5, 0.7]), folds=4, seed=1)
+    common = thresholds.predicted_nearly_everywhere(scores > [0.01, 0.5, 0.02], truth)
+    found = [better.thresholds, better.kept, better.f1_before, better.f1_expected, common]
+    return [*best, thresholds.class_f1(scores > 0.5, truth), *(each.astype(float) for each in found)]
 
 
 def of_calibration():

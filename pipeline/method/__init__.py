@@ -9,7 +9,7 @@ FORMULAS = {
     "boost": 1,
     "snapping": 1,
     "calibration": 2,
-    "thresholds": 2,
+    "thresholds": 3,
     "epoch_choice": 1,
     "ranking": 1,
     "metrics": 2,

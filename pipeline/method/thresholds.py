@@ -1,9 +1,13 @@
 """Scores and labels to per-class thresholds of highest F1."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 PRESENT = 0.5
 """A score or soft label from here on says "present" where nothing better is known."""
+NEARLY_ALL, MANY = 0.9, 0.7
+"""A class that is predicted in more than the first share of the images is suspicious unless the second share shows it."""
 
 
 def out_of_fold_thresholds(
@@ -34,6 +38,52 @@ def out_of_fold_thresholds(
     np.divide(np.nansum(by_fold, axis=0), found.sum(axis=0), out=thresholds, where=found.any(axis=0))
     decisions = scores >= np.where(found, by_fold, PRESENT)[fold]
     return thresholds, class_f1(decisions, truth)
+
+
+@dataclass(frozen=True)
+class NewThresholds:
+    """Thresholds of C classes from labelled images, no worse than those that there were before."""
+
+    thresholds: np.ndarray
+    """float64 [C]."""
+    kept: np.ndarray
+    """bool [C], whether the threshold is the old one."""
+    f1_before: np.ndarray
+    """float64 [C], of the old thresholds."""
+    f1_expected: np.ndarray
+    """float64 [C], that unseen images can expect."""
+
+
+def better_thresholds(
+    scores: np.ndarray, truth: np.ndarray, old: np.ndarray, folds: int = 5, seed: int = 0
+) -> NewThresholds:
+    """Thresholds as of `out_of_fold_thresholds`; the old one where the new F1 is not higher out of fold.
+
+    Args:
+        scores: float [N, C] in [0, 1].
+        truth: int8 [N, C]: 1 present, 0 absent, negative ignored.
+        old: float [C].
+        folds: number of parts, at least 2 and at most N.
+        seed: of the parts.
+    """
+    found, expected = out_of_fold_thresholds(scores, truth, folds, seed)
+    before = class_f1(scores >= old, truth)
+    kept = expected <= before
+    return NewThresholds(np.where(kept, old, found), kept, before, np.where(kept, before, expected))
+
+
+def predicted_nearly_everywhere(decisions: np.ndarray, truth: np.ndarray | None) -> np.ndarray:
+    """Classes that nearly every image is predicted to show, though far from every image shows them, bool [C].
+
+    Args:
+        decisions: bool [N, C].
+        truth: int8 [N, C], negative ignored; None where nothing is known, so that only the decisions count.
+    """
+    shares = decisions.mean(axis=0) if len(decisions) else np.zeros(decisions.shape[1])
+    if truth is None:
+        return shares > NEARLY_ALL
+    known = np.maximum((truth >= 0).sum(axis=0), 1)
+    return (shares > NEARLY_ALL) & ((truth == 1).sum(axis=0) < MANY * known)
 
 
 def best_f1_threshold(scores: np.ndarray, truth: np.ndarray) -> float:

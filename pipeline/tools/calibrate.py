@@ -14,7 +14,7 @@ from pipeline.datasets.tables import read_table
 from pipeline.machine.errors import PipelineError, first_line
 from pipeline.machine.progress import PlainTable, say, show
 from pipeline.method import FORMULAS
-from pipeline.method.thresholds import class_f1, out_of_fold_thresholds
+from pipeline.method.thresholds import NewThresholds, better_thresholds, predicted_nearly_everywhere
 from pipeline.runs.artifacts import Provenance
 from pipeline.runs.checkpoints import Checkpoint, read_checkpoint, read_header, write_checkpoint
 from pipeline.runs.files import sha256_of
@@ -75,6 +75,8 @@ def run(
 ) -> None:
     """Write the classifier with thresholds from labelled photos, and show what F1 to expect of them.
 
+    A class keeps its threshold where no other has a higher F1 on photos that it was not chosen on.
+
     Args:
         classifier_path: file of a classifier; stays as it is, since the run's other files were made from it.
         labelled: CSV or Parquet file with the columns image (or image_id) and labels.
@@ -99,7 +101,7 @@ def run(
             f"{labelled} has {len(truth)} labelled photos, expected at least {config.folds}, one per fold. "
             "Label more, or lower --folds."
         )
-    thresholds, f1 = out_of_fold_thresholds(found.scores, truth, config.folds, config.seed)
+    new = better_thresholds(found.scores, truth, np.array(checkpoint.thresholds), config.folds, config.seed)
     provenance = Provenance(
         "classifier",
         VERSIONS["classifier"],
@@ -108,12 +110,24 @@ def run(
         formulas={"thresholds": FORMULAS["thresholds"]},
         uses_ground_truth=True,
     )
-    write_checkpoint(out, calibrated(checkpoint, thresholds, provenance))
-    before = class_f1(found.scores >= np.array(checkpoint.thresholds), truth)
-    show(threshold_table(checkpoint, thresholds, truth, before, f1))
+    write_checkpoint(out, calibrated(checkpoint, new.thresholds, provenance))
+    show(threshold_table(checkpoint, new, truth))
     counted = (truth == 1).any(axis=0)
-    means = [100 * figure[counted].mean() if counted.any() else 0.0 for figure in (before, f1)]
+    means = [100 * figure[counted].mean() if counted.any() else 0.0 for figure in (new.f1_before, new.f1_expected)]
     say(f"{out}: mean F1 on {len(truth)} photos {means[0]:.1f} before, {means[1]:.1f} to expect now (out of fold).")
+    if new.kept.any():
+        say(f"{new.kept.sum()} of {len(new.kept)} thresholds are kept: no other has a higher F1 out of fold.")
+    warn_of_common(checkpoint.class_names, found.scores >= new.thresholds, truth)
+
+
+def warn_of_common(class_names: list[str], decisions: np.ndarray, truth: np.ndarray) -> None:
+    """Say which classes would be predicted in nearly every photo, though far from every labelled photo shows them."""
+    for c in np.flatnonzero(predicted_nearly_everywhere(decisions, truth)):
+        say(
+            f"Warning: {class_names[c]!r} is predicted in {decisions[:, c].mean():.0%} of these photos and present in "
+            f"{(truth[:, c] == 1).sum()} of {(truth[:, c] >= 0).sum()}. Its scores don't tell these photos apart: "
+            "raise its threshold, or leave the class out."
+        )
 
 
 def read_thresholds(path: Path, class_names: list[str]) -> np.ndarray:
@@ -167,15 +181,13 @@ def run_given(classifier_path: Path, thresholds_path: Path, out: Path) -> None:
     say(f"{out}: {moved} of {len(thresholds)} thresholds are others than before; use it with `ccd predict {out}`.")
 
 
-def threshold_table(
-    checkpoint: Checkpoint, thresholds: np.ndarray, truth: np.ndarray, before: np.ndarray, f1: np.ndarray
-) -> PlainTable:
+def threshold_table(checkpoint: Checkpoint, new: NewThresholds, truth: np.ndarray) -> PlainTable:
     """One row per class: photos that show it, and threshold and F1, both before and now."""
     table = PlainTable("class", title="Thresholds")
     for heading in ("photos", "threshold", "F1 before", "new threshold", "F1 to expect"):
         table.add_column(heading, justify="right")
-    columns = (checkpoint.class_names, (truth == 1).sum(axis=0), checkpoint.thresholds, before, thresholds, f1)
-    for name, count, old, old_f1, new, new_f1 in zip(*columns, strict=True):
-        f1_before, f1_now = (f"{100 * figure:.1f}" if count else "-" for figure in (old_f1, new_f1))
-        table.add_row(name, str(count), f"{old:.3f}", f1_before, f"{new:.3f}", f1_now)
+    for c, (name, count) in enumerate(zip(checkpoint.class_names, (truth == 1).sum(axis=0), strict=True)):
+        before, expected = (f"{100 * f1[c]:.1f}" if count else "-" for f1 in (new.f1_before, new.f1_expected))
+        threshold = "kept" if new.kept[c] else f"{new.thresholds[c]:.3f}"
+        table.add_row(name, str(count), f"{checkpoint.thresholds[c]:.3f}", before, threshold, expected)
     return table

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.method.thresholds import PRESENT
+from pipeline.method.thresholds import PRESENT, predicted_nearly_everywhere
 from pipeline.tools.report.content import scored, thresholds, truth_of
 from pipeline.tools.run_files import RunFiles
 
@@ -174,9 +174,7 @@ def threshold_alerts(run: RunFiles) -> list[Alert]:
     part, names = run.manifest.split(split), run.manifest.class_names
     truth = truth_of(run, part.image_ids)
     alerts = []
-    silent, loud = ~decided.any(0), decided.mean(0) > 0.9
-    if truth is not None:
-        loud &= (truth == 1).sum(0) < 0.7 * np.maximum((truth >= 0).sum(0), 1)
+    silent, loud = ~decided.any(0), predicted_nearly_everywhere(decided, truth)
     for which, title, text in (
         (
             silent,
