@@ -481,8 +481,10 @@ OverwriteOption = Annotated[bool, typer.Option("--force", help="Overwrite --out 
 
 def classifier_file(target: str) -> Path:
     """The classifier of a run (the only one, if none is named), or the file that was given."""
+    from pipeline.tools.calibrate import trained_file
+
     found = run_or_file(target) if target else chosen_run("")
-    return found / "classifier.pt" if found.is_dir() else found
+    return trained_file(found) if found.is_dir() else found
 
 
 def classifier_to_use(target: str) -> Path:

@@ -11,7 +11,7 @@ from PIL import Image
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.runs.artifacts import Boxes, CropScores, Embeddings, EpochScores, Labels, Provenance, write
 from pipeline.runs.checkpoints import Checkpoint, write_checkpoint
-from pipeline.runs.files import write_json
+from pipeline.runs.files import sha256_of, write_json
 from pipeline.runs.graph import VERSIONS
 from pipeline.runs.manifest import COLUMNS, Manifest, manifest_provenance, write_csv, write_manifest
 from pipeline.runs.options import EvaluateConfig
@@ -147,7 +147,9 @@ def write_photos(folder: Path, ids: list[str]) -> None:
 
 
 def write_images(folder: Path, ids: list[str]) -> None:
-    rows = [(i, str(folder / "photos" / i), i.split("/")[0], HEIGHT, WIDTH, "0" * 64) for i in ids]
+    rows = [
+        (i, str(folder / "photos" / i), i.split("/")[0], HEIGHT, WIDTH, sha256_of(folder / "photos" / i)) for i in ids
+    ]
     images = pd.DataFrame(rows, columns=COLUMNS)
     names = {name: [name] for name in CLASSES}
     manifest = Manifest(

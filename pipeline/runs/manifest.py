@@ -119,6 +119,17 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def read_class_names(folder: Path) -> list[str]:
+    """The class names of a run, without its images.
+
+    Raises:
+        PipelineError: missing or damaged.
+    """
+    path = folder / "manifest.json"
+    with reporting_damage(path):
+        return [str(name) for name in json.loads(path.read_text(encoding="utf-8"))["display_names"]]
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json` and then `manifest.csv`; paths inside the run folder become relative to it."""
     inside = f"{folder.resolve()}/"

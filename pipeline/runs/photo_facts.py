@@ -99,10 +99,15 @@ class KnownPhotos:
             self._next = time.monotonic() + max(EVERY, 20 * (time.monotonic() - start))
 
 
-def check_photos(folder: Path, manifest: Manifest) -> None:
+def check_photos(folder: Path, manifest: Manifest, *, remember: bool = True) -> None:
     """Raise unless every photo of a manifest is still there, with the content that `prepare` has seen.
 
     A photo whose file has its old size and time is taken for the same; any other is hashed again.
+
+    Args:
+        folder: the run folder.
+        manifest: its manifest, or a part of it.
+        remember: write down what was seen, which needs the whole manifest and the run's lock.
 
     Raises:
         PipelineError: photos are gone or have changed; says how many, names the first, and what to do.
@@ -125,6 +130,6 @@ def check_photos(folder: Path, manifest: Manifest) -> None:
             f"{len(changed)} of the {len(ids)} photos of {folder} have changed since they were prepared (first: "
             f"{ids[changed[0]]}). Take them as they are now with {again}."
         )
-    if not same.all():
+    if remember and not same.all():
         images = manifest.images.assign(bytes=seen[:, 0], mtime_ns=seen[:, 1])
         write_csv(folder / FILE, images[COLUMNS])

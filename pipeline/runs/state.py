@@ -1,7 +1,7 @@
 """What is built, what is stale and why: the question that every command asks first, answered without a network."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,12 +37,25 @@ def read_provenance(path: Path) -> Provenance:
         return provenance
 
 
-def check_current(path: Path, known: dict[Path, Provenance] | None = None) -> Provenance:
+def up_to_date(path: Path) -> Path:
+    """A file of a run that people look at or use: the path itself, once the file is up to date.
+
+    Corrections that `fuse` has not used yet make nothing out of date here: the readers of labels name them.
+
+    Raises:
+        PipelineError: it, or a file that it was made from, is missing, damaged or out of date; names the command.
+    """
+    check_current(path, ignore=tuple(BY_PEOPLE))
+    return path
+
+
+def check_current(path: Path, known: dict[Path, Provenance] | None = None, ignore: Sequence[str] = ()) -> Provenance:
     """Provenance of a file whose inputs and formulas are still those that it was made with, and theirs, and so on.
 
     Args:
         path: the file.
         known: files that are already checked; gets those that are checked now.
+        ignore: names of inputs whose changes do not count.
 
     Raises:
         PipelineError: it, or a file it was made from, is missing, damaged, or has changed since.
@@ -52,9 +65,11 @@ def check_current(path: Path, known: dict[Path, Provenance] | None = None) -> Pr
         return known[path]
     provenance = read_provenance(path)
     for name, fingerprint in provenance.inputs.items():
+        if name in ignore:
+            continue
         if name in BY_PEOPLE and not path.with_name(name).exists():
             raise PipelineError(f"{path} is stale: {name} was taken away since. Rebuild it with {remedy(path)}.")
-        if check_current(path.with_name(name), known).fingerprint != fingerprint:
+        if check_current(path.with_name(name), known, ignore).fingerprint != fingerprint:
             raise PipelineError(
                 f"{path} is stale: {name} has changed since it was made. Rebuild it with {remedy(path)}."
             )

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import say
+from pipeline.runs.photo_facts import check_photos
 from pipeline.tools.label_formats import ENDINGS, FORMATS, WITH_BOXES, prepare
 from pipeline.tools.label_sets import Part, read_label_set, waiting_corrections
 from pipeline.tools.label_studio import LOCAL_FILES
@@ -46,13 +47,14 @@ def run(
         image_prefix: address that absolute paths are appended to, for Label Studio.
 
     Raises:
-        PipelineError: no labels, boxes for a format without a place for them, or a folder that exists.
+        PipelineError: no labels, or out of date, photos that have changed, boxes for a format without a place for them, or a folder that exists.
     """
     if boxes and format not in WITH_BOXES:
         raise PipelineError(f"{format} has no place for boxes; leave out --boxes, or choose {', '.join(WITH_BOXES)}.")
     labels = read_label_set(source, part)
     name = labels.path.stem if part != "both" else "labels"
     out = out or labels.path.with_name(f"{name}-{format}{ENDINGS.get(format, '')}")
+    check_photos(labels.path.parent, labels.manifest, remember=False)
     export = prepare(labels, boxes=boxes, copy_images=copy_images, image_prefix=image_prefix)
     FORMATS[format](export, out)
     waiting = waiting_corrections(labels.path)

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ from pipeline.runs.files import replacing
 from pipeline.runs.folders import known_runs
 from pipeline.runs.graph import HISTORIES, MAKERS
 from pipeline.runs.manifest import Manifest, read_manifest
-from pipeline.runs.state import file_states, read_provenance
+from pipeline.runs.photo_facts import check_photos
+from pipeline.runs.state import file_state, file_states, read_provenance, up_to_date
 from pipeline.tools.compare import compare, option_differences
 from pipeline.tools.label_sets import LabelSet, read_label_set
 from pipeline.tools.read import read
@@ -70,6 +72,7 @@ def run(path: Path, image: str = "") -> None:
         if isinstance(artifact, Boxes) and (path.parent / "ground_truth.h5").exists():
             show_box_quality(artifact, read(path.parent / "ground_truth.h5"))
         if image:
+            up_to_date(path)
             show_image({path.name: artifact}, image)
         return
     if path.suffix == ".pt":
@@ -91,14 +94,21 @@ def show_run(folder: Path, image: str) -> None:
     show(run_table(folder))
     if not image:
         return
+    check_photo(folder, read_manifest(folder), image)
     found: dict[str, Artifact] = {}
     for name in MAKERS:
         if name.endswith(".h5") and (folder / name).exists():
             try:
-                found[name] = read(folder / name)
+                found[name] = read(up_to_date(folder / name))
             except PipelineError as error:
                 say(f"left out: {error}")
     show_image(found, image)
+
+
+def check_photo(folder: Path, manifest: Manifest, image_id: str) -> None:
+    """Raise where the photo of an image is gone or is not the one that the run has seen."""
+    one = manifest.images[manifest.images["image_id"] == image_id].reset_index(drop=True)
+    check_photos(folder, replace(manifest, images=one), remember=False)
 
 
 def history_table(path: Path) -> PlainTable:
@@ -179,15 +189,16 @@ def save_picture(folder: Path, image_id: str, out: Path) -> None:
     manifest = read_manifest(folder)
     if image_id not in manifest.image_ids:
         raise unknown_image(image_id, manifest.image_ids, [folder.name])
+    check_photo(folder, manifest, image_id)
     names = manifest.class_names
     box, class_index = np.zeros((0, 4)), np.zeros(0, int)
     if (folder / "boxes.h5").exists():
-        boxes: Boxes = read(folder / "boxes.h5")
+        boxes: Boxes = read(up_to_date(folder / "boxes.h5"))
         here = np.array([boxes.image_ids[i] == image_id for i in boxes.image_index], dtype=bool)
         box, class_index = boxes.box[here], boxes.class_index[here]
     caption = []
     for name in ("initial_labels.h5", "final_labels.h5", "ground_truth.h5"):
-        artifact = read(folder / name) if (folder / name).exists() else None
+        artifact = read(up_to_date(folder / name)) if (folder / name).exists() else None
         if artifact is not None and image_id in artifact.image_ids:
             values = artifact.labels[artifact.image_ids.index(image_id)]
             listed = [f"{names[c]} {values[c]:.2g}" for c in np.argsort(-values) if values[c] >= PRESENT]
@@ -214,6 +225,8 @@ def origin_table(path: Path, provenance: Provenance) -> PlainTable:
     table.add_row("schema", f"{provenance.schema} version {provenance.version}")
     table.add_row("fingerprint", provenance.fingerprint)
     table.add_row("made by", f"ccd {MAKERS[path.name]}" if path.name in MAKERS else "unknown")
+    if path.name in MAKERS:
+        table.add_row("state", file_state(path, {}).state)
     table.add_row("inputs", "\n".join(f"{name}  {value}" for name, value in provenance.inputs.items()) or "none")
     table.add_row("config", "\n".join(f"{name} = {json.dumps(value)}" for name, value in provenance.config.items()))
     if provenance.formulas:

@@ -18,6 +18,7 @@ from pipeline.runs.artifacts import Boxes
 from pipeline.runs.files import replacing_folder, write_text
 from pipeline.runs.image_store import ImageStore, StoreKey
 from pipeline.runs.score_table import prediction_frame, write_predictions
+from pipeline.runs.state import up_to_date
 from pipeline.tools import label_studio
 from pipeline.tools.label_sets import LabelSet
 from pipeline.tools.read import read
@@ -86,7 +87,7 @@ def prepare(labels: LabelSet, *, boxes: bool = False, **options: Any) -> Export:
     if not boxes:
         return Export(labels, None, **options)
     path = labels.path.with_name("boxes.h5")
-    found: Boxes | None = read(path) if path.exists() else None
+    found: Boxes | None = read(up_to_date(path)) if path.exists() else None
     if found is None or found.image_ids != labels.image_ids[: len(found.image_ids)]:
         raise PipelineError(f"{path} is missing or about other images; leave out --boxes, or run `ccd boxes`.")
     return Export(labels, found, **options)
@@ -218,7 +219,7 @@ def teacher_embeddings(labels: LabelSet) -> np.ndarray | None:
     path = labels.path.with_name("embeddings.h5")
     if not path.exists():
         return None
-    found = read(path)
+    found = read(up_to_date(path))
     asked = found.provenance.config.get("precision", "float32")
     for precision in (asked, "float32"):  # which a CPU takes, whatever was asked for
         store = ImageStore(path.parent, StoreKey(found.teacher_fingerprint, found.image_size, precision))
@@ -246,7 +247,7 @@ def write_cleanlab(export: Export, out: Path) -> None:
     """
     labels = export.labels
     path = labels.path.with_name("embeddings.h5")
-    embeddings = read(path)
+    embeddings = read(up_to_date(path))
     rows = {image_id: row for row, image_id in enumerate(embeddings.image_ids)}
     missing = [image_id for image_id in labels.image_ids if image_id not in rows]
     if missing or embeddings.class_names != labels.class_names:

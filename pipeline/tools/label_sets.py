@@ -12,7 +12,7 @@ from pipeline.method.thresholds import PRESENT
 from pipeline.runs.artifacts import EpochScores, Labels
 from pipeline.runs.graph import run_argument
 from pipeline.runs.manifest import Manifest, read_manifest
-from pipeline.runs.state import read_provenance
+from pipeline.runs.state import read_provenance, up_to_date
 from pipeline.tools.read import read
 
 Part = Literal["train", "test", "both"]
@@ -58,7 +58,7 @@ def read_label_set(path: Path, part: Part = "train") -> LabelSet:
         part: of a run folder: its final labels (train), the classifier's labels of the test images, or both.
 
     Raises:
-        PipelineError: it holds no labels, or not of the run's images.
+        PipelineError: it holds no labels, is out of date, or is not about the run's images.
     """
     if not path.is_dir():
         return read_labels_file(path)
@@ -73,7 +73,7 @@ def read_label_set(path: Path, part: Part = "train") -> LabelSet:
 
 def read_labels_file(path: Path) -> LabelSet:
     """What one file of a run says; see `read_label_set`."""
-    artifact = read(path)
+    artifact = read(up_to_date(path))
     manifest = read_manifest(path.parent)
     if isinstance(artifact, Labels):
         split, labels = "train", artifact.labels

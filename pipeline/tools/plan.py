@@ -9,7 +9,7 @@ from pipeline.runs.config import Config
 from pipeline.runs.graph import STAGES, Stage, options_of, run_argument
 from pipeline.runs.options import BoxesConfig, TrainConfig, WarmupConfig
 from pipeline.runs.settings import Settings
-from pipeline.runs.state import origin_of, why_build
+from pipeline.runs.state import file_state, origin_of, why_build
 from pipeline.runs.timings import Timing, count_images, read_timings
 
 
@@ -136,8 +136,10 @@ def say_end(folder: Path) -> None:
     timings = read_timings(folder)
     taken = ", ".join(f"{name} {duration(timing.seconds)}" for name, timing in timings.items())
     say(f"Files: {folder}/. Last time each stage had work it took: {taken}.")
-    if (folder / "classifier.pt").exists():
-        run = run_argument(folder)
+    run = run_argument(folder)
+    if file_state(folder / "classifier.pt", {}).state != "current":
+        say(f"Next: `ccd all {run}` runs the remaining stages; `ccd plan {run}` lists them.")
+    else:
         say(
             f"Next: `ccd report --run {run}` shows the run on one page; `ccd predict {run} PHOTOS` uses the "
             f"classifier; `ccd review-list --run {run}` lists what is worth correcting."

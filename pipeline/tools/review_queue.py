@@ -9,6 +9,8 @@ import numpy as np
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import say
 from pipeline.runs.artifacts import Labels, check_same_images
+from pipeline.runs.photo_facts import check_photos
+from pipeline.runs.state import up_to_date
 from pipeline.tools.corrections import UNTOUCHED, carried_over
 from pipeline.tools.label_sets import LabelSet, read_label_set, waiting_corrections
 from pipeline.tools.read import read
@@ -43,10 +45,11 @@ def review_queue(folder: Path, count: int, chosen: Path | None = None) -> Review
         PipelineError: there are no final labels, or the list has no train image.
     """
     labels = read_label_set(folder)
+    check_photos(folder, labels.manifest, remember=False)
     waiting = waiting_corrections(labels.path)
     if waiting:
         say(waiting)
-    initial: Labels = read(folder / "initial_labels.h5")
+    initial: Labels = read(up_to_date(folder / "initial_labels.h5"))
     check_same_images(labels, initial, labels.path, folder / "initial_labels.h5")
     values = review_values(initial.labels, labels.labels)
     doubtful = np.argsort(-values, axis=1, kind="stable")[:, :DOUBTS]

@@ -1,0 +1,104 @@
+"""A run's files are handed out only while they belong to its photos, classes and settings."""
+
+import shutil
+
+import numpy as np
+import pytest
+from colours import invoke
+from PIL import Image
+
+from pipeline.runs.artifacts import write
+from pipeline.runs.manifest import read_manifest
+from pipeline.tools.read import read
+
+READERS = [
+    ("export-labels", "--out", "OUT/labels.csv"),
+    ("export-labels", "--split", "test", "--out", "OUT/labels.csv"),
+    ("export-labels", "--format", "coco", "--boxes", "--out", "OUT/labels.json"),
+    ("export-labels", "--format", "cleanlab", "--out", "OUT/labels.json"),
+    ("review-list", "--out", "OUT/review.json"),
+    ("inspect", "--class", "red"),
+    ("inspect", "--image", "IMAGE", "--show", "--out", "OUT/photo.png"),
+]
+
+
+@pytest.fixture
+def run(finished, photos, tmp_path):
+    """A copy of the finished run, with photos of its own."""
+    shutil.copytree(photos, tmp_path / "photos")
+    run = shutil.copytree(finished, tmp_path / "run")
+    options = ("--images", tmp_path / "photos/train", "--test-images", tmp_path / "photos/test")
+    assert invoke("prepare", run, *options, "--labels", tmp_path / "photos/labels.csv")[0] == 0
+    return run
+
+
+def ask(run, tmp_path, command, *rest):
+    image = read_manifest(run).split("train").image_ids[0]
+    return invoke(command, run, *(text.replace("OUT", str(tmp_path)).replace("IMAGE", image) for text in rest))
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_readers_take_an_up_to_date_run(run, tmp_path, reader):
+    code, output = ask(run, tmp_path, *reader)
+    assert code == 0, output
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_readers_refuse_labels_of_other_photos_under_the_same_names(run, tmp_path, reader):
+    first = read_manifest(run).split("test" if "test" in reader else "train").paths[0]
+    Image.fromarray(np.full((64, 64, 3), 7, np.uint8)).save(first)
+    code, output = ask(run, tmp_path, *reader)
+    if reader[:2] != ("inspect", "--class"):  # shows no photo
+        assert code == 1 and "have changed since they were prepared" in output, output
+    assert invoke("prepare", run)[0] == 0
+    code, output = ask(run, tmp_path, *reader)
+    assert code == 1 and "is stale" in output and "Rebuild it with `ccd" in output, output
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_readers_refuse_a_file_of_another_run_with_the_same_images(run, tmp_path, reader):
+    for name in ("final_labels.h5", "epoch_scores.h5", "boxes.h5"):
+        found = read(run / name)
+        changed = {**found.provenance.inputs, "manifest.csv" if name == "boxes.h5" else "final_labels.h5": "0" * 16}
+        if name == "final_labels.h5":
+            changed = {**found.provenance.inputs, "initial_labels.h5": "0" * 16}
+        object.__setattr__(found.provenance, "inputs", changed)
+        write(run / name, found)
+    code, output = ask(run, tmp_path, *reader)
+    assert code == 1 and "is stale" in output, output
+
+
+@pytest.mark.parametrize("command", [("predict", "PHOTOS"), ("export", "--format", "hub"), ("calibrate", "LABELS")])
+def test_a_classifier_of_other_classes_is_refused(run, tmp_path, command):
+    photos = tmp_path / "photos"
+    name, *rest = (text.replace("PHOTOS", str(photos / "test")).replace("LABELS", "x.csv") for text in command)
+    assert invoke("prepare", run, "--classes", "red,blue", "--labels", "")[0] == 0
+    code, output = invoke(name, run, *rest)
+    assert code == 1 and "the classes of this run are now red, blue" in output and "ccd all --run" in output
+    if name == "predict":
+        code, output = invoke(name, run / "classifier.pt", *rest, "--device", "cpu")
+        assert code == 0 and "green" in output  # named by its file, it is used as it is
+
+
+def test_a_classifier_of_fewer_photos_predicts_with_a_warning(run, tmp_path):
+    (tmp_path / "photos" / "train").joinpath("new.png").write_bytes(
+        sorted((tmp_path / "photos" / "test").iterdir())[0].read_bytes()
+    )
+    assert invoke("prepare", run)[0] == 0
+    code, output = invoke("predict", run, tmp_path / "photos/test", "--device", "cpu")
+    assert code == 0 and "warning" in output and "is stale" in output
+
+
+def test_corrections_that_wait_do_not_keep_labels_back(run, tmp_path):
+    image = read_manifest(run).split("train").image_ids[0]
+    (tmp_path / "said.csv").write_text(f"image_id,labels\n{image},red\n")
+    assert invoke("import-labels", tmp_path / "said.csv", run)[0] == 0
+    code, output = ask(run, tmp_path, "export-labels", "--out", "OUT/labels.csv")
+    assert code == 0 and "is not in these labels yet" in output
+
+
+def test_the_end_of_a_started_run_names_what_comes_next(photos, tmp_path, backbone, colour_teacher):
+    run = tmp_path / "run"
+    options = ("--images", photos / "train", "--classes", "red,green,blue", "--device", "cpu")
+    code, output = invoke("all", run, *options, "--to", "prepare")
+    assert code == 0 and "ccd predict" not in output and f"ccd all {run}" in " ".join(output.split())
