@@ -1,3 +1,5 @@
+import re
+import shutil
 from pathlib import Path
 
 import h5py
@@ -5,10 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from colours import ColourTeacher, invoke
 from sklearn.metrics import average_precision_score
 
 from pipeline.machine.errors import PipelineError
 from pipeline.teachers.precomputed import align, read_precomputed
+from pipeline.tools.read import read
 
 REAL = Path(__file__).resolve().parents[2] / "shared/data/clip_rn50x64_voc12_train.h5"
 PROBABILITIES = np.array([[0.9, 0.1], [0.3, 0.7], [0.5, 0.5]], np.float32)
@@ -18,7 +22,7 @@ def write(path, attrs=None, **datasets):
     with h5py.File(path, "w") as file:
         file.attrs.update(attrs or {})
         for name, values in datasets.items():
-            file[name] = np.array(values, "S") if isinstance(values, list) else values
+            file[name] = np.array([value.encode() for value in values], "S") if isinstance(values, list) else values
     return path
 
 
@@ -67,6 +71,7 @@ def test_embeddings_become_unit_rows(tmp_path):
         ({"probabilities": PROBABILITIES * [[3, -17]]}, "probabilities from -11.9"),
         ({"probabilities": None, "image": np.zeros((2, 4))}, r"image of shape \(2, 4\), expected 3 rows"),
         ({"probabilities": None, "image": np.zeros((3, 4))}, "rows that are zero"),
+        ({"image": np.ones((3, 4)), "text": np.ones((2, 3))}, r"image of shape \(3, 4\) and text of shape \(2, 3\)"),
     ],
 )
 def test_files_of_another_form_are_refused(tmp_path, changes, match):
@@ -110,6 +115,11 @@ def test_scores_of_another_dataset_are_refused(tmp_path, images, classes, match)
         (["a", "b", "c.d"], ["a.jpg", "c.d"], [0, 2]),
         (["a", "b", "c"], ["deep/a.jpg", "b"], [0, 1]),
         (["a", "b", "c"], ["a.jpg", "test/a.jpg"], [0, None]),  # the train photo's id without extension is nearer
+        (["a", "b", "c"], ["a.jpg", "test/b.jpg"], [0, 1]),
+        (["/data/x/1.jpg", "/data/y/1.jpg", "c"], ["y/1.jpg", "x/1.jpg"], [1, 0]),
+        (["./x/1.jpg", "./y/1.jpg", "c"], ["y/1.jpg", "x/1.jpg"], [1, 0]),
+        (["a", "a.jpg", "c"], ["a.jpg", "a"], [1, 0]),  # as ids, before the extension is looked at
+        (["cafe\u0301.jpg", "b", "c"], ["caf\u00e9.jpg", "b"], [0, 1]),
     ],
 )
 def test_names_match_with_and_without_extension_and_folder(tmp_path, theirs, ours, rows):
@@ -119,10 +129,22 @@ def test_names_match_with_and_without_extension_and_folder(tmp_path, theirs, our
     torch.testing.assert_close(aligned.probabilities, torch.tensor(expected))
 
 
-def test_names_that_mean_several_images_match_none(tmp_path):
-    found = read_precomputed(scores(tmp_path / "p.h5"))
-    with pytest.raises(PipelineError, match="lack 2 of 2 images"):
-        align(found, ["x/a.jpg", "y/a.jpg"], ["cat", "dog"])
+@pytest.mark.parametrize(
+    ("theirs", "ours", "lacking"),
+    [
+        (["a", "b", "c"], ["x/a.jpg", "y/a.jpg"], 2),
+        # each of these gave an image the scores of another one
+        (["cats/1.jpg", "birds/1.jpg", "c"], ["cats/1.jpg", "dogs/1.jpg"], 1),
+        (["cats/1.jpg", "birds/2.jpg", "c"], ["cats/1.jpg", "dogs/2.jpg"], 1),
+        (["a.jpg", "a.png", "c"], ["a.jpg", "a.webp"], 1),
+        (["a.jpg", "sub/b.jpg", "c"], ["a.jpg", "b.jpg"], 1),
+        (["x/a.jpg", "y/a.jpg", "b"], ["x/a.jpg", "a.png"], 1),
+    ],
+)
+def test_names_that_mean_several_images_match_none(tmp_path, theirs, ours, lacking):
+    found = read_precomputed(scores(tmp_path / "p.h5", image_ids=theirs))
+    with pytest.raises(PipelineError, match=f"lack {lacking} of 2 images"):
+        align(found, ours, ["cat", "dog"])
 
 
 def test_scores_of_the_train_photos_alone_suffice(tmp_path):
@@ -199,12 +221,70 @@ def test_incomplete_clip_retrieval_folders_are_refused(tmp_path):
     with pytest.raises(PipelineError, match="no img_emb/img_emb"):
         read_precomputed(tmp_path)
     clip_retrieval_folder(tmp_path)
+    np.save(tmp_path / "img_emb/img_emb_4.npy", np.ones((2, 3), np.float16))
+    with pytest.raises(PipelineError, match=r"img_emb_4\.npy has embeddings of 3 numbers, img_emb_0\.npy of 2"):
+        read_precomputed(tmp_path)
+    (tmp_path / "img_emb/img_emb_4.npy").unlink()
     (tmp_path / "img_emb/img_emb_5.npy").write_bytes(b"")
     with pytest.raises(PipelineError, match=r"img_emb_5\.npy or its metadata is damaged"):
         read_precomputed(tmp_path)
     (tmp_path / "metadata/metadata_3.parquet").unlink()
     with pytest.raises(PipelineError, match=r"metadata_3\.parquet is missing"):
         read_precomputed(tmp_path)
+
+
+@pytest.fixture
+def run(finished, tmp_path, monkeypatch):
+    loaded = []
+
+    def load_teacher(spec, *_, **__):
+        loaded.append(spec)
+        return ColourTeacher()
+
+    monkeypatch.setattr("pipeline.stages.embed.load_teacher", load_teacher)
+    return shutil.copytree(finished, tmp_path / "run"), loaded
+
+
+def embeddings(run, path, teacher=None, size=3):
+    """A file with an embedding of each photo of a run, made by a teacher that it names."""
+    image_ids = read(run / "embeddings.h5").image_ids
+    image = np.random.default_rng(0).normal(size=(len(image_ids), size))
+    return write(path, {"teacher": teacher} if teacher else {}, image_ids=image_ids, image=image)
+
+
+@pytest.mark.parametrize("named_by", ["file", "option"])
+def test_classes_are_embedded_by_the_model_that_made_the_embeddings(run, tmp_path, named_by):
+    folder, loaded = run
+    path = embeddings(folder, tmp_path / "e.h5", "open_clip:A/b" if named_by == "file" else "somebody's CLIP")
+    told = [] if named_by == "file" else ["--precomputed-teacher", "open_clip:A/b"]
+    code, output = invoke("embed", "--run", folder, "--precomputed", path, *told)
+    assert code == 0, output
+    assert loaded == ["open_clip:A/b"] and read(folder / "embeddings.h5").teacher == "open_clip:A/b"
+
+
+@pytest.mark.parametrize(
+    ("teacher", "told", "match"),
+    [
+        (None, [], "does not name the model that made it.*--precomputed-teacher"),
+        (None, ["--teacher", "open_clip:A/b"], "does not name the model that made it"),
+        ("somebody's CLIP", [], '"somebody\'s CLIP", which is no spec'),
+        ("open_clip:A/b", ["--teacher", "openai:RN50"], "made by open_clip:A/b, and the teacher is openai:RN50"),
+        (None, ["--precomputed-teacher", "conse", "--teacher", "openai:RN50"], "made by conse, and the teacher"),
+    ],
+)
+def test_embeddings_of_a_model_that_is_not_named_or_another_one_are_refused(run, tmp_path, teacher, told, match):
+    folder, loaded = run
+    code, output = invoke(
+        "embed", "--run", folder, "--precomputed", embeddings(folder, tmp_path / "e.h5", teacher), *told
+    )
+    assert code == 1 and re.search(match, output) and loaded == []
+
+
+def test_embeddings_of_another_size_than_the_texts_are_refused_in_one_line(run, tmp_path):
+    folder, _ = run
+    path = embeddings(folder, tmp_path / "e.h5", "conse", size=512)
+    code, output = invoke("embed", "--run", folder, "--precomputed", path)
+    assert code == 1 and "embeddings of 512 numbers, and conse makes 3" in output
 
 
 @pytest.mark.skipif(not REAL.is_file(), reason="needs the RN50x64 scores in shared/data")

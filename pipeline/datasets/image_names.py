@@ -1,7 +1,8 @@
 """What somebody calls an image to the row of that image: by id, path, base name, or base name without suffix."""
 
 import os
-from collections import defaultdict
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -63,6 +64,74 @@ class ImageNames:
         if found := [row for row in self._by_base.get(base, []) if self._paths[row].endswith(end)]:
             return found
         return self._by_stem.get(name) or self._by_base_stem.get(name, [])
+
+
+def match_names(theirs: Sequence[str], image_ids: Sequence[str], required: Sequence[bool]) -> list[int | None]:
+    """Position in `theirs` of each image, by one rule for all names; None for an image that it leaves out.
+
+    The rules, the strictest first: a name is the id; it is the id without test/; it is a path that ends in the id, below
+    one folder; it is the end of the id, as a file name. Each rule compares names as written, then without extension.
+    Folders that differ never match. A name that fits several images, and an image that several names fit, match nothing.
+    The rule that finds the most required images counts, of these the one that finds the most images, of these the
+    strictest.
+
+    Args:
+        theirs: unique names.
+        image_ids: N unique ids.
+        required: N, whether an image must be found.
+    """
+    best: list[int | None] = [None] * len(image_ids)
+    for rule in (_same_id, _same_own_id, _path_to_id, _end_of_id):
+        for strip in (str, without_suffix):
+            found: list[int | None] = [None] * len(image_ids)
+            sides = ([unicodedata.normalize("NFC", strip(name)) for name in side] for side in (theirs, image_ids))
+            for their, our in rule(*sides):
+                found[our] = their
+            best = max(best, found, key=lambda rows: _count(rows, required))  # the first of those that are equal
+            if None not in best:
+                return best
+    return best
+
+
+def _count(rows: Sequence[int | None], required: Sequence[bool]) -> tuple[int, int]:
+    found = [row is not None for row in rows]
+    return sum(map(min, found, required)), sum(found)
+
+
+def _same_id(theirs: Sequence[str], ours: Sequence[str]) -> list[tuple[int, int]]:
+    return _only_pairs(theirs, ([name] for name in ours))
+
+
+def _same_own_id(theirs: Sequence[str], ours: Sequence[str]) -> list[tuple[int, int]]:
+    return _only_pairs(theirs, ([name.removeprefix(TEST_PREFIX)] for name in ours))
+
+
+def _path_to_id(theirs: Sequence[str], ours: Sequence[str]) -> list[tuple[int, int]]:
+    """Pairs of a path and the id that it ends in, where the folder before the id is the same for all of a split."""
+    own = [name.removeprefix(TEST_PREFIX) for name in ours]
+    pairs = [(their, our) for our, their in _only_pairs(own, map(_ends, theirs))]
+    roots = [(own[our] == ours[our], theirs[their].removesuffix(own[our])) for their, our in pairs]
+    counts = Counter(roots)
+    usual = {max((root for root in counts if root[0] == split), key=counts.__getitem__) for split, _ in counts}
+    return [pair for pair, root in zip(pairs, roots, strict=True) if root in usual]
+
+
+def _end_of_id(theirs: Sequence[str], ours: Sequence[str]) -> list[tuple[int, int]]:
+    return _only_pairs(theirs, map(_ends, ours))
+
+
+def _only_pairs(names: Sequence[str], others: Iterable[Sequence[str]]) -> list[tuple[int, int]]:
+    """Positions of a name and of a list that contains it, where neither the name nor the list has another partner."""
+    index = _index(names)
+    pairs = [(row, number) for number, keys in enumerate(others) for key in keys for row in index.get(key, ())]
+    rows, numbers = Counter(row for row, _ in pairs), Counter(number for _, number in pairs)
+    return [(row, number) for row, number in pairs if rows[row] == numbers[number] == 1]
+
+
+def _ends(name: str) -> list[str]:
+    """The path, and what remains of it without its first folders: a/b/c, b/c and c."""
+    parts = name.split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
 def without_suffix(name: str) -> str:

@@ -146,6 +146,12 @@ class EmbedConfig(Config):
         content=file_identity,
         path=absolute_path,
     )
+    precomputed_teacher: str = option(
+        "",
+        "model that made the embeddings in `precomputed`, as a spec like that of `teacher` (default: the file names it)",
+        content=teacher_identity,
+        path=absolute_teacher,
+    )
     known_from: str = option(
         "", "another run, whose image embeddings of the same photos are taken over", identity=False
     )

@@ -40,6 +40,8 @@ class Found:
     """None where only probabilities were given."""
     image_size: int
     """Side of the squashed global view; 0 where precomputed scores were given."""
+    teacher: str
+    """Its spec; for a file, the model that it names, or the name of the file."""
     fingerprint: str
     known: np.ndarray | None = None
     """bool [N], images of which anything is said; None for all."""
@@ -79,7 +81,7 @@ def answer(count: int, images: Iterator[np.ndarray], question: Question) -> Answ
 def ask_about_classes(teacher: Teacher, manifest: Manifest, config: EmbedConfig, logit_scale: float) -> Question:
     """The question about the classes of a manifest; a scale of 0 is the teacher's own."""
     if teacher.logit_bias is not None:
-        decline_others(config, f"{config.teacher} scores each class on its own")
+        decline_others(config, f"{teacher.name} scores each class on its own")
     names = display_names(manifest.class_names, manifest.display_names)
     return ask(teacher, names, manifest.class_names, config.templates, config.synonyms, config.others, logit_scale)
 
@@ -108,11 +110,11 @@ def ask_teacher(folder: Path, manifest: Manifest, config: EmbedConfig, device: s
     if unseen < len(manifest.digests):
         say(f"{store.path}: {unseen} of {len(manifest.digests)} images were new to the teacher.")
     answers = answer(len(manifest.digests), ImageStore(folder, key).blocks(manifest.digests), question)
-    return Found(answers, question, size, teacher.fingerprint)
+    return Found(answers, question, size, config.teacher, teacher.fingerprint)
 
 
 def take_precomputed(manifest: Manifest, config: EmbedConfig, device: str) -> Found:
-    """Scores that someone else computed; classes without a text embedding are embedded by the teacher."""
+    """Scores that someone else computed; classes without a text embedding are embedded by the model that made them."""
     is_train = (manifest.images["split"] == "train").tolist()
     read = read_precomputed(Path(config.precomputed).expanduser())
     found = align(read, manifest.image_ids, manifest.class_names, required=is_train)
@@ -121,13 +123,14 @@ def take_precomputed(manifest: Manifest, config: EmbedConfig, device: str) -> Fo
         say(f"{config.precomputed} has no scores of {(~known).sum()} test images, so the teacher is not measured.")
     if found.probabilities is not None or found.text is not None:
         decline_others(config, f"{config.precomputed} holds scores or texts of the classes alone")
+    name = config.precomputed_teacher or found.teacher
     if found.probabilities is not None:
         on_top = torch.ones(len(found.probabilities), dtype=torch.bool)
         answers = Answers(found.probabilities, entropy(found.probabilities), on_top)
-        return Found(answers, None, 0, found.fingerprint, known)
+        return Found(answers, None, 0, name or Path(config.precomputed).name, found.fingerprint, known)
     own_scale, own_bias = found.logit_scale, found.logit_bias
     if found.text is None or own_scale is None:
-        teacher = load_teacher(config.teacher, device, config.precision)
+        teacher = load_teacher(maker_of(config, name), device, config.precision)
     if own_scale is None:
         own_scale, own_bias = teacher.logit_scale, teacher.logit_bias
     scale = config.logit_scale or own_scale
@@ -136,8 +139,34 @@ def take_precomputed(manifest: Manifest, config: EmbedConfig, device: str) -> Fo
     else:
         bias = scaled_bias(own_bias, own_scale, scale)
         question = Question(found.text, torch.arange(len(found.text)), found.text[:0], scale, bias)
+    if question.text.shape[1] != found.image.shape[1]:
+        raise PipelineError(
+            f"{config.precomputed} has embeddings of {found.image.shape[1]} numbers, and {name} makes "
+            f"{question.text.shape[1]}: another model made them. State which with --precomputed-teacher."
+        )
     blocks = (block.numpy() for block in found.image.split(BLOCK))
-    return Found(answer(len(found.image), blocks, question), question, 0, found.fingerprint, known)
+    answers = answer(len(found.image), blocks, question)
+    return Found(answers, question, 0, name or Path(config.precomputed).name, found.fingerprint, known)
+
+
+def maker_of(config: EmbedConfig, name: str) -> str:
+    """The spec of the model that made precomputed embeddings, which must embed the classes.
+
+    Raises:
+        PipelineError: neither the file nor the options name it as a spec, or another teacher is wanted.
+    """
+    if name.partition(":")[0] not in ("conse", "openai", "open_clip"):
+        who = f"names {name!r}, which is no spec of a teacher" if name else "does not name the model that made it"
+        raise PipelineError(
+            f"{config.precomputed} {who}, and its classes or its logit scale must come from the same model. State it, as "
+            "`--precomputed-teacher open_clip:ViT-B-32/openai`, or write it into the file as the attribute `teacher`."
+        )
+    if config.teacher not in (EmbedConfig.teacher, name):
+        raise PipelineError(
+            f"{config.precomputed} was made by {name}, and the teacher is {config.teacher}, whose texts do not fit it. "
+            f"Use `--teacher {name}`; if both are the same model, add `--precomputed-teacher {config.teacher}`."
+        )
+    return name
 
 
 def decline_others(config: EmbedConfig, reason: str) -> None:
@@ -192,7 +221,7 @@ def run(folder: Path, config: EmbedConfig, origin: Provenance, *, manifest: Mani
             others="" if question is None else ", ".join(question.others),
             others_left_out="" if question is None else ", ".join(question.left_out),
             image_size=found.image_size,
-            teacher=config.teacher,
+            teacher=found.teacher,
             teacher_fingerprint=found.fingerprint,
         ),
     )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.datasets.image_names import without_suffix
+from pipeline.datasets.image_names import match_names
 from pipeline.machine.errors import PipelineError, first_line, hint
 from pipeline.runs.files import sha256_of
 
@@ -27,11 +27,11 @@ class Precomputed:
     """Class probabilities, or embeddings, of N images; one of both is there."""
 
     teacher: str
-    """Who computed them, in words."""
+    """The spec of the model that made them, or a description of it; empty where the file does not name it."""
     fingerprint: str
     """Hash of the files."""
     image_ids: list[str]
-    """N unique ids: those of the data set, or paths or file names, with or without extension."""
+    """N unique names, see `match_names`."""
     class_names: list[str] | None
     """C names as the dataset writes them; None where there are only image embeddings."""
     probabilities: Tensor | None
@@ -53,8 +53,8 @@ def read_precomputed(path: Path) -> Precomputed:
     """Read an HDF5 file, or the folder that `clip-retrieval inference` writes.
 
     The file has `image_ids` [N] and either `probabilities` [N, C] or `image` [N, D], perhaps with `text`
-    [C, D]; `classes` [C] where something has C rows or columns; perhaps the attributes `teacher`,
-    `logit_scale` and, of a sigmoid, `logit_bias`.
+    [C, D]; `classes` [C] where something has C rows or columns; perhaps the attributes `logit_scale`, of a
+    sigmoid `logit_bias`, and `teacher`: the spec of the model that made them.
 
     The folder has img_emb/img_emb_*.npy and, with the same numbers, metadata/metadata_*.parquet, whose
     column image_path names the images.
@@ -80,7 +80,7 @@ def align(
     """The same with these images and these classes, in this order; further images are left out.
 
     Args:
-        found: of images that it may call by an id, a path or a file name, with extension or without.
+        found: of images that it may name as `match_names` describes.
         image_ids: N ids.
         class_names: C names.
         required: N, whether the image must be there; None for all. Test images alone need no scores.
@@ -88,12 +88,14 @@ def align(
     Raises:
         PipelineError: if a required image or a class is not there, or there are further classes.
     """
-    rows = _match_images(found.image_ids, image_ids)
     must = [True] * len(image_ids) if required is None else required
+    rows = match_names(found.image_ids, image_ids, must)
     if lacking := [i for i, row in enumerate(rows) if row is None and must[i]]:
         raise PipelineError(
             f"The precomputed scores lack {len(lacking)} of {sum(must)} images, the first {image_ids[lacking[0]]!r}; "
-            f"theirs begin with {found.image_ids[0]!r}. Compute the rest, or prepare the dataset that they belong to."
+            f"theirs begin with {found.image_ids[0]!r}. Names match as ids, as paths that end in an id, or as file names, "
+            "with or without extension, by one of these rules for the whole file; a name that fits several images matches "
+            "none. Compute the rest, or name the images by their ids in manifest.csv."
         )
     known = torch.tensor([row is not None for row in rows], dtype=torch.bool)
     taken = torch.tensor([0 if row is None else row for row in rows], dtype=torch.int64)
@@ -117,39 +119,6 @@ def align(
         text=None if found.text is None else found.text[columns],
         known=None if bool(known.all()) else known,
     )
-
-
-def _match_images(found: list[str], wanted: list[str]) -> list[int | None]:
-    """Where in `found` each wanted image is; None where it is not.
-
-    By the id, the id without extension, the file name, or the file name without extension: the first of these by which
-    one of `found` means one of `wanted` alone.
-    """
-    rows: list[int | None] = [None] * len(wanted)
-    for key in (str, without_suffix, _base, lambda name: without_suffix(_base(name))):
-        free = [i for i, row in enumerate(rows) if row is None]
-        if not free:
-            break
-        taken = set(rows)
-        theirs = _only_ones((key(name), row) for row, name in enumerate(found) if row not in taken)
-        for name, i in _only_ones((key(wanted[i]), i) for i in free).items():
-            rows[i] = theirs.get(name)
-    return rows
-
-
-def _only_ones(named: Iterable[tuple[str, int]]) -> dict[str, int]:
-    """Name to number, without the names that stand for several."""
-    found: dict[str, int] = {}
-    several = set()
-    for name, number in named:
-        if name in found:
-            several.add(name)
-        found[name] = number
-    return {name: number for name, number in found.items() if name not in several}
-
-
-def _base(name: str) -> str:
-    return name.rpartition("/")[2]
 
 
 def _columns(found: list[str], wanted: list[str]) -> Tensor:
@@ -188,8 +157,13 @@ def _read_hdf5(path: Path) -> Precomputed:
         bias = float(file.attrs["logit_bias"]) if "logit_bias" in file.attrs else None
         if bias is not None and not math.isfinite(bias):
             raise PipelineError(f"{path} has the logit_bias {bias}, expected a number. Correct it.")
+        if {"image", "text"} <= set(arrays) and arrays["image"].shape[1:] != arrays["text"].shape[1:]:
+            raise PipelineError(
+                f"{path} has image of shape {arrays['image'].shape} and text of shape {arrays['text'].shape}, expected "
+                "rows of one length, made by one model."
+            )
         return Precomputed(
-            teacher=str(file.attrs.get("teacher", path.name)),
+            teacher=str(file.attrs.get("teacher", "")),
             fingerprint=sha256_of(path),
             image_ids=image_ids,
             class_names=classes,
@@ -234,9 +208,14 @@ def _read_clip_retrieval(folder: Path) -> Precomputed:
             raise PipelineError(f"{part} or its metadata is damaged ({error}). Run clip-retrieval again.") from error
         names += [PurePath(str(name)).as_posix() for name in paths]
         rows.append(_unit_rows(part, "the array", embeddings, len(paths)))
+        if rows[-1].shape[1] != rows[0].shape[1]:
+            raise PipelineError(
+                f"{part} has embeddings of {rows[-1].shape[1]} numbers, {parts[0].name} of {rows[0].shape[1]}. Embed all "
+                "images with one model."
+            )
         digest.update((sha256_of(part) + sha256_of(metadata)).encode())
     return Precomputed(
-        teacher=f"clip-retrieval folder {folder.name}",
+        teacher="",
         fingerprint=digest.hexdigest(),
         image_ids=_checked_names(folder, "image_path", names),
         class_names=None,
@@ -250,7 +229,7 @@ def _read_clip_retrieval(folder: Path) -> Precomputed:
 def _names(path: Path, dataset: h5py.Dataset) -> list[str]:
     if h5py.check_string_dtype(dataset.dtype) is None:
         raise PipelineError(f"{path} has {dataset.name} of {dataset.dtype}, expected strings. Write them as such.")
-    return _checked_names(path, dataset.name.removeprefix("/"), dataset.asstr()[()])
+    return _checked_names(path, dataset.name.removeprefix("/"), dataset.asstr("utf-8")[()])
 
 
 def _checked_names(path: Path, kind: str, names: Iterable[str]) -> list[str]:
