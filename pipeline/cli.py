@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from pipeline.machine import distributed
+from pipeline.machine import distributed, interrupts
 from pipeline.machine.errors import PipelineError, first_line, printable
 from pipeline.machine.memory import keep_freed_memory
 from pipeline.machine.progress import console, say, show
@@ -766,6 +766,19 @@ INTERRUPTED = 130
 """Exit code of a command that was ended by Ctrl-C; Typer turns the exception into it."""
 
 
+KEEPS_WORK = {"prepare", "all", "ablation", "download", *(stage.name for stage in STAGES if stage.asks)}
+"""Commands that go on where they were stopped; the others start from the beginning."""
+
+
+def next_step(arguments: Sequence[str]) -> str:
+    """What a command that was ended by Ctrl-C leaves, and how to go on."""
+    command = next((each for each in arguments if not each.startswith("-")), "")
+    typed = f"`{shlex.join(['ccd', *arguments])}`"
+    if command in KEEPS_WORK:
+        return f"finished work is kept. Continue with {typed}"
+    return f"nothing of its work is kept. Start again with {typed}"
+
+
 def end_with(error: BaseException, text: str) -> NoReturn:
     """Report what ended a command in one line, after the traceback where it was asked for, and end with exit code 1."""
     if reporting["traceback"]:
@@ -779,6 +792,7 @@ def end_with(error: BaseException, text: str) -> NoReturn:
 def main() -> None:
     """Entry point: turns what a user can mend, and Ctrl-C, into one line and an exit code."""
     keep_freed_memory()
+    interrupts.watch()
     try:
         distributed.join()
         app()
@@ -793,7 +807,7 @@ def main() -> None:
         end_with(error, f"{first_line(error)}. Check the disk and the permissions.")
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            say(f"interrupted; what is finished is kept. Continue with `{shlex.join(['ccd', *sys.argv[1:]])}`.")
+            say(f"interrupted; {next_step(sys.argv[1:])}.")
         raise
     finally:
         distributed.leave()

@@ -92,8 +92,8 @@ def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def arguments(stage, folder, backbone):
-    given = [stage, "--run", folder, "--device", "cpu", "--epochs", EPOCHS, "--image-size", 32, "--batch-size", 4]
+def arguments(stage, folder, backbone, epochs=EPOCHS):
+    given = [stage, "--run", folder, "--device", "cpu", "--epochs", epochs, "--image-size", 32, "--batch-size", 4]
     own = ["--backbone", "timm:test_resnet", "--weights", backbone] if stage == "warmup" else []
     return [
         *given,
@@ -166,7 +166,8 @@ def test_an_interrupted_training_names_the_command_that_continues_it(unbroken, b
     folder = shutil.copytree(unbroken, tmp_path / "run")
     (folder / "warmup.pt").unlink()
     # so many epochs that a machine which is busy elsewhere sends the signal before the last
-    process = tiny.start(tiny.command, *arguments("warmup", folder, backbone), "--epochs", 500, log=tmp_path / "log")
+    long = arguments("warmup", folder, backbone, epochs=500)
+    process = tiny.start(tiny.command, *long, log=tmp_path / "log")
     break_off(process, folder, "warmup.pt", signal.SIGINT)
     assert process.exitcode == 130
     (line,) = (tmp_path / "log").read_text().splitlines()

@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.machine import distributed
+from pipeline.machine import distributed, interrupts
 from pipeline.machine.errors import printable
 from pipeline.machine.trackers import Add, Curves, open_curves
 
@@ -68,7 +68,12 @@ class Bar:
         self._said = time.monotonic()
 
     def advance(self, count: int, note: str | None = None) -> None:
-        """Count `count` more images; `note` stands behind the bar until there is another."""
+        """Count `count` more images; `note` stands behind the bar until there is another.
+
+        Raises:
+            KeyboardInterrupt: there was one before, which got lost.
+        """
+        interrupts.check()
         self._images += count
         self._progress.update(self._task, advance=count, **({} if note is None else {"note": note}))
         if self._lines and time.monotonic() - self._said >= HEARTBEAT:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.machine import distributed
+from pipeline.machine import distributed, interrupts
 from pipeline.machine.devices import pick_device
 from pipeline.machine.progress import say
 from pipeline.runs.config import Config
@@ -84,6 +84,7 @@ def do_work(
     stage: Stage, folder: Path, config: Config, own: Settings, device: str, force: bool, kept: KeptFeatures
 ) -> None:
     """Run a stage unless everything that it makes is there and current, which it says."""
+    interrupts.check()
     start = time.perf_counter()
     if stage.name == "prepare":
         module_of(stage).run(folder, config, own.classes, force=force)
