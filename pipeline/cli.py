@@ -606,11 +606,12 @@ def export_labels(
         Path | None, typer.Option(help="File, or folder where the format is one; by default beside it.")
     ] = None,
     part: Annotated[
-        Literal["train", "test", "both"],
+        Literal["train", "test", "both"] | None,
         typer.Option(
-            "--split", help="Of a run: its final labels, the classifier's labels of the test images, or both."
+            "--split",
+            help="Of a run: its final labels (train, the default), the classifier's labels of the test images, or both.",
         ),
-    ] = "train",
+    ] = None,
     boxes: Annotated[
         bool,
         typer.Option("--boxes", help="Take the boxes along: where the classifier looked, not the extent of objects."),
@@ -619,8 +620,11 @@ def export_labels(
         bool, typer.Option("--copy", help="Copy photos into a folder, instead of linking them.")
     ] = False,
     image_prefix: Annotated[
-        str, typer.Option(help="For label-studio: address that the photos' absolute paths are appended to.")
-    ] = LOCAL_FILES,
+        str | None,
+        typer.Option(
+            help=f"For label-studio: address that the photos' absolute paths are appended to (default: {LOCAL_FILES})."
+        ),
+    ] = None,
     force: OverwriteOption = False,
     run: RunOption = "",
 ) -> None:

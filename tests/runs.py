@@ -22,20 +22,20 @@ from pipeline.tools.read import read
 CLASSES = ["cat", "dog", 'cow </script> "&']
 TRAIN, TEST = 8, 4
 HEIGHT, WIDTH = 48, 64
+IDS = [f"train/{n}.png" for n in range(TRAIN)] + [f"test/{n}.png" for n in range(TEST)]
 TRUTH = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 1]] * 3, dtype=np.int8)  # train, then test
 
 
-def write_run(folder: Path) -> Path:
+def write_run(folder: Path, ids: list[str] = IDS, classes: list[str] = CLASSES) -> Path:
     """Twelve photos and every artifact of a run on them: final labels are right but for the first image."""
     folder.mkdir(parents=True)
-    ids = [f"train/{n}.png" for n in range(TRAIN)] + [f"test/{n}.png" for n in range(TEST)]
     write_photos(folder / "photos", ids)
-    write_images(folder, ids)
+    write_images(folder, ids, classes)
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet([1.0] * 3, TRAIN + TEST).astype(np.float32)
     truth = TRUTH.astype(np.float32)
-    common = {"image_ids": ids, "class_names": CLASSES}
-    train = {"image_ids": ids[:TRAIN], "class_names": CLASSES}
+    common = {"image_ids": ids, "class_names": classes}
+    train = {"image_ids": ids[:TRAIN], "class_names": classes}
     entropy = -(probabilities * np.log(probabilities)).sum(1)
 
     def put(name: str, kind: type, inputs: list[str], **values: object) -> None:
@@ -82,7 +82,7 @@ def write_run(folder: Path) -> Path:
             scores=initial,
         ),
     )
-    write_weights(folder, "warmup.pt", ["manifest.csv", "initial_labels.h5"], ids[:TRAIN])
+    write_weights(folder, "warmup.pt", ["manifest.csv", "initial_labels.h5"], ids[:TRAIN], classes)
     owner = np.repeat(np.arange(TRAIN), 2)
     put(
         "boxes.h5",
@@ -114,14 +114,14 @@ def write_run(folder: Path) -> Path:
     sources = ["embeddings.h5", "initial_labels.h5", "crop_scores.h5"]
     put("final_labels.h5", Labels, sources, **put_labels, labels=final, scores=final)
     sources = ["manifest.csv", "warmup.pt", "final_labels.h5"]
-    write_weights(folder, "classifier.pt", sources, ids[:TRAIN])
+    write_weights(folder, "classifier.pt", sources, ids[:TRAIN], classes)
     scores = [probabilities[TRAIN:], probabilities[TRAIN:], 0.2 + 0.6 * truth[TRAIN:]]
     put(
         "epoch_scores.h5",
         EpochScores,
         sources,
         image_ids=ids[TRAIN:],
-        class_names=CLASSES,
+        class_names=classes,
         epochs=np.arange(3),
         scores=np.stack(scores).astype(np.float32),
         chosen_epoch=2,
@@ -143,19 +143,21 @@ def write_photos(folder: Path, ids: list[str]) -> None:
         pixels = np.full((HEIGHT, WIDTH, 3), 20 * n, np.uint8)
         pixels[8:40, 8:32] = (240, 40, 40)
         (folder / image_id).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(folder / image_id)
+        kind = {".jpg": "JPEG", ".jfif": "JPEG"}.get((folder / image_id).suffix, "PNG")
+        Image.fromarray(pixels).save(folder / image_id, kind)
 
 
-def write_images(folder: Path, ids: list[str]) -> None:
+def write_images(folder: Path, ids: list[str], classes: list[str]) -> None:
+    photos, splits = folder / "photos", ["train"] * TRAIN + ["test"] * TEST
     rows = [
-        (i, str(folder / "photos" / i), i.split("/")[0], HEIGHT, WIDTH, sha256_of(folder / "photos" / i)) for i in ids
+        (i, str(photos / i), split, HEIGHT, WIDTH, sha256_of(photos / i)) for i, split in zip(ids, splits, strict=True)
     ]
     images = pd.DataFrame(rows, columns=COLUMNS)
-    names = {name: [name] for name in CLASSES}
+    names = {name: [name] for name in classes}
     manifest = Manifest(
         provenance=manifest_provenance(images, names),
         dataset="squares",
-        class_names=CLASSES,
+        class_names=classes,
         display_names=names,
         images=images,
         skipped={"bad": "bad.jpg is empty"},
@@ -163,13 +165,13 @@ def write_images(folder: Path, ids: list[str]) -> None:
     write_manifest(folder, manifest)
 
 
-def write_weights(folder: Path, name: str, inputs: list[str], image_ids: list[str]) -> None:
+def write_weights(folder: Path, name: str, inputs: list[str], image_ids: list[str], classes: list[str]) -> None:
     write_checkpoint(
         folder / name,
         Checkpoint(
             provenance=origin(folder, name, inputs),
             image_ids=image_ids,
-            class_names=CLASSES,
+            class_names=classes,
             architecture={"backbone": "none", "class_count": 3, "boost": 3.0},
             image_size=32,
             weights={},

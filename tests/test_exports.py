@@ -33,6 +33,23 @@ def exported(run, format, tmp_path, **options):
     return export_labels.run(run, format, tmp_path / f"out{ENDINGS.get(format, '')}", **options)
 
 
+def fiftyone_stand_in(monkeypatch):
+    """A module fiftyone with the classes that the loader uses; FiftyOne itself needs a database."""
+
+    class Thing(SimpleNamespace):
+        def __setitem__(self, name, value):
+            setattr(self, name, value)
+
+    class Dataset(list):
+        add_sample = list.append
+
+        def __init__(self, name, overwrite):
+            super().__init__()
+
+    made = dict.fromkeys(("Sample", "Classification", "Classifications", "Detection", "Detections"), Thing)
+    monkeypatch.setitem(sys.modules, "fiftyone", SimpleNamespace(Dataset=Dataset, **made))
+
+
 def test_labels_of_the_run_are_as_written_above(small_run):
     labels = read(small_run / "final_labels.h5")
     assert [[CLASSES[c] for c in np.flatnonzero(row >= 0.5)] for row in labels.labels] == PRESENT
@@ -113,25 +130,13 @@ def test_label_studio_sdk_accepts_the_tasks(small_run, tmp_path):
 
 
 def test_fiftyone_gets_a_folder_with_its_loader(small_run, tmp_path, monkeypatch):
-    """The loader runs against a stand-in of the four classes that it uses; FiftyOne itself needs a database."""
     manifest = read_manifest(small_run)
     digests = manifest.digests
     vectors = np.random.default_rng(0).random((len(digests), 5)).astype(np.float32)
     ImageStore(small_run, StoreKey("none", 32, "float32")).add(digests[::-1], [vectors[::-1]])
     folder = exported(small_run, "fiftyone", tmp_path, boxes=True)
 
-    class Thing(SimpleNamespace):
-        def __setitem__(self, name, value):
-            setattr(self, name, value)
-
-    class Dataset(list):
-        add_sample = list.append
-
-        def __init__(self, name, overwrite):
-            super().__init__()
-
-    made = dict.fromkeys(("Sample", "Classification", "Classifications", "Detection", "Detections"), Thing)
-    monkeypatch.setitem(sys.modules, "fiftyone", SimpleNamespace(Dataset=Dataset, **made))
+    fiftyone_stand_in(monkeypatch)
     samples = runpy.run_path(str(folder / "load.py"))["load"]()
     assert [[c.label for c in s.pseudo_labels.classifications] for s in samples] == PRESENT
     assert all(0.5 <= c.confidence <= 1 for s in samples for c in s.pseudo_labels.classifications)
@@ -194,6 +199,19 @@ def test_yolo_validates_on_the_test_photos_where_they_are_exported(small_run, tm
     assert len(list((folder / "images/test").rglob("*.png"))) == 4 and not (folder / "labels/test").exists()
 
 
+@pytest.mark.parametrize("split", ["train", "both"])
+def test_a_split_that_a_file_does_not_have_is_refused(small_run, tmp_path, split):
+    other = {"train": "epoch_scores.h5", "both": "final_labels.h5"}[split]
+    code, output = invoke("export-labels", small_run / other, "--split", split, "--out", tmp_path / "out.csv")
+    assert code == 1 and f"not of --split {split}" in " ".join(output.split()) and not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize("option", [["--copy"], ["--image-prefix", "http://x/"], ["--boxes"]])
+def test_an_option_that_the_format_has_no_use_for_is_refused(small_run, tmp_path, option):
+    code, output = invoke("export-labels", small_run, *option, "--out", tmp_path / "out.csv")
+    assert code == 1 and option[0] in output and not (tmp_path / "out.csv").exists()
+
+
 def test_boxes_are_asked_for(small_run, tmp_path):
     with pytest.raises(PipelineError, match=r"not the extent of objects.*Give --boxes"):
         exported(small_run, "yolo", tmp_path)
@@ -225,7 +243,7 @@ def test_voc_has_a_list_a_class_and_an_annotation_an_image(small_run, tmp_path):
     assert [e.text for e in root.iter("name")] == ["cat", "dog"] and root.findtext("size/width") == str(WIDTH)
     corners = [int(root.find("object/bndbox").findtext(key)) for key in ("xmin", "ymin", "xmax", "ymax")]
     assert corners == [9, 9, 32, 40]  # VOC counts from 1
-    assert Image.open(tmp_path / "voc/JPEGImages/train_1.png").size == (WIDTH, HEIGHT)
+    assert Image.open(tmp_path / "voc/JPEGImages/train_1.jpg").size == (WIDTH, HEIGHT)
 
 
 def test_voc_refuses_a_class_that_is_no_file_name(small_run, tmp_path):

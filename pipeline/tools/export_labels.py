@@ -6,7 +6,7 @@ from typing import Literal
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import say
 from pipeline.runs.photo_facts import check_photos
-from pipeline.tools.label_formats import ENDINGS, FORMATS, WITH_BOXES, prepare
+from pipeline.tools.label_formats import ENDINGS, FORMATS, WITH_BOXES, WITH_PHOTOS, prepare
 from pipeline.tools.label_sets import Part, read_label_set, waiting_corrections
 from pipeline.tools.label_studio import LOCAL_FILES
 
@@ -30,10 +30,10 @@ def run(
     format: Format,
     out: Path | None,
     *,
-    part: Part = "train",
+    part: Part | None = None,
     boxes: bool = False,
     copy_images: bool = False,
-    image_prefix: str = LOCAL_FILES,
+    image_prefix: str | None = None,
 ) -> Path:
     """Write labels and scores for another tool, and return where.
 
@@ -41,21 +41,26 @@ def run(
         source: a run folder, a labels file, or epoch_scores.h5 (the classifier's test scores).
         format: one of `pipeline.tools.label_formats.FORMATS`.
         out: file or folder; by default beside the source.
-        part: of a run folder: its final labels (train), the classifier's labels of the test images, or both.
+        part: see `read_label_set`.
         boxes: take the run's boxes along, which are where the classifier looked and no objects.
         copy_images: copy the photos into a folder export instead of linking them.
         image_prefix: address that absolute paths are appended to, for Label Studio.
 
     Raises:
-        PipelineError: no labels, or out of date, photos that have changed, boxes for a format without a place for them, or a folder that exists.
+        PipelineError: no labels, or out of date, photos that have changed, an option that the format has no use for,
+            or a folder that exists.
     """
     if boxes and format not in WITH_BOXES:
         raise PipelineError(f"{format} has no place for boxes; leave out --boxes, or choose {', '.join(WITH_BOXES)}.")
+    if copy_images and format not in WITH_PHOTOS:
+        raise PipelineError(f"{format} has no folder of photos; leave out --copy, or choose {', '.join(WITH_PHOTOS)}.")
+    if image_prefix is not None and format != "label-studio":
+        raise PipelineError(f"--image-prefix is for label-studio, and {format} has no addresses. Leave it out.")
     labels = read_label_set(source, part)
     name = labels.path.stem if part != "both" else "labels"
     out = out or labels.path.with_name(f"{name}-{format}{ENDINGS.get(format, '')}")
     check_photos(labels.path.parent, labels.manifest, remember=False)
-    export = prepare(labels, boxes=boxes, copy_images=copy_images, image_prefix=image_prefix)
+    export = prepare(labels, boxes=boxes, copy_images=copy_images, image_prefix=image_prefix or LOCAL_FILES)
     FORMATS[format](export, out)
     waiting = waiting_corrections(labels.path)
     if waiting:

@@ -1,6 +1,7 @@
 """A set of labels to the files that other tools read."""
 
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,9 +12,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from pipeline.datasets.image_names import without_suffix
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import say
 from pipeline.method.thresholds import PRESENT
+from pipeline.photos.formats import HEAD, suffix_of
 from pipeline.runs.artifacts import Boxes
 from pipeline.runs.files import replacing_folder, write_text
 from pipeline.runs.image_store import ImageStore, StoreKey
@@ -166,7 +169,8 @@ import numpy as np
 def load(name=None):
     """The dataset: field pseudo_labels, all scores, boxes and embeddings where there are any; the split is a tag."""
     here = Path(__file__).parent
-    rows = [json.loads(line) for line in (here / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    with (here / "samples.jsonl").open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
     vectors = np.load(here / "embeddings.npy") if (here / "embeddings.npy").exists() else [None] * len(rows)
     dataset = fo.Dataset(name, overwrite=name is not None)
     for row, vector in zip(rows, vectors):
@@ -266,6 +270,10 @@ def write_cleanlab(export: Export, out: Path) -> None:
 def write_yolo(export: Export, out: Path) -> None:
     """YOLO folder: images/, labels/ with a text file an image, data.yaml.
 
+    A photo has its image id as its name; a part `images` of it becomes `images_`, as readers find a photo's text file
+    by writing `labels` in the place of the last `/images/` of its path, and a dot in front of a part becomes `_`, as
+    they pass over hidden files.
+
     A photo with a label that has no box is left out, as a detector would learn it as background. With test photos these
     are what `val` names, without text files, as the run has no boxes of them; else one train photo in ten is.
 
@@ -283,12 +291,14 @@ def write_yolo(export: Export, out: Path) -> None:
             continue
         kept.append(row)
         places.append("val" if split == "train" and not has_test and len(kept) % HELD_OUT == 0 else split)
+    placed = [yolo_path(export, row) for row in kept]
+    check_shared(
+        [labels.image_ids[row] for row in kept],
+        [f"{place}/{image.with_suffix('')}" for place, image in zip(places, placed, strict=True)],
+    )
     with replacing_folder(out) as folder:
-        placed = place_images(export, [folder / "images" / place for place in places], kept)
-        check_unique(
-            [f"{place}/{image.with_suffix('')}" for place, image in zip(places, placed, strict=True)], labels.path
-        )
         for row, place, image in zip(kept, places, placed, strict=True):
+            place_one(export, row, folder / "images" / place / image)
             if place == "test":
                 continue
             height, width = export.size(row)
@@ -299,24 +309,44 @@ def write_yolo(export: Export, out: Path) -> None:
             path = folder / "labels" / place / image.with_suffix(".txt")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(f"{line}\n" for line in lines))
-        names = "".join(f"  {c}: {json.dumps(name)}\n" for c, name in enumerate(labels.class_names))
+        names = "".join(f"  {c}: {yaml_text(name)}\n" for c, name in enumerate(labels.class_names))
         note = f"# {ROUGH_BOXES}\n"
         if has_test:
             note += "# The test photos have no boxes: put text files of your own into labels/test to measure on them.\n"
         place = "images/test" if has_test else "images/val"
-        (folder / "data.yaml").write_text(f"{note}train: images/train\nval: {place}\nnames:\n{names}")
+        text = f"{note}train: images/train\nval: {place}\nnames:\n{names}"
+        (folder / "data.yaml").write_text(text, encoding="utf-8")
     say(f"{len(labels.image_ids) - len(kept)} train photos are left out: a label of theirs has no box.")
 
 
+def yolo_path(export: Export, row: int) -> PurePosixPath:
+    """Where a photo of a YOLO folder is below its split."""
+    name = with_format_suffix(export, row, export.labels.image_ids[row])
+    parts = [re.sub(r"^\.|\.$", "_", part) for part in PurePosixPath(name).parts if part not in ("/", "..")]
+    # `images_` becomes `images__`, so that no two names become one
+    return PurePosixPath(*(f"{part}_" if re.fullmatch("images_*", part) else part for part in parts))
+
+
+def yaml_text(text: str) -> str:
+    """A text as a double-quoted scalar of YAML."""
+    quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(each if each.isprintable() else f"\\U{ord(each):08x}" for each in quoted) + '"'
+
+
 def write_imagefolder(export: Export, out: Path) -> None:
-    """Folder of Hugging Face datasets: the photos of each split and metadata.jsonl with labels and scores."""
+    """Folder of Hugging Face datasets: the photos of each split and metadata.jsonl with labels and scores.
+
+    The photos are numbered: datasets reads a split out of every `train`, `val` or `test` in a path.
+    """
     labels = export.labels
-    rows = list(range(len(labels.image_ids)))
+    rows = range(len(labels.image_ids))
+    placed = [with_format_suffix(export, row, f"{row:08d}") for row in rows]
     with replacing_folder(out) as folder:
-        placed = place_images(export, [folder / split for split in labels.splits], rows)
+        for row, split in enumerate(labels.splits):
+            place_one(export, row, folder / split / placed[row])
         for split in dict.fromkeys(labels.splits):
             found = [
-                {"file_name": str(placed[row]), **described(export, row)} for row in rows if labels.splits[row] == split
+                {"file_name": placed[row], **described(export, row)} for row in rows if labels.splits[row] == split
             ]
             text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in found)
             (folder / split / "metadata.jsonl").write_text(text, encoding="utf-8")
@@ -334,11 +364,12 @@ def write_huggingface(export: Export, out: Path) -> None:
     except ImportError as error:
         raise PipelineError("huggingface needs pyarrow: `pip install 'ccd-pipeline[parquet]'`.") from error
     labels = export.labels
+    # `Sequence` and not `List`, which datasets has from its version 4 on
     features = {
         "image": {"_type": "Image"},
         "image_id": {"dtype": "string", "_type": "Value"},
-        "labels": {"feature": {"names": labels.class_names, "_type": "ClassLabel"}, "_type": "List"},
-        "scores": {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "List"},
+        "labels": {"feature": {"names": labels.class_names, "_type": "ClassLabel"}, "_type": "Sequence"},
+        "scores": {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "Sequence"},
     }
     schema = pa.schema(
         {
@@ -422,12 +453,17 @@ def write_cvat(export: Export, out: Path) -> None:
 def write_voc(export: Export, out: Path) -> None:
     """PASCAL VOC folder: JPEGImages, ImageSets/Main with a list a class and split (1 or -1), Annotations.
 
-    An annotation has an object a box; without boxes, the lists alone tell the labels.
+    An annotation has an object a box; without boxes, the lists alone tell the labels. A photo's name is its image id
+    with `_` for slashes and white space, at which readers cut the lines of the lists. It ends in .jpg whatever the
+    format, as readers look for that ending alone and recognise the format by content.
     """
     labels = export.labels
     rows = list(range(len(labels.image_ids)))
-    stems = [str(PurePosixPath(image_id).with_suffix("")).replace("/", "_") for image_id in labels.image_ids]
-    check_unique(stems, labels.path)
+    stems = [
+        "".join("_" if letter == "/" or letter.isspace() else letter for letter in without_suffix(image_id))
+        for image_id in labels.image_ids
+    ]
+    check_shared(labels.image_ids, stems)
     odd = [name for name in labels.class_names if not name.strip() or any(letter in name for letter in "/\\\0")]
     if odd:
         raise PipelineError(f"voc has a file a class, which {odd[0]!r} cannot name. Choose another format.")
@@ -436,8 +472,7 @@ def write_voc(export: Export, out: Path) -> None:
         for path in (lists, folder / "Annotations", folder / "JPEGImages"):
             path.mkdir(parents=True)
         for row in rows:
-            source = Path(labels.manifest.paths[row])
-            place_one(export, source, folder / "JPEGImages" / (stems[row] + source.suffix))
+            place_one(export, row, folder / "JPEGImages" / f"{stems[row]}.jpg")
             write_annotation(export, row, stems[row], folder)
         for split in dict.fromkeys(labels.splits):
             own = [row for row in rows if labels.splits[row] == split]
@@ -453,7 +488,7 @@ def write_annotation(export: Export, row: int, stem: str, folder: Path) -> None:
         return
     height, width = export.size(row)
     root = ElementTree.Element("annotation")
-    ElementTree.SubElement(root, "filename").text = stem + Path(export.labels.manifest.paths[row]).suffix
+    ElementTree.SubElement(root, "filename").text = f"{stem}.jpg"
     size = ElementTree.SubElement(root, "size")
     for name, value in (("width", width), ("height", height), ("depth", 3)):
         ElementTree.SubElement(size, name).text = str(value)
@@ -469,9 +504,16 @@ def write_annotation(export: Export, row: int, stem: str, folder: Path) -> None:
 
 
 def xml_text(root: ElementTree.Element) -> str:
-    """An XML document, indented."""
+    """An XML document, indented.
+
+    Raises:
+        PipelineError: a name has a character that XML cannot contain.
+    """
     ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+    text = ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+    if found := re.search(r".{0,40}[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]", text):
+        raise PipelineError(f"XML cannot contain the last character of {found[0]!r}. Rename the photo or the class.")
+    return text
 
 
 FORMATS: dict[str, Callable[[Export, Path], None]] = {
@@ -491,6 +533,9 @@ FORMATS: dict[str, Callable[[Export, Path], None]] = {
 WITH_BOXES = ("coco", "label-studio", "fiftyone", "yolo", "cvat", "voc")
 """Formats that have a place for boxes."""
 
+WITH_PHOTOS = ("yolo", "imagefolder", "voc", "huggingface")
+"""Formats that contain the photos, as links or copies; huggingface has copies always."""
+
 ENDINGS = {
     "csv": ".csv",
     "parquet": ".parquet",
@@ -502,23 +547,26 @@ ENDINGS = {
 """Of the formats that are one file; the others are folders."""
 
 
-def place_images(export: Export, folders: list[Path], rows: list[int]) -> list[PurePosixPath]:
-    """The photos of some rows as links or copies below a folder each, and their paths from there.
-
-    A photo keeps its image id, with the photo's ending.
-    """
-    placed = []
-    for folder, row in zip(folders, rows, strict=True):
-        image_id, source = export.labels.image_ids[row], Path(export.labels.manifest.paths[row])
-        name = image_id if image_id.lower().endswith(source.suffix.lower()) else image_id + source.suffix
-        relative = PurePosixPath(*(part for part in PurePosixPath(name).parts if part not in ("/", "..")))
-        place_one(export, source, folder / relative)
-        placed.append(relative)
-    return placed
+COMMON_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+"""Of photos that readers of folders take for photos."""
 
 
-def place_one(export: Export, source: Path, target: Path) -> None:
-    """One photo as a link or a copy."""
+def with_format_suffix(export: Export, row: int, name: str) -> str:
+    """A name of a photo with a suffix that readers of folders know: its own or, where that is odd, its format's."""
+    path = Path(export.labels.manifest.paths[row])
+    suffix = path.suffix
+    if suffix.lower() not in COMMON_SUFFIXES:
+        try:
+            with path.open("rb") as file:
+                suffix = suffix_of(file.read(HEAD)) or suffix
+        except OSError as error:
+            raise PipelineError(f"{path} can no longer be read ({error.strerror}). Run `ccd prepare` again.") from error
+    return name if name.lower().endswith(suffix.lower()) else name + suffix
+
+
+def place_one(export: Export, row: int, target: Path) -> None:
+    """The photo of a row as a link or a copy."""
+    source = Path(export.labels.manifest.paths[row])
     target.parent.mkdir(parents=True, exist_ok=True)
     if export.copy_images:
         shutil.copyfile(source, target)
@@ -526,11 +574,12 @@ def place_one(export: Export, source: Path, target: Path) -> None:
         target.symlink_to(source)
 
 
-def check_unique(names: list[str], path: Path) -> None:
-    """Raise if two images would share a file."""
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise PipelineError(
-            f"{path} has {len(twice)} images whose names differ in their ending alone (first: {twice[0]}), "
-            "but this format keeps one file a name. Rename them, or export another format."
-        )
+def check_shared(image_ids: list[str], names: list[str]) -> None:
+    """Raise if two images would have one name in an export."""
+    owner: dict[str, str] = {}
+    for image_id, name in zip(image_ids, names, strict=True):
+        if name in owner:
+            raise PipelineError(
+                f"{owner[name]} and {image_id} would both be {name} in this format. Rename one, or export another format."
+            )
+        owner[name] = image_id

@@ -50,18 +50,26 @@ class LabelSet:
         return self.labels >= PRESENT
 
 
-def read_label_set(path: Path, part: Part = "train") -> LabelSet:
+def read_label_set(path: Path, part: Part | None = None) -> LabelSet:
     """The labels of a run folder, or what a file of a run says: labels, or scores of the test images.
 
     Args:
         path: a run folder or a file.
-        part: of a run folder: its final labels (train), the classifier's labels of the test images, or both.
+        part: of a run folder: its final labels (train, also for None), the classifier's labels of the test images, or
+            both.
 
     Raises:
-        PipelineError: it holds no labels, is out of date, or is not about the run's images.
+        PipelineError: it holds no labels, is out of date, or is not about the run's images or about another split than `part`.
     """
     if not path.is_dir():
-        return read_labels_file(path)
+        found = read_labels_file(path)
+        if part not in (None, *found.splits):
+            raise PipelineError(
+                f"{path} has labels of the {found.splits[0]} images alone, not of --split {part}. "
+                f"Give the run, {path.parent}, or leave out --split."
+            )
+        return found
+    part = part or "train"
     sets = {"train": path / "final_labels.h5", "test": path / "epoch_scores.h5"}
     if part != "both":
         return read_labels_file(sets[part])
