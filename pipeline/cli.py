@@ -399,7 +399,9 @@ def plan(name: RunArgument = "", run: RunOption = "") -> None:
     from pipeline.tools.plan import show_plan
 
     folder = chosen_run(named_run(name, run))
-    show_plan(folder, settings.read_run(folder))
+    own = settings.read_run(folder)
+    check_kind(folder, own, {})
+    show_plan(folder, own)
 
 
 @app.command()

@@ -87,12 +87,63 @@ def test_plan_says_what_would_be_built_and_why(run):
     assert {step.stage: step.why for step in plan_run(run, read_run(run))}["boxes"] == "boxes.h5 is missing"
 
 
+def reasons(run):
+    return {step.stage: step.why for step in plan_run(run, read_run(run))}
+
+
+@pytest.fixture
+def own_photos(run, photos, tmp_path):
+    """The run with photos that a test may change."""
+    shutil.copytree(photos, tmp_path / "photos")
+    sources = ("--images", tmp_path / "photos/train", "--test-images", tmp_path / "photos/test")
+    assert invoke("prepare", run, *sources, "--labels", tmp_path / "photos/labels.csv")[0] == 0
+    assert set(reasons(run).values()) == {""}
+    return tmp_path / "photos"
+
+
+def test_plan_looks_at_the_photos(run, own_photos):
+    photo = min((own_photos / "train").iterdir())
+    shutil.copy(photo, own_photos / "train" / "new.png")
+    assert reasons(run)["prepare"] == "1 photos are new" and reasons(run)["train"] == "after prepare"
+    (own_photos / "train" / "new.png").unlink()
+    os.utime(photo, ns=(1, 1))
+    assert "1 photos may have changed" in reasons(run)["prepare"]
+    assert invoke("prepare", run, "--labels", "")[0] == 0
+    photo.unlink()
+    assert reasons(run)["prepare"] == "1 photos are gone"
+    assert invoke("plan", run)[1].count("after prepare") == 8
+    own_photos.rename(own_photos.with_name("elsewhere"))
+    code, output = invoke("plan", run)
+    assert code == 1 and str(own_photos / "train") in output
+
+
+def test_plan_looks_at_labels_and_settings(run, own_photos):
+    (run / "ground_truth.h5").unlink()
+    assert reasons(run)["prepare"] == "ground_truth.h5 is missing"
+    assert invoke("prepare", run)[0] == 0 and set(reasons(run).values()) == {""}
+    text = (own_photos / "labels.csv").read_text()
+    (own_photos / "labels.csv").write_text(text.replace("red", "blue"))
+    assert reasons(run)["prepare"] == "the labels have changed"
+    (own_photos / "labels.csv").write_text(text)
+    (run / "run.toml").write_text((run / "run.toml").read_text() + "[classes]\nred = ['scarlet']\n")
+    assert reasons(run)["prepare"] == "the classes have changed"
+    (run / "run.toml").unlink()
+    code, output = invoke("plan", run)
+    assert code == 1 and "nothing says which photos" in output
+
+
+def test_plan_without_ground_truth_ends(run):
+    assert invoke("prepare", run, "--labels", "")[0] == 0
+    code, output = invoke("plan", run)
+    assert code == 0 and "left out: there is no ground truth" in output and "everything is current" in output
+
+
 def test_plan_of_a_run_that_has_done_nothing_knows_no_times(run):
     for path in run.iterdir():
         if path.name not in ("run.toml", "manifest.csv", "manifest.json", ".lock"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     steps = {step.stage: step for step in plan_run(run, read_run(run))}
-    assert steps["embed"].seconds is None and steps["evaluate"].why.startswith("left out")
+    assert steps["embed"].seconds is None and steps["evaluate"].why == "after prepare"
 
 
 def cells_of(line):

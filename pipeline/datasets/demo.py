@@ -119,9 +119,9 @@ def compose(out_dir: Path, config: DemoConfig) -> None:
     Does nothing if the folder already holds the scenes that this config, this module and the cut-outs give.
     """
     annotations = out_dir / ANNOTATIONS
-    header = SCHEMA | {"config": asdict(config), "sources": _source_hash()}
-    if _is_composed(annotations, header):
+    if is_composed(out_dir, config):
         return
+    header = _header(config)
     annotations.unlink(missing_ok=True)
     images = []
     for split_index, split in enumerate(SPLITS):
@@ -136,6 +136,15 @@ def compose(out_dir: Path, config: DemoConfig) -> None:
             images.append({"id": f"{split}_{n:04d}", "split": split, "path": path, "objects": objects})
     record = header | {"class_names": class_names(), "images": images}
     write_text(annotations, json.dumps(record))
+
+
+def is_composed(root: Path, config: DemoConfig) -> bool:
+    """Whether a folder has the scenes that this config, this module and the cut-outs give."""
+    return _is_composed(root / ANNOTATIONS, _header(config))
+
+
+def _header(config: DemoConfig) -> dict:
+    return SCHEMA | {"config": asdict(config), "sources": _source_hash()}
 
 
 def load(root: Path) -> Dataset:

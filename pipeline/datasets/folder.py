@@ -185,6 +185,21 @@ def unused_patterns(listings: Sequence[Listing], exclude: Sequence[str]) -> list
     return [f"--exclude {each} matches nothing" for each in exclude if f"by --exclude {each}" not in used]
 
 
+def is_plain(source: Source | None) -> bool:
+    """Whether reading a source neither unpacks nor fetches anything."""
+    if source is None:
+        return True
+    if is_address(source):
+        return False
+    path = Path(source).expanduser()
+    return not scan(path).shards if path.is_dir() else not is_archive(path) and not image_column_of(path)
+
+
+def image_column_of(path: Path) -> str | None:
+    """The column of photos in a Parquet file; None for any other file."""
+    return image_column(path) if path.suffix.lower() == ".parquet" and path.is_file() else None
+
+
 def read_source(source: Source, class_names: Sequence[str], reading: Reading) -> Listing:
     """The images of a source (see `load`), why others are left out, and what is passed over.
 

@@ -24,7 +24,8 @@ from pipeline.runs.files import sha256_of
 from pipeline.runs.graph import VERSIONS
 from pipeline.runs.manifest import COLUMNS, Manifest, manifest_provenance, read_manifest, write_manifest
 from pipeline.runs.options import PrepareConfig
-from pipeline.runs.photo_facts import KnownPhotos, PhotoFacts, look
+from pipeline.runs.photo_facts import KnownPhotos, PhotoFacts, look, read_facts
+from pipeline.runs.state import read_provenance
 
 NAMED = 20
 """Copies that are named on the screen."""
@@ -38,8 +39,8 @@ def load_dataset(config: PrepareConfig, run_folder: Path) -> Dataset:
     """
     match config.kind:
         case "demo":
-            root = Path(config.root) if config.root else run_folder / "scenes"
-            demo.compose(root, demo.DemoConfig(config.seed, config.train_scenes, config.test_scenes))
+            root = scenes_folder(config, run_folder)
+            demo.compose(root, demo_config(config))
             return demo.load(root)
         case "voc":
             splits = config.train_split or None, config.test_split or None
@@ -64,6 +65,16 @@ def load_dataset(config: PrepareConfig, run_folder: Path) -> Dataset:
             reading = folder.Reading(given(config.unpack_to), limit, config.skip_missing, exclude=exclude)
             images, test_images = ([*map(source, each_of(each))] for each in (config.images, config.test_images))
             return folder.load(images, names, test_images, given(config.labels), reading)
+
+
+def scenes_folder(config: PrepareConfig, run_folder: Path) -> Path:
+    """Where the demo's scenes are."""
+    return Path(config.root) if config.root else run_folder / "scenes"
+
+
+def demo_config(config: PrepareConfig) -> demo.DemoConfig:
+    """Which scenes the demo has."""
+    return demo.DemoConfig(config.seed, config.train_scenes, config.test_scenes)
 
 
 def given(value: str) -> Path | None:
@@ -147,6 +158,58 @@ def run(
     )
     keep_manifest(run_folder, manifest, force)
     keep_ground_truth(run_folder, dataset, np.array(kept), manifest.provenance)
+
+
+def why_prepare(run_folder: Path, config: PrepareConfig, display_names: Mapping[str, list[str]]) -> str:
+    """Why `run` would change the manifest or ground truth, in a few words; empty if it would not.
+
+    Decodes nothing and writes nothing: a photo is the same while its file has the size and time that it had. Archives
+    and addresses are not looked at, as that would unpack or fetch them.
+
+    Raises:
+        PipelineError: as `run`, where the dataset is not what its adapter expects.
+    """
+    if not (run_folder / "manifest.csv").exists():
+        return "manifest.csv is missing"
+    before = read_manifest(run_folder)
+    if config.kind == "demo" and not demo.is_composed(scenes_folder(config, run_folder), demo_config(config)):
+        return "the scenes are missing"
+    if config.kind == "folder" and not all(
+        map(folder.is_plain, map(source, [*each_of(config.images), *each_of(config.test_images)]))
+    ):
+        return ""
+    dataset = load_dataset(config, run_folder)
+    if default_display_names(dataset.class_names, display_names) != before.display_names:
+        return "the classes have changed"
+    splits = dict(zip(dataset.image_ids, dataset.splits, strict=True))
+    new = [image_id for image_id in dataset.image_ids if image_id not in before.skipped.keys() | set(before.image_ids)]
+    gone = [image_id for image_id in before.image_ids if image_id not in splits]
+    if new or gone:
+        counts = [f"{len(ids):,} photos are {what}" for ids, what in ((new, "new"), (gone, "gone")) if ids]
+        return " and ".join(counts)
+    if any(splits[i] != split for i, split in zip(before.image_ids, before.images["split"], strict=True)):
+        return "photos are in another split"
+    seen = read_facts(run_folder)
+    paths = dict(zip(dataset.image_ids, dataset.paths, strict=True))
+    known = [image_id for image_id in before.image_ids if image_id in seen.index]
+    facts = zip(known, seen.loc[known, "bytes"], seen.loc[known, "mtime_ns"], strict=True)
+    changed = sum(look(paths[image_id]) != (size, time) for image_id, size, time in facts)
+    if changed:
+        return f"{changed:,} photos may have changed"
+    return why_ground_truth(run_folder, dataset, before)
+
+
+def why_ground_truth(run_folder: Path, dataset: Dataset, manifest: Manifest) -> str:
+    """Why the ground truth of these images would change; empty if it would not."""
+    path = run_folder / FILE
+    if dataset.labels is None:
+        return f"{FILE} is to be removed" if path.exists() else ""
+    if not path.exists():
+        return f"{FILE} is missing"
+    row_of = {image_id: row for row, image_id in enumerate(dataset.image_ids)}
+    kept = np.array([row_of[image_id] for image_id in manifest.image_ids], dtype=np.int64)
+    wanted = ground_truth(dataset, kept, manifest.provenance).provenance
+    return "" if read_provenance(path).fingerprint == wanted.fingerprint else "the labels have changed"
 
 
 def copies_in_test(images: pd.DataFrame) -> dict[str, str]:

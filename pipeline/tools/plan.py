@@ -12,6 +12,8 @@ from pipeline.runs.settings import Settings
 from pipeline.runs.state import file_state, origin_of, why_build
 from pipeline.runs.timings import Timing, count_images, read_timings
 
+LEFT_OUT = "left out: there is no ground truth"
+
 
 @dataclass(frozen=True)
 class Step:
@@ -25,6 +27,11 @@ class Step:
     bytes: int | None
     """About how large its artifacts would be; None where nothing tells."""
 
+    @property
+    def is_built(self) -> bool:
+        """Whether `all` would build it."""
+        return self.why not in ("", LEFT_OUT)
+
 
 def plan_run(folder: Path, own: Settings) -> list[Step]:
     """A step per stage, in order. A stage after one that would be built is built as well, as its input changes."""
@@ -33,20 +40,31 @@ def plan_run(folder: Path, own: Settings) -> list[Step]:
     cause = ""
     for stage in STAGES:
         config = own.config(stage.name, options_of(stage), {})
-        why = f"after {cause}" if cause else reason(stage, folder, config)
-        if stage.name == "evaluate" and not (folder / "ground_truth.h5").exists():
-            steps.append(Step(stage.name, "left out: there is no ground truth", 0.0, 0))
+        if stage.name == "evaluate" and not will_have_truth(folder, cause):
+            steps.append(Step(stage.name, LEFT_OUT, 0.0, 0))
             continue
+        why = f"after {cause}" if cause else reason(stage, folder, config, own)
         if why and not cause:
             cause = stage.name
         steps.append(Step(stage.name, why, *estimate(stage, own, timings, images)) if why else done(stage, folder))
     return steps
 
 
-def reason(stage: Stage, folder: Path, config: Config) -> str:
-    """Why a stage whose inputs are all current would be built; empty if it would not."""
-    if stage.name == "prepare":  # what lies in the dataset now is seen when it runs
-        return "" if (folder / "manifest.csv").exists() else "manifest.csv is missing"
+def will_have_truth(folder: Path, cause: str) -> bool:
+    """Whether the run has ground truth, or may get some as `prepare` runs again."""
+    return (folder / "ground_truth.h5").exists() or cause == "prepare"
+
+
+def reason(stage: Stage, folder: Path, config: Config, own: Settings) -> str:
+    """Why a stage whose inputs are all current would be built; empty if it would not.
+
+    Raises:
+        PipelineError: the dataset of the run cannot be read.
+    """
+    if stage.name == "prepare":
+        from pipeline.stages.prepare import why_prepare
+
+        return why_prepare(folder, config, own.classes)
     try:
         return why_build(stage, folder, origin_of(stage, folder, config))
     except PipelineError as error:
@@ -105,11 +123,11 @@ def show_plan(folder: Path, own: Settings) -> None:
     steps = plan_run(folder, own)
     table = PlainTable("stage", "state", "about", "size", title=str(folder))
     for step in steps:
-        state = f"build: {step.why}" if step.why and not step.why.startswith("left out") else step.why or "current"
-        waits = "" if not step.why else "?" if step.seconds is None else duration(step.seconds)
+        state = f"build: {step.why}" if step.is_built else step.why or "current"
+        waits = "" if not step.is_built else "?" if step.seconds is None else duration(step.seconds)
         table.add_row(step.stage, state, waits, "" if step.bytes is None else amount(step.bytes))
     show(table)
-    building = [step for step in steps if step.why]
+    building = [step for step in steps if step.is_built]
     unknown = sum(step.seconds is None for step in building)
     total = duration(sum(step.seconds or 0 for step in building))
     rest = f" and {unknown} stages of which nothing is known yet" if unknown else ""
