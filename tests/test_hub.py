@@ -39,7 +39,7 @@ def test_torch_and_timm_alone_give_the_classifiers_scores(tiny_classifier, tmp_p
     assert json.loads((folder / "config.json").read_text())["thresholds"] == {"cat": 0.5, "dog": 0.4, "cow": 0.6}
 
 
-@pytest.mark.parametrize("backbone", ["lite0", "resnet50", "timm:test_resnet"])
+@pytest.mark.parametrize("backbone", ["lite0", "resnet50", "timm:test_resnet", "timm:test_convnext", "timm:lcnet_050"])
 def test_every_backbone_has_timms_names(backbone):
     torch.manual_seed(0)
     net = build_classifier(backbone, 3, boost=3.0, pretrained=False).eval()
@@ -47,6 +47,12 @@ def test_every_backbone_has_timms_names(backbone):
     assert timm.is_model(architecture)
     rebuilt = hub.Rebuilt(architecture, hub.named_weights(net, architecture), net).eval()
     assert hub.largest_difference(hub.Scorer(net), rebuilt, 64) < 1e-5
+
+
+def test_a_backbone_whose_head_cannot_be_left_out_is_refused():
+    net = build_classifier("timm:efficientvit_b0", 3, boost=3.0, pretrained=False)
+    with pytest.raises(PipelineError, match="export to ONNX instead"):
+        hub.named_weights(net, "efficientvit_b0")
 
 
 def test_weights_of_another_network_are_refused():

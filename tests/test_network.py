@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import pytest
+import timm
 import torch
 import torchvision
 from small import small_net
@@ -36,6 +37,60 @@ def test_weights_of_torchvision_are_asked_for_by_name(monkeypatch, weights, load
 def test_weights_of_torchvision_fit_its_resnets_alone():
     with pytest.raises(PipelineError, match="IMAGENET1K_V1 are of resnet50 and resnet101, not of lite0"):
         network.build_backbone("lite0", "IMAGENET1K_V1")
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        ("mobilenetv3_small_050", 1024),
+        ("mobilenetv4_conv_small", 1280),
+        ("ghostnet_050", 1280),
+        ("lcnet_050", 1280),
+        ("hgnetv2_b0", 2048),
+        ("efficientvit_b0", 128),
+        ("vgg11", 512),
+        ("convnext_atto", 320),
+    ],
+)
+def test_convolutional_timm_models_make_maps_and_take_weights_of_a_whole_model(tmp_path, name, channels):
+    torch.manual_seed(1)
+    whole = timm.create_model(name, pretrained=False).eval()
+    torch.save(whole.state_dict(), tmp_path / "weights.pt")
+    net = network.build_classifier(f"timm:{name}", 3, boost=3.0, weights=str(tmp_path / "weights.pt"))
+    assert net.training and net.head.in_channels == channels
+    state = net.stages[0].state_dict()
+    assert all(torch.equal(value, whole.state_dict()[key]) for key, value in state.items())
+    with torch.no_grad():
+        assert net.eval().cams(torch.rand(1, 3, 96, 160)).shape == (1, 3, 3, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("vit_tiny_patch16_224", "vit_tiny_patch16_224 does not take images of any size"),
+        ("swin_tiny_patch4_window7_224", "does not take images of any size"),
+        ("levit_128s", "does not take images of any size"),
+        ("mambaout_femto", r"makes \[1, 3, 3, 1152\] of an image of 96 px"),  # channels last
+    ],
+)
+def test_timm_models_without_a_map_are_refused_before_anything_is_downloaded(monkeypatch, name, match):
+    create, asked = timm.create_model, []
+    monkeypatch.setattr(
+        timm, "create_model", lambda *a, pretrained, **k: asked.append(pretrained) or create(*a, pretrained=False, **k)
+    )
+    with pytest.raises(PipelineError, match=match):
+        network.build_backbone(f"timm:{name}")
+    assert asked == [False]
+
+
+def test_the_check_of_a_timm_model_changes_no_draw(monkeypatch):
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda *a, pretrained, **k: create(*a, pretrained=False, **k))
+    heads = []
+    for pretrained in (True, False):
+        torch.manual_seed(0)
+        heads.append(network.build_classifier("timm:test_resnet", 3, boost=3.0, pretrained=pretrained).head.weight)
+    assert torch.equal(*heads)
 
 
 def test_a_classifier_gets_photos_squashed_as_it_was_trained(tiny_classifier, photos, tmp_path):

@@ -17,8 +17,11 @@ from pipeline.runs.options import TORCHVISION_WEIGHTS
 LOCAL_WEIGHTS = "name a file of them: `ccd all --set warmup.weights=FILE`, or `ccd warmup --weights FILE`"
 """The options, which commands do not share, as an error names them."""
 
-HEADS = ("fc.", "classifier.", "head.")
+HEADS = ("fc.", "classifier.", "head.", "pre_logits.")
 """Prefixes of the classification layer that is cut off; a weights file may have it or not."""
+
+PROBES = (96, 160)
+"""Sides in pixels of the blank images that show what a timm model makes of an image."""
 
 RESNETS = ("resnet50", "resnet101")
 BACKBONES = (*WHEELS, *RESNETS, "timm:NAME")
@@ -89,15 +92,58 @@ def timm_backbone(name: str, weights: str, pretrained: bool) -> Backbone:
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name.split('.')[0][:8]}*")[:5])
         raise PipelineError(f"timm has no model {name!r}; near ones: {near or 'none'}.")
+    download = pretrained and not weights
+    if download:
+        with torch.random.fork_rng(devices=[]):  # before it downloads what would be refused
+            map_channels(bare_timm(name, False), name)
     try:
-        model = timm.create_model(name, pretrained=pretrained and not weights, num_classes=0, global_pool="")
+        model = bare_timm(name, download)
     except OSError as error:
         raise PipelineError(
             f"the weights of timm:{name} could not be fetched ({first_line(error)}); {LOCAL_WEIGHTS}."
         ) from error
     load_weights(model, weights)
     config = model.pretrained_cfg
-    return Backbone(nn.Sequential(model), model.num_features, tuple(config["mean"]), tuple(config["std"]))
+    return Backbone(nn.Sequential(model), map_channels(model, name), tuple(config["mean"]), tuple(config["std"]))
+
+
+def bare_timm(name: str, pretrained: bool) -> nn.Module:
+    """A timm model without pooling and classification layer."""
+    import timm
+
+    try:
+        model = timm.create_model(name, pretrained=pretrained, num_classes=0, global_pool="")
+    except AssertionError:  # a head that cannot leave out its pooling
+        model = timm.create_model(name, pretrained=pretrained, num_classes=0)
+        model.head = nn.Identity()
+    if hasattr(model, "pre_logits"):  # of a VGG: two layers that make one cell of 7 x 7 of the map
+        model.pre_logits = nn.Identity()
+    return model
+
+
+def map_channels(model: nn.Module, name: str) -> int:
+    """D of the map [B, D, h, w] that a timm model makes; `num_features` is another number where its head has layers.
+
+    Raises:
+        PipelineError: it makes no such map, or takes images of one size only, as most transformers.
+    """
+    training = model.training
+    try:
+        with torch.no_grad():
+            small, large = (tuple(model.eval()(torch.zeros(1, 3, side, side)).shape) for side in PROBES)
+    except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise PipelineError(
+            f"timm:{name} does not take images of any size ({first_line(error)}). A classifier needs a convolutional "
+            "backbone, as timm:resnet50 or timm:convnext_tiny."
+        ) from error
+    finally:
+        model.train(training)
+    if len(small) != 4 or small[1] != large[1] or not (small[2] < large[2] and small[3] < large[3]):
+        raise PipelineError(
+            f"timm:{name} makes {list(small)} of an image of {PROBES[0]} px, expected a map [1, channels, height, width]. "
+            "A classifier needs a convolutional backbone, as timm:resnet50 or timm:convnext_tiny."
+        )
+    return small[1]
 
 
 def load_weights(model: nn.Module, path: str) -> None:

@@ -45,7 +45,7 @@ def scores(path):
     """Class name to score in [0, 1]."""
     photo = ImageOps.exif_transpose(Image.open(path)).convert("RGB").resize(config["size"], Image.Resampling.BICUBIC)
     pixels = (np.asarray(photo, np.float32) / 255 - config["mean"]) / config["std"]
-    maps = backbone.forward_features(torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None])
+    maps = backbone(torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None])
     maps = torch.nn.functional.conv2d(maps, weights["head.weight"], weights["head.bias"])
     logits = torch.where(maps > 0, config["boost"] * maps, maps).mean((2, 3))[0]
     found = (weights["scale"] * logits + weights["offset"]).sigmoid()
@@ -69,15 +69,24 @@ class Rebuilt(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores Tensor[B, C] of float Tensor[B, 3, S, S] in [0, 1]."""
-        maps = self.backbone.forward_features((images - self.net.mean) / self.net.std)
+        maps = self.backbone((images - self.net.mean) / self.net.std)
         maps = nn.functional.conv2d(maps, self.weights["head.weight"], self.weights["head.bias"])
         logits = torch.where(maps > 0, self.net.boost * maps, maps).mean(dim=(2, 3))
         return (self.weights["scale"] * logits + self.weights["offset"]).sigmoid()
 
 
 def bare_backbone(architecture: str) -> nn.Module:
-    """A timm model without pooling and classification layer, in eval mode."""
-    return timm.create_model(architecture, pretrained=False, num_classes=0, global_pool="").eval()
+    """A timm model without pooling and classification layer, in eval mode, as `load.py` creates it.
+
+    Raises:
+        PipelineError: its head cannot be left out.
+    """
+    try:
+        return timm.create_model(architecture, pretrained=False, num_classes=0, global_pool="").eval()
+    except AssertionError as error:
+        raise PipelineError(
+            f"timm's {architecture} cannot be built without its head; export to ONNX instead."
+        ) from error
 
 
 def architecture_of(backbone: str) -> str:
