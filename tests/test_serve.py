@@ -53,6 +53,7 @@ class Running:
     """A service on a thread of this process."""
 
     def __init__(self, classifier, config):
+        self.host = config.host
         self.socket = serve.listen(config.host, 0)
         self.port = self.socket.getsockname()[1]
         app = serve.build_app(classifier, "pets/classifier.pt", config)
@@ -69,7 +70,7 @@ class Running:
 
     def ask(self, method, path, body=None, **headers):
         """Status and content of a response."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=20)
         connection.request(method, path, body, headers)
         response = connection.getresponse()
         content = response.read()
@@ -166,6 +167,29 @@ def test_other_requests_are_refused(running, method, path, kind, status):
 def test_a_page_under_another_name_is_refused(running):
     assert running.ask("GET", "/classes", Host="evil.example")[0] == 400
     assert running.ask("GET", "/classes", Host=f"localhost:{running.port}")[0] == 200
+
+
+def can_listen(host):
+    try:
+        serve.listen(host, 0).close()
+    except PipelineError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("host", ["::1", "127.0.0.2"])
+def test_other_loopback_addresses_answer_to_their_own_names_alone(tiny_classifier, host):
+    if not can_listen(host):
+        pytest.skip(f"this machine has no {host}")
+    service = Running(Classifier.load(tiny_classifier), ServeConfig(host=host))
+    try:
+        assert service.ask("GET", "/healthz")[0] == 200
+        for name in (f"localhost:{service.port}", "[::1]", f"[::1]:{service.port}", "127.0.0.1"):
+            assert service.ask("GET", "/healthz", Host=name)[0] == 200
+        for name in ("evil.example", "[::2]", "[::1", "[evil]", "", "192.0.2.1", "localhost.evil.example"):
+            assert service.ask("GET", "/healthz", Host=name)[0] == 400
+    finally:
+        service.stop()
 
 
 class Slow:

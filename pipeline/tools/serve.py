@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import socket
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -27,21 +29,17 @@ try:
     import python_multipart  # noqa: F401 - starlette reads forms with it
     import uvicorn
     from starlette.applications import Starlette
-    from starlette.datastructures import UploadFile
+    from starlette.datastructures import Headers, UploadFile
     from starlette.exceptions import HTTPException
     from starlette.middleware import Middleware
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.requests import Request
     from starlette.responses import HTMLResponse, JSONResponse, Response
     from starlette.routing import Route
-    from starlette.types import Message, Receive
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 except ImportError as missing:
     raise PipelineError(
         f"`ccd serve` needs a package that is missing ({missing.name}). Install with `pip install '.[serve]'`."
     ) from missing
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-"""Addresses that nobody else on the network can reach."""
 
 MEGABYTE = 1_000_000
 
@@ -191,14 +189,47 @@ async def refused(request: Request, error: HTTPException) -> Response:
     return answer({"error": error.detail}, error.status_code)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether nobody else on the network can reach an address."""
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class LoopbackNames:
+    """Answers only requests whose Host header is a loopback address or localhost, with or without a port.
+
+    Args:
+        app: answers them.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer or refuse one request."""
+        if scope["type"] == "http" and not self._is_own(Headers(scope=scope).get("host", "")):
+            error = {"error": "the Host header names neither localhost nor a loopback address"}
+            await answer(error, HTTPStatus.BAD_REQUEST)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    @staticmethod
+    def _is_own(header: str) -> bool:
+        try:
+            return is_loopback(urlsplit(f"//{header}").hostname or "")
+        except ValueError:
+            return False
+
+
 def build_app(classifier: Classifier, name: str, config: ServeConfig) -> Starlette:
     """The web application; arguments as of `Service`.
 
-    On a loopback address only requests by its own names are answered: a foreign page whose name leads to this machine
-    has another.
+    On a loopback address only requests to one are answered: a foreign page whose name leads to this machine sends that
+    name as Host.
     """
     service = Service(classifier, name, config)
-    hosts = LOOPBACK if config.host in LOOPBACK else ("*",)
     return Starlette(
         routes=[
             Route("/", service.page),
@@ -206,7 +237,7 @@ def build_app(classifier: Classifier, name: str, config: ServeConfig) -> Starlet
             Route("/classes", service.classes),
             Route("/predict", service.predict, methods=["POST"]),
         ],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
+        middleware=[Middleware(LoopbackNames)] if is_loopback(config.host) else [],
         exception_handlers={HTTPException: refused},
     )
 
