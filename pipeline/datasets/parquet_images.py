@@ -95,7 +95,8 @@ def _read_shard(
             raise PipelineError(f"{where} has image_id {image_id!r}, expected text. Correct it.")
         labels = _labels(row, features, class_names, where)
         path = _keep(content, name, unpack_to)
-        images.append(ListedImage(str(image_id or ""), path, labels, split or None, split_in_shard(shard_name), shard))
+        own_id = "" if image_id is None else str(image_id)  # 0 is one
+        images.append(ListedImage(own_id, path, labels, split or None, split_in_shard(shard_name), shard))
         inner.append(name)
     stem = shard_name[: -len(".parquet")]
     plain = "" in inner or len(set(inner)) < len(inner)

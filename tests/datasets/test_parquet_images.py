@@ -57,6 +57,11 @@ def test_a_folder_of_shards_with_labels_splits_and_without_paths(tmp_path: Path)
     assert all(each.is_relative_to(tmp_path / "out") for each in dataset.paths)
 
 
+def test_a_numbered_id_may_be_0(tmp_path: Path):
+    path = write(tmp_path / "a.parquet", [cell(3), cell(4), cell(5)], image_id=pa.array([1, 0, None]))
+    assert folder.load(path, CLASSES).image_ids == ["1", "0", "a/2"]
+
+
 def test_what_hugging_face_datasets_write(tmp_path: Path):
     datasets = pytest.importorskip("datasets")
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["dog", "cat"])})
