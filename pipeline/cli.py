@@ -23,7 +23,7 @@ from pipeline.runs.config import Config, each_of
 from pipeline.runs.folders import check_free, discard, existing_run, known_runs, run_folder, run_or_file
 from pipeline.runs.graph import STAGE_NAMES, STAGES, Stage, find_stage, options_of, run_argument, up_to
 from pipeline.runs.lock import locked
-from pipeline.runs.options import CalibrateConfig, PrepareConfig, ReportConfig, ServeConfig
+from pipeline.runs.options import CalibrateConfig, EmbedConfig, PrepareConfig, ReportConfig, ServeConfig
 
 
 class OnceCommand(TyperCommand):
@@ -283,6 +283,7 @@ def begun_run(
     before = settings.Settings() if reset else settings.read_run(folder)
     own = compose(folder, before, preset, recipe, given, assignments)
     check_kind(folder, own, given)
+    check_new_reuse(before, own)
     if not run and not reset:
         check_same_photos(folder, before, own)
     is_new = not folder.exists()
@@ -295,6 +296,15 @@ def begun_run(
             raise
         keep_settings(folder, before, own)
         yield folder, own
+
+
+def check_new_reuse(before: settings.Settings, own: settings.Settings) -> None:
+    """Raise where another run is newly named as a source of embeddings and cannot be one, before photos are read."""
+    embed = own.config("embed", EmbedConfig, {})
+    if embed.known_from and not embed.precomputed and embed != before.config("embed", EmbedConfig, {}):
+        from pipeline.runs.image_store import check_reuse
+
+        check_reuse(embed)
 
 
 def keep_settings(folder: Path, before: settings.Settings, own: settings.Settings) -> None:

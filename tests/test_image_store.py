@@ -7,7 +7,8 @@ from colours import ColourTeacher, invoke, options
 from PIL import Image
 
 from pipeline.machine.errors import PipelineError
-from pipeline.runs.image_store import ImageStore, StoreKey
+from pipeline.runs.image_store import ImageStore, StoreKey, check_reuse
+from pipeline.runs.options import EmbedConfig
 from pipeline.tools.read import read
 
 KEY = StoreKey("teacher", 32, "float32")
@@ -120,6 +121,80 @@ def test_another_run_that_is_named_spares_the_teacher_its_photos(finished, photo
     np.testing.assert_array_equal(first.probabilities, second.probabilities)
 
 
-def test_a_run_that_knows_nothing_is_no_source(run, tmp_path, seen):
-    code, output = invoke("embed", "--run", run, "--force", "--known-from", tmp_path / "empty")
-    assert code == 1 and "has no image embeddings of conse" in output
+@pytest.mark.parametrize(
+    ("told", "match"),
+    [
+        (
+            ["--set", "embed.teacher=openai:RN50"],
+            "no image embeddings of openai:RN50 at its own size, but of conse at 32 px",
+        ),
+        (["--set", "embed.image_size=64"], "no image embeddings of conse at 64 px, but of conse at 32 px"),
+        (["--set", "embed.known_from=nowhere"], "nowhere is not a run"),
+    ],
+)
+def test_an_unsuitable_run_is_refused_before_photos_are_read(
+    finished, photos, backbone, tmp_path, monkeypatch, told, match
+):
+    monkeypatch.setattr("pipeline.stages.prepare.run", lambda *_, **__: pytest.fail("read the photos"))
+    source = ["--set", f"embed.known_from={finished}"]
+    code, output = invoke(*options(photos, backbone, tmp_path / "new"), *source, *told)
+    assert code == 1 and match in " ".join(output.split()) and not (tmp_path / "new").exists()
+
+
+def test_an_unsuitable_run_is_refused_before_the_teacher_is_loaded(run, finished, tmp_path, monkeypatch):
+    for stage in ("embed", "score_crops"):
+        monkeypatch.setattr(f"pipeline.stages.{stage}.load_teacher", lambda *_, **__: pytest.fail("loaded"))
+    empty = shutil.copytree(finished, tmp_path / "empty", ignore=shutil.ignore_patterns("image_embeddings"))
+    code, output = invoke("embed", "--run", run, "--force", "--known-from", empty)
+    assert code == 1 and "empty has no image embeddings" in output
+    code, output = invoke("embed", "--run", run, "--force", "--known-from", tmp_path / "nowhere")
+    assert code == 1 and "nowhere is not a run" in output
+    code, output = invoke("embed", "--run", run, "--force", "--teacher", "openai:RN50", "--known-from", finished)
+    assert code == 1 and "but of conse at 32 px" in output
+
+
+def test_weights_that_differ_are_found_once_they_are_loaded(run, finished, monkeypatch):
+    class Newer(ColourTeacher):
+        fingerprint = "colour-2"
+
+        def encode_texts(self, texts):
+            pytest.fail("went on")
+
+    monkeypatch.setattr("pipeline.stages.embed.load_teacher", lambda *_, **__: Newer())
+    code, output = invoke("embed", "--run", run, "--force", "--known-from", finished)
+    assert code == 1 and "other weights or options" in output
+
+
+def test_a_source_that_was_taken_over_may_be_gone_later(finished, photos, backbone, tmp_path, colour_teacher):
+    source = shutil.copytree(finished, tmp_path / "source")
+    first = options(photos, backbone, tmp_path / "new")
+    code, output = invoke(*first, "--set", f"embed.known_from={source}", "--to", "embed")
+    assert code == 0, output
+    shutil.rmtree(source)
+    code, output = invoke(*first, "--to", "embed")
+    assert code == 0, output
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "fits"),
+    [
+        ("openai:RN50", "openai:RN50", True),
+        ("openai:RN50", "", True),
+        ("openai:RN50", "openai:RN101", False),
+        ("openai:RN50", "openai:{file}", True),
+        ("openai:{file}", "openai:RN50", True),
+        ("open_clip:RN50/{file}", "openai:{file}", False),
+        ("conse", "openai:{file}", False),
+    ],
+)
+def test_a_file_may_hold_the_weights_of_a_name(tmp_path, mine, theirs, fits):
+    (tmp_path / "run.toml").touch()
+    (tmp_path / "weights.pt").touch()
+    mine, theirs = (spec.format(file=tmp_path / "weights.pt") for spec in (mine, theirs))
+    ImageStore(tmp_path, KEY, theirs).add([digest(1)], [rows(1)])
+    config = EmbedConfig(teacher=mine, known_from=str(tmp_path))
+    if fits:
+        check_reuse(config)
+    else:
+        with pytest.raises(PipelineError, match="has no image embeddings of"):
+            check_reuse(config)

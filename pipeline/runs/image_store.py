@@ -11,7 +11,10 @@ import numpy as np
 
 from pipeline.machine.errors import PipelineError, first_line
 from pipeline.runs.artifacts import take
+from pipeline.runs.config import split_teacher
 from pipeline.runs.files import replacing
+from pipeline.runs.folders import existing_run, run_folder
+from pipeline.runs.options import EmbedConfig
 
 FOLDER = "image_embeddings"
 """Below a run folder; one file per teacher, view size and precision."""
@@ -45,11 +48,13 @@ class ImageStore:
     Args:
         folder: run folder.
         key: whose embeddings these are.
+        teacher: spec that the file names where it is written, see `check_reuse`.
     """
 
-    def __init__(self, folder: Path, key: StoreKey) -> None:
+    def __init__(self, folder: Path, key: StoreKey, teacher: str = "") -> None:
         self.path = folder / FOLDER / key.file
         self.key = key
+        self._teacher = teacher
         self._rows: dict[str, int] = {}
         if self.path.exists():
             digests = self._take("sha256")
@@ -65,7 +70,7 @@ class ImageStore:
         first = next(images)
         kept = list(self._rows)
         with replacing(self.path) as partial, h5py.File(partial, "w") as file:
-            file.attrs.update(vars(self.key))
+            file.attrs.update(vars(self.key) | {"teacher": self._teacher})
             file["sha256"] = np.array([*kept, *digests], dtype="S64")
             made = file.create_dataset("image", (len(kept) + len(digests), first.shape[1]), np.float32)
             old = (self._read(slice(start, min(start + BLOCK, len(kept)))) for start in range(0, len(kept), BLOCK))
@@ -106,3 +111,41 @@ class ImageStore:
             raise PipelineError(
                 f"{self.path} is damaged ({first_line(error)}). Delete it: `ccd embed` asks the teacher again."
             ) from error
+
+
+def check_reuse(config: EmbedConfig) -> None:
+    """Raise unless the run that `known_from` names may have the embeddings that these options need.
+
+    Looks at files alone, before any work is done: whether the weights are the same is known once the teacher is loaded.
+
+    Raises:
+        PipelineError: it is not a run, or it has embeddings of other teachers or sizes only.
+    """
+    folder = run_folder(config.known_from)
+    files = sorted((folder / FOLDER).glob("*.h5"))
+    if not files:
+        existing_run(config.known_from)
+        raise PipelineError(f"{folder} has no image embeddings. Name another run, or take the option known_from away.")
+    found = []
+    for path in files:
+        try:
+            with h5py.File(path) as file:
+                found.append((str(file.attrs.get("teacher", "")), int(file.attrs["image_size"])))
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            raise PipelineError(f"{path} is damaged ({first_line(error)}). Delete it.") from error
+    if not any(_may_fit(config, teacher, size) for teacher, size in found):
+        size = f"at {config.image_size} px" if config.image_size else "at its own size"
+        have = ", ".join(f"{teacher or 'an unnamed teacher'} at {size} px" for teacher, size in found)
+        raise PipelineError(
+            f"{folder} has no image embeddings of {config.teacher} {size}, but of {have}. Name another run, or take the "
+            "option known_from away."
+        )
+
+
+def _may_fit(config: EmbedConfig, teacher: str, size: int) -> bool:
+    """Whether embeddings of a teacher, empty where the file does not name it, and of a size may be those needed."""
+    (mine, my_file), (other, other_file) = split_teacher(config.teacher), split_teacher(teacher)
+    same_kind = mine.partition(":")[0] == other.partition(":")[0]
+    # a file may hold the weights of a name
+    same_teacher = not teacher or teacher == config.teacher or (same_kind and bool(my_file or other_file))
+    return same_teacher and config.image_size in (0, size)

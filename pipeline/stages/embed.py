@@ -18,7 +18,7 @@ from pipeline.method.probabilities import Answers, entropy
 from pipeline.photos.prefetch import chunks
 from pipeline.runs.artifacts import Embeddings, Provenance, write
 from pipeline.runs.folders import run_folder
-from pipeline.runs.image_store import BLOCK, ImageStore, StoreKey
+from pipeline.runs.image_store import BLOCK, ImageStore, StoreKey, check_reuse
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.options import EmbedConfig
 from pipeline.runs.pieces import Pieces, work_in_pieces
@@ -88,21 +88,23 @@ def ask_about_classes(teacher: Teacher, manifest: Manifest, config: EmbedConfig,
 
 def ask_teacher(folder: Path, manifest: Manifest, config: EmbedConfig, device: str, pieces: Pieces) -> Found:
     """Embed the classes, and the images that the teacher has not seen yet."""
+    if config.known_from:
+        check_reuse(config)
     teacher = load_teacher(config.teacher, device, config.precision, rules=ViewRules.of(vars(config)))
-    question = ask_about_classes(teacher, manifest, config, config.logit_scale)
     size = config.image_size or teacher.input_size
     key = StoreKey(teacher.fingerprint, size, precision_of(teacher))
-    store = ImageStore(folder, key)
-    if config.known_from and distributed.is_main():
-        other = ImageStore(run_folder(config.known_from), key)
-        if not other.path.exists():
-            raise PipelineError(
-                f"{config.known_from} has no image embeddings of {config.teacher} at {size} px, as this run needs them. "
-                "Name another run, or take the option known_from away."
-            )
+    other = ImageStore(run_folder(config.known_from), key) if config.known_from else None
+    if other and not other.path.exists():
+        raise PipelineError(
+            f"{config.known_from} has no image embeddings of {config.teacher} at {size} px in {key.precision}, as this run "
+            "needs them: its teacher had other weights or options. Name another run, or take the option known_from away."
+        )
+    question = ask_about_classes(teacher, manifest, config, config.logit_scale)
+    store = ImageStore(folder, key, config.teacher)
+    if other and distributed.is_main():
         say(f"{store.path}: {store.take_over(other, manifest.digests)} images are known from {config.known_from}.")
     distributed.barrier()
-    store = ImageStore(folder, key)
+    store = ImageStore(folder, key, config.teacher)
     unseen = len(store.missing(manifest.digests))
     batch_size = config.batch_size or (find_batch_size(teacher.encode_images, (size, size), device) if unseen else 1)
     embed_images(teacher, manifest, store, size, config.squash, batch_size, pieces)
