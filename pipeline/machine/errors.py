@@ -1,8 +1,13 @@
 """The one error type that a user sees as one line, and what such a line is made of."""
 
+import errno
+import os
 import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+BY_CONTENT = (errno.EINVAL, errno.EOVERFLOW)
+"""Errors of the operating system that the content of a file causes: it points outside the file."""
 
 
 class PipelineError(Exception):
@@ -15,6 +20,28 @@ class PipelineError(Exception):
     def __str__(self) -> str:
         """The message on one line, without control characters."""
         return printable(super().__str__())
+
+
+class UnreadableError(PipelineError):
+    """A file that cannot be read now, and may be sound: nothing is to be made in its place."""
+
+
+def system_refusal(error: BaseException) -> str | None:
+    """Why the operating system refuses a file, and what to do, as the end of a sentence and another one.
+
+    Returns:
+        None for an error that the content of the file causes: it is damaged.
+    """
+    if not isinstance(error, OSError) or error.errno is None or error.errno in BY_CONTENT:
+        return None
+    if "unable to lock file" not in str(error):  # HDF5 says this of all that its locks fail of
+        return f"({os.strerror(error.errno)}). Check the disk and the permissions."
+    if isinstance(error, BlockingIOError):
+        return "(another program has locked it). Close it there, or wait for that program, and run the command again."
+    return (
+        f"(its file system has no locks: {os.strerror(error.errno)}). Set the environment variable "
+        "HDF5_USE_FILE_LOCKING=FALSE, and run one command at a time."
+    )
 
 
 def printable(text: str, keep: str = "") -> str:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import h5py
 import numpy as np
 
-from pipeline.machine.errors import PipelineError, first_line
+from pipeline.machine.errors import PipelineError, UnreadableError, first_line, system_refusal
 from pipeline.runs.files import replacing
 from pipeline.runs.graph import MAKERS, VERSIONS, remedy
 
@@ -568,7 +568,12 @@ def first_difference(first: Sequence[str], second: Sequence[str]) -> str:
 
 @contextmanager
 def reporting_damage(path: Path) -> Iterator[None]:
-    """Turn what a library says of a missing or damaged file into one line that names the command to run."""
+    """Turn what a library says of a missing, damaged or locked file into one line that names what to do.
+
+    Raises:
+        UnreadableError: the operating system does not let us read it, so nothing is known of its content.
+        PipelineError: it is missing or damaged.
+    """
     if not path.exists():
         raise PipelineError(f"{path} is missing. Create it with {remedy(path)}.")
     try:
@@ -586,6 +591,8 @@ def reporting_damage(path: Path) -> Iterator[None]:
         RecursionError,
         zipfile.BadZipFile,
     ) as error:
+        if refusal := system_refusal(error):
+            raise UnreadableError(f"{path} cannot be read {refusal}") from error
         raise PipelineError(
             f"{path} is damaged or not an artifact of this tool ({first_line(error)}). "
             f"Rebuild it with {remedy(path, force=True)}."

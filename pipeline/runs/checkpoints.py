@@ -13,7 +13,7 @@ from pathlib import Path
 from pickle import UnpicklingError  # torch's word for what `weights_only` refuses; nothing is unpickled here
 from typing import TYPE_CHECKING, Any, get_args
 
-from pipeline.machine.errors import PipelineError
+from pipeline.machine.errors import PipelineError, UnreadableError, system_refusal
 from pipeline.runs.artifacts import Provenance, check_schema, reporting_damage
 from pipeline.runs.files import replacing
 from pipeline.runs.graph import remedy
@@ -177,6 +177,8 @@ def load_piece(path: Path, *names: str) -> dict[str, Any]:
         content = load_pt(path)
         return copy.deepcopy({name: content[name] for name in names or content})
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError) as error:
+        if refusal := system_refusal(error):
+            raise UnreadableError(f"{path} cannot be read {refusal}") from error
         folder = next((each for each in path.parents if each.suffix == ".partial"), path.parent)
         raise PipelineError(
             f"{path} is damaged ({error}). Start the stage again with {remedy(folder.with_suffix(''), force=True)}."

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.machine.errors import PipelineError, first_line
+from pipeline.machine.errors import PipelineError, first_line, system_refusal
 
 UNFINISHED = ".unfinished"
 """Ending of what is being written; nothing reads such a file."""
@@ -42,9 +42,8 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         partial.replace(path)
     except (OSError, RuntimeError) as error:
         # torch and h5py report a full disk as RuntimeError and OSError
-        raise PipelineError(
-            f"{path} could not be written ({first_line(error)}); what was there is unchanged."
-        ) from error
+        reason = system_refusal(error) or f"({first_line(error)})."
+        raise PipelineError(f"{path} could not be written {reason} What was there is unchanged.") from error
     finally:
         with suppress(OSError):  # where nothing could be written there is nothing to remove
             partial.unlink(missing_ok=True)

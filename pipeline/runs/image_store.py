@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from pipeline.machine.errors import PipelineError, first_line
+from pipeline.machine.errors import PipelineError, UnreadableError, first_line, system_refusal
 from pipeline.runs.artifacts import take
 from pipeline.runs.config import split_teacher
 from pipeline.runs.files import replacing
@@ -97,17 +98,24 @@ class ImageStore:
             yield self._read(whole)[wanted - whole.start][inverse]
 
     def _read(self, rows: slice) -> np.ndarray:
-        with h5py.File(self.path) as file:
+        with self._opened() as file:
             return file["image"][rows]
 
     def _take(self, name: str) -> np.ndarray:
+        with self._opened() as file:
+            wanted = {name: file.attrs.get(name) for name in vars(self.key)}
+            if wanted != vars(self.key) or file["image"].shape[:1] != file["sha256"].shape:
+                raise ValueError("it holds something else")
+            return take(file, name)
+
+    @contextmanager
+    def _opened(self) -> Iterator[h5py.File]:
         try:
             with h5py.File(self.path) as file:
-                wanted = {name: file.attrs.get(name) for name in vars(self.key)}
-                if wanted != vars(self.key) or file["image"].shape[:1] != file["sha256"].shape:
-                    raise ValueError("it holds something else")
-                return take(file, name)
+                yield file
         except (OSError, KeyError, ValueError, RuntimeError) as error:
+            if refusal := system_refusal(error):
+                raise UnreadableError(f"{self.path} cannot be read {refusal}") from error
             raise PipelineError(
                 f"{self.path} is damaged ({first_line(error)}). Delete it: `ccd embed` asks the teacher again."
             ) from error

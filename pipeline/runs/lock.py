@@ -12,6 +12,7 @@ from typing import TextIO
 
 from pipeline.machine import distributed
 from pipeline.machine.errors import PipelineError, first_line
+from pipeline.machine.progress import say
 
 FILE = ".lock"
 
@@ -38,6 +39,11 @@ def locked(folder: Path) -> Iterator[None]:
             raise PipelineError(
                 f"{folder} is in use by {holder}. Wait for it, or end it, and type the command again."
             ) from None
+        except OSError as error:
+            say(
+                f"warning: {folder} is on a file system without locks ({error.strerror}). "
+                "Run one command at a time on it: nothing stops a second one from writing the same files."
+            )
         with suppress(OSError):  # a full disk: the lock holds, and only who holds it is not said
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()} ({shlex.join(['ccd', *sys.argv[1:]])})")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import h5py
 
-from pipeline.machine.errors import PipelineError
+from pipeline.machine.errors import PipelineError, UnreadableError
 from pipeline.method import FORMULAS
 from pipeline.runs.artifacts import Provenance, check_schema, reporting_damage
 from pipeline.runs.checkpoints import read_description
@@ -127,6 +127,8 @@ def why_build(stage: Stage, folder: Path, origin: Provenance) -> str:
             return f"{name} is missing"
         try:
             found = read_provenance(path)
+        except UnreadableError:
+            raise
         except PipelineError:
             return f"{name} is damaged, or of another version"
         if found.fingerprint != origin.of(name).fingerprint:

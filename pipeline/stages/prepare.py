@@ -14,7 +14,7 @@ from pipeline.datasets.class_names import default_display_names, parse_class_nam
 from pipeline.datasets.listing import say_left_out
 from pipeline.datasets.remote import is_address
 from pipeline.evaluation.ground_truth import FILE, GroundTruth, digest_truth
-from pipeline.machine.errors import PipelineError, printable
+from pipeline.machine.errors import PipelineError, UnreadableError, printable
 from pipeline.machine.progress import bar, say
 from pipeline.photos.images import UnreadableImage, verify_image
 from pipeline.photos.prefetch import Prefetch
@@ -272,6 +272,8 @@ def keep_manifest(run_folder: Path, manifest: Manifest, force: bool) -> None:
     path = run_folder / "manifest.csv"
     try:
         before = read_manifest(run_folder)
+    except UnreadableError:
+        raise
     except PipelineError:  # there is none, or it is damaged: then this one takes its place
         before = None
     if before is not None and before.provenance == manifest.provenance and not force:

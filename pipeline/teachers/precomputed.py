@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.datasets.image_names import match_names
-from pipeline.machine.errors import PipelineError, first_line, hint
+from pipeline.machine.errors import PipelineError, UnreadableError, first_line, hint, system_refusal
 from pipeline.runs.files import sha256_of
 
 SUM_TOLERANCE = 0.02
@@ -71,6 +71,8 @@ def read_precomputed(path: Path) -> Precomputed:
     try:
         return _read_hdf5(path)
     except (OSError, RuntimeError, TypeError, UnicodeDecodeError, ValueError) as error:
+        if refusal := system_refusal(error):
+            raise UnreadableError(f"{path} cannot be read {refusal}") from error
         raise PipelineError(f"{path} is damaged or of another form ({first_line(error)}). Get it anew.") from error
 
 
@@ -205,6 +207,8 @@ def _read_clip_retrieval(folder: Path) -> Precomputed:
         except ImportError as error:
             raise PipelineError(f"{metadata} needs pyarrow. Install it with `pip install '.[parquet]'`.") from error
         except (EOFError, KeyError, OSError, ValueError) as error:
+            if refusal := system_refusal(error):
+                raise UnreadableError(f"{part} or its metadata cannot be read {refusal}") from error
             raise PipelineError(f"{part} or its metadata is damaged ({error}). Run clip-retrieval again.") from error
         names += [PurePath(str(name)).as_posix() for name in paths]
         rows.append(_unit_rows(part, "the array", embeddings, len(paths)))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.machine.errors import PipelineError
+from pipeline.machine.errors import PipelineError, UnreadableError
 from pipeline.machine.progress import PlainTable, say, show
 from pipeline.runs.config import Config
 from pipeline.runs.graph import STAGES, Stage, options_of, run_argument
@@ -67,6 +67,8 @@ def reason(stage: Stage, folder: Path, config: Config, own: Settings) -> str:
         return why_prepare(folder, config, own.classes)
     try:
         return why_build(stage, folder, origin_of(stage, folder, config))
+    except UnreadableError:
+        raise
     except PipelineError as error:
         return str(error)
 
