@@ -14,8 +14,12 @@ from colours import invoke
 from pipeline.machine.errors import PipelineError, UnreadableError
 from pipeline.runs.artifacts import reporting_damage
 from pipeline.runs.files import replacing
+from pipeline.runs.graph import find_stage
 from pipeline.runs.image_store import ImageStore, StoreKey
+from pipeline.runs.options import FuseConfig
+from pipeline.runs.settings import Settings
 from pipeline.teachers.precomputed import read_precomputed
+from pipeline.tools.plan import reason
 from pipeline.tools.read import read
 
 NO_LOCKS = "Unable to synchronously open file (unable to lock file, errno = {0}, error message = '{1}')"
@@ -58,9 +62,9 @@ def test_a_locked_artifact_is_not_built_again(small_run, hold):
 
 
 def test_a_plan_does_not_take_a_locked_file_for_one_to_build(small_run, hold):
-    hold(small_run / "embeddings.h5")
-    code, output = invoke("plan", "--run", small_run)
-    assert code == 1 and "another program has locked it" in output
+    hold(small_run / "final_labels.h5")
+    with pytest.raises(UnreadableError, match="another program has locked it"):
+        reason(find_stage("fuse"), small_run, FuseConfig(), Settings())
 
 
 def test_locked_embeddings_are_neither_deleted_nor_computed_again(tmp_path, hold):
