@@ -49,6 +49,7 @@ class ColourTeacher:
     logit_scale = 20.0
     logit_bias = None
     input_size = 32
+    squash = "bicubic"
 
     def encode_images(self, images):
         return F.normalize(images.float().mean(dim=(2, 3)), dim=1)

@@ -1,8 +1,14 @@
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
+from colours import ColourTeacher, invoke
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from pipeline.machine.errors import PipelineError
+from pipeline.photos.squash import load_view
+from pipeline.runs.manifest import read_manifest
 from pipeline.teachers.encoding import (
     Halving,
     ViewRules,
@@ -145,3 +151,35 @@ def test_a_batch_that_no_longer_fits_is_halved_for_good_and_every_view_answered(
 def test_one_view_that_does_not_fit_is_one_line():
     with pytest.raises(PipelineError, match="one view of 8x9 pixels no longer fits"):
         Halving(out_of_memory_above(0))(torch.zeros(2, 3, 8, 9))
+
+
+@pytest.mark.parametrize(
+    ("told", "own", "wanted"),
+    [
+        ([], "bicubic", "bicubic"),
+        ([], "pillow-bilinear", "pillow-bilinear"),
+        (["--squash", "bicubic"], "pillow-bilinear", "bicubic"),
+        (["--squash", "pillow-bilinear"], "bicubic", "pillow-bilinear"),
+    ],
+)
+def test_photos_are_squashed_with_the_teachers_own_filter(finished, tmp_path, monkeypatch, told, own, wanted):
+    shown = []
+
+    class Filtering(ColourTeacher):
+        squash = own
+        fingerprint = f"colour {own}"
+
+        def encode_images(self, images):
+            shown.extend(images)
+            return super().encode_images(images)
+
+    monkeypatch.setattr("pipeline.stages.embed.load_teacher", lambda *_, **__: Filtering())
+    run = shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(run / "image_embeddings")
+    code, output = invoke("embed", "--run", run, "--force", *told)
+    assert code == 0, output
+    paths = [Path(path) for path in dict.fromkeys(read_manifest(run).paths)]
+    assert len(shown) == len(paths)
+    for path, view in zip(paths, shown, strict=True):
+        assert torch.equal(view, load_view(path, (32, 32), wanted))
+        assert not torch.equal(view, load_view(path, (32, 32), "bicubic" if wanted != "bicubic" else "pillow-bilinear"))

@@ -208,10 +208,11 @@ def test_every_tag_of_open_clip_gets_its_own_settings_or_an_error(tmp_path, monk
     for name, tag in open_clip.list_pretrained():
         wanted = open_clip.get_pretrained_cfg(name, tag)
         try:
-            load_teacher("open_clip:" + form.format(name=name, tag=tag, file=file))
+            teacher = load_teacher("open_clip:" + form.format(name=name, tag=tag, file=file))
         except PipelineError as error:
             refused.append((name, "differ" if "differ" in str(error) else "QuickGELU"))
             continue
+        assert teacher.squash == {"bicubic": "bicubic", "bilinear": "pillow-bilinear"}[wanted["interpolation"]]
         got = made[-1].visual.preprocess_cfg | {"quick_gelu": made[-1].quick_gelu}
         keys = ("mean", "std", "interpolation", "quick_gelu")
         assert [got[key] for key in keys] == [wanted.get(key, False) for key in keys], (name, tag)

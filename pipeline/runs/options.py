@@ -127,9 +127,9 @@ class EmbedConfig(Config):
     precision: Literal["float32", "bfloat16", "float16"] = option(
         "float32", "of the teacher on CUDA; a CPU uses float32"
     )
-    squash: Squash = option(
-        "bicubic",
-        "global views are squashed bicubically, or by Pillow bilinearly (authors)",
+    squash: Literal["teacher", "bicubic", "pillow-bilinear"] = option(
+        "teacher",
+        "filter that squashes global views: the teacher's own, bicubic, or Pillow's bilinear (authors)",
     )
     statistics: Literal["teacher", "imagenet"] = option(
         "teacher", "mean and deviation of the teacher's input: its own, or ImageNet's (authors)"

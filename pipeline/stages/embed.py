@@ -90,7 +90,8 @@ def ask_teacher(folder: Path, manifest: Manifest, config: EmbedConfig, device: s
     """Embed the classes, and the images that the teacher has not seen yet."""
     if config.known_from:
         check_reuse(config)
-    teacher = load_teacher(config.teacher, device, config.precision, rules=ViewRules.of(vars(config)))
+    rules = ViewRules.of(vars(config))
+    teacher = load_teacher(config.teacher, device, config.precision, rules=rules)
     size = config.image_size or teacher.input_size
     key = StoreKey(teacher.fingerprint, size, precision_of(teacher))
     other = ImageStore(run_folder(config.known_from), key) if config.known_from else None
@@ -107,7 +108,7 @@ def ask_teacher(folder: Path, manifest: Manifest, config: EmbedConfig, device: s
     store = ImageStore(folder, key, config.teacher)
     unseen = len(store.missing(manifest.digests))
     batch_size = config.batch_size or (find_batch_size(teacher.encode_images, (size, size), device) if unseen else 1)
-    embed_images(teacher, manifest, store, size, config.squash, batch_size, pieces)
+    embed_images(teacher, manifest, store, size, rules.squash_of(teacher), batch_size, pieces)
     distributed.barrier()  # the first process has written what all read
     if unseen < len(manifest.digests):
         say(f"{store.path}: {unseen} of {len(manifest.digests)} images were new to the teacher.")

@@ -168,16 +168,17 @@ def crop_teacher(
         device: where the teacher runs.
     """
     made = embeddings.provenance.config
+    rules = ViewRules.of(made)
     if not config.teacher:
         teacher = same_teacher(embeddings, path, device)
         texts = (embeddings.text, embeddings.text_class_index, embeddings.other_text)
         bias = None if math.isnan(embeddings.logit_bias) else embeddings.logit_bias
         question = Question(*map(torch.from_numpy, texts), embeddings.logit_scale, bias)
-        return CropTeacher(teacher, question, crop_rules(config, embeddings.image_size, made["squash"]))
-    teacher = load_teacher(config.teacher, device, made["precision"], rules=ViewRules.of(made))
+        return CropTeacher(teacher, question, crop_rules(config, embeddings.image_size, rules.squash_of(teacher)))
+    teacher = load_teacher(config.teacher, device, made["precision"], rules=rules)
     names = display_names(manifest.class_names, manifest.display_names)
     question = ask(teacher, names, manifest.class_names, made["templates"], made["synonyms"], made["others"])
-    return CropTeacher(teacher, question, crop_rules(config, teacher.input_size, made["squash"]))
+    return CropTeacher(teacher, question, crop_rules(config, teacher.input_size, rules.squash_of(teacher)))
 
 
 def crop_rules(config: ScoreCropsConfig, view_side: int, squash: str) -> CropRules:

@@ -66,8 +66,8 @@ class ViewRules:
     """How an OpenAI tower's positional embeddings are resized: "bicubic" or "bilinear"."""
     snap: bool = True
     """Whether an OpenAI tower resizes a view to multiples of its stride, or drops the pixels beyond the last one."""
-    squash: str = "bicubic"
-    """How its global views are squashed before it gets them, see `photos.squash`."""
+    squash: str = "teacher"
+    """How its global views are squashed before it gets them: "teacher", its own filter, or a rule of `photos.squash`."""
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Self:
@@ -77,6 +77,10 @@ class ViewRules:
     def statistics_of(self, mean: Sequence[float], std: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
         """Mean and standard deviation to use, by channel, for a teacher with these of its own."""
         return (mean, std) if self.statistics == "teacher" else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+
+    def squash_of(self, teacher: Any) -> str:
+        """The rule of `photos.squash` for the global views of a teacher."""
+        return teacher.squash if self.squash == "teacher" else self.squash
 
     def mark(self, fingerprint: str) -> str:
         """Fingerprint of a teacher that takes views so: its own where these are the defaults."""

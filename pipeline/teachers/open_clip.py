@@ -81,6 +81,7 @@ class OpenClip:
         self.logit_scale = model.logit_scale.exp().item()
         self.logit_bias = None if model.logit_bias is None else model.logit_bias.item()
         self._preprocessing = model.visual.preprocess_cfg
+        self.squash = "pillow-bilinear" if self._preprocessing["interpolation"] == "bilinear" else "bicubic"
         size = self._preprocessing["size"]
         self._size = [size, size] if isinstance(size, int) else list(size)  # (H, W)
         self.input_size = max(self._size)

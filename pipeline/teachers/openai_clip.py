@@ -44,6 +44,7 @@ class OpenaiClip:
     """
 
     logit_bias = None
+    squash = "bicubic"
 
     def __init__(
         self,
