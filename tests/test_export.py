@@ -1,4 +1,6 @@
 import json
+import runpy
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -9,6 +11,7 @@ from typer.testing import CliRunner
 
 from pipeline import Classifier, cli
 from pipeline.machine.errors import PipelineError
+from pipeline.runs.checkpoints import read_checkpoint, write_checkpoint
 from pipeline.tools import export
 
 
@@ -70,7 +73,7 @@ def test_pillow_and_numpy_alone_follow_the_metadata_to_the_classifiers_scores(on
     photo.save(tmp_path / "photo.png", exif=exif)
     session = onnxruntime.InferenceSession(onnx_file, providers=["CPUExecutionProvider"])
     steps = json.loads(session.get_modelmeta().custom_metadata_map["preprocessing"])
-    assert steps["transparency"] == "over white" and "BICUBIC" in steps["resize"]
+    assert steps["transparency"] == "over white" and steps["resample"] == "BICUBIC"
     opened = ImageOps.exif_transpose(Image.open(tmp_path / "photo.png")).convert("RGBA")
     white = Image.new("RGBA", opened.size, "white")
     square = Image.alpha_composite(white, opened).convert("RGB").resize(steps["size"][::-1], Image.Resampling.BICUBIC)
@@ -78,6 +81,51 @@ def test_pillow_and_numpy_alone_follow_the_metadata_to_the_classifiers_scores(on
     found = session.run(["scores"], {"images": batch.transpose(2, 0, 1)[None].astype(np.float32)})[0][0]
     (wanted,) = Classifier.load(tiny_classifier).predict(tmp_path / "photo.png")
     np.testing.assert_allclose(found, list(wanted.scores.values()), atol=2e-3)
+
+
+@pytest.fixture(scope="module", params=["bicubic", "pillow-bilinear"])
+def squashing(request, tiny_classifier, tmp_path_factory):
+    """A classifier whose photos are squashed in one of the two ways."""
+    checkpoint = read_checkpoint(tiny_classifier)
+    path = tmp_path_factory.mktemp("squash") / "classifier.pt"
+    write_checkpoint(path, replace(checkpoint, architecture={**checkpoint.architecture, "squash": request.param}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def probes(tmp_path_factory):
+    return export.write_probes(tmp_path_factory.mktemp("probes"))
+
+
+def test_the_code_in_the_metadata_gives_the_classifiers_scores_on_photos_of_every_kind(squashing, probes, tmp_path):
+    """Pillow, numpy and what the ONNX file contains, nothing of ours."""
+    assert run_export(squashing, "--out", tmp_path / "model.onnx")[0] == 0
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    steps = json.loads(session.get_modelmeta().custom_metadata_map["preprocessing"])
+    code = {}
+    exec(steps["code"], code)
+    assert "import torch" not in steps["code"] and "pipeline" not in steps["code"].split('"""')[2]
+    wanted = Classifier.load(squashing).predict(probes)
+    for path, prediction in zip(probes, wanted, strict=True):
+        batch = code["load_square"](path, steps["size"][0], steps["resample"])[None]
+        found = session.run(["scores"], {"images": batch})[0][0]
+        np.testing.assert_allclose(found, list(prediction.scores.values()), atol=5e-3, err_msg=path.name)
+
+
+def test_load_py_gives_the_classifiers_scores_on_photos_of_every_kind(squashing, probes, tmp_path):
+    assert run_export(squashing, "--format", "hub", "--out", tmp_path / "hub")[0] == 0
+    scores = runpy.run_path(str(tmp_path / "hub" / "load.py"))["scores"]
+    for path, prediction in zip(probes, Classifier.load(squashing).predict(probes), strict=True):
+        found = list(scores(path).values())
+        np.testing.assert_allclose(found, list(prediction.scores.values()), atol=5e-3, err_msg=path.name)
+
+
+@pytest.mark.parametrize("format", ["onnx", "torch-export", "hub"])
+def test_a_recipe_that_gives_other_scores_is_refused(tiny_classifier, tmp_path, monkeypatch, format):
+    monkeypatch.setitem(export.FILTERS, "bicubic", "NEAREST")
+    monkeypatch.setattr(export, "RECIPE_TOLERANCE", 1e-4)
+    code, output = run_export(tiny_classifier, "--format", format, "--out", tmp_path / "model")
+    assert code == 1 and "photo scores that differ" in output and not list(tmp_path.iterdir())
 
 
 def test_torch_export_gives_the_classifiers_scores_for_any_batch(tiny_classifier, tmp_path, images):

@@ -12,7 +12,7 @@ from PIL import ExifTags, Image, ImageDraw, ImageFilter, ImageOps, features
 
 from pipeline.machine.errors import PipelineError
 from pipeline.photos.formats import readable_formats, why_unreadable
-from pipeline.photos.images import UnreadableImage, image_size, load_image, squash, verify_image
+from pipeline.photos.images import UnreadableImage, from_pillow, image_size, load_image, squash, verify_image
 from pipeline.photos.squash import load_view
 
 
@@ -297,3 +297,59 @@ def test_a_fifo_is_refused_instead_of_waited_for(tmp_path: Path):
         load_image(tmp_path / "a.jpg")
     with pytest.raises(UnreadableImage, match="it is a device"):
         load_image(Path("/dev/zero"))
+
+
+GREY = np.linspace(0, 1, 64).reshape(1, 64).repeat(4, axis=0)
+"""A ramp from black to white, in shares."""
+
+
+def write_tiff(path: Path, values: np.ndarray, **tags: int) -> Path:
+    Image.fromarray(values).save(path, tiffinfo={int(name.removeprefix("t")): value for name, value in tags.items()})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("bits", "tags"),
+    [(16, {}), (12, {"t281": 4095}), (10, {"t281": 1023}), (14, {"t281": 16383}), (16, {"t281": 65535})],
+)
+def test_deep_grey_is_scaled_by_the_range_that_the_file_gives(tmp_path: Path, bits: int, tags: dict[str, int]):
+    values = np.round(GREY * (2**bits - 1)).astype(np.uint16)
+    found = load_image(write_tiff(tmp_path / "deep.tiff", values, **tags))
+    assert np.abs(found[0].numpy() / 255 - GREY).max() < 0.006
+
+
+def test_twelve_bits_packed_are_scaled(tmp_path: Path):
+    """As cameras and microscopes write them: two samples in three bytes."""
+    values = np.round(GREY * 4095).astype(np.uint16)
+    packed = np.stack(
+        [values[:, ::2] >> 4, (values[:, ::2] & 15) << 4 | values[:, 1::2] >> 8, values[:, 1::2] & 255], axis=-1
+    )
+    entries = {256: 64, 257: 4, 258: 12, 259: 1, 262: 1, 273: 8 + 2 + 9 * 12 + 4, 277: 1, 278: 4, 279: packed.size}
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(entries.items()))
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(entries)) + directory + struct.pack("<I", 0)
+    (tmp_path / "packed.tiff").write_bytes(head + packed.astype(np.uint8).tobytes())
+    found = load_image(tmp_path / "packed.tiff")
+    assert np.abs(found[0].numpy() / 255 - GREY).max() < 0.006
+
+
+def test_deep_grey_whose_0_is_white_is_turned(tmp_path: Path):
+    values = np.round((1 - GREY) * 65535).astype(np.uint16)
+    found = load_image(write_tiff(tmp_path / "white.tiff", values, t262=0))
+    assert np.abs(found[0].numpy() / 255 - GREY).max() < 0.006
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_pixels_of_unknown_range_are_named(tmp_path: Path, dtype: type):
+    path = write_tiff(tmp_path / "unknown.tiff", (GREY * 65535).astype(dtype))
+    with pytest.raises(UnreadableImage, match=r"unknown\.tiff .* of unknown range"):
+        load_image(path)
+    with pytest.raises(UnreadableImage, match="of unknown range"):
+        verify_image(path)
+    with pytest.raises(UnreadableImage, match="of unknown range"):
+        from_pillow(Image.fromarray((GREY * 65535).astype(dtype)))
+
+
+def test_a_pgm_of_sixteen_bits_is_read(tmp_path: Path):
+    (tmp_path / "deep.pgm").write_bytes(b"P5 64 4 4095\n" + np.round(GREY * 4095).astype(">u2").tobytes())
+    found = load_image(tmp_path / "deep.pgm")
+    assert np.abs(found[0].numpy() / 255 - GREY).max() < 0.006

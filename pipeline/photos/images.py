@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from pipeline.machine.errors import PipelineError
 from pipeline.photos.formats import RAW, kind_of, readable_formats, why_unreadable
+from pipeline.photos.rgb import orientation, upright_rgb
 
 if TYPE_CHECKING:  # `prepare` checks photos and needs no tensors
     from torch import Tensor
@@ -32,17 +33,6 @@ _DECODE_ERRORS = (
     struct.error,
     Image.DecompressionBombError,
 )
-_EXIF_ERRORS = (SyntaxError, ValueError, TypeError, IndexError, KeyError, struct.error)
-
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _SIDEWAYS = (5, 6, 7, 8)
 
 # MAX_PIXELS decides, with an error; Pillow's warning starts below it.
@@ -76,7 +66,7 @@ def verify_image(path: Path) -> tuple[int, int]:
 
 
 def load_image(source: Path | bytes, min_size: tuple[int, int] | None = None) -> "Tensor":
-    """Decode an image, turned as its EXIF says; transparency over white, 16-bit grey to its high byte.
+    """Decode an image, turned as its EXIF says; transparency over white, deep grey by its own range.
 
     Args:
         source: file, or the content of one: JPEG, PNG, WebP, BMP, GIF (first frame), TIFF, PPM, AVIF, JPEG 2000 or, with pillow-heif, HEIC, whatever its
@@ -188,43 +178,12 @@ def _to_tensor(rgb: Image.Image) -> "Tensor":
 
 def _displayed_size(image: Image.Image) -> tuple[int, int]:
     width, height = image.size
-    return (width, height) if _orientation(image) in _SIDEWAYS else (height, width)
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation still to be applied, 1 to 8; a broken EXIF block counts as none."""
-    if image.format == "TIFF":
-        return 1  # Pillow turns a TIFF itself, and its size is the turned one from the start
-    if image.format == "PNG":
-        image.load()  # its EXIF block may follow the pixels
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except _EXIF_ERRORS:
-        return 1
+    return (width, height) if orientation(image) in _SIDEWAYS else (height, width)
 
 
 def _decode(image: Image.Image, min_size: tuple[int, int] | None) -> Image.Image:
     """The opened image in mode RGB, upright; a JPEG reduced as far as (H, W) `min_size` allows."""
-    orientation = _orientation(image)
     if min_size is not None:
-        height, width = min_size if orientation not in _SIDEWAYS else min_size[::-1]
+        height, width = min_size if orientation(image) not in _SIDEWAYS else min_size[::-1]
         image.draft(None, (width, height))
-    rgb = _to_rgb(image)
-    return rgb.transpose(_TURNS[orientation]) if orientation in _TURNS else rgb
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    image.load()
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers of unknown range")
-    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip at 255
-        high_byte = np.asarray(image).clip(0, 65535) >> 8
-        return Image.fromarray(high_byte.astype(np.uint8)).convert("RGB")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    rgba = image.convert("RGBA")
-    canvas = Image.new("RGB", image.size, "white")
-    canvas.paste(rgba, mask=rgba.getchannel("A"))
-    return canvas
+    return upright_rgb(image)

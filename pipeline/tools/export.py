@@ -2,17 +2,23 @@
 
 import json
 from collections.abc import Callable
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from PIL import ExifTags, Image
 from torch import Tensor, nn
 
+from pipeline.classifier.api import Classifier
 from pipeline.classifier.inference import load_classifier
 from pipeline.classifier.network import CamNet
 from pipeline.machine.errors import PipelineError, first_line
 from pipeline.machine.progress import say
+from pipeline.photos.rgb import load_square
 from pipeline.runs.checkpoints import Checkpoint, read_checkpoint
 from pipeline.runs.files import replacing
 
@@ -25,18 +31,13 @@ DESCRIPTION_FILE = "classifier.json"
 BATCH = "batch"
 """Name of the dynamic dimension."""
 
-PREPROCESSING = {
-    "orientation": "turn as the EXIF orientation says (PIL.ImageOps.exif_transpose)",
-    "transparency": "over white",
-    "colour": "RGB",
-    "resize": "PIL.Image.Resampling.BICUBIC on uint8, of the whole photo, aspect not kept (PIL.Image.resize)",
-    "scale": "divide by 255",
-    "mean": [0.0, 0.0, 0.0],
-    "std": [1.0, 1.0, 1.0],
-    "layout": "NCHW, float32",
-}
-"""The steps in their order, beside the size; mean and deviation are inside the model, so that 0 and 1 are left."""
+FILTERS = {"bicubic": "BICUBIC", "pillow-bilinear": "BILINEAR"}
+"""Squash of a classifier to the `PIL.Image.Resampling` filter that does the same."""
+RECIPE = "rgb.py"
+"""Module of `pipeline.photos` that prepares photos with Pillow and numpy alone; exports contain its text."""
 
+RECIPE_TOLERANCE = 0.02
+"""Largest difference of a score where Pillow instead of torch resizes a photo."""
 TOLERANCE = 1e-4
 """Largest difference of a score between the classifier and what was exported."""
 
@@ -53,17 +54,44 @@ class Scorer(nn.Module):
         return self.net(images).sigmoid()
 
 
+def recipe() -> str:
+    """The text of `RECIPE`."""
+    return files("pipeline.photos").joinpath(RECIPE).read_text(encoding="utf-8")
+
+
+def preprocessing(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The steps from a photo to the input of an exported model, in their order, ready for JSON.
+
+    Mean and deviation are inside the model, so that 0 and 1 are left.
+    """
+    resample = FILTERS[checkpoint.architecture["squash"]]
+    return {
+        "orientation": "turn as the EXIF orientation says",
+        "transparency": "over white",
+        "grey": "of more than 8 bits: scaled by the range of the file",
+        "colour": "RGB",
+        "resize": f"PIL.Image.Resampling.{resample} on uint8, of the whole photo, aspect not kept (PIL.Image.resize)",
+        "resample": resample,
+        "size": [checkpoint.image_size] * 2,
+        "scale": "divide by 255",
+        "mean": [0.0, 0.0, 0.0],
+        "std": [1.0, 1.0, 1.0],
+        "layout": "NCHW, float32",
+        "code": recipe(),
+    }
+
+
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     """What whoever runs an exported model must know, ready for JSON."""
     size = checkpoint.image_size
-    how = "bicubic, antialiased" if checkpoint.architecture["squash"] == "bicubic" else "Pillow's bilinear filter"
+    steps = preprocessing(checkpoint)
     return {
         "class_names": checkpoint.class_names,
         "thresholds": checkpoint.thresholds,
         "image_size": size,
-        "preprocessing": PREPROCESSING | {"size": [size, size]},
+        "preprocessing": steps,
         "input": f"images: float32 [B, 3, {size}, {size}], RGB in [0, 1]. The whole photo, turned as its EXIF says, "
-        f"is resized to {size} x {size} ({how}, aspect not kept) and divided by 255; "
+        f"is resized to {size} x {size} ({steps['resample']}, aspect not kept) and divided by 255; "
         "mean and deviation are applied inside the model.",
         "output": "scores: float32 [B, C] in [0, 1], in the order of class_names; "
         "a class is present if its score reaches its threshold.",
@@ -131,6 +159,54 @@ def largest_difference(scorer: Scorer, exported: Callable[[Tensor], Tensor], siz
         return max(float((scorer(batch) - exported(batch)).abs().max()) for batch in batches)
 
 
+def check_recipe(classifier: Classifier, scores: Callable[[Path], Any], what: str) -> float:
+    """Largest difference of a score on photos of every kind, prepared as an export says and as the classifier does.
+
+    Args:
+        classifier: the original.
+        scores: path of a photo to C scores, by the export's own recipe.
+        what: names the export in an error.
+
+    Raises:
+        PipelineError: the difference is above `RECIPE_TOLERANCE`.
+    """
+    with TemporaryDirectory() as folder:
+        paths = write_probes(Path(folder))
+        found = np.array([np.asarray(scores(path), dtype=np.float64) for path in paths])
+        difference = np.abs(found - [list(p.scores.values()) for p in classifier.predict(paths)]).max(axis=1)
+    worst = int(difference.argmax())
+    if not difference[worst] <= RECIPE_TOLERANCE:
+        raise PipelineError(
+            f"{what} gives a {paths[worst].stem} photo scores that differ by {difference[worst]:.1e} from the classifier's, "
+            f"expected at most {RECIPE_TOLERANCE}; nothing was written."
+        )
+    return float(difference[worst])
+
+
+def write_probes(folder: Path) -> list[Path]:
+    """Small photos of every kind that a recipe may get wrong: transparent, palette, 16 and 12 bits, CMYK, turned, grey.
+
+    They are smooth, as photos are: on noise, filters of different libraries differ more than on any photo.
+    """
+    height, width = 96, 160
+    y, x = np.mgrid[0:height, 0:width] / (height, width, 1)[:2][0]
+    waves = [np.sin(2 * np.pi * (fx * x + fy * y) + phase) for fx, fy, phase in ((1, 2, 0), (2, 0.5, 1), (0.7, 1.3, 2))]
+    rgb = np.uint8(np.stack([127.5 + 127 * wave for wave in waves], axis=-1))
+    alpha = np.uint8(np.where((x + y) % 0.5 < 0.25, 0, 255))
+    photo = Image.fromarray(rgb)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    photo.save(folder / "plain.png")
+    photo.save(folder / "turned.png", exif=exif)
+    photo.convert("CMYK").save(folder / "CMYK.tiff")
+    photo.convert("P", palette=Image.Palette.ADAPTIVE).save(folder / "palette.png")
+    photo.convert("L").save(folder / "grey.png")
+    Image.fromarray(np.dstack([rgb, alpha])).save(folder / "transparent.png")
+    Image.fromarray(rgb[..., 0].astype(np.uint16) * 257).save(folder / "16-bit.png")
+    Image.fromarray(rgb[..., 0].astype(np.uint16) * 16).save(folder / "12-bit.tiff", tiffinfo={281: 4095})
+    return sorted(folder.iterdir())
+
+
 def check_packages(format: Format) -> None:
     """Raise unless the packages that a format needs are installed."""
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
@@ -161,10 +237,20 @@ def run(classifier_path: Path, format: Format, out: Path | None = None) -> None:
     write, load = (write_onnx, load_onnx) if format == "onnx" else (write_torch_export, load_torch_export)
     with replacing(out) as partial:
         write(program, describe(checkpoint), partial)
-        difference = largest_difference(scorer, load(partial), checkpoint.image_size)
+        exported = load(partial)
+        difference = largest_difference(scorer, exported, checkpoint.image_size)
         if not difference <= TOLERANCE:
             raise PipelineError(
                 f"the scores of the exported model differ by {difference:.1e} from those of {classifier_path}, "
                 f"expected at most {TOLERANCE:.0e}; nothing was written."
+            )
+        steps = preprocessing(checkpoint)
+        with torch.inference_mode():
+            check_recipe(
+                Classifier(checkpoint),
+                lambda path: exported(
+                    torch.from_numpy(load_square(path, checkpoint.image_size, steps["resample"]))[None]
+                )[0],
+                f"the {format} model",
             )
     say(f"{out}: {out.stat().st_size / 1e6:.1f} MB, scores within {difference:.1e} of the classifier's.")

@@ -1,6 +1,7 @@
 """A classifier file to a folder that the Hugging Face Hub takes as a model: weights, config, cards, a way to load it."""
 
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from pipeline.classifier.api import Classifier
 from pipeline.classifier.inference import load_classifier
 from pipeline.classifier.network import CamNet
 from pipeline.evaluation.tables import sources_of
@@ -16,7 +18,7 @@ from pipeline.machine.progress import say
 from pipeline.method.thresholds import PRESENT
 from pipeline.runs.checkpoints import Checkpoint, read_checkpoint
 from pipeline.runs.files import replacing_folder
-from pipeline.tools.export import PREPROCESSING, TOLERANCE, Scorer, largest_difference
+from pipeline.tools.export import TOLERANCE, Scorer, check_recipe, largest_difference, preprocessing, recipe
 from pipeline.tools.label_formats import markdown
 from pipeline.tools.run_files import RunFiles, read_run
 
@@ -27,11 +29,11 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import timm
 import torch
-from PIL import Image, ImageOps
 from safetensors.torch import load_file
+
+# RECIPE
 
 here = Path(__file__).parent
 config = json.loads((here / "config.json").read_text(encoding="utf-8"))
@@ -43,9 +45,9 @@ backbone.load_state_dict({name[9:]: value for name, value in weights.items() if 
 @torch.no_grad()
 def scores(path):
     """Class name to score in [0, 1]."""
-    photo = ImageOps.exif_transpose(Image.open(path)).convert("RGB").resize(config["size"], Image.Resampling.BICUBIC)
-    pixels = (np.asarray(photo, np.float32) / 255 - config["mean"]) / config["std"]
-    maps = backbone(torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None])
+    pixels = torch.from_numpy(load_square(path, config["size"][0], config["preprocessing"]["resample"]))
+    mean, std = (torch.tensor(config[name])[:, None, None] for name in ("mean", "std"))
+    maps = backbone(((pixels - mean) / std)[None])
     maps = torch.nn.functional.conv2d(maps, weights["head.weight"], weights["head.bias"])
     logits = torch.where(maps > 0, config["boost"] * maps, maps).mean((2, 3))[0]
     found = (weights["scale"] * logits + weights["offset"]).sigmoid()
@@ -122,7 +124,9 @@ def config_of(checkpoint: Checkpoint, net: CamNet, architecture: str) -> dict[st
         "mean": net.mean.flatten().tolist(),
         "std": net.std.flatten().tolist(),
         "boost": float(net.boost),
-        "preprocessing": {key: value for key, value in PREPROCESSING.items() if key not in ("mean", "std")},
+        "preprocessing": {
+            key: value for key, value in preprocessing(checkpoint).items() if key not in ("mean", "std", "code")
+        },
         "fingerprint": checkpoint.provenance.fingerprint,
     }
 
@@ -221,10 +225,12 @@ def run(classifier_path: Path, out: Path | None = None) -> Path:
         save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
         for name, text in (
             ("config.json", json.dumps(config, indent=1, ensure_ascii=False) + "\n"),
-            ("load.py", LOADER),
+            ("load.py", LOADER.replace("# RECIPE\n", recipe())),
             ("README.md", model_card(config, files)),
             ("DATA.md", data_card(files)),
         ):
             (target / name).write_text(text, encoding="utf-8")
+        scores = runpy.run_path(str(target / "load.py"))["scores"]
+        check_recipe(Classifier(checkpoint), lambda path: list(scores(path).values()), "load.py")
     say(f"{out}: weights, config.json, load.py and two cards; scores within {difference:.1e} of the classifier's.")
     return out

@@ -1,0 +1,93 @@
+"""An opened photo to upright 8-bit RGB, with Pillow and numpy alone.
+
+Exports of a classifier ship this file, so that whoever runs them prepares photos exactly as the classifier does.
+"""
+
+import struct
+
+import numpy as np
+from PIL import ExifTags, Image
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image upright, by its EXIF orientation."""
+PHOTOMETRIC, BITS, HIGHEST = 262, 258, 281
+"""TIFF tags: whether 0 is white, bits per sample, largest sample value."""
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF orientation still to be applied, 1 to 8; a broken EXIF block counts as none."""
+    if image.format == "TIFF":
+        return 1  # Pillow turns a TIFF itself, and its size is the turned one from the start
+    if image.format == "PNG":
+        image.load()  # its EXIF block may follow the pixels
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except (SyntaxError, ValueError, TypeError, IndexError, KeyError, struct.error):
+        return 1
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """The image in mode RGB, turned as its EXIF says, transparency over white, deep grey scaled by its own range.
+
+    Raises:
+        ValueError: the range of its pixels is not known.
+    """
+    turn = orientation(image)
+    rgb = to_rgb(image)
+    return rgb.transpose(TURNS[turn]) if turn in TURNS else rgb
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The image in mode RGB, as stored; see `upright_rgb`."""
+    image.load()
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode == "F" or image.mode.startswith("I"):
+        return grey_to_8_bits(image).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    rgba = image.convert("RGBA")
+    canvas = Image.new("RGB", image.size, "white")
+    canvas.paste(rgba, mask=rgba.getchannel("A"))
+    return canvas
+
+
+def grey_to_8_bits(image: Image.Image) -> Image.Image:
+    """Grey of more than 8 bits in mode L; Pillow's own conversion would clip at 255.
+
+    Raises:
+        ValueError: floating-point numbers or 32-bit integers, whose range the file does not give.
+    """
+    # a PGM of 16 bits comes as 32-bit integers from 0 to 65535
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+        kind = "floating-point numbers" if image.mode == "F" else "32-bit integers"
+        raise ValueError(f"its pixels are {kind} of unknown range")
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    bits = int(np.max(tags.get(BITS, 16)))
+    highest = int(np.max(tags.get(HIGHEST, 2**bits - 1)))
+    values = np.asarray(image).astype(np.int64).clip(0, highest)
+    values = values >> (bits - 8) if highest == 2**bits - 1 else values * 255 // max(highest, 1)
+    if tags.get(PHOTOMETRIC) == 0:
+        values = 255 - values
+    return Image.fromarray(values.astype(np.uint8))
+
+
+def load_square(path, size: int, resample: str) -> np.ndarray:  # noqa: ANN001 - whatever Pillow opens
+    """A photo squashed to the classifier's input, float32 [3, size, size], RGB in [0, 1].
+
+    Args:
+        path: file of a photo.
+        size: side of the square in pixels; the aspect is not kept.
+        resample: name of a `PIL.Image.Resampling` filter, "BICUBIC" or "BILINEAR".
+    """
+    with Image.open(path) as image:
+        square = upright_rgb(image).resize((size, size), Image.Resampling[resample])
+    return np.asarray(square, np.float32).transpose(2, 0, 1) / 255
