@@ -493,18 +493,17 @@ OverwriteOption = Annotated[bool, typer.Option("--force", help="Overwrite --out 
 
 def classifier_file(target: str) -> Path:
     """The classifier of a run (the only one, if none is named), or the file that was given."""
-    from pipeline.tools.calibrate import trained_file
+    from pipeline.classifier.files import trained_file
 
     found = run_or_file(target) if target else chosen_run("")
     return trained_file(found) if found.is_dir() else found
 
 
 def classifier_to_use(target: str) -> Path:
-    """The classifier of a run, with calibrated thresholds where `calibrate` made some, or the file that was given."""
-    from pipeline.tools.calibrate import calibrated_file
+    """The classifier of a run (the only one, if none is named) as it is used for prediction, or the file that was given."""
+    from pipeline.classifier import files
 
-    found = run_or_file(target) if target else chosen_run("")
-    return calibrated_file(found) if found.is_dir() else found
+    return files.classifier_to_use(target or chosen_run(""))
 
 
 @app.command()

@@ -16,6 +16,7 @@ from pipeline.runs.graph import find_stage
 from pipeline.runs.manifest import COLUMNS, Manifest, manifest_provenance, read_manifest, write_manifest
 from pipeline.runs.options import FuseConfig
 from pipeline.runs.pieces import Pieces
+from pipeline.runs.score_table import prediction_frame, write_predictions
 from pipeline.runs.state import check_current, is_built, origin_of, read_provenance
 from pipeline.tools.read import read
 
@@ -388,3 +389,19 @@ def test_unfinished_work_is_kept_for_the_same_provenance_alone(tmp_path):
 def test_unfinished_checkpoints_load_without_pickle(tmp_path):
     save_pt(tmp_path / "last.pt", {"rows": [{"loss": 0.5}], "average": None})
     assert load_pt(tmp_path / "last.pt") == {"rows": [{"loss": 0.5}], "average": None}
+
+
+def test_every_healthy_file_of_a_run_is_read_and_a_folder_is_named(small_run):
+    scores = read(small_run / "epoch_scores.h5")
+    frame = prediction_frame(scores.image_ids, scores.chosen, [0.5] * 3, scores.class_names, key="image_id")
+    write_predictions(small_run / "predictions.csv", frame)
+    found = {name: read(small_run / name) for name in ("predictions.csv", "warmup.csv", "train.csv", "metrics.json")}
+    assert len(found["predictions.csv"]) == 4 and "epoch" in found["train.csv"].columns
+    with pytest.raises(PipelineError, match="is a folder; give one of its files"):
+        read(small_run)
+    (small_run / "notes.txt").write_text("x")
+    with pytest.raises(PipelineError, match="not a file that `read` knows"):
+        read(small_run / "notes.txt")
+    with pytest.raises(PipelineError, match=r"train\.csv is missing"):
+        (small_run / "train.csv").unlink()
+        read(small_run / "train.csv")

@@ -15,6 +15,8 @@ import pytest
 from colours import invoke, options
 from tiny import command, start, write_run
 
+from pipeline import Classifier
+from pipeline.classifier.files import calibrated_file
 from pipeline.cli import is_measured
 from pipeline.runs import files
 from pipeline.runs.artifacts import Provenance
@@ -22,7 +24,7 @@ from pipeline.runs.checkpoints import read_checkpoint, write_checkpoint
 from pipeline.runs.lock import locked
 from pipeline.runs.manifest import read_manifest
 from pipeline.runs.settings import read_run
-from pipeline.tools.calibrate import calibrated, calibrated_file
+from pipeline.tools.calibrate import calibrated
 from pipeline.tools.plan import plan_run
 
 
@@ -508,3 +510,16 @@ def test_the_photos_of_a_written_run_are_checked_too(tmp_path):
     process = start(command, "warmup", "--run", folder, "--device", "cpu", log=tmp_path / "log")
     process.join()
     assert process.exitcode == 1 and "1 of the 12 photos" in (tmp_path / "log").read_text()
+
+
+def test_a_run_is_loaded_as_ccd_predict_takes_it(finished, tmp_path, monkeypatch):
+    run = shutil.copytree(finished, tmp_path / "artifacts" / "colours")
+    monkeypatch.chdir(tmp_path)
+    names = read_checkpoint(run / "classifier.pt").class_names
+    Path("thresholds.json").write_text(json.dumps(dict.fromkeys(names, 0.25)))
+    assert invoke("calibrate", "colours", "thresholds.json")[0] == 0
+    for name in ("colours", "artifacts/colours", run):
+        assert Classifier.load(name).thresholds.tolist() == [0.25] * len(names)
+    assert Classifier.load(run / "classifier.pt").thresholds.tolist() == [0.5] * len(names)
+    with pytest.raises(PipelineError, match="elsewhere is not a run"):
+        Classifier.load("elsewhere")

@@ -251,9 +251,9 @@ def test_thresholds_of_an_earlier_formula_are_not_used(tmp_path, tiny_classifier
     how = {"batch_size": 4, "device": "cpu"}
     files = [tmp_path / name for name in ("classifier.pt", "labels.csv", "calibrated.pt")]
     calibrate.run(*files, CalibrateConfig(folds=2), **how)
-    assert calibrate.calibrated_file(tmp_path).name == "calibrated.pt"
+    assert calibrated_file(tmp_path).name == "calibrated.pt"
     monkeypatch.setitem(FORMULAS, "thresholds", FORMULAS["thresholds"] + 1)
-    assert calibrate.calibrated_file(tmp_path).name == "classifier.pt"
+    assert calibrated_file(tmp_path).name == "classifier.pt"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import ExifTags, Image, ImageDraw, ImageFilter, ImageOps, features
+from PIL import ExifTags, Image, ImageDraw, ImageFilter, ImageOps, PngImagePlugin, features
 
 from pipeline.machine.errors import PipelineError
 from pipeline.photos.formats import readable_formats, why_unreadable
@@ -297,6 +297,18 @@ def test_a_fifo_is_refused_instead_of_waited_for(tmp_path: Path):
         load_image(tmp_path / "a.jpg")
     with pytest.raises(UnreadableImage, match="it is a device"):
         load_image(Path("/dev/zero"))
+
+
+@pytest.mark.parametrize("megabytes", [3, 20])
+def test_long_texts_and_profiles_keep_no_photo_out(tmp_path: Path, megabytes: int):
+    text = PngImagePlugin.PngInfo()
+    text.add_text("comment", "x" * megabytes * 2**20, zip=True)
+    image = photo()
+    image.save(tmp_path / "text.png", pnginfo=text)
+    image.save(tmp_path / "profile.png", icc_profile=b"p" * megabytes * 2**20)
+    for name in ("text.png", "profile.png"):
+        assert verify_image(tmp_path / name) == (48, 64)
+        assert torch.equal(load_image(tmp_path / name), torch.from_numpy(np.array(image)).permute(2, 0, 1))
 
 
 GREY = np.linspace(0, 1, 64).reshape(1, 64).repeat(4, axis=0)

@@ -1,3 +1,4 @@
+import io
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,22 @@ def test_grey_pixels_are_the_same_as_three_equal_channels():
 def test_what_is_no_photo_is_refused(tiny_classifier, photo, found):
     with pytest.raises(PipelineError, match=f"found {found} as a photo, expected a path"):
         Classifier.load(tiny_classifier).predict(photo)
+
+
+def test_open_files_are_photos(tiny_classifier, photos):
+    classifier, path = Classifier.load(tiny_classifier), photos[0]
+    wanted = classifier.scores(path)
+    with path.open("rb") as file:
+        assert np.array_equal(classifier.scores(file), wanted)
+    with path.open("rb") as file:
+        assert np.array_equal(classifier.scores([file, bytearray(path.read_bytes())]), np.repeat(wanted, 2, axis=0))
+    with pytest.raises(UnreadableImage, match="the file is empty"):
+        classifier.scores(io.BytesIO())
+
+
+def test_a_mapping_is_not_a_list_of_photos(tiny_classifier, photos):
+    with pytest.raises(PipelineError, match="found a dict as photos, expected a list"):
+        Classifier.load(tiny_classifier).predict({"a": photos[0]})
 
 
 def test_a_broken_file_is_refused_by_name(tiny_classifier, tmp_path):

@@ -9,19 +9,20 @@ It needs neither the teacher nor the run that the file came from:
         prediction.scores  # {"car": 0.91, "cat": 0.02, "person": 0.77}
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from pipeline.classifier.files import classifier_to_use
 from pipeline.classifier.inference import feature_run, load_classifier, to_device, to_float
 from pipeline.machine.engines import Engine, Run
 from pipeline.machine.errors import PipelineError
@@ -32,8 +33,9 @@ from pipeline.photos.squash import load_view, squash_image
 from pipeline.runs.checkpoints import Checkpoint, read_checkpoint
 from pipeline.runs.score_table import present_classes
 
-Photo = str | Path | bytes | Image.Image | np.ndarray
-"""A file, the content of one, a Pillow image, or uint8 pixels [H, W, 3] in RGB or [H, W] in grey."""
+Photo = str | Path | bytes | BinaryIO | Image.Image | np.ndarray
+"""A file, the content of one, a file that is open for reading bytes, a Pillow image, or uint8 pixels [H, W, 3] in RGB or
+[H, W] in grey."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,12 @@ class Classifier:
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu", engine: Engine = "auto") -> Self:
-        """The classifier of a file such as `classifier.pt`.
+        """The classifier of a file such as `classifier.pt`, or of a run, by its name or folder, as `ccd predict` takes it.
 
         Raises:
-            PipelineError: the file is missing, damaged or none of ours.
+            PipelineError: the file is missing, damaged or none of ours, or there is no such run.
         """
-        return cls(read_checkpoint(Path(path)), device, engine)
+        return cls(read_checkpoint(classifier_to_use(path)), device, engine)
 
     def predict(self, images: Photo | Iterable[Photo], batch_size: int = 16) -> list[Prediction]:
         """Labels and scores of photos; see `scores`.
@@ -94,7 +96,7 @@ class Classifier:
         """Scores of photos.
 
         Args:
-            images: one photo or several of any kind: paths, the bytes of files, Pillow images, uint8 arrays [H, W, 3]
+            images: one photo or several of any kind: paths, open files, the bytes of files, Pillow images, uint8 arrays [H, W, 3]
                 (RGB) or [H, W].
             batch_size: photos that go through the network together.
 
@@ -105,6 +107,8 @@ class Classifier:
             UnreadableImage: a photo cannot be decoded.
             PipelineError: an object is no photo.
         """
+        if isinstance(images, Mapping):
+            raise PipelineError(f"found a {type(images).__name__} as photos, expected a list. Give its values.")
         photos = [images] if is_photo(images) else list(images)
         load = partial(square_photo, size=self.image_size, squash=self.net.squash)
         batches = [photos[rows.start : rows.stop] for rows in chunks(len(photos), batch_size)]
@@ -190,7 +194,7 @@ def is_photo(value: object) -> bool:
     """Whether a value is one photo, and not a sequence of them."""
     if isinstance(value, np.ndarray):
         return value.ndim <= 3  # [N, H, W, 3] alone is a sequence: [3, H, W] must not pass for three grey photos
-    return isinstance(value, str | Path | bytes | Image.Image)
+    return isinstance(value, str | Path | bytes | bytearray | memoryview | Image.Image) or hasattr(value, "read")
 
 
 def square_photo(photo: Photo, size: int, squash: str = "bicubic") -> Tensor:
@@ -205,6 +209,10 @@ def square_photo(photo: Photo, size: int, squash: str = "bicubic") -> Tensor:
         UnreadableImage: it cannot be decoded.
         PipelineError: it is no photo.
     """
+    if isinstance(photo, bytearray | memoryview):
+        photo = bytes(photo)
+    elif hasattr(photo, "read"):
+        photo = photo.read()
     if isinstance(photo, str | Path | bytes):
         return load_view(photo if isinstance(photo, bytes) else Path(photo), (size, size), squash)
     if isinstance(photo, Image.Image):

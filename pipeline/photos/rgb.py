@@ -6,7 +6,7 @@ Exports of a classifier ship this file, so that whoever runs them prepares photo
 import struct
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -18,6 +18,9 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What makes an image upright, by its EXIF orientation."""
+# Pillow refuses a PNG for 1 MB of text or colour profile; these say nothing of the pixels.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 64 * 2**20
+
 PHOTOMETRIC, BITS, HIGHEST = 262, 258, 281
 """TIFF tags: whether 0 is white, bits per sample, largest sample value."""
 

@@ -16,12 +16,11 @@ from pipeline.machine.progress import PlainTable, say, show
 from pipeline.method import FORMULAS
 from pipeline.method.thresholds import NewThresholds, better_thresholds, predicted_nearly_everywhere
 from pipeline.runs.artifacts import Provenance
-from pipeline.runs.checkpoints import Checkpoint, read_checkpoint, read_header, write_checkpoint
+from pipeline.runs.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from pipeline.runs.files import sha256_of
-from pipeline.runs.graph import VERSIONS, run_argument
-from pipeline.runs.manifest import Manifest, read_class_names, read_manifest
+from pipeline.runs.graph import VERSIONS
+from pipeline.runs.manifest import Manifest, read_manifest
 from pipeline.runs.options import CalibrateConfig
-from pipeline.runs.state import up_to_date
 
 
 def read_labelled(
@@ -49,47 +48,6 @@ def read_labelled(
         names = [row.name for row in rows]
     check_files(names, paths, table)
     return paths, np.stack([row.labels for row in rows])
-
-
-def trained_file(folder: Path) -> Path:
-    """The `classifier.pt` of a run; one that newer photos or settings made out of date is used with a warning.
-
-    Raises:
-        PipelineError: it is missing or damaged, or predicts other classes than the run now has.
-    """
-    path = folder / "classifier.pt"
-    classes = read_header(path).class_names
-    if not (folder / "manifest.csv").exists():
-        return path  # a classifier that was copied out of its run
-    if classes != (now := read_class_names(folder)):
-        raise PipelineError(
-            f"{path} predicts {', '.join(classes[:5])}, and the classes of this run are now {', '.join(now[:5])}. Train "
-            f"again with `ccd all --run {run_argument(folder)}`, or name the file {path} to use it as it is."
-        )
-    try:
-        return up_to_date(path)
-    except PipelineError as error:
-        say(f"warning: {error} Until then the classifier is used as it is.")
-        return path
-
-
-def calibrated_file(folder: Path) -> Path:
-    """The classifier that a run predicts with: `calibrated.pt` where it was made from `classifier.pt` as it is now.
-
-    Raises:
-        PipelineError: as `trained_file`.
-    """
-    path, base = folder / "calibrated.pt", trained_file(folder)
-    if not path.exists():
-        return base
-    made = read_header(path).provenance
-    stale = made.inputs.get("classifier.pt") != read_header(base).provenance.fingerprint
-    if stale or any(FORMULAS.get(name) != version for name, version in made.formulas.items()):
-        earlier = f"an earlier {base.name}" if stale else "earlier formulas"
-        say(f"{path} was made with {earlier} and is not used; `ccd calibrate {folder} TABLE` makes it again.")
-        return base
-    say(f"{path}: thresholds calibrated on labelled photos. Those without are in {base}.")
-    return path
 
 
 def calibrated(checkpoint: Checkpoint, thresholds: np.ndarray, provenance: Provenance) -> Checkpoint:

@@ -4,16 +4,30 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation.ground_truth import read_ground_truth
-from pipeline.runs.artifacts import read_arrays
+from pipeline.machine.errors import PipelineError, hint
+from pipeline.runs.artifacts import read_arrays, reporting_damage
+from pipeline.runs.graph import HISTORIES, MAKERS
+
+TABLES = (*HISTORIES, "predictions.csv")
+"""Files that are read as a pandas frame."""
 
 
 def read(path: str | Path) -> Any:
-    """Any file of a run, checked against its specification: arrays, manifest, checkpoint or figures (a dict).
+    """Any file of a run, checked against its specification: arrays, manifest, checkpoint, figures (a dict) or table.
 
     Raises:
         PipelineError: missing, damaged, not one of ours, or not as specified.
     """
     path = Path(path)
+    if path.is_dir():
+        raise PipelineError(f"{path} is a folder; give one of its files, as {path / 'final_labels.h5'}.")
+    if path.name in TABLES:
+        import pandas as pd
+
+        with reporting_damage(path):
+            return pd.read_csv(path, keep_default_na=False, na_values=[""])
+    if path.suffix not in (".h5", ".pt") and path.name not in ("manifest.csv", "manifest.json", "metrics.json"):
+        raise PipelineError(f"{path} is not a file that `read` knows. {hint(path.name, [*MAKERS, *TABLES])}")
     if path.name in ("manifest.csv", "manifest.json"):
         from pipeline.runs.manifest import read_manifest
 
