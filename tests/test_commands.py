@@ -18,6 +18,7 @@ from tiny import command, start, write_run
 from pipeline import Classifier
 from pipeline.classifier.files import calibrated_file
 from pipeline.cli import is_measured
+from pipeline.machine.errors import PipelineError
 from pipeline.runs import files
 from pipeline.runs.artifacts import Provenance
 from pipeline.runs.checkpoints import read_checkpoint, write_checkpoint

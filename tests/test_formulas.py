@@ -13,6 +13,7 @@ import torch
 from reach import reached
 from small import noise_photos
 
+from pipeline.classifier.files import calibrated_file
 from pipeline.evaluation import intervals, metrics
 from pipeline.method import (
     FORMULAS,
