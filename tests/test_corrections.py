@@ -170,6 +170,73 @@ def test_json_min_is_understood(tmp_path):
     assert found == {"one": [1, 0, 0], "two": [1, 1, 0], "none": [0, 0, 0], "box": [0, 1, 0]}
 
 
+def one_task(*results, **annotation):
+    return [{"data": {"image_id": "a"}, "annotations": [{"result": list(results), **annotation}]}]
+
+
+def result(kind, control, *names):
+    return {"type": kind, "from_name": control, "id": "Zq1", "value": {kind: list(names)}}
+
+
+@pytest.mark.parametrize(
+    "tasks",
+    [
+        one_task(result("choices", "what", "cat", "dog")),
+        one_task(result("rectanglelabels", "label", "cat"), result("polygonlabels", "shape", "dog")),
+        one_task(result("brushlabels", "b", "dog"), result("choices", "c", "cat"), result("textarea", "note", "nice")),
+        [{"image_id": "a", "annotation_id": 1, "choice": {"choices": ["cat", "dog"]}}],
+        [{"image_id": "a", "annotation_id": 1, "choice": "cat", "label": [{"x": 1, "rectanglelabels": ["dog"]}]}],
+        [{"image_id": "a", "annotation_id": 1, "what": ["cat", "dog"], "source": "phone"}],
+        [{"image_id": "a", "annotation_id": 1, "shape": [{"polygonlabels": ["cat"]}, {"polygonlabels": ["dog"]}]}],
+    ],
+)
+def test_any_control_whose_values_are_classes_is_taken(tmp_path, tasks):
+    (tmp_path / "export.json").write_text(json.dumps(tasks))
+    assert answers_by_name(tmp_path / "export.json")["a"].tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "control"),
+    [
+        (one_task(result("choices", "quality", "good")), "quality"),
+        (one_task(result("choices", "what", "cat"), result("choices", "quality", "good")), "quality"),
+        (one_task(result("polygonlabels", "shape", "cats")), "shape"),
+        (one_task(result("taxonomy", "tree", ["animal", "cat"])), "tree"),
+        (one_task(result("textarea", "note", "a cat")), "note"),
+        ([{"image_id": "a", "annotation_id": 1, "choice": "cats"}], "choice"),
+        ([{"image_id": "a", "annotation_id": 1, "quality": {"choices": ["good"]}}], "quality"),
+        ([{"image_id": "a", "annotation_id": 1, "label": [{"x": 1, "y": 2}]}], "label"),
+    ],
+)
+def test_a_control_that_is_not_understood_is_not_none_of_the_classes(tmp_path, tasks, control):
+    (tmp_path / "export.json").write_text(json.dumps(tasks))
+    with pytest.raises(PipelineError, match=control):
+        read_answers(tmp_path / "export.json", CLASSES)
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_the_newest_annotation_counts(tmp_path, newest_first):
+    old = {
+        "result": [result("choices", "labels", "dog")],
+        "created_at": "2026-01-02T03:00:00.5Z",
+        "updated_at": "2026-01-03T00:00:00Z",
+    }
+    new = {
+        "result": [result("choices", "labels", "cat")],
+        "created_at": "2026-01-01T00:00:00Z",
+        "updated_at": "2026-02-01T05:00:00+05:00",
+    }
+    both = [new, old] if newest_first else [old, new]
+    (tmp_path / "full.json").write_text(json.dumps([{"data": {"image_id": "a"}, "annotations": both}]))
+    rows = [
+        {"image_id": "a", "annotation_id": n, "labels": each["result"][0]["value"], "updated_at": each["updated_at"]}
+        for n, each in enumerate(both)
+    ]
+    (tmp_path / "min.json").write_text(json.dumps(rows))
+    for name in ("full.json", "min.json"):
+        assert answers_by_name(tmp_path / name)["a"].tolist() == [1, 0, 0]
+
+
 def test_a_review_list_of_chosen_images(small_run, tmp_path):
     (tmp_path / "selection.csv").write_text("image_id\ntrain/5.png\ntest/0.png\n")
     path = review_list.run(small_run, 100, tmp_path / "review.json", chosen=tmp_path / "selection.csv")
@@ -201,21 +268,21 @@ def test_the_folders_that_label_studio_must_be_told():
         ("a.csv", "image_id,cat,cat\na,1,0\n", "has the column 'cat' twice"),
         ("a.csv", "image_id\na\n", "has no labels"),
         ("a.csv", "image_id,labels\n", "has no rows"),
-        ("a.json", "[" * 100_000, "is not a JSON export of Label Studio"),
-        ("a.json", '[{"data": 1, "annotations": 2}]', "is not a JSON export of Label Studio"),
+        ("a.json", "[" * 100_000, "cannot be read as a JSON export of Label Studio"),
+        ("a.json", '[{"data": 1, "annotations": 2}]', "cannot be read as a JSON export of Label Studio"),
         ("a.json", '[{"data": {"image_id": 3}, "annotations": [{"result": []}]}]', "3 has choices"),
         (
             "a.json",
             '[{"data": {"image_id": "a"}, "annotations": [{"result": '
             '[{"type": "choices", "from_name": "labels", "value": {"choices": [1]}}]}]}]',
-            "has choices .1.",
+            "the control 'labels' has the value 1, which is not one of the classes",
         ),
         ("a.csv", 'image_id,labels\na,"{""x"": 1}"\n', "expected names or"),
         ("a.csv", "", "has the columns none"),
-        ("a.json", "{}", "is not a JSON export of Label Studio: it is no list of tasks"),
+        ("a.json", "{}", "as a JSON export of Label Studio: it is not a list of tasks"),
         ("a.json", '[{"image": "x", "labels": "cat"}]', "export as JSON or JSON-MIN"),
         ("a.json", '[{"data": {}, "annotations": [{"result": []}]}]', "has no image_id"),
-        ("a.json", "[", "is not a JSON export"),
+        ("a.json", "[", "cannot be read as a JSON export"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(tmp_path, name, text, message):

@@ -34,11 +34,11 @@ def read_answers(path: Path, class_names: Sequence[str]) -> list[Row]:
     if path.suffix.lower() != ".json":
         return [row for row in read_table(path, class_names, needs_labels=True) if row.labels is not None]
     try:
-        said = answers(json.loads(path.read_text(encoding="utf-8-sig")))
+        said = answers(json.loads(path.read_text(encoding="utf-8-sig")), class_names)
     except OSError as error:
         raise PipelineError(f"{path} could not be read ({error.strerror}). Check the path.") from error
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise PipelineError(f"{path} is not a JSON export of Label Studio: {error}.") from error
+        raise PipelineError(f"{path} cannot be read as a JSON export of Label Studio: {error}.") from error
     for image_id, names in said.items():
         if not all(isinstance(name, str) for name in (image_id, *names)):
             raise PipelineError(f"{path} is not a JSON export of Label Studio: {image_id!r} has choices {names!r}.")

@@ -5,7 +5,8 @@ Format: https://labelstud.io/guide/task_format and https://labelstud.io/guide/pr
 
 import os.path
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
+from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
@@ -97,53 +98,130 @@ def storage_folders(paths: Sequence[str]) -> list[str]:
     return sorted({str(PurePath(*PurePath(path).parts[:2])) for path in paths})
 
 
-def answers(tasks: Any) -> dict[str, list[str]]:
-    """Image id to the classes that a person has chosen, from an export of Label Studio as JSON or JSON-MIN.
+DATA = ("image", "image_id", "hint")
+"""Fields of our tasks, which JSON-MIN mixes with the controls."""
+META = (
+    "id",
+    "annotator",
+    "annotation_id",
+    "created_at",
+    "updated_at",
+    "lead_time",
+    "agreement",
+    "ground_truth",
+    "file_upload",
+)
+"""Further fields of JSON-MIN that are not controls."""
 
-    A class is chosen by a tick or by a box that the person drew. The last annotation of a task counts; tasks that
-    nobody has answered, or only skipped, are left out.
+
+def answers(tasks: Any, class_names: Sequence[str]) -> dict[str, list[str]]:
+    """Image id to the classes that a person chose, from an export of Label Studio as JSON or JSON-MIN.
+
+    A class is chosen by any control whose values are classes: a tick, or a region that the person drew. The newest
+    annotation of a task counts; tasks without an answer, or skipped ones, are left out.
+
+    Args:
+        tasks: content of the export.
+        class_names: C names.
 
     Raises:
-        ValueError: it is no such export, or a task has no image_id.
+        ValueError: it is not such an export, a task has no image_id, or an answer has values that are not classes: what
+            is not understood is not "none of the classes".
     """
     if not isinstance(tasks, list) or not all(isinstance(item, dict) for item in tasks):
-        raise ValueError("it is no list of tasks")
-    found = {}
+        raise ValueError("it is not a list of tasks")
+    classes = set(class_names)
+    newest: dict[str, tuple[Any, list[str]]] = {}
     for number, item in enumerate(tasks):
-        short = "data" not in item and "annotation_id" in item  # JSON-MIN has a row an annotation
+        short = "data" not in item and "annotation_id" in item  # JSON-MIN has one row per annotation
         if not short and ("data" not in item or "annotations" not in item):
             raise ValueError(f"task {number} has no data or annotations; export as JSON or JSON-MIN")
-        names = short_answer(item) if short else full_answer(item["annotations"])
-        if names is None:
-            continue
         data = item if short else item["data"]
+        annotation = item if short else newest_annotation(item["annotations"])
+        if annotation is None:
+            continue
         if "image_id" not in data:
             raise ValueError(f"task {number} has no image_id; import the tasks that ccd wrote")
-        # an answer without a name says that none of the classes is there
-        found[data["image_id"]] = list(dict.fromkeys(names))
-    return found
+        names = short_answer(item, classes) if short else full_answer(annotation["result"], classes)
+        time = (annotation_time(annotation), number)
+        if data["image_id"] not in newest or time > newest[data["image_id"]][0]:
+            # an answer without a name means that none of the classes is present
+            newest[data["image_id"]] = time, list(dict.fromkeys(names))
+    return {image_id: names for image_id, (_, names) in newest.items()}
 
 
-def full_answer(annotations: list[Any]) -> list[str] | None:
-    """Classes of the last annotation of a task; None where there is none, or all were skipped."""
-    given = [a for a in annotations if not a.get("was_cancelled")]
-    if not given:
-        return None
-    names = []
-    for result in given[-1]["result"]:
+def newest_annotation(annotations: Sequence[Any]) -> Any:
+    """The annotation of a task that was changed last; None if there is none, or all were skipped."""
+    given = [
+        (annotation_time(each), place, each) for place, each in enumerate(annotations) if not each.get("was_cancelled")
+    ]
+    return max(given, key=lambda each: each[:2])[2] if given else None
+
+
+def annotation_time(annotation: Mapping[str, Any]) -> float:
+    """When an annotation was changed last, in seconds; 0 where it does not tell."""
+    text = annotation.get("updated_at") or annotation.get("created_at")
+    time = datetime.fromisoformat(text) if text else datetime.fromtimestamp(0, UTC)
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+
+
+def full_answer(results: Sequence[Any], classes: Set[str]) -> list[str]:
+    """Classes of the results of an annotation.
+
+    Raises:
+        ValueError: a control has a value that is not a class, or none of the controls has classes.
+    """
+    names, others = [], []
+    for result in results:
         kind, control = result.get("type"), result.get("from_name")
-        if kind == "choices" and control == CHOICES:
-            names += result["value"]["choices"]
-        # the boxes that we drew stay behind when a person takes the tick away
-        elif kind == "rectanglelabels" and control == BOXES and not OWN_BOX.fullmatch(str(result.get("id", ""))):
-            names += result["value"]["rectanglelabels"]
+        # the boxes that ccd drew stay behind when a person takes the tick away
+        if kind == "rectanglelabels" and control == BOXES and OWN_BOX.fullmatch(str(result.get("id", ""))):
+            continue
+        values = result.get("value", {}).get(kind)
+        if isinstance(values, list) and (kind == "choices" or str(kind).endswith("labels")):
+            names += checked(values, control, classes)
+        else:
+            others.append(f"{control} ({kind})")
+    if others and not names and not any(result.get("type") == "choices" for result in results):
+        raise ValueError(f"the control {others[0]} has no classes as values; ccd reads choices and labelled regions")
     return names
 
 
-def short_answer(item: dict[str, Any]) -> list[str]:
-    """Classes of a row of JSON-MIN: one choice is a text, several an object; whose box it is, is not told there."""
-    ticked = item.get(CHOICES, [])
-    names = [ticked] if isinstance(ticked, str) else list(ticked["choices"] if isinstance(ticked, dict) else ticked)
-    for box in item.get(BOXES, []):
-        names += box["rectanglelabels"]
+def short_answer(item: Mapping[str, Any], classes: Set[str]) -> list[str]:
+    """Classes of a row of JSON-MIN, where one choice is a text, several are an object and regions are a list.
+
+    Raises:
+        ValueError: as `full_answer`; texts under unknown names may be fields of the task, and only count as controls
+            where nothing else does.
+    """
+    names, others = [], []
+    for control, value in item.items():
+        if control in DATA or control in META:
+            continue
+        if isinstance(value, dict) and isinstance(value.get("choices"), list):
+            names += checked(value["choices"], control, classes)
+        elif isinstance(value, list) and value and all(isinstance(region, dict) for region in value):
+            for region in value:
+                found = [
+                    labels for key, labels in region.items() if key.endswith("labels") and isinstance(labels, list)
+                ]
+                if not found:
+                    raise ValueError(f"the control {control!r} has regions without labels")
+                names += checked([name for labels in found for name in labels], control, classes)
+        elif isinstance(value, str) and value in classes:
+            names.append(value)
+        elif isinstance(value, list) and value and all(isinstance(name, str) for name in value):
+            names += checked(value, control, classes)
+        elif value not in ("", [], {}, None):
+            others.append((control, value))
+    if others and not names:
+        raise ValueError(f"{others[0][0]!r} is {others[0][1]!r}, which is not one of the classes")
     return names
+
+
+def checked(values: Sequence[Any], control: Any, classes: Set[str]) -> list[Any]:
+    """The values of a control; raises ValueError for one that is not a class."""
+    wrong = [value for value in values if value not in classes]
+    if wrong:
+        raise ValueError(f"the control {control!r} has the value {wrong[0]!r}, which is not one of the classes")
+    return list(values)
