@@ -188,7 +188,7 @@ def find_source(model: str) -> Source:
         return Source(name, str(Path(path).expanduser()), tag)
     raise PipelineError(
         f"open_clip:{name} has no weights {weights!r}. Use open_clip:{name}/TAG with one of "
-        f"{', '.join(tags)}, or open_clip:{name}/PATH of a file."
+        f"{', '.join(tags)}, or open_clip:{name}/TAG@PATH of a file."
     )
 
 
