@@ -88,13 +88,13 @@ ablation: $(VENV)/installed ## the study of the paper's claims on RUN: PLAN=pape
 	$(CCD) ablation $(PLAN) --run $(RUN) --device $(DEVICE)
 
 export: $(VENV)/installed ## the final classifier of RUN as ONNX
-	$(CCD) export $(RUN)
+	$(CCD) export $(RUN) --force
 
 report: $(VENV)/installed ## one HTML page that shows RUN
 	$(CCD) report --run $(RUN)
 
 review: $(VENV)/installed ## the images most worth correcting, for Label Studio
-	$(CCD) review-list --run $(RUN)
+	$(CCD) review-list --run $(RUN) --force
 
 predict: $(VENV)/installed ## labels and scores of IMAGES=DIR
 	$(CCD) predict $(RUN) $(IMAGES) --device $(DEVICE)

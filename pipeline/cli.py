@@ -445,7 +445,7 @@ def inspect(
     compare: Annotated[
         str, typer.Option(help="Another run or labels file: say how the two differ, and nothing else.")
     ] = "",
-    force: Annotated[bool, typer.Option("--force", help="With --show: overwrite the PNG if it is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="With --show: replace a PNG that is there already.")] = False,
     run: RunOption = "",
 ) -> None:
     """Show what an artifact holds: its origin, shapes and classes; or one image, one class, or two runs side by side."""
@@ -460,7 +460,7 @@ def inspect(
     elif picture and image:
         folder = found if found.is_dir() else found.parent
         out = out or Path(image.replace("/", "_")).with_suffix(".png")
-        check_free(out, force)
+        check_free(out, force=force)
         tool.save_picture(folder, image, out)
     else:
         tool.run(found, image)
@@ -488,7 +488,7 @@ ClassifierArgument = Annotated[
 BatchOption = Annotated[int, typer.Option(min=1, max=4096, help="Images that go through the network together.")]
 
 
-OverwriteOption = Annotated[bool, typer.Option("--force", help="Overwrite --out if it is there.")]
+OverwriteOption = Annotated[bool, typer.Option("--force", help="Replace what is there already.")]
 
 
 def classifier_file(target: str) -> Path:
@@ -541,7 +541,7 @@ def predict(
     from pipeline.machine.devices import pick_device
     from pipeline.tools import predict as tool
 
-    check_free(out, force)
+    check_free(out, force=force)
     target, images = split_target(arguments, run, "IMAGES")
     path = classifier_to_use(target)
     options = {"every": every, "batch_size": batch_size, "engine": engine, "exclude": exclude}
@@ -585,13 +585,13 @@ def calibrate(
     from pipeline.machine.devices import pick_device
     from pipeline.tools import calibrate as tool
 
-    check_free(out, force)
     target, tables = split_target(arguments, run, "LABELLED")
     if len(tables) > 1:
         raise PipelineError(f"calibrate takes one file of labels or thresholds, not {' and '.join(tables)}.")
     path, labelled = classifier_file(target), Path(tables[0])
     options = CalibrateConfig(**given_options(given))
     out = out or path.with_name("calibrated.pt")
+    check_free(out, force=force)
     if labelled.suffix.lower() == ".json":
         tool.run_given(path, labelled, out)
         return
@@ -642,9 +642,7 @@ def export_labels(
     """Write labels and scores for another tool: tables, COCO, VOC, YOLO, CVAT, Label Studio, FiftyOne, cleanlab, datasets."""
     from pipeline.tools import export_labels as tool
 
-    if out is None or not out.is_dir():  # a folder is never written over
-        check_free(out, force)
-    places = {"copy_images": copy_images, "image_prefix": image_prefix}
+    places = {"copy_images": copy_images, "image_prefix": image_prefix, "force": force}
     target = named_run(source, run)
     tool.run(run_or_file(target) if target else chosen_run(""), format, out, part=part, boxes=boxes, **places)
 
@@ -690,8 +688,7 @@ def review_list(
     """Write the images whose correction would tell most, the most doubtful first, as tasks of Label Studio."""
     from pipeline.tools import review_list as tool
 
-    check_free(out, force)
-    tool.run(chosen_run(named_run(name, run)), count, out, image_prefix=image_prefix, chosen=images)
+    tool.run(chosen_run(named_run(name, run)), count, out, image_prefix=image_prefix, chosen=images, force=force)
 
 
 @app.command()
@@ -749,17 +746,15 @@ def export(
     run: RunOption = "",
 ) -> None:
     """Write a classifier as an ONNX or torch.export model or a folder for the Hub, and check that it gives the same scores."""
-    if out is None or not out.is_dir():
-        check_free(out, force)
     path = classifier_to_use(named_run(classifier, run))
     if format == "hub":
         from pipeline.tools import hub
 
-        hub.run(path, out)
+        hub.run(path, out, force=force)
         return
     from pipeline.tools import export as tool
 
-    tool.run(path, format, out)
+    tool.run(path, format, out, force=force)
 
 
 @app.command()

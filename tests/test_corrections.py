@@ -243,7 +243,7 @@ def test_a_review_list_of_chosen_images(small_run, tmp_path):
     assert [task["data"]["image_id"] for task in json.loads(path.read_text())] == ["train/5.png"]
     (tmp_path / "selection.csv").write_text("image_id\ntest/0.png\n")
     with pytest.raises(PipelineError, match="none of the train split"):
-        review_list.run(small_run, 100, tmp_path / "review.json", chosen=tmp_path / "selection.csv")
+        review_list.run(small_run, 100, tmp_path / "other.json", chosen=tmp_path / "selection.csv")
 
 
 def test_the_folders_that_label_studio_must_be_told():

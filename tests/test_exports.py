@@ -17,6 +17,7 @@ from runs import CLASSES, HEIGHT, TRAIN, WIDTH
 from pipeline.datasets import folder
 from pipeline.machine.errors import PipelineError
 from pipeline.runs.artifacts import write
+from pipeline.runs.files import LIST
 from pipeline.runs.image_store import ImageStore, StoreKey
 from pipeline.runs.manifest import read_manifest
 from pipeline.tools import export_labels
@@ -148,7 +149,7 @@ def test_fiftyone_gets_a_folder_with_its_loader(small_run, tmp_path, monkeypatch
 
 def test_fiftyone_without_embeddings_of_the_teacher(small_run, tmp_path):
     folder = exported(small_run, "fiftyone", tmp_path)
-    assert {path.name for path in folder.iterdir()} == {"samples.jsonl", "load.py"}
+    assert {path.name for path in folder.iterdir()} == {"samples.jsonl", "load.py", LIST}
 
 
 def test_cleanlab_is_given_other_probabilities_than_the_labels_came_from(small_run, tmp_path):

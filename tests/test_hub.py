@@ -11,6 +11,7 @@ from runs import CLASSES
 from pipeline import Classifier
 from pipeline.classifier.network import build_classifier
 from pipeline.machine.errors import PipelineError
+from pipeline.runs.files import LIST
 from pipeline.tools import hub
 from pipeline.tools.run_files import read_run
 
@@ -30,6 +31,7 @@ def test_torch_and_timm_alone_give_the_classifiers_scores(tiny_classifier, tmp_p
         "load.py",
         "README.md",
         "DATA.md",
+        LIST,
     }
     assert "pipeline." not in (folder / "load.py").read_text()
     found = runpy.run_path(str(folder / "load.py"))["scores"](photo)

@@ -79,7 +79,7 @@ def _unpacked(shard: Path, unpack_to: Path, limit: Limit) -> Path:
     stem = without_archive_suffix(shard.name)
     folder = unpack_to.absolute() / f"{stem}-{begin}-{status.st_size:x}-{status.st_mtime_ns:x}"
     if not folder.is_dir():
-        with replacing_folder(folder) as partial:
+        with replacing_folder(folder, listed=False) as partial:
             extract(shard, partial, limit)
     return folder
 

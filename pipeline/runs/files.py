@@ -14,6 +14,9 @@ from typing import Any
 
 from pipeline.machine.errors import PipelineError, first_line, system_refusal
 
+LIST = ".written-by-ccd.json"
+"""In a folder that `replacing_folder` wrote: the files in it."""
+
 UNFINISHED = ".unfinished"
 """Ending of what is being written; nothing reads such a file."""
 
@@ -50,24 +53,75 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
+def replacing_folder(path: Path, *, listed: bool = True) -> Iterator[Path]:
     """A new folder to write into, which gets its name at the end or is removed if anything went wrong.
 
+    It takes the place of an older folder only if that lists all files in it.
+
+    Args:
+        path: of the folder.
+        listed: list the files of the new one in it.
+
     Raises:
-        PipelineError: there is something of that name, the disk is full, or the folder cannot be written to.
+        PipelineError: something of that name has files of others, the disk is full, or the folder cannot be written
+            to; what was there stays.
     """
-    if path.exists():
-        raise PipelineError(f"{path} exists already. Remove it, or name another.")
-    partial = _beside(path)
+    path = path.resolve()  # where a link leads
+    partial, aside = _beside(path), _beside(path, "old")
+    check_ours(path)
     try:
         _remove_left_over(path)
         partial.mkdir(parents=True)
         yield partial
-        partial.replace(path)
+        if listed:
+            (partial / LIST).write_text(json.dumps(sorted(_files_below(partial)), indent=0), encoding="utf-8")
+        check_ours(path)  # again, as writing takes time
+        if path.exists():
+            path.rename(aside)
+        try:
+            partial.rename(path)
+        except OSError:
+            if aside.exists():
+                aside.rename(path)
+            raise
     except OSError as error:
-        raise PipelineError(f"{path} could not be written ({first_line(error)}); nothing is left of it.") from error
+        raise PipelineError(
+            f"{path} could not be written ({first_line(error)}). What was there is unchanged."
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def check_ours(folder: Path) -> None:
+    """Raise where a folder has a file that no command wrote, or is a file; an empty folder has none.
+
+    Raises:
+        PipelineError: names the first such file.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise PipelineError(f"{folder} is a file, expected a folder or nothing. Name another.")
+    try:
+        listed = json.loads((folder / LIST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        listed = []
+    ours = {LIST, *(name for name in (listed if isinstance(listed, list) else ()) if isinstance(name, str))}
+    foreign = next((name for name in sorted(_files_below(folder)) if name not in ours), None)
+    if foreign is not None:
+        raise PipelineError(
+            f"{folder} has a file that ccd did not write, {foreign}, so it is not replaced. Move that file, or name "
+            "another folder."
+        )
+
+
+def _files_below(folder: Path) -> Iterator[str]:
+    """Relative paths of all files and links below a folder."""
+    for root, folders, names in os.walk(folder):
+        links = [name for name in folders if Path(root, name).is_symlink()]  # which os.walk does not follow
+        for name in (*names, *links):
+            yield Path(root, name).relative_to(folder).as_posix()
 
 
 def remove_folder(path: Path) -> None:
@@ -85,9 +139,10 @@ def remove_folder(path: Path) -> None:
         raise PipelineError(f"{path} could not be removed ({first_line(error)}). Remove it by hand.") from error
 
 
-def _beside(path: Path) -> Path:
-    """A name that no other thread, process or machine writes to."""
-    return path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}{UNFINISHED}")
+def _beside(path: Path, role: str = "") -> Path:
+    """A name that no other thread (without a role), process or machine writes to."""
+    owner = f"{socket.gethostname()}-{os.getpid()}-{role or threading.get_ident()}"
+    return path.with_name(f"{path.name}.{owner}{UNFINISHED}")
 
 
 def _remove_left_over(path: Path) -> None:

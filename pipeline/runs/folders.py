@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from pipeline.machine.errors import PipelineError, hint
+from pipeline.runs.files import check_ours
 
 ARTIFACTS = Path("artifacts")
 FILE_SUFFIXES = (".h5", ".pt", ".json", ".csv")
@@ -57,10 +58,26 @@ def discard(folder: Path) -> None:
         folder.rmdir()
 
 
-def check_free(out: Path | None, force: bool) -> None:
-    """Raise where a file that somebody named, and that is there, would be overwritten without --force."""
-    if out is not None and out.exists() and not force:
-        raise PipelineError(f"{out} exists already. Name another file, or say --force to overwrite it.")
+def check_free(*outs: Path | None, force: bool, folder: bool = False) -> None:
+    """Raise where what a command is to write may not take the place of what is there.
+
+    The rule for all that commands write for somebody: nothing is replaced without --force, and a folder only if ccd
+    wrote every file in it.
+
+    Args:
+        outs: files, or folders; None for standard output.
+        force: whether --force was given.
+        folder: whether they are folders.
+    """
+    for out in outs:
+        if out is None or not out.exists():
+            continue
+        if not force:
+            raise PipelineError(f"{out} exists already. Name another with --out, or give --force to replace it.")
+        if folder:
+            check_ours(out)
+        elif out.is_dir():
+            raise PipelineError(f"{out} is a folder, expected a file. Name another.")
 
 
 def run_or_file(text: str) -> Path:

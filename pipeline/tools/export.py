@@ -21,6 +21,7 @@ from pipeline.machine.progress import say
 from pipeline.photos.rgb import load_square
 from pipeline.runs.checkpoints import Checkpoint, read_checkpoint
 from pipeline.runs.files import replacing
+from pipeline.runs.folders import check_free
 
 Format = Literal["onnx", "torch-export"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
@@ -216,21 +217,25 @@ def check_packages(format: Format) -> None:
         )
 
 
-def run(classifier_path: Path, format: Format, out: Path | None = None) -> None:
+def run(classifier_path: Path, format: Format, out: Path | None = None, *, force: bool = False) -> None:
     """Write a classifier in another format.
 
     Args:
         classifier_path: file of a classifier.
         format: "onnx" or "torch-export".
         out: file to write; None for the classifier's name with the format's ending, beside it.
+        force: replace the file.
 
     Raises:
-        PipelineError: the classifier or a package is missing, the backbone cannot be exported, or the exported
+        PipelineError: `out` is there, the classifier or a package is missing, the backbone cannot be exported, or the exported
             model gives other scores; nothing is written then.
     """
     check_packages(format)
-    checkpoint = read_checkpoint(classifier_path)
     out = out or classifier_path.with_suffix(SUFFIXES[format])
+    check_free(out, force=force)
+    if out.resolve() == classifier_path.resolve():
+        raise PipelineError(f"{out} would be written over the classifier itself. Give another file to --out.")
+    checkpoint = read_checkpoint(classifier_path)
     # channels-last weights lie in memory as torch.export cannot store them
     scorer = Scorer(load_classifier(checkpoint).to(memory_format=torch.contiguous_format)).eval().requires_grad_(False)
     program = trace(scorer, checkpoint.image_size)

@@ -5,10 +5,11 @@ from typing import Literal
 
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import say
+from pipeline.runs.folders import check_free
 from pipeline.runs.photo_facts import check_photos
 from pipeline.tools.label_formats import ENDINGS, FORMATS, WITH_BOXES, WITH_PHOTOS, prepare
 from pipeline.tools.label_sets import Part, read_label_set, waiting_corrections
-from pipeline.tools.label_studio import LOCAL_FILES
+from pipeline.tools.label_studio import LOCAL_FILES, interface_path
 
 Format = Literal[
     "csv",
@@ -34,6 +35,7 @@ def run(
     boxes: bool = False,
     copy_images: bool = False,
     image_prefix: str | None = None,
+    force: bool = False,
 ) -> Path:
     """Write labels and scores for another tool, and return where.
 
@@ -45,10 +47,11 @@ def run(
         boxes: take the run's boxes along, which are where the classifier looked and no objects.
         copy_images: copy the photos into a folder export instead of linking them.
         image_prefix: address that absolute paths are appended to, for Label Studio.
+        force: replace a file, or a folder if ccd wrote all files in it.
 
     Raises:
         PipelineError: no labels, or out of date, photos that have changed, an option that the format has no use for,
-            or a folder that exists.
+            or the output is there.
     """
     if boxes and format not in WITH_BOXES:
         raise PipelineError(f"{format} has no place for boxes; leave out --boxes, or choose {', '.join(WITH_BOXES)}.")
@@ -59,6 +62,8 @@ def run(
     labels = read_label_set(source, part)
     name = labels.path.stem if part != "both" else "labels"
     out = out or labels.path.with_name(f"{name}-{format}{ENDINGS.get(format, '')}")
+    outs = [out, interface_path(out)] if format == "label-studio" else [out]
+    check_free(*outs, force=force, folder=format not in ENDINGS)
     check_photos(labels.path.parent, labels.manifest, remember=False)
     export = prepare(labels, boxes=boxes, copy_images=copy_images, image_prefix=image_prefix or LOCAL_FILES)
     FORMATS[format](export, out)

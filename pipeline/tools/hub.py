@@ -18,6 +18,7 @@ from pipeline.machine.progress import say
 from pipeline.method.thresholds import PRESENT
 from pipeline.runs.checkpoints import Checkpoint, read_checkpoint
 from pipeline.runs.files import replacing_folder
+from pipeline.runs.folders import check_free
 from pipeline.tools.export import TOLERANCE, Scorer, check_recipe, largest_difference, preprocessing, recipe
 from pipeline.tools.label_formats import markdown
 from pipeline.tools.run_files import RunFiles, read_run
@@ -194,12 +195,13 @@ def data_card(run: RunFiles | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def run(classifier_path: Path, out: Path | None = None) -> Path:
+def run(classifier_path: Path, out: Path | None = None, *, force: bool = False) -> Path:
     """Write the folder, and return it; nothing is uploaded.
 
     Args:
         classifier_path: file of a classifier; figures and data are those of the run that it lies in.
         out: folder; None for `hub` beside the classifier.
+        force: replace the folder if ccd wrote all files in it.
 
     Raises:
         PipelineError: the classifier is missing, its backbone is not timm's, the weights give other scores, or the
@@ -207,6 +209,8 @@ def run(classifier_path: Path, out: Path | None = None) -> Path:
     """
     from safetensors.torch import save_file
 
+    out = out or classifier_path.with_name("hub")
+    check_free(out, force=force, folder=True)
     checkpoint = read_checkpoint(classifier_path)
     net = load_classifier(checkpoint).eval()
     architecture = architecture_of(checkpoint.architecture["backbone"])
@@ -220,7 +224,6 @@ def run(classifier_path: Path, out: Path | None = None) -> Path:
     folder = classifier_path.parent
     files = read_run(folder) if (folder / "manifest.csv").exists() else None
     config = config_of(checkpoint, net, architecture)
-    out = out or classifier_path.with_name("hub")
     with replacing_folder(out) as target:
         save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
         for name, text in (

@@ -142,7 +142,7 @@ def write_coco(export: Export, out: Path) -> None:
 def write_label_studio(export: Export, out: Path) -> None:
     """Label Studio tasks with predictions; the labelling interface is written beside them, with the ending .xml."""
     write_text(out, json.dumps([studio_task(export, row) for row in range(len(export.labels.image_ids))], indent=1))
-    write_text(out.with_suffix(".xml"), label_studio.interface(export.labels.class_names))
+    write_text(label_studio.interface_path(out), label_studio.interface(export.labels.class_names))
     say(label_studio.storage_advice(export.labels.manifest.paths, export.image_prefix))
 
 

@@ -7,10 +7,12 @@ import os.path
 import re
 from collections.abc import Mapping, Sequence, Set
 from datetime import UTC, datetime
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
+
+from pipeline.machine.errors import PipelineError
 
 LOCAL_FILES = "/data/local-files/?d="
 """How Label Studio names a file below its document root, LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT (here: /)."""
@@ -31,6 +33,18 @@ def interface(class_names: Sequence[str]) -> str:
         f'  <Choices name="{CHOICES}" toName="{IMAGE}" choice="multiple" layout="inline">\n{choices}\n  </Choices>\n'
         f'  <RectangleLabels name="{BOXES}" toName="{IMAGE}">\n{labels}\n  </RectangleLabels>\n</View>\n'
     )
+
+
+def interface_path(tasks: Path) -> Path:
+    """Where the labelling interface of a file of tasks is: next to it, with the ending .xml.
+
+    Raises:
+        PipelineError: the tasks themselves would be there.
+    """
+    path = tasks.with_suffix(".xml")
+    if path == tasks:
+        raise PipelineError(f"{tasks} is for the labelling interface, and the tasks are JSON. Name a .json file.")
+    return path
 
 
 def task(
