@@ -1,4 +1,5 @@
 import pytest
+from colours import invoke
 
 from pipeline.datasets.class_names import (
     check_class_names,
@@ -34,7 +35,7 @@ def test_display_names_come_from_the_table_or_from_the_name():
     ]
     with pytest.raises(PipelineError, match="'cat' has an empty list"):
         display_names(["cat", "dog"], {"cat": []})
-    with pytest.raises(PipelineError, match="'couch' and 'couch' are the same"):
+    with pytest.raises(PipelineError, match="Classes 'sofa' and 'settee' are both called 'couch'"):
         display_names(["sofa", "settee"], {"sofa": ["couch"], "settee": ["couch"]})
 
 
@@ -53,12 +54,48 @@ def test_class_names_as_a_list_or_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("classes.txt", "cat\ntraffic light\n"),
+        ("classes.txt", "# animals and more\n0 cat\n1 traffic light\n"),
+        ("classes.txt", "1: cat\n2: traffic light\n"),
+        ("obj.names", "cat\ntraffic light\n"),
+        ("data.yaml", "train: images/train\nnc: 2\nnames: [cat, traffic light]\n"),
+        ("data.yaml", "names:\n  0: cat\n  1: traffic light\n"),
+        ("data.yml", "- cat\n- traffic light\n"),
+        ("names.json", '["cat", "traffic light"]'),
+        ("names.json", '{"traffic light": 1, "cat": 0}'),
+        ("names.json", '{"10": "traffic light", "9": "cat"}'),
+        ("names.json", '{"categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "traffic light"}]}'),
+    ],
+)
+def test_class_names_are_read_from_the_files_that_people_have(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    assert parse_class_names(str(tmp_path / name)) == ["cat", "traffic light"]
+
+
+def test_names_that_are_one_prompt_are_found_by_prepare(photos, tmp_path):
+    code, output = invoke("prepare", tmp_path / "run", "--images", photos / "train", "--classes", "hot_dog,hot dog")
+    assert code == 1 and "'hot_dog' and 'hot dog' are both called 'hot dog'" in output
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
     ("name", "text", "match"),
     [
-        ("classes.csv", "class,id\ncat,0\ndog,1\n", "is no list of class names: it has the line 'class,id'"),
+        ("classes.csv", "class,id\ncat,0\ndog,1\n", "is not a list of class names: it has the line 'class,id'"),
         ("classes.txt", "cat,dog\n", "has the line 'cat,dog'. Expected names joined by commas"),
         ("classes.txt", "cat;dog\n", "has the line 'cat;dog'"),
-        ("classes.json", '["cat", "dog"]', "is no list of class names"),
+        ("classes.json", '{"cat": "dog"}', "has no list of class names"),
+        ("classes.json", '["cat", 3]', "has no list of class names"),
+        ("classes.json", '["cat", ', "is not valid JSON"),
+        ("data.yaml", "train: images\nnc: 2\n", "has no list of class names"),
+        ("data.yaml", "names: [cat, {\n", "is not valid YAML"),
+        ("classes.txt", "names:\n- cat\n- dog\n", "has the line 'names:'"),
+        ("classes.txt", "0 cat\ndog\n", "has the line '0 cat'"),
+        ("classes.txt", "cat\t0\ndog\t1\n", "is not a list of class names"),
+        ("nowhere/classes", None, "nowhere/classes cannot be read: No such file"),
+        ("names.yaml", None, "names.yaml cannot be read: No such file"),
         ("gone.txt", None, "gone.txt cannot be read: No such file"),
         ("cat;dog", None, "'cat;dog' are joined by semicolons. Expected names joined by commas"),
     ],

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.machine.errors import PipelineError, hint
+from pipeline.machine.text import nfc
 
 
-def read_lines(path: Path) -> list[str]:
-    """Stripped lines of a UTF-8 text file without the empty ones.
+def read_lines(path: Path, *, strip: bool = True) -> list[str]:
+    """Lines of a UTF-8 text file without the empty ones, stripped unless their indentation counts.
 
     Raises:
         PipelineError: the file is missing or no UTF-8 text.
@@ -21,7 +22,7 @@ def read_lines(path: Path) -> list[str]:
         raise PipelineError(f"{path} cannot be read: {error.strerror}. Complete the dataset.") from error
     except UnicodeDecodeError as error:
         raise PipelineError(f"{path} is not UTF-8 text ({error.reason}). Save it as UTF-8.") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() if strip else line for line in text.splitlines() if line.strip()]
 
 
 def check_unique(image_ids: Sequence[str], source: Path | str) -> None:
@@ -105,8 +106,8 @@ def class_index(name: str, class_names: Sequence[str], source: Path) -> int:
     Raises:
         PipelineError: it is none of them; names `source`, and the class that may be meant.
     """
-    if name in class_names:
-        return class_names.index(name)
+    if nfc(name) in class_names:
+        return class_names.index(nfc(name))
     raise PipelineError(
         f"{source} names class {name!r}, which is none of the {len(class_names)} classes. {hint(name, class_names)}"
     )

@@ -1,11 +1,11 @@
 """What somebody calls an image to the row of that image: by id, path, base name, or base name without suffix."""
 
 import os
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
+from pipeline.machine.text import nfc
 from pipeline.photos.formats import PHOTO_SUFFIXES
 
 TEST_PREFIX = "test/"
@@ -13,7 +13,7 @@ TEST_PREFIX = "test/"
 
 
 class ImageNames:
-    """Finds images by whatever names them.
+    """Finds images by whatever names them; composed and decomposed characters are the same.
 
     Args:
         image_ids: N unique ids.
@@ -24,18 +24,19 @@ class ImageNames:
     def __init__(self, image_ids: Sequence[str], paths: Sequence[Path | str], splits: Sequence[str]) -> None:
         self.image_ids = image_ids
         self.splits = splits
-        self._paths = [os.path.normpath(path) for path in paths]
-        self._by_id = {image_id: row for row, image_id in enumerate(image_ids)}
+        self._paths = [nfc(os.path.normpath(path)) for path in paths]
+        ids = [nfc(image_id) for image_id in image_ids]
+        self._by_id = {image_id: row for row, image_id in enumerate(ids)}
         self._by_path = _index(self._paths)
         # as written from the folder of the own split
-        self._by_own = _index(image_id.removeprefix(TEST_PREFIX) for image_id in image_ids)
+        self._by_own = _index(image_id.removeprefix(TEST_PREFIX) for image_id in ids)
         self._by_base = _index(os.path.basename(path) for path in self._paths)  # noqa: PTH119
-        self._by_stem = _index(without_suffix(image_id) for image_id in image_ids)
+        self._by_stem = _index(without_suffix(image_id) for image_id in ids)
         self._by_base_stem = _index(without_suffix(os.path.basename(path)) for path in self._paths)  # noqa: PTH119
 
     def exactly(self, name: str) -> int | None:
         """Row of the image with this id."""
-        return self._by_id.get(name)
+        return self._by_id.get(nfc(name))
 
     def find(self, name: str, folder: Path | None = None) -> list[int]:
         """Rows of all images that a name may mean, by the nearest way in which it means any.
@@ -45,7 +46,7 @@ class ImageNames:
                 working directory; the end of a path, as a base name; an id or base name without its suffix.
             folder: of the table that writes the name.
         """
-        name = PurePosixPath(name).as_posix()
+        name = nfc(PurePosixPath(name).as_posix())
         exact = self._by_id.get(name)
         if name.startswith("train/") and exact is None:
             own = [row for row in self._by_own.get(name.removeprefix("train/"), []) if self.splits[row] == "train"]
@@ -57,7 +58,7 @@ class ImageNames:
         if found:
             return found
         for start in (folder, Path.cwd()):
-            if start is not None and (found := self._by_path.get(os.path.normpath(start / name))):
+            if start is not None and (found := self._by_path.get(nfc(os.path.normpath(start / name)))):
                 return found
         base = os.path.basename(name)  # noqa: PTH119
         end = f"/{name}"
@@ -84,7 +85,7 @@ def match_names(theirs: Sequence[str], image_ids: Sequence[str], required: Seque
     for rule in (_same_id, _same_own_id, _path_to_id, _end_of_id):
         for strip in (str, without_suffix):
             found: list[int | None] = [None] * len(image_ids)
-            sides = ([unicodedata.normalize("NFC", strip(name)) for name in side] for side in (theirs, image_ids))
+            sides = ([nfc(strip(name)) for name in side] for side in (theirs, image_ids))
             for their, our in rule(*sides):
                 found[our] = their
             best = max(best, found, key=lambda rows: _count(rows, required))  # the first of those that are equal

@@ -1,7 +1,6 @@
 """One image as a folder, a table or a shard lists it, and which files of a source are not looked at."""
 
 import os
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -12,6 +11,7 @@ import numpy as np
 
 from pipeline.machine.errors import printable
 from pipeline.machine.progress import say
+from pipeline.machine.text import nfc
 from pipeline.runs.score_table import LABEL_SEPARATOR
 
 
@@ -75,9 +75,9 @@ def excluded_by(name: str, patterns: Sequence[str]) -> str | None:
     """
     if not patterns:
         return None
-    path = unicodedata.normalize("NFC", f"/{name}")
+    path = nfc(f"/{name}")
     for pattern in patterns:
-        end = unicodedata.normalize("NFC", pattern).removesuffix("/**").rstrip("/")
+        end = nfc(pattern).removesuffix("/**").rstrip("/")
         if fnmatchcase(path, end if end.startswith("/") else f"*/{end.removeprefix('**/')}"):
             return f"by --exclude {pattern}"
     return None

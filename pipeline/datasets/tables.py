@@ -15,6 +15,7 @@ from pipeline.datasets.dataset import UNKNOWN
 from pipeline.datasets.image_names import without_suffix
 from pipeline.datasets.listing import ListedImage, parse_labels
 from pipeline.machine.errors import PipelineError, hint, nearest
+from pipeline.machine.text import nfc
 from pipeline.runs.score_table import LABEL_SEPARATOR, text_of
 
 TABLE_SUFFIXES = (".csv", ".parquet")
@@ -87,6 +88,7 @@ def label_row(names: Sequence[str], class_names: Sequence[str], where: str) -> n
     Raises:
         PipelineError: a name is none of the classes; begins with `where`.
     """
+    names, class_names = ([nfc(name) for name in each] for each in (names, class_names))
     for name in names:
         if name not in class_names:
             raise PipelineError(
@@ -222,7 +224,7 @@ def _csv_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, Any]
     except csv.Error as error:
         raise PipelineError(f"{path} is not a CSV file ({error}). Save it as such.") from error
     numbered = [(number, row) for number, row in enumerate(rows, start=1) if any(row)]
-    header = [name.strip() for name in numbered[0][1]] if numbered else []
+    header = [nfc(name.strip()) for name in numbered[0][1]] if numbered else []
     if not set(header) & set(ID_COLUMNS) and all(len(row) == 1 for _, row in numbered):
         if any(_joined_by(mark, [row[0] for _, row in numbered]) for mark in ";\t|"):
             return header, iter(())
@@ -251,6 +253,7 @@ def _parquet_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, 
     pyarrow = import_pyarrow(path)
     try:
         table = pyarrow.parquet.read_table(path)
+        table = table.rename_columns([nfc(name) for name in table.column_names])
         return table.column_names, iter(list(enumerate(table.to_pylist(), start=1)))
     except (OSError, pyarrow.ArrowException) as error:
         raise PipelineError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]} Check it.") from error

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.machine.errors import PipelineError, first_line, hint
+from pipeline.machine.text import nfc
 from pipeline.runs.config import Config, absolute_path
 from pipeline.runs.files import write_text
 from pipeline.runs.graph import STAGE_NAMES, STAGES, options_of
@@ -108,7 +109,7 @@ def parse(text: str, where: str) -> Settings:
         if name not in (*STAGE_NAMES, "classes", "run") or not isinstance(table, dict):
             raise PipelineError(f"{where} has an unknown table [{name}]. {hint(name, [*STAGE_NAMES, 'classes'])}")
     classes, origins = tables.pop("classes", {}), tables.pop("run", {})
-    words = {name: [value] if isinstance(value, str) else value for name, value in classes.items()}
+    words = {nfc(name): [value] if isinstance(value, str) else value for name, value in classes.items()}
     for name, value in words.items():
         if not are_words(value):
             raise PipelineError(

@@ -11,6 +11,7 @@ import pandas as pd
 from pipeline.datasets import Dataset, coco, demo, folder, nuswide, voc
 from pipeline.datasets.archives import Limit
 from pipeline.datasets.class_names import default_display_names, parse_class_names
+from pipeline.datasets.class_names import display_names as check_prompts
 from pipeline.datasets.listing import say_left_out
 from pipeline.datasets.remote import is_address
 from pipeline.evaluation.ground_truth import FILE, GroundTruth, digest_truth
@@ -124,6 +125,7 @@ def run(
         PipelineError: the dataset is not what its adapter expects, or none of its train images can be read.
     """
     dataset = load_dataset(config, run_folder)
+    check_prompts(dataset.class_names, display_names)
     rows, kept, skipped = check_images(dataset, KnownPhotos(run_folder, fresh=force))
     for note in dataset.notes:
         say(f"{note}.")

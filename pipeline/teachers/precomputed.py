@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from pipeline.datasets.image_names import match_names
 from pipeline.machine.errors import PipelineError, UnreadableError, first_line, hint, system_refusal
+from pipeline.machine.text import nfc
 from pipeline.runs.files import sha256_of
 
 SUM_TOLERANCE = 0.02
@@ -104,7 +105,7 @@ def align(
     columns = None
     if found.class_names is not None:
         columns = _columns(found.class_names, class_names)
-        if further := sorted(set(found.class_names) - set(class_names)):
+        if further := sorted({*map(nfc, found.class_names)} - {*map(nfc, class_names)}):
             raise PipelineError(
                 f"The precomputed scores have {len(further)} classes more than the dataset, the first "
                 f"{further[0]!r}. A softmax over other classes is another one: compute them anew, or name "
@@ -125,13 +126,13 @@ def align(
 
 def _columns(found: list[str], wanted: list[str]) -> Tensor:
     """int64 Tensor[C]: where in `found` each wanted class is."""
-    position = {name: i for i, name in enumerate(found)}
-    if missing := [name for name in wanted if name not in position]:
+    position = {nfc(name): i for i, name in enumerate(found)}
+    if missing := [name for name in wanted if nfc(name) not in position]:
         raise PipelineError(
             f"The precomputed scores lack {len(missing)} of {len(wanted)} class names, the first {missing[0]!r}. "
             f"{hint(missing[0], found)} Name the classes as they do, or compute them anew."
         )
-    return torch.tensor([position[name] for name in wanted])
+    return torch.tensor([position[nfc(name)] for name in wanted])
 
 
 def _read_hdf5(path: Path) -> Precomputed:

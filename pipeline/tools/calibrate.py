@@ -13,6 +13,7 @@ from pipeline.datasets.image_names import ImageNames
 from pipeline.datasets.tables import read_table
 from pipeline.machine.errors import PipelineError, first_line
 from pipeline.machine.progress import PlainTable, say, show
+from pipeline.machine.text import nfc
 from pipeline.method import FORMULAS
 from pipeline.method.thresholds import NewThresholds, better_thresholds, predicted_nearly_everywhere
 from pipeline.runs.artifacts import Provenance
@@ -123,6 +124,7 @@ def read_thresholds(path: Path, class_names: list[str]) -> np.ndarray:
     """
     try:
         said = json.loads(path.read_text(encoding="utf-8-sig"))
+        said = {nfc(name): value for name, value in said.items()} if isinstance(said, dict) else said
     except (OSError, ValueError, RecursionError) as error:
         raise PipelineError(f"{path} could not be read as JSON ({first_line(error)}).") from None
     if not isinstance(said, dict) or set(said) != set(class_names):

@@ -15,6 +15,7 @@ from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.tables import show_metrics
 from pipeline.machine.errors import PipelineError, hint
 from pipeline.machine.progress import PlainTable, say, show
+from pipeline.machine.text import as_listed, nfc
 from pipeline.method.thresholds import PRESENT
 from pipeline.runs.artifacts import (
     Artifact,
@@ -107,7 +108,7 @@ def show_run(folder: Path, image: str) -> None:
 
 def check_photo(folder: Path, manifest: Manifest, image_id: str) -> None:
     """Raise where the photo of an image is gone or is not the one that the run has seen."""
-    one = manifest.images[manifest.images["image_id"] == image_id].reset_index(drop=True)
+    one = manifest.images[manifest.images["image_id"] == as_listed(image_id, manifest.image_ids)].reset_index(drop=True)
     check_photos(folder, replace(manifest, images=one), remember=False)
 
 
@@ -134,6 +135,7 @@ def run_class(path: Path, class_name: str) -> None:
         PipelineError: no labels, or no such class (names the nearest).
     """
     labels = read_label_set(path)
+    class_name = nfc(class_name)
     if class_name not in labels.class_names:
         raise PipelineError(f"{labels.path} has no class {class_name!r}. {hint(class_name, labels.class_names)}")
     c = labels.class_names.index(class_name)
@@ -187,6 +189,7 @@ def save_picture(folder: Path, image_id: str, out: Path) -> None:
     from pipeline.photos.drawing import draw_boxes  # decodes photos, and no other part of this module does
 
     manifest = read_manifest(folder)
+    image_id = as_listed(image_id, manifest.image_ids)
     if image_id not in manifest.image_ids:
         raise unknown_image(image_id, manifest.image_ids, [folder.name])
     check_photo(folder, manifest, image_id)
@@ -338,6 +341,7 @@ def manifest_table(manifest: Manifest) -> PlainTable:
 
 def show_image(artifacts: dict[str, Artifact], image_id: str) -> None:
     """Print what the artifacts say of one image: one row per class, then its boxes and crops."""
+    image_id = as_listed(image_id, [each for artifact in artifacts.values() for each in artifact.image_ids])
     holding = {name: a for name, a in artifacts.items() if image_id in a.image_ids}
     if not holding:
         known = [i for a in artifacts.values() for i in a.image_ids]

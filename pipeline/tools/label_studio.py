@@ -13,6 +13,7 @@ from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from pipeline.machine.errors import PipelineError
+from pipeline.machine.text import nfc
 
 LOCAL_FILES = "/data/local-files/?d="
 """How Label Studio names a file below its document root, LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT (here: /)."""
@@ -222,8 +223,8 @@ def short_answer(item: Mapping[str, Any], classes: Set[str]) -> list[str]:
                 if not found:
                     raise ValueError(f"the control {control!r} has regions without labels")
                 names += checked([name for labels in found for name in labels], control, classes)
-        elif isinstance(value, str) and value in classes:
-            names.append(value)
+        elif isinstance(value, str) and nfc(value) in classes:
+            names.append(nfc(value))
         elif isinstance(value, list) and value and all(isinstance(name, str) for name in value):
             names += checked(value, control, classes)
         elif value not in ("", [], {}, None):
@@ -235,7 +236,8 @@ def short_answer(item: Mapping[str, Any], classes: Set[str]) -> list[str]:
 
 def checked(values: Sequence[Any], control: Any, classes: Set[str]) -> list[Any]:
     """The values of a control; raises ValueError for one that is not a class."""
+    values = [nfc(value) if isinstance(value, str) else value for value in values]
     wrong = [value for value in values if value not in classes]
     if wrong:
         raise ValueError(f"the control {control!r} has the value {wrong[0]!r}, which is not one of the classes")
-    return list(values)
+    return values

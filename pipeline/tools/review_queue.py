@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import say
+from pipeline.machine.text import nfc
 from pipeline.runs.artifacts import Labels, check_same_images
 from pipeline.runs.photo_facts import check_photos
 from pipeline.runs.state import up_to_date
@@ -62,7 +63,7 @@ def review_queue(folder: Path, count: int, chosen: Path | None = None) -> Review
     if chosen is None:
         return ReviewQueue(labels, [int(row) for row in order[:count] if top[row] > 0], doubtful)
     wanted = read_selection(chosen)
-    rows = [int(row) for row in order if labels.image_ids[row] in wanted]
+    rows = [int(row) for row in order if nfc(labels.image_ids[row]) in wanted]
     if not rows:
         raise PipelineError(
             f"{chosen} names {len(wanted)} images and none of the train split; only these are corrected."
@@ -87,4 +88,4 @@ def read_selection(path: Path) -> set[str]:
         raise PipelineError(f"{path} could not be read ({error}); expected a CSV with the column image_id.") from None
     if not rows or "image_id" not in rows[0]:
         raise PipelineError(f"{path} has no column image_id, or no row; the report saves such a list.")
-    return {row["image_id"] for row in rows}
+    return {nfc(row["image_id"] or "") for row in rows}
