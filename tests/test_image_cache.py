@@ -40,6 +40,15 @@ def test_another_size_and_a_changed_image_are_loaded_anew(tmp_path: Path):
     assert torch.equal(cache.load_view(path, SIZE), load_view(path, SIZE))
 
 
+def test_pixels_of_an_earlier_decoder_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path, cache = write(tmp_path / "a.png", 0), ImageCache(tmp_path / "cache")
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.photos.image_cache.DECODING", 1)
+        patch.setattr("pipeline.photos.image_cache.load_view", lambda *_: torch.zeros((3, *SIZE), dtype=torch.uint8))
+        cache.load_view(path, SIZE)
+    assert torch.equal(cache.load_view(path, SIZE), load_view(path, SIZE))
+
+
 def test_cut_file_in_the_cache_is_replaced(tmp_path: Path):
     path, cache = write(tmp_path / "a.png", 0), ImageCache(tmp_path / "cache")
     cache.load_view(path, SIZE)

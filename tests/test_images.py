@@ -153,13 +153,17 @@ def test_squash_of_a_crop_equals_squash_of_its_copy():
     assert torch.equal(squash(crop, (96, 64)), squash(crop.contiguous(), (96, 64)))
 
 
-def png_header(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
+
+def png_header(width: int, height: int) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", zlib.compress(b"\0" * 100))
+        + png_chunk(b"IEND", b"")
     )
 
 
@@ -365,3 +369,40 @@ def test_a_pgm_of_sixteen_bits_is_read(tmp_path: Path):
     (tmp_path / "deep.pgm").write_bytes(b"P5 64 4 4095\n" + np.round(GREY * 4095).astype(">u2").tobytes())
     found = load_image(tmp_path / "deep.pgm")
     assert np.abs(found[0].numpy() / 255 - GREY).max() < 0.006
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_signed_integers_are_refused_as_of_unknown_range(tmp_path: Path, dtype: type):
+    """Pillow shows the negative numbers of a TIFF of 8 bits as bright pixels."""
+    path = write_tiff(tmp_path / "signed.tiff", (GREY * 100).astype(dtype), t339=2)
+    for read in (verify_image, load_image):
+        with pytest.raises(UnreadableImage, match=r"signed\.tiff .* signed integers of unknown range"):
+            read(path)
+
+
+def test_the_transparent_value_of_16_bit_pngs_lies_over_white(tmp_path: Path):
+    grey = Image.fromarray(np.array([[1000, 1001, 65535]], np.uint16))
+    grey.save(tmp_path / "grey.png", transparency=1000)
+    assert load_image(tmp_path / "grey.png")[0, 0].tolist() == [255, 3, 255]
+    pixels = np.array([[1000, 2000, 3000], [60000, 60000, 60000]], ">u2")
+    key = png_chunk(b"tRNS", struct.pack(">3H", 1000, 2000, 3000))
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0))
+    content = png_chunk(b"IDAT", zlib.compress(b"\0" + pixels.tobytes()))
+    (tmp_path / "rgb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + key + content + png_chunk(b"IEND", b""))
+    assert load_image(tmp_path / "rgb.png")[:, 0].T.tolist() == [[255, 255, 255], [234, 234, 234]]
+
+
+def test_premultiplied_grey_lies_over_white():
+    image = Image.new("La", (1, 1))
+    image.putpixel((0, 0), (50, 128))
+    assert from_pillow(image).flatten().tolist() == pytest.approx([177] * 3, abs=1)
+
+
+def test_a_closed_or_empty_pillow_image_is_named(tmp_path: Path):
+    photo().save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as closed:
+        pass
+    with pytest.raises(UnreadableImage, match=r"a\.png cannot be read as an image: its file was closed"):
+        from_pillow(closed)
+    with pytest.raises(UnreadableImage, match="0 x 5 has no pixels"):
+        from_pillow(Image.new("RGB", (0, 5)))

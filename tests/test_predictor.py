@@ -1,10 +1,11 @@
 import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, ImageSequence
 from small import noise_photos
 
 from pipeline import Classifier
@@ -94,6 +95,74 @@ def test_an_open_image_is_turned_and_flattened_as_its_file_is(tmp_path):
         assert torch.equal(square_photo(opened, SIZE), square_photo(tmp_path / "turned.png", SIZE))
 
 
+def test_open_files_and_whatever_can_be_read_are_photos(tiny_classifier, photos):
+    classifier = Classifier.load(tiny_classifier)
+    content = Path(photos[0]).read_bytes()
+    wanted = classifier.scores(photos[0])[0]
+    at_its_end = io.BytesIO()
+    at_its_end.write(content)
+
+    class Response:  # as of urllib: it can be read once, and gives its content and nothing else
+        def read(self):
+            return content
+
+    with open(photos[0], "rb") as file, zipfile_of(photos[0]).open("photo.png") as member:  # noqa: PTH123
+        several = [file, member, at_its_end, Response(), bytearray(content), memoryview(content), content]
+        assert (classifier.scores(several) == wanted).all()
+        assert len(classifier.predict(file)) == 1
+    with pytest.raises(UnreadableImage, match=r"0\.png cannot be read as an image: .*closed file"):
+        classifier.predict(file)
+    with open(photos[0]) as text, pytest.raises(UnreadableImage, match="'rb'"):  # noqa: PTH123
+        classifier.predict(text)
+
+
+def zipfile_of(path):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.write(path, "photo.png")
+    return zipfile.ZipFile(buffer)
+
+
+def test_photos_that_change_after_they_are_handed_over_are_scored_as_they_were(tiny_classifier, tmp_path):
+    classifier = Classifier.load(tiny_classifier)
+    generator = np.random.default_rng(0)
+    frames = [generator.integers(0, 256, (40, 50, 3), np.uint8) for _ in range(3)]
+    wanted = classifier.scores(frames)
+    first, *others = map(Image.fromarray, frames)
+    first.save(tmp_path / "a.tif", save_all=True, append_images=others)
+    with Image.open(tmp_path / "a.tif") as pages:
+        np.testing.assert_array_equal(classifier.scores(ImageSequence.Iterator(pages)), wanted)
+    buffer = np.empty_like(frames[0])
+
+    def reused():
+        for frame in frames:
+            buffer[:] = frame
+            yield buffer
+
+    np.testing.assert_array_equal(classifier.scores(reused(), batch_size=2), wanted)
+
+
+def test_an_image_that_pillow_has_not_decoded_yet_may_be_named_twice(tiny_classifier, tmp_path):
+    classifier = Classifier.load(tiny_classifier)
+    pixels = np.random.default_rng(0).integers(0, 256, (900, 900, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "large.png")
+    with Image.open(tmp_path / "large.png") as lazy:
+        scores = classifier.scores([lazy] * 6)
+    assert (scores == classifier.scores(pixels)).all()
+
+
+def test_an_array_of_paths_is_a_sequence(tiny_classifier, photos):
+    classifier = Classifier.load(tiny_classifier)
+    assert (classifier.scores(np.array(list(map(str, photos)))) == classifier.scores(photos)).all()
+
+
+def test_what_has_no_order_of_photos_is_refused(tiny_classifier, photos):
+    classifier = Classifier.load(tiny_classifier)
+    for value, found in (({"image": photos[0]}, "dict"), ({photos[0]}, "set"), (7, "int")):
+        with pytest.raises(PipelineError, match=f"found {found} as photos, expected a path"):
+            classifier.predict(value)
+
+
 def test_grey_pixels_are_the_same_as_three_equal_channels():
     grey = np.arange(20 * 30, dtype=np.uint8).reshape(20, 30)
     assert torch.equal(square_photo(grey, SIZE), square_photo(np.stack([grey] * 3, axis=2), SIZE))
@@ -105,6 +174,12 @@ def test_grey_pixels_are_the_same_as_three_equal_channels():
         (np.zeros((20, 30, 3)), r"float64 array \(20, 30, 3\)"),
         (np.zeros((3, 20, 30), np.uint8), r"uint8 array \(3, 20, 30\)"),
         (np.zeros((0, 30, 3), np.uint8), r"uint8 array \(0, 30, 3\)"),
+        (np.zeros((20, 30, 3), np.uint16), r"uint16 array \(20, 30, 3\)"),
+        (np.zeros((20, 30), bool), r"bool array \(20, 30\)"),
+        (np.zeros((20, 30, 4), np.uint8), r"uint8 array \(20, 30, 4\)"),
+        (torch.zeros((3, 20, 30), dtype=torch.uint8), r"uint8 tensor \(3, 20, 30\)"),
+        (torch.zeros((2, 3, 20, 30)), r"float32 tensor \(3, 20, 30\)"),
+        ([{"bytes": b""}], "dict"),
         ([7], "int"),
     ],
 )
@@ -122,11 +197,6 @@ def test_open_files_are_photos(tiny_classifier, photos):
         assert np.array_equal(classifier.scores([file, bytearray(path.read_bytes())]), np.repeat(wanted, 2, axis=0))
     with pytest.raises(UnreadableImage, match="the file is empty"):
         classifier.scores(io.BytesIO())
-
-
-def test_a_mapping_is_not_a_list_of_photos(tiny_classifier, photos):
-    with pytest.raises(PipelineError, match="found a dict as photos, expected a list"):
-        Classifier.load(tiny_classifier).predict({"a": photos[0]})
 
 
 def test_a_broken_file_is_refused_by_name(tiny_classifier, tmp_path):

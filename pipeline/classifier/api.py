@@ -9,7 +9,7 @@ It needs neither the teacher nor the run that the file came from:
         prediction.scores  # {"car": 0.91, "cat": 0.02, "person": 0.77}
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -28,14 +28,19 @@ from pipeline.machine.engines import Engine, Run
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import bar, say
 from pipeline.photos.images import UnreadableImage, from_pillow
-from pipeline.photos.prefetch import Prefetch, Stream, chunks, default_workers
+from pipeline.photos.prefetch import Prefetch, default_workers
 from pipeline.photos.squash import load_view, squash_image
 from pipeline.runs.checkpoints import Checkpoint, read_checkpoint
 from pipeline.runs.score_table import present_classes
 
-Photo = str | Path | bytes | BinaryIO | Image.Image | np.ndarray
-"""A file, the content of one, a file that is open for reading bytes, a Pillow image, or uint8 pixels [H, W, 3] in RGB or
+Photo = str | Path | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray
+"""A file, one that is open in binary mode, the content of one, a Pillow image, or uint8 pixels [H, W, 3] in RGB or
 [H, W] in grey."""
+
+EXPECTED = (
+    "expected a path, a file opened in binary mode, the bytes of a file, a Pillow image or a uint8 array of RGB (H, W, 3) "
+    "or grey (H, W), or several of these in a list or another iterable"
+)
 
 
 @dataclass(frozen=True)
@@ -96,8 +101,9 @@ class Classifier:
         """Scores of photos.
 
         Args:
-            images: one photo or several of any kind: paths, open files, the bytes of files, Pillow images, uint8 arrays [H, W, 3]
-                (RGB) or [H, W].
+            images: one photo or several of any kind: paths, open files, the bytes of files, Pillow images, uint8 arrays
+                [H, W, 3] (RGB) or [H, W]. Threads decode paths and bytes; what Pillow has not decoded yet, and files that
+                are open, are read one after the other.
             batch_size: photos that go through the network together.
 
         Returns:
@@ -107,13 +113,13 @@ class Classifier:
             UnreadableImage: a photo cannot be decoded.
             PipelineError: an object is no photo.
         """
-        if isinstance(images, Mapping):
-            raise PipelineError(f"found a {type(images).__name__} as photos, expected a list. Give its values.")
-        photos = [images] if is_photo(images) else list(images)
-        load = partial(square_photo, size=self.image_size, squash=self.net.squash)
-        batches = [photos[rows.start : rows.stop] for rows in chunks(len(photos), batch_size)]
-        scores = [self.score_batch(torch.stack(squares)) for squares in Stream(load, batches)]
-        return np.concatenate([np.zeros((0, len(self.class_names)), np.float32), *scores])
+        load = partial(squared, size=self.image_size, squash=self.net.squash)
+        ahead = Prefetch(load, map(held, each_photo(images)), ahead=default_workers() + batch_size)
+        scores = [np.zeros((0, len(self.class_names)), np.float32)]
+        with closing(iter(ahead)) as squares:
+            while batch := list(islice(squares, batch_size)):
+                scores.append(self.score_batch(torch.stack(batch)))
+        return np.concatenate(scores)
 
     @torch.inference_mode()
     def score_batch(self, squares: Tensor) -> np.ndarray:
@@ -190,18 +196,81 @@ def square_or_error(photo: Photo, size: int, squash: str) -> Tensor | Unreadable
         return error
 
 
+def each_photo(images: Photo | Iterable[Photo]) -> Iterable[Photo]:
+    """The photos of what may be a single one.
+
+    Raises:
+        PipelineError: it is no photo, and has no order in which photos could be scored.
+    """
+    if is_photo(images):
+        return [images]
+    if isinstance(images, Mapping | Set) or not isinstance(images, Iterable):
+        raise PipelineError(f"found {described(images)} as photos, {EXPECTED}.")
+    return images
+
+
 def is_photo(value: object) -> bool:
-    """Whether a value is one photo, and not a sequence of them."""
-    if isinstance(value, np.ndarray):
-        return value.ndim <= 3  # [N, H, W, 3] alone is a sequence: [3, H, W] must not pass for three grey photos
+    """Whether a value is meant as one photo, and not as several."""
+    if isinstance(value, np.ndarray | Tensor):
+        # [N, H, W, 3] alone is a sequence of photos: [3, H, W] must not pass for three grey ones; and an array of paths is
+        return value.ndim <= 3 and not (isinstance(value, np.ndarray) and value.dtype.kind in "OU")
     return isinstance(value, str | Path | bytes | bytearray | memoryview | Image.Image) or hasattr(value, "read")
+
+
+def held(photo: Photo) -> Path | bytes | Tensor:
+    """What a photo is now, as a path, the bytes of a file or uint8 Tensor[3, H, W].
+
+    To be called where photos are handed over, one by one: an iterable may give the same Pillow image at its next frame, or
+    the same array with other pixels, and threads that decode one Pillow image together break it.
+
+    Raises:
+        UnreadableImage: a Pillow image cannot be decoded.
+        PipelineError: it is no photo.
+    """
+    if isinstance(photo, str | Path):
+        return Path(photo)
+    if isinstance(photo, Image.Image):
+        return from_pillow(photo)
+    if isinstance(photo, np.ndarray) and photo.dtype == np.uint8 and photo.size:
+        if photo.ndim == 2:
+            photo = np.repeat(photo[:, :, None], 3, axis=2)
+        if photo.ndim == 3 and photo.shape[2] == 3:
+            return torch.from_numpy(np.array(photo, order="C")).permute(2, 0, 1)
+    content = content_of(photo) if hasattr(photo, "read") else photo
+    if isinstance(content, bytes | bytearray | memoryview):
+        return bytes(content)
+    raise PipelineError(f"found {described(photo)} as a photo, {EXPECTED}.")
+
+
+def content_of(file: BinaryIO) -> bytes:
+    """The content of an open file, from its beginning where one can go back to it.
+
+    Raises:
+        UnreadableImage: it cannot be read.
+    """
+    try:
+        if hasattr(file, "seekable") and file.seekable():
+            file.seek(0)
+        return file.read()
+    except (OSError, ValueError) as error:  # ValueError: it is closed, or is text that is no UTF-8
+        name = getattr(file, "name", type(file).__name__)
+        raise UnreadableImage(f"{name} cannot be read as an image: {error}. Open it with open(path, 'rb').") from error
+
+
+def described(value: object) -> str:
+    """What was found where a photo was expected."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} array {value.shape}"
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} tensor {tuple(value.shape)}"
+    return type(value).__name__
 
 
 def square_photo(photo: Photo, size: int, squash: str = "bicubic") -> Tensor:
     """A photo squashed to what the classifier takes: uint8 Tensor[3, size, size].
 
     Args:
-        photo: a path, the bytes of a file, a Pillow image or pixels.
+        photo: of any kind.
         size: side of the square.
         squash: how, see `photos.squash`.
 
@@ -209,21 +278,11 @@ def square_photo(photo: Photo, size: int, squash: str = "bicubic") -> Tensor:
         UnreadableImage: it cannot be decoded.
         PipelineError: it is no photo.
     """
-    if isinstance(photo, bytearray | memoryview):
-        photo = bytes(photo)
-    elif hasattr(photo, "read"):
-        photo = photo.read()
-    if isinstance(photo, str | Path | bytes):
-        return load_view(photo if isinstance(photo, bytes) else Path(photo), (size, size), squash)
-    if isinstance(photo, Image.Image):
-        return squash_image(from_pillow(photo), (size, size), squash)
-    if isinstance(photo, np.ndarray) and photo.dtype == np.uint8 and photo.size:
-        if photo.ndim == 2:
-            photo = np.repeat(photo[:, :, None], 3, axis=2)
-        if photo.ndim == 3 and photo.shape[2] == 3:
-            # a copy: torch warns of arrays that may not be written to, as those of Pillow
-            return squash_image(torch.from_numpy(np.array(photo, order="C")).permute(2, 0, 1), (size, size), squash)
-    found = f"{photo.dtype} array {photo.shape}" if isinstance(photo, np.ndarray) else type(photo).__name__
-    raise PipelineError(
-        f"found {found} as a photo, expected a path, the bytes of a file, a Pillow image or uint8 pixels (H, W, 3) or (H, W)."
-    )
+    return squared(held(photo), size, squash)
+
+
+def squared(photo: Path | bytes | Tensor, size: int, squash: str) -> Tensor:
+    """`square_photo` of what `held` returns."""
+    if isinstance(photo, Tensor):
+        return squash_image(photo, (size, size), squash)
+    return load_view(photo, (size, size), squash)

@@ -13,14 +13,15 @@ from torch import Tensor
 
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import say
-from pipeline.photos.images import UnreadableImage
+from pipeline.photos.images import DECODING, UnreadableImage
 from pipeline.photos.squash import load_view
 
 
 class ImageCache:
     """A folder that fills with one file of raw pixels per image and size, and may be deleted at any time.
 
-    A file is named for the image's path, size in bytes and time of change, so that a changed image is decoded anew.
+    A file is named for the image's path, size in bytes, time of change and `DECODING`, so that a changed image is decoded
+    again.
     Threads and processes may share the folder.
 
     Args:
@@ -66,8 +67,8 @@ class ImageCache:
             status = path.stat()
         except OSError as error:
             raise UnreadableImage(f"{path} cannot be read as an image: {error.strerror}. Restore it.") from error
-        key = f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}".encode(errors="surrogateescape")
-        name = hashlib.sha256(key).hexdigest()[:32]
+        key = f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\0{DECODING}"
+        name = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:32]
         way = "" if squash == "bicubic" else f"-{squash}"
         return self._folder / f"{size[0]}x{size[1]}{way}" / name[:2] / f"{name}.rgb"
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:  # `prepare` checks photos and needs no tensors
 MAX_PIXELS = 100_000_000
 """Larger images are refused: a file of some kB can claim gigapixels, and 100 megapixels are 300 MB of RGB."""
 
+DECODING = 2
+"""Version of the pixels that files become; raise it when they change, so that pixels kept on disk are made again."""
+
 # What Pillow's readers raise on broken files.
 _DECODE_ERRORS = (
     OSError,
@@ -89,12 +92,17 @@ def from_pillow(image: Image.Image) -> "Tensor":
     """What `load_image` returns for the file of an image that Pillow has opened, or for one made in memory.
 
     Raises:
-        UnreadableImage: its file is broken, or its pixels cannot become RGB.
+        UnreadableImage: its file is broken or closed, it is empty, or its pixels cannot become RGB.
     """
+    if 0 in image.size:
+        raise UnreadableImage(f"a Pillow image of {image.width} x {image.height} has no pixels. Take it out.")
     try:
         return _to_tensor(_decode(image, None))
-    except _DECODE_ERRORS as error:
-        raise UnreadableImage(f"a {image.mode} image cannot be read: {error}. Replace it or take it out.") from error
+    except (*_DECODE_ERRORS, AssertionError) as error:
+        # the assertion is Pillow's own
+        reason = str(error) or "its file was closed before its pixels were read"
+        name = getattr(image, "filename", "") or f"a Pillow image of mode {image.mode}"
+        raise UnreadableImage(f"{name} cannot be read as an image: {reason}. Replace it or take it out.") from error
 
 
 def squash(image: "Tensor", size: tuple[int, int]) -> "Tensor":

@@ -21,8 +21,10 @@ TURNS = {
 # Pillow refuses a PNG for 1 MB of text or colour profile; these say nothing of the pixels.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 64 * 2**20
 
-PHOTOMETRIC, BITS, HIGHEST = 262, 258, 281
-"""TIFF tags: whether 0 is white, bits per sample, largest sample value."""
+PHOTOMETRIC, BITS, HIGHEST, SAMPLE_FORMAT = 262, 258, 281, 339
+"""TIFF tags: whether 0 is white, bits per sample, largest sample value, and kind of number."""
+SIGNED = 2
+"""Sample format of signed integers."""
 
 
 def orientation(image: Image.Image) -> int:
@@ -51,13 +53,20 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 def to_rgb(image: Image.Image) -> Image.Image:
     """The image in mode RGB, as stored; see `upright_rgb`."""
     image.load()
+    if SIGNED in getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT, ()):
+        raise ValueError("its pixels are signed integers of unknown range")
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode == "F" or image.mode.startswith("I"):
         return grey_to_8_bits(image).convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
-    rgba = image.convert("RGBA")
+    key = image.info.get("transparency")
+    if isinstance(key, tuple) and max(key) > 255:  # of a PNG of 16 bits, of which Pillow keeps the high byte
+        image = image.copy()
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+    # Pillow converts premultiplied grey to LA alone
+    rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     canvas = Image.new("RGB", image.size, "white")
     canvas.paste(rgba, mask=rgba.getchannel("A"))
     return canvas
@@ -76,10 +85,13 @@ def grey_to_8_bits(image: Image.Image) -> Image.Image:
     tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
     bits = int(np.max(tags.get(BITS, 16)))
     highest = int(np.max(tags.get(HIGHEST, 2**bits - 1)))
-    values = np.asarray(image).astype(np.int64).clip(0, highest)
+    stored = np.asarray(image)
+    values = stored.astype(np.int64).clip(0, highest)
     values = values >> (bits - 8) if highest == 2**bits - 1 else values * 255 // max(highest, 1)
     if tags.get(PHOTOMETRIC) == 0:
         values = 255 - values
+    if "transparency" in image.info:  # one value of a PNG
+        values[stored == image.info["transparency"]] = 255
     return Image.fromarray(values.astype(np.uint8))
 
 
