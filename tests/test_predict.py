@@ -157,7 +157,7 @@ def test_only_unreadable_images_are_an_error(photos, tiny_classifier, tmp_path):
     ("arguments", "message"),
     [
         (["missing.pt", "photos"], "missing.pt is missing"),
-        (["photos/a.png", "photos"], "photos/a.png is damaged or not an artifact of this tool"),
+        (["photos/a.png", "photos"], "photos/a.png is not a classifier file. Name a run"),
         (["photos", "photos"], "artifacts/photos is not a run"),
     ],
 )

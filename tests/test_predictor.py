@@ -2,13 +2,14 @@ import io
 import zipfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from PIL import ExifTags, Image, ImageOps, ImageSequence
 from small import noise_photos
 
-from pipeline import Classifier
+from pipeline import Classifier, read
 from pipeline.classifier.api import square_photo
 from pipeline.machine.errors import PipelineError
 from pipeline.photos.images import UnreadableImage
@@ -211,3 +212,27 @@ def test_a_file_that_is_no_classifier_is_refused(tmp_path):
     torch.save({"weights": {}}, tmp_path / "classifier.pt")
     with pytest.raises(PipelineError, match="not an artifact of this tool"):
         Classifier.load(tmp_path / "classifier.pt")
+
+
+@pytest.mark.parametrize("name", ["final_labels.h5", "predictions.csv", "photo.png", "classifier.onnx"])
+def test_a_healthy_file_that_is_no_classifier_is_not_called_damaged(tmp_path, name):
+    (tmp_path / name).write_bytes(b"content")
+    with pytest.raises(PipelineError, match=r"is not a classifier file\. Name a run") as error:
+        Classifier.load(tmp_path / name)
+    assert "damaged" not in str(error.value) and "ccd all" not in str(error.value)
+
+
+def test_advice_names_a_command_only_if_it_makes_the_file(tmp_path):
+    for name, advice in (
+        ("calibrated.pt", f"Create it with `ccd calibrate {tmp_path} TABLE`"),
+        ("classifier.pt", f"Create it with `ccd train --run {tmp_path}`"),
+        ("mine.pt", "Check the path"),
+    ):
+        with pytest.raises(PipelineError, match=f"is missing. {advice}"):
+            Classifier.load(tmp_path / name)
+    with pytest.raises(PipelineError, match=f"is missing. Create it with `ccd evaluate --run {tmp_path}`"):
+        read(tmp_path / "predictions.csv")
+    with h5py.File(tmp_path / "embeddings-of-others.h5", "w") as file:
+        file["image"] = [1.0]
+    with pytest.raises(PipelineError, match=r"not an artifact of this tool .*Check the path"):
+        read(tmp_path / "embeddings-of-others.h5")

@@ -24,7 +24,7 @@ import numpy as np
 
 from pipeline.machine.errors import PipelineError, UnreadableError, first_line, system_refusal
 from pipeline.runs.files import replacing
-from pipeline.runs.graph import MAKERS, VERSIONS, remedy
+from pipeline.runs.graph import MAKERS, VERSIONS, advice, remedy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -575,7 +575,7 @@ def reporting_damage(path: Path) -> Iterator[None]:
         PipelineError: it is missing or damaged.
     """
     if not path.exists():
-        raise PipelineError(f"{path} is missing. Create it with {remedy(path)}.")
+        raise PipelineError(f"{path} is missing. {advice(path, 'Create')}")
     try:
         yield
     except (
@@ -595,5 +595,5 @@ def reporting_damage(path: Path) -> Iterator[None]:
             raise UnreadableError(f"{path} cannot be read {refusal}") from error
         raise PipelineError(
             f"{path} is damaged or not an artifact of this tool ({first_line(error)}). "
-            f"Rebuild it with {remedy(path, force=True)}."
+            f"{advice(path, 'Rebuild', force=True)}"
         ) from error

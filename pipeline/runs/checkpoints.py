@@ -61,6 +61,8 @@ def read_header(path: Path) -> CheckpointHeader:
     Raises:
         PipelineError: missing, damaged, or not a classifier file of this version.
     """
+    if path.suffix != ".pt" and path.is_file() and not zipfile.is_zipfile(path):
+        raise PipelineError(f"{path} is not a classifier file. Name a run, or a file such as classifier.pt.")
     with reporting_damage(path):
         return header_of(read_description(path), path)
 

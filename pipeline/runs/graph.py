@@ -206,10 +206,29 @@ def up_to(name: str) -> Sequence[Stage]:
     return STAGES[: STAGE_NAMES.index(name) + 1]
 
 
+def maker_of(name: str) -> str | None:
+    """The command that makes a file of a run; None for a file that no command makes."""
+    return next((stage.name for stage in STAGES if name in files_of(stage)), BY_PEOPLE.get(name))
+
+
 def remedy(path: Path, force: bool = False) -> str:
     """The command that makes a file, for an error message; it works as it is typed."""
-    name = "manifest.csv" if path.name == "manifest.json" else path.name
-    return f"`ccd {MAKERS.get(name, 'all')} --run {run_argument(path.parent)}{' --force' if force else ''}`"
+    return f"`ccd {maker_of(path.name) or 'all'} --run {run_argument(path.parent)}{' --force' if force else ''}`"
+
+
+def advice(path: Path, verb: str, force: bool = False) -> str:
+    """What to do about a file that is missing or damaged: a sentence, which names a command only if one makes the file.
+
+    Args:
+        path: the file.
+        verb: what the command does with it, as "Create" or "Rebuild".
+        force: whether the command has to make it although it is there.
+    """
+    if path.name == "calibrated.pt":
+        return f"{verb} it with `ccd calibrate {run_argument(path.parent)} TABLE{' --force' if force else ''}`."
+    if maker_of(path.name):
+        return f"{verb} it with {remedy(path, force)}."
+    return "Check the path."
 
 
 def run_argument(folder: Path) -> str:
