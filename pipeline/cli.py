@@ -20,7 +20,15 @@ from pipeline.machine.memory import keep_freed_memory
 from pipeline.machine.progress import console, say, show
 from pipeline.runs import settings
 from pipeline.runs.config import Config, each_of
-from pipeline.runs.folders import check_free, discard, existing_run, known_runs, run_folder, run_or_file
+from pipeline.runs.folders import (
+    check_free,
+    discard,
+    existing_run,
+    known_runs,
+    missing_folders,
+    run_folder,
+    run_or_file,
+)
 from pipeline.runs.graph import STAGE_NAMES, STAGES, Stage, find_stage, options_of, run_argument, up_to
 from pipeline.runs.lock import locked
 from pipeline.runs.options import CalibrateConfig, EmbedConfig, PrepareConfig, ReportConfig, ServeConfig
@@ -286,13 +294,13 @@ def begun_run(
     check_new_reuse(before, own)
     if not run and not reset:
         check_same_photos(folder, before, own)
-    is_new = not folder.exists()
+    new = missing_folders(folder)
     with locked(folder):
         try:
             run_stage(STAGES[0], folder, own, "cpu", force)
-        except PipelineError:
-            if is_new and distributed.is_main():
-                discard(folder)
+        except (PipelineError, OSError):
+            if distributed.is_main():
+                discard(folder, new)
             raise
         keep_settings(folder, before, own)
         yield folder, own
@@ -769,7 +777,7 @@ def download(
     from pipeline.datasets.benchmarks import fetch
 
     fetch(benchmark, root, mirror)
-    say(f"{root}: {benchmark} is complete. Go on with `ccd all --preset {benchmark} --root {root}`.")
+    say(f"{root}: {benchmark} is complete. Go on with `ccd all --preset {benchmark} --root {shlex.quote(str(root))}`.")
 
 
 INTERRUPTED = 130

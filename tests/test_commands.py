@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -230,6 +231,23 @@ def test_the_line_after_a_run_names_commands_that_work(beside_photos):
         assert code == 0, (text, output)
 
 
+def test_printed_commands_work_for_a_name_with_a_space(finished, photos, tmp_path, monkeypatch):
+    """Whatever the folder of photos is called: the shell splits what is not quoted."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+    for name in ("my photos", "-x"):
+        shutil.copytree(photos / "test", name)
+        shutil.copytree(finished, Path("artifacts", name))
+        code, output = invoke("all", "--run", f"artifacts/{name}", "--device", "cpu")
+        assert code == 0, output
+        commands = re.findall(r"`ccd ([^`]*)`", " ".join(output.split("Next:")[1].split()))
+        assert len(commands) == 3
+        for text in commands:
+            words = [f"./{name}" if word == "PHOTOS" else word for word in shlex.split(text)]
+            code, output = invoke(*words)
+            assert code == 0, (text, output)
+
+
 def test_two_different_names_are_refused(beside_photos):
     code, output = invoke("fuse", "photos", "--run", "others")
     assert code == 1 and "two runs are named" in output
@@ -293,12 +311,31 @@ def test_paths_mean_the_same_from_every_directory(photos, tmp_path, monkeypatch)
     assert code == 0 and f"prepare.images: {str(here / 'photos')!r} -> {str(tmp_path / 'there' / 'photos')!r}" in output
 
 
+def test_a_preset_file_stays_below_what_the_run_was_given_since(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = f"[prepare]\nkind = 'folder'\nimages = '{photos}/train'\nclasses = 'red,blue'\n[train]\nepochs = 3\n"
+    (tmp_path / "mine.toml").write_text(text)
+    assert invoke("prepare", "--preset", "mine.toml", "--set", "train.epochs=5")[0] == 0
+    for name in ("mine.toml", tmp_path / "mine.toml"):
+        assert invoke("prepare", "--preset", name)[0] == 0
+        assert read_run(Path("artifacts/mine")).tables["train"]["epochs"] == 5
+
+
+def test_the_run_whose_embeddings_are_reused_is_the_same_from_every_directory(finished, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished, tmp_path / "artifacts/first")
+    assert invoke("prepare", "--run", "second", "--images", photos / "train", "--classes", "red,green,blue")[0] == 0
+    assert invoke("prepare", "--run", "second", "--set", "embed.known_from=first")[0] == 0
+    assert read_run(Path("artifacts/second")).tables["embed"]["known_from"] == str(tmp_path / "artifacts/first")
+
+
 def test_a_first_run_that_fails_leaves_no_folder(photos, tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "broken.jpg").write_text("no photo")
     for images in (tmp_path / "notes", tmp_path / "nowhere"):
-        code, output = invoke("prepare", tmp_path / "run", "--images", images, "--classes", "red,blue")
-        assert code == 1 and not (tmp_path / "run").exists(), output
+        for run in ("run", "artifacts/deep/run"):
+            code, output = invoke("prepare", tmp_path / run, "--images", images, "--classes", "red,blue")
+            assert code == 1 and [path.name for path in tmp_path.iterdir()] == ["notes"], output
     assert begin(tmp_path / "run", photos)[0] == 0
     assert invoke("prepare", tmp_path / "run", "--images", tmp_path / "notes")[0] == 1
     assert (tmp_path / "run" / "manifest.csv").exists()

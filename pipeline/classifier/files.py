@@ -57,7 +57,9 @@ def calibrated_file(folder: Path) -> Path:
     stale = made.inputs.get("classifier.pt") != read_header(base).provenance.fingerprint
     if stale or any(FORMULAS.get(name) != version for name, version in made.formulas.items()):
         earlier = f"an earlier {base.name}" if stale else "earlier formulas"
-        say(f"{path} was made with {earlier} and is not used; `ccd calibrate {folder} TABLE` makes it again.")
+        say(
+            f"{path} was made with {earlier} and is not used; `ccd calibrate {run_argument(folder)} TABLE` makes it again."
+        )
         return base
     say(f"{path}: thresholds calibrated on labelled photos. Those without are in {base}.")
     return path

@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
 from pipeline.machine.errors import PipelineError
 from pipeline.runs.artifacts import Artifact, array, read_arrays
-from pipeline.runs.graph import remedy
+from pipeline.runs.graph import remedy, run_argument
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,6 +99,6 @@ def need_ground_truth(folder: Path) -> GroundTruth:
     if not has_ground_truth(folder):
         raise PipelineError(
             f"{folder} has no ground truth, so there is nothing to measure against; look at the labels with "
-            f"`ccd inspect {folder}`, or give labelled photos: {remedy(folder / FILE)[:-1]} --labels TABLE`."
+            f"`ccd inspect {run_argument(folder)}`, or give labelled photos: {remedy(folder / FILE)[:-1]} --labels TABLE`."
         )
     return read_ground_truth(folder)

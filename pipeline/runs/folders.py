@@ -1,6 +1,7 @@
 """Where a run lies."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.machine.errors import PipelineError, hint
@@ -18,6 +19,11 @@ def run_folder(run: str) -> Path:
     """
     is_path = run in (os.curdir, os.pardir) or "/" in run or os.sep in run
     return Path(run).expanduser() if is_path else ARTIFACTS / run
+
+
+def absolute_run(run: str) -> str:
+    """The absolute path of a run, so that its name means the same wherever a command is typed; any other text stays."""
+    return str(run_folder(run).absolute()) if run and is_run(run_folder(run)) else run
 
 
 def existing_run(run: str) -> Path:
@@ -49,13 +55,25 @@ def known_runs() -> list[str]:
     return sorted(folder.name for folder in ARTIFACTS.iterdir() if (folder / "run.toml").exists())
 
 
-def discard(folder: Path) -> None:
-    """Remove a new run folder in which nothing was started; one with other content stays."""
+def missing_folders(folder: Path) -> list[Path]:
+    """A folder and those above it that do not exist yet, the innermost first."""
+    return [each for each in (folder, *folder.parents) if not each.exists()]
+
+
+def discard(folder: Path, new: Sequence[Path]) -> None:
+    """Remove a run folder in which nothing was started, where it is one of the new folders, and those around it.
+
+    Folders with other content stay.
+    """
     leftovers = {".lock", "photos.csv"}
-    if {path.name for path in folder.iterdir()} <= leftovers:
-        for name in leftovers:
-            (folder / name).unlink(missing_ok=True)
-        folder.rmdir()
+    if folder not in new or not {path.name for path in folder.iterdir()} <= leftovers:
+        return
+    for name in leftovers:
+        (folder / name).unlink(missing_ok=True)
+    for each in new:
+        if any(each.iterdir()):
+            return
+        each.rmdir()
 
 
 def check_free(*outs: Path | None, force: bool, folder: bool = False) -> None:

@@ -3,6 +3,7 @@
 Modules and option classes are named as text, so that reading the graph imports neither.
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -232,8 +233,10 @@ def advice(path: Path, verb: str, force: bool = False) -> str:
 
 
 def run_argument(folder: Path) -> str:
-    """What stands behind --run for a run folder: its name below `artifacts/`, or its path."""
+    """What names a run folder on a command line: its name below `artifacts/` or its path, quoted where a shell needs it."""
     text = str(folder)
-    if folder.parent == Path("artifacts"):
-        return folder.name
-    return text if "/" in text or text in (".", "..") else f"./{text}"
+    if folder.parent == Path("artifacts") and not folder.name.startswith("-"):  # which would be an option
+        text = folder.name
+    elif "/" not in text and text not in (".", ".."):
+        text = f"./{text}"
+    return shlex.quote(text)

@@ -17,6 +17,7 @@ from pipeline.runs.config import (
     option,
     teacher_identity,
 )
+from pipeline.runs.folders import absolute_run
 
 Squash = Literal["bicubic", "pillow-bilinear"]
 """How a photo becomes a square: see `pipeline.photos.squash`."""
@@ -153,7 +154,10 @@ class EmbedConfig(Config):
         path=absolute_teacher,
     )
     known_from: str = option(
-        "", "another run, whose image embeddings of the same photos are taken over", identity=False
+        "",
+        "another run, whose image embeddings of the same photos are taken over",
+        path=absolute_run,
+        identity=False,
     )
     batch_size: int = option(0, "images per teacher call; 0: what fits", min=0, max=4096, identity=False)
 

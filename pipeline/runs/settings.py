@@ -62,6 +62,7 @@ class Settings:
         """
         if not name:
             return self
+        name = absolute_origin(name)
         loaded = replace(load(f"{kind}s", name), origins={kind: name})
         return replace(loaded.merged(self), where=self.where) if self.origins.get(kind) == name else self.merged(loaded)
 
@@ -69,7 +70,7 @@ class Settings:
         """These settings with every path absolute, so that they mean the same wherever a command is typed."""
         kinds = {stage.name: options_of(stage) for stage in STAGES}
         tables = {name: kinds[name].absolute(table) if name in kinds else table for name, table in self.tables.items()}
-        origins = {kind: absolute_path(name) if name.endswith(".toml") else name for kind, name in self.origins.items()}
+        origins = {kind: absolute_origin(name) for kind, name in self.origins.items()}
         return replace(self, tables=tables, origins=origins)
 
     def check(self) -> None:
@@ -85,6 +86,11 @@ class Settings:
                 if before.get(name) != after.get(name):
                     values = [f"{each[name]!r}" if name in each else "default" for each in (before, after)]
                     yield f"{stage.name}.{name}: {' -> '.join(values)}"
+
+
+def absolute_origin(name: str) -> str:
+    """A preset or recipe as a run remembers it: the name of one that ships, or the absolute path of a file."""
+    return absolute_path(name) if name.endswith(".toml") else name
 
 
 def are_words(value: object) -> bool:

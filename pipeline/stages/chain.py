@@ -9,7 +9,7 @@ from pipeline.machine import distributed, interrupts
 from pipeline.machine.devices import pick_device
 from pipeline.machine.progress import say
 from pipeline.runs.config import Config
-from pipeline.runs.graph import STAGES, Stage, module_of, options_of
+from pipeline.runs.graph import STAGES, Stage, module_of, options_of, run_argument
 from pipeline.runs.manifest import Manifest, read_manifest
 from pipeline.runs.photo_facts import check_photos
 from pipeline.runs.settings import Settings
@@ -130,7 +130,9 @@ def run_chain(
     features = kept or KeptFeatures(folder)
     for stage in stages:
         if stage.name == "evaluate" and not (folder / "ground_truth.h5").exists():
-            say(f"{folder} has no ground truth, so nothing is measured. See the labels: `ccd inspect {folder}`.")
+            say(
+                f"{folder} has no ground truth, so nothing is measured. See the labels: `ccd inspect {run_argument(folder)}`."
+            )
             continue
         run_stage(stage, folder, own, device, force, kept=features)
     if kept is None:

@@ -1,6 +1,7 @@
 """A classifier and labelled photos to a classifier file with the thresholds of highest F1."""
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -165,7 +166,9 @@ def run_given(classifier_path: Path, thresholds_path: Path, out: Path) -> None:
     )
     write_checkpoint(out, calibrated(checkpoint, thresholds, provenance))
     moved = int((~np.isclose(thresholds, checkpoint.thresholds, atol=1e-6)).sum())
-    say(f"{out}: {moved} of {len(thresholds)} thresholds are others than before; use it with `ccd predict {out}`.")
+    say(
+        f"{out}: {moved} of {len(thresholds)} thresholds are others than before; use it with `ccd predict {shlex.quote(str(out))} PHOTOS`."
+    )
 
 
 def threshold_table(checkpoint: Checkpoint, new: NewThresholds, truth: np.ndarray) -> PlainTable:

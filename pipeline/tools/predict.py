@@ -1,6 +1,7 @@
 """A classifier file and photos to labels and scores; needs neither the teacher nor the run."""
 
 import glob
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -207,7 +208,7 @@ def run(
     if not (scored.scores >= classifier.thresholds).any():
         say(
             f"no class reaches its threshold in any photo; the highest score is {scored.scores.max():.2f}. The scores "
-            f"rank the photos all the same; `ccd calibrate {classifier_path} TABLE` sets thresholds by labelled photos."
+            f"rank the photos all the same; `ccd calibrate {shlex.quote(str(classifier_path))} TABLE` sets thresholds by labelled photos."
         )
     frame = prediction_frame(images, scored.scores, classifier.thresholds, classifier.class_names, key="image")
     if out is None:
