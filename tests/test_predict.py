@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 import os
 import sys
@@ -194,15 +195,26 @@ def test_a_text_file_and_standard_input_list_photos(photos, tiny_classifier, tmp
 def test_tables_of_paths_parquet_with_images_and_tars_are_sources(photos, tmp_path):
     (tmp_path / "list.csv").write_text("image,labels\nphotos/a.png,cat\nphotos/deep/B.JPG,\n")
     assert [each.name for each in find_images(["list.csv"], ["cat"])] == photos[:2]
-    (tmp_path / "bad.csv").write_text("image\nphotos/a.png\nphotos/none.png\n")
-    with pytest.raises(PipelineError, match=r"none\.png"):
-        find_images(["bad.csv"])
     with tarfile.open(tmp_path / "shard.tar", "w") as tar:
         tar.add("photos/a.png", "1.png")
     pixels = (tmp_path / "photos" / "a.png").read_bytes()
     pd.DataFrame({"image": [pixels], "image_id": ["first"]}).to_parquet(tmp_path / "shard.parquet")
     assert names(["shard.tar", "shard.parquet"]) == ["shard/1.png", "first"]
     assert not list(tmp_path.glob("*.unpacked"))  # what is unpacked lies in the cache
+
+
+@pytest.mark.parametrize("kind", ["txt", "csv", "standard input"])
+def test_a_line_without_a_file_is_skipped_and_counted(photos, tiny_classifier, tmp_path, monkeypatch, kind):
+    lines = ["photos/gone.png", "photos/a.png"]
+    source = "-"
+    if kind == "standard input":
+        monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    else:
+        source = f"list.{kind}"
+        Path(source).write_text("\n".join(["image", *lines] if kind == "csv" else lines))
+    code, output, said = ccd("predict", tiny_classifier, source)
+    assert code == 0 and len(output.splitlines()) == 2
+    assert "1 of 2 images cannot be read" in said and "photos/gone.png" in said
 
 
 def test_addresses_are_fetched_and_dead_ones_are_listed(photos, tiny_classifier, tmp_path, monkeypatch):

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.datasets.archives import LIMIT, Limit
-from pipeline.datasets.listing import ListedImage, excluded_by, parse_labels
+from pipeline.datasets.listing import ListedImage, excluded_by
 from pipeline.datasets.splits import split_in_shard
-from pipeline.datasets.tables import import_pyarrow, label_row
+from pipeline.datasets.tables import import_pyarrow, label_row, separated_names
 from pipeline.machine.errors import PipelineError, first_line
 from pipeline.photos.formats import PHOTO_SUFFIXES, suffix_of
 from pipeline.runs.files import replacing
@@ -161,7 +161,7 @@ def _labels(
                 raise ValueError(f"expected numbers below {len(numbered)}")
             names = [numbered[entry] for entry in entries]
         else:
-            names = parse_labels(cell)
+            names = separated_names(cell, class_names)
     except ValueError as error:
         raise PipelineError(f"{where} has {column} {cell!r}, {error}. Correct them.") from error
     return label_row(names, class_names, where)

@@ -1,5 +1,6 @@
 """A CSV or Parquet file to the images that it lists and what it says of them."""
 
+import ast
 import csv
 import io
 import json
@@ -66,7 +67,9 @@ def read_table(path: Path, class_names: Sequence[str], *, needs_labels: bool = F
     key = _check_header(header, path, class_names, needs_labels)
     if key is None:
         return []
-    rows = list(rows)
+    rows = [_with_slashes(row, (key, "image"), path) for row in rows]
+    if LABELS in header:
+        rows = _joined_labels(rows, key, path)
     if needs_labels and not rows:
         raise PipelineError(f"{path} has no rows, expected one per labelled image.")
     columns = [] if LABELS in header else [name for name in class_names if name in header and name not in ID_COLUMNS]
@@ -75,6 +78,54 @@ def read_table(path: Path, class_names: Sequence[str], *, needs_labels: bool = F
     folder = path.absolute().parent
     place = "image" if "image" in header else key
     return [_row(number, row, (key, place), columns, class_names, folder, path) for number, row in rows]
+
+
+def _with_slashes(row: tuple[int, dict[str, Any]], columns: Sequence[str], path: Path) -> tuple[int, dict[str, Any]]:
+    """A row whose paths have slashes where Windows wrote backslashes."""
+    number, cells = row
+    for column in columns:
+        name = cells.get(column)
+        if isinstance(name, str) and "\\" in name and not is_there(path.absolute().parent / name.strip()):
+            cells[column] = name.replace("\\", "/")
+    return number, cells
+
+
+def is_there(path: Path) -> bool:
+    """Whether a path exists; False for a text that cannot be a path."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _joined_labels(
+    rows: Sequence[tuple[int, dict[str, Any]]], key: str, path: Path
+) -> list[tuple[int, dict[str, Any]]]:
+    """Rows of which each image has one: a table may have a row per label instead.
+
+    Raises:
+        PipelineError: two rows of an image say different things of anything but one label each.
+    """
+    first: dict[str, tuple[int, dict[str, Any]]] = {}
+    joined: dict[str, list[str]] = {}
+    for number, cells in rows:
+        name = str(cells.get(key))
+        label = cells.get(LABELS)
+        single = label.strip() if isinstance(label, str) else ""
+        if name not in first:
+            first[name], joined[name] = (number, cells), [single]
+            continue
+        rest = [{k: v for k, v in each.items() if k in (*ID_COLUMNS, SPLIT)} for each in (cells, first[name][1])]
+        if not single or not joined[name][0] or single in joined[name] or rest[0] != rest[1]:
+            raise PipelineError(
+                f"row {number} of {path} names image {name}, as row {first[name][0]} does; expected one row per image, or "
+                "one per label. Remove one."
+            )
+        joined[name].append(single)
+    return [
+        (number, {**cells, LABELS: LABEL_SEPARATOR.join(joined[name])} if len(joined[name]) > 1 else cells)
+        for name, (number, cells) in first.items()
+    ]
 
 
 def listed_images(path: Path, class_names: Sequence[str]) -> list[ListedImage]:
@@ -128,9 +179,36 @@ def _names(cell: Any, class_names: Sequence[str], where: str) -> np.ndarray | No
     if cell is None:
         return None
     try:
-        return label_row(parse_labels(_choices(cell)), class_names, where)
+        return label_row(separated_names(_choices(cell), class_names), class_names, where)
     except ValueError as error:
         raise PipelineError(f"{where} has labels {cell!r}, {error}. Correct them.") from error
+
+
+def separated_names(cell: Any, class_names: Sequence[str]) -> list[str]:
+    """Class names of a cell; joined by ";", or by another mark where only that one gives names of classes.
+
+    Raises:
+        ValueError: as `parse_labels`; or another mark joins the names, and one of them is not a class.
+    """
+    names = parse_labels(cell)
+    known = {nfc(name) for name in class_names}
+    if not isinstance(cell, str) or all(nfc(name) in known for name in names):
+        return names
+    if cell.strip().startswith("["):
+        try:
+            return parse_labels(ast.literal_eval(cell.strip()))
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return names
+    for mark in ("|", ",", None):
+        parts = [part.strip() for part in cell.split(mark) if part.strip()]
+        if len(parts) > 1 and all(nfc(part) in known for part in parts):
+            return parts
+    mark = next((mark for mark in "|," if mark in cell), None)
+    if mark and any(nfc(part.strip()) in known for part in cell.split(mark)):
+        raise ValueError(
+            f"joined by {mark!r}, and not all of them are classes; expected names joined with {LABEL_SEPARATOR!r}"
+        )
+    return names
 
 
 def _choices(cell: Any) -> Any:
@@ -201,7 +279,7 @@ def _refuse_unknown_classes(
 ) -> None:
     """Raise for a column of 1, 0 and nothing that is none of the classes: a misspelt name would be lost silently."""
     for name in header:
-        if name in columns or name in (*ID_COLUMNS, SPLIT):
+        if name in columns or name in (*ID_COLUMNS, SPLIT) or _is_index(name):
             continue
         said = {_entry(row.get(name)) for _, row in rows}
         if None not in said and said != {UNKNOWN}:
@@ -211,18 +289,28 @@ def _refuse_unknown_classes(
             )
 
 
+def _is_index(column: str) -> bool:
+    """Whether a column is the row numbers that pandas writes."""
+    return column in ("", "index", "__index_level_0__") or column.startswith("Unnamed:")
+
+
 def _csv_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, Any]]]]:
     """Header, and numbered rows; the header is row 1."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         lines = csv.reader(io.StringIO(text, newline=""), strict=True)
-        rows = [[text_of(cell) for cell in line] for line in lines]
+        rows = []
+        for line in lines:
+            rows.append([text_of(cell) for cell in line])
     except OSError as error:
         raise PipelineError(f"{path} could not be read ({error.strerror}). Check the path.") from error
     except UnicodeDecodeError as error:
-        raise PipelineError(f"{path} is not a CSV file in UTF-8 ({error}). Save it as such.") from error
+        row = error.object[: error.start].count(b"\n") + 1
+        raise PipelineError(
+            f"{path}, row {row}: it is not UTF-8 text ({error.reason}). Save the file as UTF-8."
+        ) from error
     except csv.Error as error:
-        raise PipelineError(f"{path} is not a CSV file ({error}). Save it as such.") from error
+        raise PipelineError(f"{path}, row {len(rows) + 1}: it is not CSV ({error}). Check its quotes.") from error
     numbered = [(number, row) for number, row in enumerate(rows, start=1) if any(row)]
     header = [nfc(name.strip()) for name in numbered[0][1]] if numbered else []
     if not set(header) & set(ID_COLUMNS) and all(len(row) == 1 for _, row in numbered):

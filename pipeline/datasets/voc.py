@@ -116,12 +116,12 @@ def _read_annotation(path: Path) -> list[tuple[int, tuple[float, ...], bool]]:
     """
     try:
         root = ET.parse(path).getroot()
-        width, height = (float(root.findtext(f"size/{side}", "0")) for side in ("width", "height"))
+        width, height = (float(root.findtext(f"size/{side}") or "0") for side in ("width", "height"))
         objects = []
         for element in root.findall("object"):
-            x1, y1, x2, y2 = (float(element.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
-            difficult = int(element.findtext("difficult", "0")) == 1
-            name = element.findtext("name", "").strip()
+            name = needed(element, "name")
+            x1, y1, x2, y2 = (float(needed(element, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
+            difficult = int(element.findtext("difficult") or "0") == 1
             (box,) = check_boxes(np.array([[x1 - 1, y1 - 1, x2, y2]]), np.array([[width, height]]))
             objects.append((class_index(name, CLASS_NAMES, path), tuple(box.tolist()), difficult))
     except FileNotFoundError as error:
@@ -131,6 +131,15 @@ def _read_annotation(path: Path) -> list[tuple[int, tuple[float, ...], bool]]:
     except (ET.ParseError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise PipelineError(f"{path} is not a VOC annotation ({error}). Replace it.") from error
     return objects
+
+
+def needed(element: ET.Element, tag: str) -> str:
+    """The text of a tag; raises ValueError where the tag is missing or empty."""
+    found = element.find(tag)
+    text = "" if found is None else (found.text or "").strip()
+    if not text:
+        raise ValueError(f"an object has {'no' if found is None else 'an empty'} {tag}")
+    return text
 
 
 def _labels_from_objects(objects: Objects, images: int) -> np.ndarray:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.datasets.archives import LIMIT, Limit, extract
-from pipeline.datasets.listing import NOT_PHOTOS, ListedImage, Listing, excluded_by, parse_labels
+from pipeline.datasets.listing import NOT_PHOTOS, ListedImage, Listing, excluded_by
 from pipeline.datasets.scan import ARCHIVE_SUFFIXES, scan
 from pipeline.datasets.splits import split_in_folders, split_in_shard
-from pipeline.datasets.tables import label_row
+from pipeline.datasets.tables import label_row, separated_names
 from pipeline.machine.errors import PipelineError
 from pipeline.runs.files import replacing_folder
 
@@ -88,7 +88,7 @@ def _read_labels(image: Path, class_names: Sequence[str]) -> np.ndarray | None:
     sample = image.with_name(image.name.split(".")[0])
     try:
         if (path := sample.with_suffix(".json")).is_file():
-            names = _sidecar_names(json.loads(path.read_text(encoding="utf-8")))
+            names = _sidecar_names(json.loads(path.read_text(encoding="utf-8")), class_names)
         elif (path := sample.with_suffix(".cls")).is_file():
             label = path.read_text(encoding="utf-8").strip()
             names = [class_names[int(label)] if label.isdecimal() else label]
@@ -101,7 +101,7 @@ def _read_labels(image: Path, class_names: Sequence[str]) -> np.ndarray | None:
     return None if names is None else label_row(names, class_names, str(path))
 
 
-def _sidecar_names(sidecar: Any) -> list[str] | None:
+def _sidecar_names(sidecar: Any, class_names: Sequence[str]) -> list[str] | None:
     """Class names of a sample's JSON; None where it has no labels.
 
     Raises:
@@ -109,4 +109,4 @@ def _sidecar_names(sidecar: Any) -> list[str] | None:
     """
     if not isinstance(sidecar, dict):
         raise ValueError("expected an object with the key labels")
-    return parse_labels(sidecar["labels"]) if "labels" in sidecar else None
+    return separated_names(sidecar["labels"], class_names) if "labels" in sidecar else None

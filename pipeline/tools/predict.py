@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.classifier.api import Classifier, Photo, score_photos
-from pipeline.datasets.checks import check_files, read_lines
+from pipeline.datasets.checks import read_lines
 from pipeline.datasets.downloads import cache_folder
 from pipeline.datasets.folder import Reading, notes_of, read_fetched, read_source, unused_patterns
 from pipeline.datasets.listing import Listing, excluded_by, say_left_out
@@ -84,7 +84,7 @@ def find_images(sources: Sequence[str], class_names: Sequence[str] = (), exclude
 def entries_of(source: str, class_names: Sequence[str]) -> list[tuple[str, str]]:
     """Name and place (a path or an address) of each entry of a list; of any other source, what has this name."""
     if source == STANDARD_INPUT:
-        return [entry for line in standard_input() for entry in matches_of(line)]
+        return [entry for line in standard_input() for entry in matches_of_line(line)]
     found = []
     for name, place in matches_of(source):
         listed = None if is_address(place) else list_entries(Path(place), class_names)
@@ -97,13 +97,12 @@ def list_entries(path: Path, class_names: Sequence[str]) -> list[tuple[str, str]
     suffix = path.suffix.lower()
     if suffix == ".txt" and path.is_file():
         lines = [line if is_address(line) else str(path.parent / line) for line in read_lines(path)]
-        return [entry for line in lines for entry in matches_of(line)]
+        return [entry for line in lines for entry in matches_of_line(line)]
     if suffix not in TABLE_SUFFIXES or path.is_dir() or (suffix == ".parquet" and image_column(path)):
         return None
     rows = read_table(path, class_names)
-    local = [row for row in rows if not is_address(row.place)]
-    if local or not rows:
-        check_files([row.name for row in local], [row.path for row in local], path)
+    if not rows:
+        raise PipelineError(f"{path} lists no image, expected at least one.")
     return [(row.place, row.place) if is_address(row.place) else (row.name, str(row.path)) for row in rows]
 
 
@@ -116,6 +115,14 @@ def standard_input() -> list[str]:
     if not lines:
         raise PipelineError("standard input is empty, expected one path or address per line.")
     return lines
+
+
+def matches_of_line(line: str) -> list[tuple[str, str]]:
+    """`matches_of` a line of a list; a line without a file stays, and is skipped and counted like a broken photo."""
+    try:
+        return matches_of(line)
+    except PipelineError:
+        return [(line, line)]
 
 
 def matches_of(source: str) -> list[tuple[str, str]]:

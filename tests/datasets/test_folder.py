@@ -90,7 +90,7 @@ def test_parquet(images: Path):
     ("text", "message"),
     [
         ("image,labels\nb.JPG,cats\n", "names class 'cats'.*Did you mean 'cat'"),
-        ("image,labels\nb.JPG,cat\nb.JPG,dog\n", r"lists image b\.JPG 2 times"),
+        ("image,labels\nb.JPG,cat\nb.JPG,cat\n", r"row 3 .* names image b\.JPG, as row 2 does"),
         ("image,labels\nz.jpg,cat\n", r"lists image z\.jpg, but there is no file"),
         ("image,labels\nb.JPG,cat,dog\n", "row 2 of .* has 3 fields, expected 2"),
         ("image,split\nb.JPG,val\n", "row 2 of .* has split 'val', expected train or test"),
@@ -108,7 +108,7 @@ def test_broken_tables(images: Path, text: str, message: str):
 
 def test_table_in_another_encoding(images: Path):
     (images / "list.csv").write_bytes("image\nü.jpg\n".encode("latin-1"))
-    with pytest.raises(PipelineError, match=r"list\.csv is not a CSV file in UTF-8"):
+    with pytest.raises(PipelineError, match=r"list\.csv, row 2: it is not UTF-8"):
         folder.load(images / "list.csv", CLASSES)
 
 
@@ -166,7 +166,7 @@ def test_names_of_both_folders_are_told_apart(images: Path, two_folders: Path):
         ("image,cat,catt\nonly.png,1,0\n", r"column 'catt' of 1 and 0, .*Did you mean 'cat'"),
         ("image,cat,cat\nonly.png,1,0\n", "has the column 'cat' twice"),
         ("image,cat\nonly.png,maybe\n", "row 2 of .* has 'maybe' for cat, expected 1, 0 or nothing"),
-        ('image,labels\n"only.png,cat\n', r"labels\.csv is not a CSV file"),
+        ('image,labels\n"only.png,cat\n', r"labels\.csv, row 2: it is not CSV"),
         ('image,labels\nonly.png,"{""choices"": 3}"\n', "row 2 of .* has labels"),
         ("image,labels\nonly.png,{" + "[" * 9999 + "\n", "row 2 of .* has labels"),
     ],
