@@ -1,5 +1,4 @@
 import csv
-import io
 import json
 import os
 import sys
@@ -36,9 +35,9 @@ def photos(tmp_path, monkeypatch):
     return ["photos/a.png", "photos/deep/B.JPG", "photos/deep/er/c [1].webp"]
 
 
-def ccd(*arguments):
+def ccd(*arguments, given=None):
     """Exit code, standard output and what was said, as `ccd` would give them."""
-    result = CliRunner().invoke(cli.app, [str(a) for a in arguments])
+    result = CliRunner().invoke(cli.app, [str(a) for a in arguments], input=given)
     if isinstance(result.exception, PipelineError):
         return 1, result.stdout, str(result.exception)
     if result.exception and not isinstance(result.exception, SystemExit):
@@ -204,15 +203,13 @@ def test_tables_of_paths_parquet_with_images_and_tars_are_sources(photos, tmp_pa
 
 
 @pytest.mark.parametrize("kind", ["txt", "csv", "standard input"])
-def test_a_line_without_a_file_is_skipped_and_counted(photos, tiny_classifier, tmp_path, monkeypatch, kind):
+def test_a_line_without_a_file_is_skipped_and_counted(photos, tiny_classifier, kind):
     lines = ["photos/gone.png", "photos/a.png"]
     source = "-"
-    if kind == "standard input":
-        monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
-    else:
+    if kind != "standard input":
         source = f"list.{kind}"
         Path(source).write_text("\n".join(["image", *lines] if kind == "csv" else lines))
-    code, output, said = ccd("predict", tiny_classifier, source)
+    code, output, said = ccd("predict", tiny_classifier, source, given="\n".join(lines))
     assert code == 0 and len(output.splitlines()) == 2
     assert "1 of 2 images cannot be read" in said and "photos/gone.png" in said
 
