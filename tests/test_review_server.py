@@ -12,7 +12,7 @@ from pipeline.machine.errors import PipelineError
 from pipeline.runs.manifest import read_manifest
 from pipeline.tools import review_server
 from pipeline.tools.read import read
-from pipeline.tools.review_server import open_review
+from pipeline.tools.review_server import LOG, open_review
 
 
 @pytest.fixture
@@ -46,12 +46,15 @@ def test_an_answer_is_on_disk_before_it_is_confirmed(served):
     server, folder = served
     row = server.review.queue.rows[0]
     status, _, content = answer(server, {"index": 0, "present": [0, 2]})
-    assert (status, json.loads(content)) == (200, {"corrected": 1})
+    assert (status, json.loads(content)) == (200, {"corrected": 1, "present": [0, 2], "answered": True})
     labels = read(folder / "corrections.h5").labels
     assert labels[row].tolist() == [1, 0, 1] and (np.delete(labels, row, 0) == -1).all()
     assert answer(server, {"index": 0, "present": []})[0] == 200
     assert read(folder / "corrections.h5").labels[row].tolist() == [0, 0, 0]
-    assert json.loads(answer(server, {"index": 0, "present": None})[2]) == {"corrected": 0}
+    said = [json.loads(answer(server, {"index": 0, "present": None})[2]) for _ in range(2)]
+    assert [each["corrected"] for each in said] == [1, 0]  # the second answer is undone, and then the first
+    assert [each["answered"] for each in said] == [True, False] and said[0]["present"] == [0, 2]
+    assert (read(folder / "corrections.h5").labels == -1).all()
 
 
 def test_what_others_said_meanwhile_is_kept(served, tmp_path):
@@ -152,12 +155,78 @@ def test_a_form_of_a_foreign_page_is_no_answer(served):
     assert not (folder / "corrections.h5").exists()
 
 
-def test_nothing_left_to_ask_is_said(served, small_run):
+@pytest.fixture
+def reopened(served):
+    """Answers to the first three questions, and the server of the next day."""
+    server, folder = served
+    asked = server.review.queue.rows[:3]
+    for index in (0, 1, 2):
+        answer(server, {"index": index, "present": [index]})
+    with open_review(folder, 100) as later:
+        thread = threading.Thread(target=later.serve_forever, daemon=True)
+        thread.start()
+        yield later, folder, asked
+        later.shutdown()
+        thread.join()
+
+
+def test_yesterdays_answers_are_shown_in_their_order_and_undone(reopened):
+    server, folder, asked = reopened
+    content = server.review.content()
+    ids = read_manifest(folder).split("train").image_ids
+    assert [question["id"] for question in content["questions"][:3]] == [ids[row] for row in asked]
+    assert (content["earlier"], content["history"]) == (3, [0, 1, 2])
+    assert [question["present"] for question in content["questions"][:3]] == [[0], [1], [2]]
+    assert len(content["questions"]) == TRAIN and set(server.review.queue.rows).isdisjoint(asked)
+    assert json.loads(answer(server, {"index": 2, "present": None})[2])["answered"] is False
+    labels = read(folder / "corrections.h5").labels
+    assert (labels[asked[2]] == -1).all() and labels[asked[1]].tolist() == [0, 1, 0]
+    assert server.review.content()["history"] == [0, 1]
+
+
+def test_undo_brings_back_what_was_imported_and_keeps_what_was_imported_since(served, tmp_path):
+    server, folder = served
+    row = server.review.queue.rows[0]
+    image_id = read_manifest(folder).split("train").image_ids[row]
+
+    def imported(text):
+        (tmp_path / "a.csv").write_text(f"image_id,{text}\n".replace(";", f"\n{image_id},"))
+        assert invoke("import-labels", tmp_path / "a.csv", "--run", folder)[0] == 0
+
+    imported("cat;1")
+    answer(server, {"index": 0, "present": [1]})
+    assert read(folder / "corrections.h5").labels[row].tolist() == [0, 1, 0]
+    imported("dog;0")
+    answer(server, {"index": 0, "present": None})
+    assert read(folder / "corrections.h5").labels[row].tolist() == [1, 0, -1]
+
+
+def test_an_answer_that_was_not_given_here_is_taken_back_only_where_it_is_shown(served, tmp_path):
+    server, folder = served
+    image_id = read_manifest(folder).split("train").image_ids[server.review.queue.rows[0]]
+    (tmp_path / "a.csv").write_text(f"image_id,labels\n{image_id},cat\n")
+    assert invoke("import-labels", tmp_path / "a.csv", "--run", folder)[0] == 0
+    with open_review(folder, 100) as later:
+        assert later.review.content()["history"] == [] and later.review.content()["earlier"] == 1
+        assert later.review.answer(0, None)["answered"] is False
+
+
+@pytest.mark.parametrize("text", ["", "x", "[]", "{}", '{"image_id": 1, "before": {}, "after": {}}', "[" * 50_000])
+def test_a_damaged_log_of_answers_does_no_harm(served, text):
+    server, folder = served
+    answer(server, {"index": 0, "present": [0]})
+    (folder / LOG).write_text(text)
+    assert server.review.content()["history"] == []
+    assert answer(server, {"index": 0, "present": None})[0] == 200
+    assert (read(folder / "corrections.h5").labels == -1).all()
+
+
+def test_a_run_whose_photos_are_all_answered_shows_the_answers(served, small_run):
     server, _ = served
     for index in range(TRAIN):
         answer(server, {"index": index, "present": []})
-    with pytest.raises(PipelineError, match="nothing is left to review"):
-        open_review(small_run, 100)
+    with open_review(small_run, 100) as later:
+        assert later.review.queue.rows == [] and len(later.review.rows) == TRAIN
 
 
 def test_a_port_that_is_taken_is_said(served):
@@ -187,6 +256,43 @@ PERSON = r"""(async () => {
 })()"""
 
 
+# Undoes yesterday's last answer, corrects one of the day before by its name, and answers the rest.
+SECOND_DAY = r"""(async () => {
+  const press = (key) => document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+  const wait = (holds) => new Promise((done) => { const look = () => (holds() ? done() : setTimeout(look, 20)); look(); });
+  const keys = () => [...document.querySelectorAll(".tick-class")].map((row) => [row.querySelector("kbd").textContent, row.querySelector(".name").textContent]);
+  const progress = () => byId("progress").textContent;
+  const seen = { start: progress(), keys: [] };
+  press("u");
+  await wait(() => byId("said").textContent.startsWith("undone"));
+  Object.assign(seen, { undone: byId("photo-id").textContent, afterUndo: progress(), said: byId("said").textContent });
+  byId("find-photo").value = %s;
+  byId("find-photo").dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true, cancelable: true }));
+  seen.found = byId("photo-id").textContent;
+  seen.hint = byId("hint").textContent;
+  press("2");
+  press("Enter");
+  await wait(() => byId("said").textContent.startsWith("written"));
+  for (let n = 0; n < data.questions.length; n++) { show(n); seen.keys.push(keys()); }
+  return seen;
+})()"""
+
+
+def test_keys_keep_their_class_and_earlier_answers_are_undone_in_a_browser(reopened, tmp_path):
+    need_browser()
+    server, folder, asked = reopened
+    ids = read_manifest(folder).split("train").image_ids
+    found, console = browse(server.address, tmp_path, 1280, SECOND_DAY % json.dumps(ids[asked[0]]))
+    assert console == []
+    assert found["start"] == f"photo 1 of {TRAIN - 3}, 0 answered, 3 earlier"
+    assert (found["undone"], found["afterUndo"]) == (ids[asked[2]], "earlier answer 3 of 3")
+    assert found["said"] == f"undone: {ids[asked[2]]} has no answer now"
+    assert found["found"] == ids[asked[0]] and "Answered" in found["hint"]
+    assert found["keys"] == [[[str(c + 1), name] for c, name in enumerate(CLASSES)]] * TRAIN
+    labels = read(folder / "corrections.h5").labels
+    assert labels[asked].tolist() == [[1, 1, 0], [0, 1, 0], [-1, -1, -1]]
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_person_corrects_every_photo_in_a_browser_and_fuse_honours_it(served, tmp_path, width):
     need_browser()
@@ -195,7 +301,7 @@ def test_a_person_corrects_every_photo_in_a_browser_and_fuse_honours_it(served, 
     truth = {ids[n]: [CLASSES[c] for c in np.flatnonzero(TRUTH[n] == 1)] for n in range(TRAIN)}
     found, console = browse(server.address, tmp_path, width, PERSON % json.dumps(truth))
     assert console == [] and found["overflow"] <= 0
-    assert found["progress"] == f"{TRAIN} of {TRAIN} written"
+    assert found["progress"] == f"{TRAIN} of {TRAIN} photos answered"
     assert found["seen"] == [ids[row] for row in server.review.queue.rows]  # most doubtful first
     assert read(folder / "corrections.h5").labels.tolist() == TRUTH[:TRAIN].tolist()
     assert invoke("fuse", "--run", folder)[0] == 0
@@ -214,7 +320,7 @@ def test_the_command_serves_until_it_is_interrupted(small_run, monkeypatch, capf
         raise KeyboardInterrupt
 
     def answer_directly(server):
-        return server.review.answer(0, [0])
+        return server.review.answer(0, [0])["corrected"]
 
     monkeypatch.setattr(review_server.ReviewServer, "serve_forever", interrupted)
     code, output = invoke("review", "--run", small_run, "--n", 3)

@@ -4,7 +4,7 @@ import contextlib
 import json
 import secrets
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,9 +16,11 @@ import numpy as np
 from pipeline.machine.errors import PipelineError
 from pipeline.machine.progress import say
 from pipeline.runs.artifacts import Corrections, write
+from pipeline.runs.files import write_text
 from pipeline.runs.graph import run_argument
 from pipeline.runs.lock import locked
 from pipeline.tools.corrections import UNTOUCHED, carried_over, corrections_of
+from pipeline.tools.label_sets import LabelSet
 from pipeline.tools.read import read
 from pipeline.tools.report.gallery import jpeg
 from pipeline.tools.report.page import HEADERS, render
@@ -33,19 +35,61 @@ PHOTO_SIDE = 1100
 MOST_BYTES = 65_536
 """Longest answer that is read."""
 
+LOG = "answers.jsonl"
+"""In a run folder: the answers of the page, the oldest first, which undo goes by."""
+
+MOST_EARLIER = 1000
+"""Photos with an earlier answer on the page, the latest."""
+
 
 class WrongAnswer(Exception):
     """An answer that the page would never give; the message says why."""
 
 
 @dataclass(frozen=True)
+class Answer:
+    """A line of the log: what was known of a photo before an answer and after it, 1 or 0 by class."""
+
+    image_id: str
+    before: dict[str, int]
+    after: dict[str, int]
+
+
+def read_log(folder: Path) -> list[Answer]:
+    """The answers of the page, the oldest first; lines of another form are left out."""
+    found = []
+    try:
+        lines = (folder / LOG).read_text(encoding="utf-8").split("\n")
+    except (FileNotFoundError, UnicodeDecodeError):
+        return []
+    for line in lines:
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
+            answer = Answer(**json.loads(line))
+            if isinstance(answer.image_id, str) and isinstance(answer.before, dict) and isinstance(answer.after, dict):
+                found.append(answer)
+    return found
+
+
+def write_log(folder: Path, answers: list[Answer]) -> None:
+    """Write the answers of the page."""
+    write_text(folder / LOG, "".join(f"{json.dumps(vars(answer))}\n" for answer in answers))
+
+
+@dataclass(frozen=True)
 class Review:
-    """The questions of a run and the file that takes the answers."""
+    """The questions of a run and the files that take the answers."""
 
     folder: Path
     queue: ReviewQueue
+    earlier: list[int]
+    """Rows of images with an earlier answer, the latest last: questions in front of those of the queue."""
     lock: threading.Lock
-    """Answers come on threads of their own, and each reads the file that it writes."""
+    """Answers come on threads of their own, and each reads the files that it writes."""
+
+    @property
+    def rows(self) -> list[int]:
+        """Row of each question."""
+        return [*self.earlier, *self.queue.rows]
 
     @property
     def path(self) -> Path:
@@ -60,48 +104,88 @@ class Review:
         """The file as it is."""
         return read(self.path) if self.path.exists() else None
 
-    def answer(self, index: int, present: list[int] | None) -> int:
-        """Write what a person says of a question, or (None) take it back, and return how many images are corrected.
+    def answer(self, index: int, present: list[int] | None) -> dict[str, Any]:
+        """Write what a person says of a question, or (None) undo the last answer to it.
+
+        Undoing brings back what was known before that answer, an earlier answer included.
 
         Args:
             index: of the question.
             present: the classes that are in the photo, none of the others is.
 
+        Returns:
+            The question as it is now, and as `corrected` the number of images of which something is known.
+
         Raises:
             WrongAnswer: there is no such question or class.
         """
         train = self.queue.labels.manifest
-        if not 0 <= index < len(self.queue.rows):
+        if not 0 <= index < len(self.rows):
             raise WrongAnswer(f"there is no question {index}")
         if present is not None and not all(0 <= c < len(train.class_names) for c in present):
             raise WrongAnswer("there is no such class")
-        row = self.queue.rows[index]
+        row = self.rows[index]
         with self.lock, locked(self.folder):
-            labels = self.known()
-            labels[row] = UNTOUCHED if present is None else 0
-            labels[row, present or []] = 1
+            labels, log = self.known(), read_log(self.folder)
+            before = labels[row].copy()
+            if present is None:
+                labels[row] = self.undone(row, before, log)
+            else:
+                labels[row] = 0
+                labels[row, present] = 1
+                log.append(Answer(train.image_ids[row], self.by_class(before), self.by_class(labels[row])))
             write(self.path, corrections_of(train, labels, self.before()))
-        return corrected_images(labels)
+            write_log(self.folder, log)
+        return {"corrected": corrected_images(labels), **self.question(row, labels[row])}
+
+    def undone(self, row: int, now: np.ndarray, log: list[Answer]) -> np.ndarray:
+        """What is known of an image without its last answer, int8 [C]; takes that out of the log.
+
+        Nothing is known without an answer that is not in the log. What was said of the image since, elsewhere, stays.
+        """
+        image_id, names = self.queue.labels.image_ids[row], self.queue.labels.class_names
+        last = next((n for n in reversed(range(len(log))) if log[n].image_id == image_id), None)
+        if last is None:
+            return np.full_like(now, UNTOUCHED)
+        answer = log.pop(last)
+        before, after = ([said.get(name, UNTOUCHED) for name in names] for said in (answer.before, answer.after))
+        return np.where(now == after, before, now)
+
+    def by_class(self, known: np.ndarray) -> dict[str, int]:
+        """What is known of an image, by class."""
+        return {self.queue.labels.class_names[c]: int(known[c]) for c in np.flatnonzero(known != UNTOUCHED)}
+
+    def question(self, row: int, known: np.ndarray) -> dict[str, Any]:
+        """The ticks of an image, and whether they are a person's answer."""
+        answered = is_answer(known)
+        present = known == 1 if answered else self.queue.labels.present[row]
+        return {"present": np.flatnonzero(present).tolist(), "answered": bool(answered)}
 
     def content(self) -> dict[str, Any]:
         """What the page shows."""
         labels = self.queue.labels
         known = self.known()
         questions = []
-        for row in self.queue.rows:
-            said = None if (known[row] == UNTOUCHED).any() else known[row]
-            present = labels.present[row] if said is None else said == 1
+        for row in self.rows:
             questions.append(
                 {
                     "id": labels.image_ids[row],
-                    "present": np.flatnonzero(present).tolist(),
                     "doubtful": self.queue.doubtful[row].tolist(),
                     "scores": [round(float(score), 3) for score in labels.labels[row]],
-                    "answered": said is not None,
+                    **self.question(row, known[row]),
                 }
             )
+        index_of = {labels.image_ids[row]: index for index, row in enumerate(self.rows)}
+        latest = {answer.image_id: n for n, answer in enumerate(read_log(self.folder)) if answer.image_id in index_of}
+        history = [index_of[image_id] for image_id in sorted(latest, key=latest.__getitem__)]
         names = {"run": self.folder.resolve().name, "argument": run_argument(self.folder)}
-        return {**names, "classes": labels.class_names, "questions": questions}
+        return {
+            **names,
+            "classes": labels.class_names,
+            "questions": questions,
+            "history": history,
+            "earlier": len(self.earlier),
+        }
 
 
 class ReviewServer(ThreadingHTTPServer):
@@ -155,8 +239,8 @@ class ReviewHandler(BaseHTTPRequestHandler):
             if rest == "":
                 page = render("review", review.content())
                 self.reply(HTTPStatus.OK, page.encode(), "text/html; charset=utf-8")
-            elif name == "photo" and number.isdecimal() and int(number) < len(review.queue.rows):
-                path = review.queue.labels.manifest.paths[review.queue.rows[int(number)]]
+            elif name == "photo" and number.isdecimal() and int(number) < len(review.rows):
+                path = review.queue.labels.manifest.paths[review.rows[int(number)]]
                 self.reply(HTTPStatus.OK, jpeg(Path(path), PHOTO_SIDE), "image/jpeg")
             else:
                 self.reply(HTTPStatus.NOT_FOUND, b"not found", "text/plain")
@@ -164,7 +248,7 @@ class ReviewHandler(BaseHTTPRequestHandler):
             self.reply(HTTPStatus.INTERNAL_SERVER_ERROR, str(error).encode(), "text/plain; charset=utf-8")
 
     def do_POST(self) -> None:
-        """An answer, {"index": number, "present": [class, ...] or null}."""
+        """An answer, {"index": number, "present": [class, ...]}, or with null for the classes its undoing."""
         rest = self.place()
         if rest is None:
             return
@@ -176,13 +260,13 @@ class ReviewHandler(BaseHTTPRequestHandler):
             return
         try:
             said = json.loads(self.rfile.read(int(length)))
-            corrected = self.server.review.answer(*checked(said))
+            question = self.server.review.answer(*checked(said))
         except (ValueError, RecursionError, WrongAnswer) as error:
             self.reply(HTTPStatus.BAD_REQUEST, str(error).encode(), "text/plain; charset=utf-8")
         except PipelineError as error:
             self.reply(HTTPStatus.INTERNAL_SERVER_ERROR, str(error).encode(), "text/plain; charset=utf-8")
         else:
-            self.reply(HTTPStatus.OK, json.dumps({"corrected": corrected}).encode(), "application/json")
+            self.reply(HTTPStatus.OK, json.dumps(question).encode(), "application/json")
 
     def reply(self, status: HTTPStatus, content: bytes, kind: str) -> None:
         """Send a whole response."""
@@ -191,6 +275,18 @@ class ReviewHandler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
+
+
+def is_answer(known: np.ndarray) -> np.ndarray:
+    """Whether a person has said something of every class, bool [...] of int8 [..., C]."""
+    return (known != UNTOUCHED).all(-1)
+
+
+def answered_rows(folder: Path, labels: LabelSet, known: np.ndarray) -> list[int]:
+    """Rows of the images with an answer, the latest last; those that the log lacks come first."""
+    latest = {answer.image_id: n for n, answer in enumerate(read_log(folder))}
+    rows = np.flatnonzero(is_answer(known)).tolist()
+    return sorted(rows, key=lambda row: latest.get(labels.image_ids[row], -1))
 
 
 def corrected_images(labels: np.ndarray) -> int:
@@ -223,13 +319,16 @@ def open_review(folder: Path, count: int, chosen: Path | None = None, port: int 
         port: 0 for any that is free.
 
     Raises:
-        PipelineError: there are no final labels, nothing to ask, or the port is taken.
+        PipelineError: there are no final labels, or the port is taken.
     """
     queue = review_queue(folder, count, chosen)
-    if not queue.rows:
-        raise PipelineError(f"{folder} has no image that a person has not looked at; nothing is left to review.")
+    review = Review(folder, queue, [], threading.Lock())
+    if chosen is None:
+        asked = set(queue.rows)
+        before = [row for row in answered_rows(folder, queue.labels, review.known()) if row not in asked]
+        review = replace(review, earlier=before[-MOST_EARLIER:])
     try:
-        return ReviewServer(Review(folder, queue, threading.Lock()), port)
+        return ReviewServer(review, port)
     except OSError as error:
         raise PipelineError(f"port {port} cannot be used ({error.strerror}). Give another to --port.") from error
 
@@ -237,7 +336,8 @@ def open_review(folder: Path, count: int, chosen: Path | None = None, port: int 
 def run(folder: Path, count: int, *, chosen: Path | None = None, port: int = 0) -> None:
     """Serve the page until Ctrl-C; arguments as of `open_review`."""
     with open_review(folder, count, chosen, port) as server:
-        say(f"{len(server.review.queue.rows)} images to look at: open {server.address} (Ctrl-C ends).")
+        earlier = f" ({len(server.review.earlier)} with earlier answers)" if server.review.earlier else ""
+        say(f"{len(server.review.queue.rows)} images to look at{earlier}: open {server.address} (Ctrl-C ends).")
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
     corrected, name = corrected_images(server.review.known()), run_argument(folder)

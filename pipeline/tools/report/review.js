@@ -2,9 +2,11 @@
 
 const KEYS = 9;
 const asked = { index: 0, ticked: new Set(), order: [], busy: false };
+const opened = data.questions.length - data.earlier;
 
-// Ticked and doubtful classes first, so that the keys are for what matters; the rest by score.
+// As many classes as there are keys keep their order, so that a key means one class on every photo. Of more, ticked and doubtful classes first, so that the keys are for what matters; the rest by score.
 function orderOf(question) {
+  if (data.classes.length <= KEYS) return data.classes.map((_, c) => c);
   const rank = (c) => (question.present.includes(c) ? 2 : 0) + (question.doubtful.includes(c) ? 1 : 0);
   return data.classes.map((_, c) => c).sort((a, b) => (rank(b) > 0) - (rank(a) > 0) || rank(b) - rank(a) || question.scores[b] - question.scores[a]);
 }
@@ -35,8 +37,8 @@ function show(index) {
   const done = asked.index >= data.questions.length;
   byId("question").hidden = done;
   byId("finished").hidden = !done;
-  const answered = data.questions.filter((question) => question.answered).length;
-  byId("progress").textContent = done ? `${answered} of ${data.questions.length} written` : `${asked.index + 1} of ${data.questions.length}, ${answered} written`;
+  byId("progress").textContent = progress(done);
+  byId("undo").disabled = byId("undo-last").disabled = data.history.length === 0 && !data.questions[asked.index]?.answered;
   if (done) { byId("finished-title").focus(); return; }
   const question = data.questions[asked.index];
   asked.ticked = new Set(question.present);
@@ -45,22 +47,36 @@ function show(index) {
   byId("photo").src = `photo/${asked.index}`;
   byId("photo").alt = question.id;
   byId("photo-id").textContent = question.id;
-  byId("hint").textContent = `Most doubtful: ${question.doubtful.map((c) => data.classes[c]).join(", ")}`;
+  byId("hint").textContent = question.answered ? "Answered: the ticks are the answer. Save to change it, u to undo it."
+    : `Most doubtful: ${question.doubtful.map((c) => data.classes[c]).join(", ")}`;
   byId("back").disabled = asked.index === 0;
   drawTicks();
   if (asked.index + 1 < data.questions.length) new Image().src = `photo/${asked.index + 1}`;
 }
 
-async function save() {
-  if (asked.busy || asked.index >= data.questions.length) return;
+// Photos, whatever the number of classes.
+function progress(done) {
+  const answered = data.questions.slice(data.earlier).filter((question) => question.answered).length;
+  const before = data.earlier ? `, ${count(data.earlier)} earlier` : "";
+  if (!done && asked.index < data.earlier) return `earlier answer ${asked.index + 1} of ${data.earlier}`;
+  return done ? `${answered} of ${opened} photos answered${before}` : `photo ${asked.index - data.earlier + 1} of ${opened}, ${answered} answered${before}`;
+}
+
+// Sends an answer, or null to undo it, and takes over what the server has written.
+async function send(index, present, next) {
+  if (asked.busy) return;
   asked.busy = true;
-  const [question, present] = [data.questions[asked.index], [...asked.ticked].sort((a, b) => a - b)];
+  const question = data.questions[index];
   try {
-    const reply = await fetch("answer", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ index: asked.index, present }) });
+    const reply = await fetch("answer", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ index, present }) });
     if (!reply.ok) throw new Error(await reply.text());
-    Object.assign(question, { present, answered: true });
-    byId("said").textContent = `written: ${question.id}, ${present.map((c) => data.classes[c]).join(", ") || "none of the classes"}`;
-    show(asked.index + 1);
+    const now = await reply.json();
+    Object.assign(question, { present: now.present, answered: now.answered });
+    data.history = data.history.filter((each) => each !== index);
+    if (now.answered) data.history.push(index);
+    const names = now.present.map((c) => data.classes[c]).join(", ") || "none of the classes";
+    byId("said").textContent = present ? `written: ${question.id}, ${names}` : now.answered ? `undone: ${question.id} has its earlier answer again, ${names}` : `undone: ${question.id} has no answer now`;
+    show(next);
   } catch (error) {
     byId("said").textContent = `NOT written: ${error.message}. Is \`ccd review\` still running?`;
   } finally {
@@ -68,12 +84,38 @@ async function save() {
   }
 }
 
+function save() {
+  if (asked.index < data.questions.length) send(asked.index, [...asked.ticked].sort((a, b) => a - b), asked.index + 1);
+}
+
+// The answer to the photo that is shown, or else the latest one that was given on this page, today or before.
+function undo() {
+  const index = data.questions[asked.index]?.answered ? asked.index : data.history.at(-1);
+  if (index !== undefined) send(index, null, index);
+}
+
+// The next photo whose name has the text.
+function findPhoto() {
+  const text = byId("find-photo").value.trim().toLowerCase();
+  const all = data.questions.map((_, n) => (asked.index + 1 + n) % data.questions.length);
+  const found = text ? all.find((n) => data.questions[n].id.toLowerCase().includes(text)) : undefined;
+  if (found === undefined) byId("said").textContent = `no photo here is called ${text}`;
+  else show(found);
+}
+
 byId("save").addEventListener("click", save);
+for (const id of ["undo", "undo-last"]) byId(id).addEventListener("click", undo);
+byId("find-photo").addEventListener("keydown", (event) => {
+  if (event.key === "Enter") findPhoto();
+  else if (event.key !== "Escape") return;
+  byId("find-photo").blur();
+  event.preventDefault();
+});
 byId("skip").addEventListener("click", () => show(asked.index + 1));
 for (const id of ["back", "again"]) byId(id).addEventListener("click", () => show(asked.index - 1));
 byId("find").addEventListener("input", drawTicks);
 addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target === byId("find-photo")) return;
   if (event.target === byId("find")) {
     if (event.key === "Escape" || event.key === "Enter") {
       const [only, other] = byId("classes").children;
@@ -85,12 +127,12 @@ addEventListener("keydown", (event) => {
     }
     return;
   }
-  const act = { Enter: save, s: () => show(asked.index + 1), ArrowLeft: () => show(asked.index - 1), "/": () => byId("find").focus() }[event.key];
+  const act = { Enter: save, s: () => show(asked.index + 1), u: undo, ArrowLeft: () => show(asked.index - 1), "/": () => byId("find").focus() }[event.key];
   // a button that has the focus does what it says
   if (act && !(event.key === "Enter" && event.target.tagName === "BUTTON" && event.target !== byId("save"))) {
     event.preventDefault();
     act();
   } else if (/^[1-9]$/.test(event.key) && asked.order[event.key - 1] !== undefined && !byId("question").hidden) toggle(asked.order[event.key - 1]);
 });
-const open = data.questions.findIndex((question) => !question.answered);
+const open = data.questions.findIndex((question, n) => n >= data.earlier && !question.answered);
 show(open < 0 ? data.questions.length : open);
