@@ -56,15 +56,16 @@ def test_review_list_begins_with_the_doubtful_and_names_the_classes(small_run):
 def test_answers_of_a_person_reach_the_final_labels(small_run, tmp_path):
     export = answered(small_run, tmp_path / "export.json", {"train/0.png": ["cat"], "train/3.png": []})
     code, output = invoke("import-labels", export, "--run", small_run)
-    assert code == 0 and "6 labels of 2 images are fixed, 1 of them to present" in output
+    assert code == 0 and "corrected photos: 2, labels present: 1, absent: 5" in output
     expected = np.full((TRAIN, 3), -1)
     expected[0], expected[3] = [1, 0, 0], [0, 0, 0]
     assert read(small_run / "corrections.h5").labels.tolist() == expected.tolist()
     before = read(small_run / "final_labels.h5").provenance.fingerprint
     code, output = invoke("fuse", "--run", small_run)
-    assert code == 0 and "6 are corrected by hand" in output
+    assert code == 0 and "corrected by hand: 2 photos" in output
     final = read(small_run / "final_labels.h5")
     assert final.labels[[0, 3]].tolist() == [[1, 0, 0], [0, 0, 0]] and final.corrected_entries == 6
+    assert final.corrected_images == 2
     assert (final.labels[[1, 2, 4, 5, 6, 7]] > 0).all() and (final.labels[[1, 2, 4, 5, 6, 7]] < 1).all()
     assert final.scores[0, 0] == final.scores[:, 0].max() >= 1
     assert final.provenance.fingerprint != before and "corrections.h5" in final.provenance.inputs

@@ -284,8 +284,8 @@ def test_keys_keep_their_class_and_earlier_answers_are_undone_in_a_browser(reope
     ids = read_manifest(folder).split("train").image_ids
     found, console = browse(server.address, tmp_path, 1280, SECOND_DAY % json.dumps(ids[asked[0]]))
     assert console == []
-    assert found["start"] == f"photo 1 of {TRAIN - 3}, 0 answered, 3 earlier"
-    assert (found["undone"], found["afterUndo"]) == (ids[asked[2]], "earlier answer 3 of 3")
+    assert found["start"] == f"Photo 1 of {TRAIN - 3}, 0 answered, 3 earlier"
+    assert (found["undone"], found["afterUndo"]) == (ids[asked[2]], "Earlier photo 3 of 3")
     assert found["said"] == f"undone: {ids[asked[2]]} has no answer now"
     assert found["found"] == ids[asked[0]] and "Answered" in found["hint"]
     assert found["keys"] == [[[str(c + 1), name] for c, name in enumerate(CLASSES)]] * TRAIN
@@ -326,4 +326,4 @@ def test_the_command_serves_until_it_is_interrupted(small_run, monkeypatch, capf
     code, output = invoke("review", "--run", small_run, "--n", 3)
     told = " ".join((output + capfd.readouterr().err).split())
     assert code == 0 and "3 images to look at: open http://127.0.0.1:" in told
-    assert "1 images are corrected. Go on with `ccd fuse" in told
+    assert "corrected photos: 1. Go on with `ccd fuse" in told

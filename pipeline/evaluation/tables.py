@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.machine.progress import PlainTable, say, show
-from pipeline.runs.artifacts import reporting_damage
+from pipeline.runs.artifacts import corrected_count, reporting_damage
 from pipeline.runs.state import read_provenance
 
 
@@ -35,9 +35,9 @@ def show_metrics(folder: Path) -> None:
         show(class_table(metrics))
     for sentence in metrics["not_measured"]:
         say(sentence)
-    corrected = metrics.get("labels", {}).get("final", {}).get("corrected_entries")
-    if corrected:
-        say(f"{corrected} labels were corrected by hand, so the classifier was trained with human labels.")
+    final = metrics.get("labels", {}).get("final", {})
+    if by_hand := corrected_count(final.get("corrected_images", 0), final.get("corrected_entries", 0)):
+        say(f"Corrected by hand: {by_hand}. So the classifier was trained with human labels.")
     if "gain" in metrics:
         say(gain_sentence(metrics["gain"]))
     if "epochs" in metrics:

@@ -42,6 +42,7 @@ def measure_labels(path: Path, rows: np.ndarray, truth: np.ndarray, config: Eval
     labels: Labels = read_arrays(path, without=("scores",))
     figures = label_metrics(at(labels.labels, rows), truth, labels.class_names, **conventions(config))
     found = {"labels_mAP": figures["mAP"], "corrected_entries": labels.corrected_entries}
+    found["corrected_images"] = labels.corrected_images
     del labels
     ranked: Labels = read_arrays(path, without=("labels",))
     return figures | found | ranking_metrics(at(ranked.scores, rows), truth, ranked.class_names, **conventions(config))

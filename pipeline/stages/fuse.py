@@ -119,31 +119,30 @@ def run(folder: Path, config: FuseConfig, origin: Provenance) -> None:
         if crops.provenance.config["teacher"]:
             bias = crop_bias(read_arrays(folder / "crop_scores.h5"), embeddings)
     fused = fuse_in_blocks(initial.scores, crops, folder / "crop_scores.h5", bias, made.label_floor, config)
-    labels, scores, corrected_entries = fused.labels, fused.scores, 0
+    labels, scores, said = fused.labels, fused.scores, np.zeros((0, 0), bool)
     if "corrections.h5" in origin.inputs:
         corrections: Corrections = read_arrays(folder / "corrections.h5")
         found = align_corrections(corrections, initial.image_ids, initial.class_names)
         labels, scores = correct(labels, found.labels), correct(scores, found.labels)
-        corrected_entries = int((found.labels >= 0).sum())
+        said = found.labels >= 0
         for what, unknown in (("images", found.unknown_images), ("classes", found.unknown_classes)):
             if unknown:
                 say(
                     f"{folder / 'corrections.h5'} corrects {len(unknown)} {what} that are not trained on (first: "
                     f"{unknown[0]}); these corrections wait there."
                 )
-    write(
-        path,
-        Labels(
-            provenance=origin,
-            image_ids=initial.image_ids,
-            class_names=initial.class_names,
-            labels=labels,
-            scores=scores,
-            confident=initial.confident,
-            corrected_entries=corrected_entries,
-        ),
+    final = Labels(
+        provenance=origin,
+        image_ids=initial.image_ids,
+        class_names=initial.class_names,
+        labels=labels,
+        scores=scores,
+        confident=initial.confident,
+        corrected_entries=int(said.sum()),
+        corrected_images=int(said.any(axis=1).sum()),
     )
+    write(path, final)
     columns = zip(labels.T, initial.scores.T, strict=True)
     changed = np.mean([np.abs(now - clamp_labels(before)).mean() for now, before in columns])
-    by_hand = f"; {corrected_entries} are corrected by hand" if corrected_entries else ""
+    by_hand = f"; corrected by hand: {final.by_hand}" if final.by_hand else ""
     say(f"{path}: {len(labels)} images, labels changed by {changed:.3f} on average{by_hand}.")

@@ -174,13 +174,13 @@ def data_card(run: RunFiles | None) -> str:
         return "# Training photos\n\nThe run that made this classifier is not at hand, so nothing is known of them.\n"
     counts = run.manifest.images["split"].value_counts()
     studied = [name for name, provenance in run.provenances.items() if provenance.uses_ground_truth]
-    by_hand = 0 if run.final is None else run.final.corrected_entries
+    by_hand = "" if run.final is None else run.final.by_hand
     lines = [
         *("# Training photos", ""),
         f"{counts.get('train', 0):,} train and {counts.get('test', 0):,} test photos of {markdown(run.manifest.dataset)}; "
         f"{len(run.manifest.skipped)} could not be read.",
         "",
-        f"Labels of the train photos: made by a program; {by_hand:,} were corrected by people. "
+        f"Labels of the train photos: made by a program; corrected by people: {by_hand or 'none'}. "
         + (f"Ground truth was used in {', '.join(studied)}: a study." if studied else "No other human label was used."),
         "",
     ]

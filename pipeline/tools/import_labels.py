@@ -31,7 +31,7 @@ def run(source: Path, folder: Path, *, replace: bool = False) -> None:
     fixed = corrections.labels != UNTOUCHED
     name = run_argument(folder)
     say(
-        f"{path}: {np.count_nonzero(fixed)} labels of {np.count_nonzero(fixed.any(1))} images are fixed, "
-        f"{np.count_nonzero(corrections.labels == 1)} of them to present. Go on with "
+        f"{path}: corrected photos: {np.count_nonzero(fixed.any(1))}, labels present: "
+        f"{np.count_nonzero(corrections.labels == 1)}, absent: {np.count_nonzero(corrections.labels == 0)}. Go on with "
         f"`ccd fuse --run {name}` and `ccd train --run {name}`."
     )

@@ -342,6 +342,6 @@ def run(folder: Path, count: int, *, chosen: Path | None = None, port: int = 0) 
             server.serve_forever()
     corrected, name = corrected_images(server.review.known()), run_argument(folder)
     say(
-        f"{server.review.path}: {corrected} images are corrected. Go on with `ccd fuse --run {name}` and "
+        f"{server.review.path}: corrected photos: {corrected}. Go on with `ccd fuse --run {name}` and "
         f"`ccd train --run {name}`."
     )

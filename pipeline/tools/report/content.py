@@ -114,8 +114,9 @@ def cards(run: RunFiles) -> list[dict[str, str]]:
         each = (labels.labels >= PRESENT).sum(1)
         note = f"{(each == 0).mean():.0%} of the train images have none"
         found.append({"title": "labels per image", "value": f"{each.mean():.2f}", "note": note})
-    if run.final is not None and run.final.corrected_entries:
-        found.append({"title": "corrected by hand", "value": f"{run.final.corrected_entries:,}", "note": "labels"})
+    if run.final is not None and run.final.by_hand:
+        number, what = run.final.by_hand.split()
+        found.append({"title": "corrected by hand", "value": number, "note": what})
     if run.boxes is not None:
         boxed = len(np.unique(run.boxes.image_index)) / max(len(run.boxes.image_ids), 1)
         found.append({"title": "boxes", "value": f"{len(run.boxes.box):,}", "note": f"{boxed:.0%} of the train images"})
@@ -130,8 +131,8 @@ def supervision(run: RunFiles) -> str:
     """Which labels the classifier was trained with, beside those that the pipeline made itself."""
     if any(provenance.uses_ground_truth for provenance in run.provenances.values()):
         return "ground truth was used in the making, as a study"
-    if run.final is not None and run.final.corrected_entries:
-        return f"{run.final.corrected_entries:,} labels were corrected by hand"
+    if run.final is not None and run.final.by_hand:
+        return f"corrected by hand: {run.final.by_hand}"
     return "no human label was used for training"
 
 

@@ -58,8 +58,8 @@ function show(index) {
 function progress(done) {
   const answered = data.questions.slice(data.earlier).filter((question) => question.answered).length;
   const before = data.earlier ? `, ${count(data.earlier)} earlier` : "";
-  if (!done && asked.index < data.earlier) return `earlier answer ${asked.index + 1} of ${data.earlier}`;
-  return done ? `${answered} of ${opened} photos answered${before}` : `photo ${asked.index - data.earlier + 1} of ${opened}, ${answered} answered${before}`;
+  if (!done && asked.index < data.earlier) return `Earlier photo ${asked.index + 1} of ${data.earlier}`;
+  return done ? `${answered} of ${opened} photos answered${before}` : `Photo ${asked.index - data.earlier + 1} of ${opened}, ${answered} answered${before}`;
 }
 
 // Sends an answer, or null to undo it, and takes over what the server has written.
