@@ -149,7 +149,7 @@ def model_card(config: dict[str, Any], run: RunFiles | None) -> str:
         lines += ["| images | what | mAP | 95 % interval |", "|---|---|---|---|"]
         for split, name, figures in sources_of(run.metrics):
             low, high = figures.get("mAP_interval", (None, None))
-            interval = "" if low is None else f"{100 * low:.1f} to {100 * high:.1f}"
+            interval = figures.get("no_interval", "") if low is None else f"{100 * low:.1f} to {100 * high:.1f}"
             lines.append(f"| {figures['images']} {split} | {name} | {100 * figures['mAP']:.1f} | {interval} |")
         conventions = run.metrics["conventions"]
         lines += [

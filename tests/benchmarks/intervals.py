@@ -19,6 +19,8 @@ from pipeline.evaluation.intervals import LeaveOneOut, gain_interval, leave_one_
 
 TAIL = 0.025
 OURS = "ours"
+RARE = 0.05
+"""Share of the test sets with an interval below which there are too few to count."""
 
 
 def bootstrap(scores: np.ndarray, truth: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -104,7 +106,9 @@ def main() -> None:
                 print(f"| photos x classes | true | {' | '.join(names)} | printed |\n{'|---' * (len(names) + 3)}|")
             first, second = (100 * each for each in population.maps)
             figure = f"mAP {first:.0f}" if what == "mAP" else f"gain {second - first:+.0f}"
-            cells = " | ".join(f"{100 * found[name]:.0f}" if given[what] or name != OURS else "-" for name in names)
+            cells = " | ".join(
+                "-" if name == OURS and given[what] < RARE else f"{100 * found[name]:.0f}" for name in names
+            )
             print(f"| {population.name} | {figure} | {cells} | {given[what]:.0%} |", flush=True)
 
 
