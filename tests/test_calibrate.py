@@ -101,7 +101,7 @@ def test_unreadable_photos_are_left_out(labelled, tiny_classifier, tmp_path):
     [
         ("image\n{photo}\n", "has no labels"),
         ("image,labels\n{photo},horse\n", "names class 'horse'"),
-        ("image,labels\n{photo},cat\n{photo},dog\n", "2 times"),
+        ("image,labels\n{photo},cat\n{photo},dog\n", "has 1 labelled photos"),  # one row for each label
         ("image,labels\nnothing.png,cat\n", r"nothing.png"),
         ("image,labels\n{photo},cat\n", "has 1 labelled photos, expected at least 5"),
     ],
