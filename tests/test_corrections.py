@@ -185,6 +185,10 @@ def result(kind, control, *names):
         one_task(result("choices", "what", "cat", "dog")),
         one_task(result("rectanglelabels", "label", "cat"), result("polygonlabels", "shape", "dog")),
         one_task(result("brushlabels", "b", "dog"), result("choices", "c", "cat"), result("textarea", "note", "nice")),
+        # a region and its label under two controls have one id
+        one_task(
+            {"type": "rectangle", "from_name": "r", "id": "Zq1", "value": {"x": 1}}, result("labels", "l", "cat", "dog")
+        ),
         [{"image_id": "a", "annotation_id": 1, "choice": {"choices": ["cat", "dog"]}}],
         [{"image_id": "a", "annotation_id": 1, "choice": "cat", "label": [{"x": 1, "rectanglelabels": ["dog"]}]}],
         [{"image_id": "a", "annotation_id": 1, "what": ["cat", "dog"], "source": "phone"}],
@@ -203,6 +207,13 @@ def test_any_control_whose_values_are_classes_is_taken(tmp_path, tasks):
         (one_task(result("choices", "what", "cat"), result("choices", "quality", "good")), "quality"),
         (one_task(result("polygonlabels", "shape", "cats")), "shape"),
         (one_task(result("taxonomy", "tree", ["animal", "cat"])), "tree"),
+        (one_task(result("choices", "what", "dog"), result("taxonomy", "tree", ["animal", "cat"])), "tree"),
+        (
+            one_task(
+                result("choices", "what", "dog"), {"type": "polygon", "from_name": "shape", "id": "p1", "value": {}}
+            ),
+            "shape",
+        ),
         (one_task(result("textarea", "note", "a cat")), "note"),
         ([{"image_id": "a", "annotation_id": 1, "choice": "cats"}], "choice"),
         ([{"image_id": "a", "annotation_id": 1, "quality": {"choices": ["good"]}}], "quality"),

@@ -129,6 +129,12 @@ META = (
 """Further fields of JSON-MIN that are not controls."""
 
 
+NOTES = ("textarea", "number", "rating", "datetime", "relation")
+"""Types of results that never name a class, and may accompany an answer."""
+SHAPES = ("rectangle", "ellipse", "polygon", "brush", "keypoint", "bitmask", "vector")
+"""Types of regions whose label comes from another control, as a result with the same id."""
+
+
 def answers(tasks: Any, class_names: Sequence[str]) -> dict[str, list[str]]:
     """Image id to the classes that a person chose, from an export of Label Studio as JSON or JSON-MIN.
 
@@ -184,22 +190,38 @@ def full_answer(results: Sequence[Any], classes: Set[str]) -> list[str]:
     """Classes of the results of an annotation.
 
     Raises:
-        ValueError: a control has a value that is not a class, or none of the controls has classes.
+        ValueError: a control has a value that is not a class, or marks something without naming a class; or there are
+            notes alone.
     """
-    names, others = [], []
+    names, notes = [], []
+    labelled = {result.get("id") for result in results if _values(result) is not None} - {None}
     for result in results:
-        kind, control = result.get("type"), result.get("from_name")
+        kind, control, values = result.get("type"), result.get("from_name"), _values(result)
         # the boxes that ccd drew stay behind when a person takes the tick away
         if kind == "rectanglelabels" and control == BOXES and OWN_BOX.fullmatch(str(result.get("id", ""))):
             continue
-        values = result.get("value", {}).get(kind)
-        if isinstance(values, list) and (kind == "choices" or str(kind).endswith("labels")):
+        if values is not None:
             names += checked(values, control, classes)
-        else:
-            others.append(f"{control} ({kind})")
-    if others and not names and not any(result.get("type") == "choices" for result in results):
-        raise ValueError(f"the control {others[0]} has no classes as values; ccd reads choices and labelled regions")
+        elif kind in NOTES:
+            notes.append((control, kind))
+        elif kind not in SHAPES or result.get("id") not in labelled:
+            raise _without_classes(control, kind)
+    if notes and not names and not any(result.get("type") == "choices" for result in results):
+        raise _without_classes(*notes[0])
     return names
+
+
+def _values(result: Mapping[str, Any]) -> list[Any] | None:
+    """The values of a result that may be classes: choices, or labels of a region; None for another type of result."""
+    kind = str(result.get("type"))
+    values = result.get("value", {}).get(kind) if kind == "choices" or kind.endswith("labels") else None
+    return values if isinstance(values, list) else None
+
+
+def _without_classes(control: Any, kind: Any) -> ValueError:
+    return ValueError(
+        f"the control {control} ({kind}) has no classes as values; ccd reads choices and labelled regions"
+    )
 
 
 def short_answer(item: Mapping[str, Any], classes: Set[str]) -> list[str]:
