@@ -1,8 +1,10 @@
 """Class names: which ones a softmax can choose among, how they are given, and the words that prompts use for them."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline.datasets.checks import read_lines
 from pipeline.machine.errors import PipelineError, first_line
@@ -85,11 +87,20 @@ def read_class_names(path: Path) -> list[str]:
 
 def _structured_names(path: Path, form: str) -> list[str]:
     """Names of a JSON or YAML file."""
-    import yaml  # as JSON is YAML
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            _refuse_repeated([key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)], path)
+            return super().construct_mapping(node, deep)
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        _refuse_repeated([key for key, _ in pairs], path)
+        return dict(pairs)
 
     text = "\n".join(read_lines(path, strip=False))
     try:
-        content = json.loads(text) if form == "JSON" else yaml.safe_load(text)
+        content = json.loads(text, object_pairs_hook=unique) if form == "JSON" else yaml.load(text, Loader)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise PipelineError(f"{path} is not valid {form}: {first_line(error)}. {_EXPECTED}") from None
     if isinstance(content, dict):
@@ -103,6 +114,15 @@ def _structured_names(path: Path, form: str) -> list[str]:
     if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
         raise PipelineError(f"{path} has no list of class names, under `names` or as the whole file. {_EXPECTED}")
     return content
+
+
+def _refuse_repeated(keys: Sequence[str], path: Path) -> None:
+    """Raise where a mapping has a key twice: parsers keep the last value, and a class would be lost."""
+    twice = next((key for key, count in Counter(keys).items() if count > 1), None)
+    if twice is not None:
+        raise PipelineError(
+            f"{path} has the key {twice!r} twice, and only one of them would count. Rename or remove one."
+        )
 
 
 def _is_number(value: object) -> bool:
