@@ -66,6 +66,8 @@ def load_dataset(config: PrepareConfig, run_folder: Path) -> Dataset:
             reading = folder.Reading(given(config.unpack_to), limit, config.skip_missing, exclude=exclude)
             images, test_images = ([*map(source, each_of(each))] for each in (config.images, config.test_images))
             return folder.load(images, names, test_images, given(config.labels), reading)
+        case _:
+            raise PipelineError("no dataset is named. Give --images DIR, or --preset demo, voc12 and the like.")
 
 
 def scenes_folder(config: PrepareConfig, run_folder: Path) -> Path:

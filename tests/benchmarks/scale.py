@@ -115,7 +115,6 @@ def without_networks(root: Path, count: int, class_names: list[str]) -> dict[str
     apart(write_made_up_scores, run, count, class_names)
     costs["evaluate"] = measure("evaluate", "--run", run)
     costs["inspect"] = measure("inspect", run / "final_labels.h5")
-    costs["plan"] = measure("plan", "--run", run)
     return costs
 
 
