@@ -217,6 +217,8 @@ def add_stage(stage: Stage) -> None:
         folder = chosen_run(named_run(name, run))
         with locked(folder):
             before = settings.read_run(folder)
+            if not (folder / settings.FILE).exists():
+                say(f"warning: {folder} has no {settings.FILE}, so this stage runs with the default settings.")
             own = before.merged(settings.Settings({stage.name: given_options(given)}, where=before.where)).absolute()
             run_stage(stage, folder, own, device, force)
             keep_settings(folder, before, own)

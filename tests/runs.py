@@ -12,9 +12,11 @@ from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.runs.artifacts import Boxes, CropScores, Embeddings, EpochScores, Labels, Provenance, write
 from pipeline.runs.checkpoints import Checkpoint, write_checkpoint
 from pipeline.runs.files import sha256_of, write_json
-from pipeline.runs.graph import VERSIONS
+from pipeline.runs.graph import MAKERS, VERSIONS, find_stage, options_of
 from pipeline.runs.manifest import COLUMNS, Manifest, manifest_provenance, write_csv, write_manifest
-from pipeline.runs.options import EvaluateConfig
+from pipeline.runs.options import EvaluateConfig, InitLabelsConfig
+from pipeline.runs.settings import Settings
+from pipeline.runs.settings import write_run as write_settings
 from pipeline.runs.state import check_current
 from pipeline.stages.evaluate import conventions, measure_labels, measure_test
 from pipeline.tools.read import read
@@ -72,11 +74,12 @@ def write_run(folder: Path, ids: list[str] = IDS, classes: list[str] = CLASSES) 
     )
     initial = (0.6 * truth[:TRAIN] + 0.3 * probabilities[:TRAIN]).astype(np.float32)
     put_labels = {**train, "confident": entropy[:TRAIN] < 0.7}
-    plain = {"debias": False, "label_floor": 0.0}
+    plain = InitLabelsConfig(debias=False)
+    write_settings(folder, Settings({"init-labels": {"debias": False}}))
     write(
         folder / "initial_labels.h5",
         Labels(
-            provenance=replace(origin(folder, "initial_labels.h5", ["embeddings.h5"]), config=plain),
+            provenance=replace(origin(folder, "initial_labels.h5", ["embeddings.h5"]), config=plain.identity()),
             **put_labels,
             labels=initial,
             scores=initial,
@@ -133,7 +136,8 @@ def write_run(folder: Path, ids: list[str] = IDS, classes: list[str] = CLASSES) 
 
 def origin(folder: Path, name: str, inputs: list[str]) -> Provenance:
     schema = Path(name).stem
-    config = {"embeddings.h5": {"entropy_limit": 0.668}, "crop_scores.h5": {"teacher": ""}}.get(name, {})
+    stage = MAKERS[name]
+    config = {} if stage == "prepare" else options_of(find_stage(stage))().identity()
     found = {i: check_current(folder / i).fingerprint for i in inputs}
     return Provenance(schema, VERSIONS[schema], config, found)
 

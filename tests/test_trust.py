@@ -9,6 +9,8 @@ from PIL import Image
 
 from pipeline.runs.artifacts import write
 from pipeline.runs.manifest import read_manifest
+from pipeline.runs.settings import read_run
+from pipeline.runs.state import file_states
 from pipeline.tools.read import read
 
 READERS = [
@@ -66,6 +68,45 @@ def test_readers_refuse_a_file_of_another_run_with_the_same_images(run, tmp_path
         write(run / name, found)
     code, output = ask(run, tmp_path, *reader)
     assert code == 1 and "is stale" in output, output
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_readers_refuse_what_was_made_with_other_settings(run, tmp_path, reader):
+    changed = ("fuse.ratio=0.2", "boxes.threshold=0.9", "train.epochs=1")
+    assert invoke("prepare", run, *(word for text in changed for word in ("--set", text)))[0] == 0
+    code, output = ask(run, tmp_path, *reader)
+    assert code == 1 and "is stale" in output and "->" in output, output
+
+
+def test_a_file_of_a_run_with_other_settings_is_found_out(run, tmp_path):
+    """Nothing but an option tells it apart: the images, classes and inputs are the same."""
+    other = shutil.copytree(run, tmp_path / "other")
+    assert invoke("fuse", other, "--ratio", 0.2)[0] == 0
+    shutil.copy(other / "final_labels.h5", run)
+    code, output = invoke("export-labels", run, "--out", tmp_path / "labels.csv")
+    assert code == 1 and "ratio 0.2 -> 0.5" in output and "ccd fuse" in output
+    assert file_states(run)["final_labels.h5"].state != "current"
+
+
+def test_a_stage_does_not_read_what_was_made_with_other_settings(run):
+    assert invoke("prepare", run, "--set", "boxes.threshold=0.9")[0] == 0
+    code, output = invoke("score-crops", run)
+    assert code == 1 and "boxes.h5 is stale" in output and "threshold 0.95 -> 0.9" in output
+
+
+def test_a_classifier_of_other_settings_predicts_with_a_warning(run, tmp_path):
+    assert invoke("prepare", run, "--set", "train.epochs=1")[0] == 0
+    code, output = invoke("predict", run, tmp_path / "photos/test", "--device", "cpu")
+    assert code == 0 and "warning" in output and "epochs 3 -> 1" in output
+
+
+def test_weights_that_are_gone_make_no_label_out_of_date(run, tmp_path):
+    """Nothing is hashed to hand out labels; `plan` and the stages look at the file."""
+    weights = shutil.copy(read_run(run).tables["warmup"]["weights"], tmp_path / "weights.pt")
+    assert invoke("warmup", run, "--weights", weights, "--device", "cpu")[0] == 0
+    (tmp_path / "weights.pt").unlink()
+    code, output = invoke("export-labels", run, "--out", tmp_path / "labels.csv")
+    assert code == 0, output
 
 
 @pytest.mark.parametrize("command", [("predict", "PHOTOS"), ("export", "--format", "hub"), ("calibrate", "LABELS")])

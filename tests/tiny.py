@@ -14,6 +14,7 @@ from pipeline.runs.artifacts import Labels, Provenance, write
 from pipeline.runs.files import sha256_of
 from pipeline.runs.graph import find_stage, module_of
 from pipeline.runs.manifest import COLUMNS, Manifest, manifest_provenance, read_manifest, write_manifest
+from pipeline.runs.options import FuseConfig, InitLabelsConfig
 from pipeline.runs.state import origin_of
 
 CLASSES = ["red", "green", "blue"]
@@ -56,11 +57,11 @@ def write_run(folder):
     )
     scores = np.random.default_rng(1).uniform(0, 0.4, (TRAIN, len(CLASSES))).astype(np.float32)
     scores[np.arange(TRAIN), np.arange(TRAIN) % 3] += 0.6
-    for name, config in (("initial_labels.h5", {}), ("final_labels.h5", {"ratio": 0.2})):
+    for name, config in (("initial_labels.h5", InitLabelsConfig()), ("final_labels.h5", FuseConfig())):
         write(
             folder / name,
             Labels(
-                provenance=Provenance(Path(name).stem, 1, config, {}),
+                provenance=Provenance(Path(name).stem, 1, config.identity(), {}),
                 image_ids=read_manifest(folder).split("train").image_ids,
                 class_names=CLASSES,
                 labels=scores.clip(0, 1),

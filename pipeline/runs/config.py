@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -89,6 +90,30 @@ class Config:
 
         return {name: changed(name, value) for name, value in table.items()}
 
+    def changes_since(self, made: Mapping[str, Any]) -> list[str]:
+        """Options that differ from those of an artifact, as "ratio 0.5 -> 0.6".
+
+        Nothing is hashed, so a file in place of another one is not noticed here; `identity` notices it. Options that
+        depend on the number of processes (see `scaled`) are not compared.
+
+        Args:
+            made: the `config` of the artifact.
+        """
+        found, several = [], self.scaled(2)
+        for item in fields(self):
+            name, value, content = item.name, getattr(self, item.name), item.metadata.get("content")
+            if not item.metadata.get("identity", True) or getattr(several, name) != value:
+                continue
+            before = made.get(name, "unset")
+            if content and names_file(value):
+                differs = "sha256:" not in str(before)
+            else:
+                value = content(value) if content else value
+                differs = before != value
+            if differs:
+                found.append(f"{name} {before!r} -> {value!r}")
+        return found
+
     def replace(self, **changes: Any) -> Self:
         """Copy with some options changed."""
         return dataclasses.replace(self, **changes)
@@ -154,6 +179,11 @@ def split_teacher(spec: str) -> tuple[str, str]:
         if whole.is_dir() if model.startswith("local-dir:") else whole.is_file():
             return spec.removesuffix(path), path
     return spec, ""
+
+
+def names_file(value: object) -> bool:
+    """Whether a stored option names a file or folder: such a path is absolute, alone or at the end of a spec."""
+    return isinstance(value, str) and re.search("(^|[:/@])/", value) is not None
 
 
 def file_identity(path: str) -> str:

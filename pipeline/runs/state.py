@@ -12,7 +12,18 @@ from pipeline.method import FORMULAS
 from pipeline.runs.artifacts import Provenance, check_schema, reporting_damage
 from pipeline.runs.checkpoints import read_description
 from pipeline.runs.config import Config
-from pipeline.runs.graph import BY_PEOPLE, MAKERS, OPTIONAL, VERSIONS, Stage, remedy
+from pipeline.runs.graph import (
+    BY_PEOPLE,
+    MAKERS,
+    OPTIONAL,
+    STAGE_NAMES,
+    VERSIONS,
+    Stage,
+    find_stage,
+    options_of,
+    remedy,
+)
+from pipeline.runs.settings import FILE, Settings, read_run
 
 
 def read_provenance(path: Path) -> Provenance:
@@ -40,22 +51,34 @@ def read_provenance(path: Path) -> Provenance:
 def up_to_date(path: Path) -> Path:
     """A file of a run that people look at or use: the path itself, once the file is up to date.
 
-    Corrections that `fuse` has not used yet make nothing out of date here: the readers of labels name them.
+    It is out of date if the run's settings are no longer those that it was made with, too. Corrections that `fuse` has
+    not used yet make nothing out of date here: the readers of labels name them.
 
     Raises:
         PipelineError: it, or a file that it was made from, is missing, damaged or out of date; names the command.
     """
-    check_current(path, ignore=tuple(BY_PEOPLE))
+    check_current(path, ignore=tuple(BY_PEOPLE), own=settings_of(path.parent))
     return path
 
 
-def check_current(path: Path, known: dict[Path, Provenance] | None = None, ignore: Sequence[str] = ()) -> Provenance:
-    """Provenance of a file whose inputs and formulas are still those that it was made with, and theirs, and so on.
+def settings_of(folder: Path) -> Settings | None:
+    """The settings of a run; None for a folder without any, as one whose files were copied out of a run."""
+    return read_run(folder) if (folder / FILE).exists() else None
+
+
+def check_current(
+    path: Path,
+    known: dict[Path, Provenance] | None = None,
+    ignore: Sequence[str] = (),
+    own: Settings | None = None,
+) -> Provenance:
+    """Provenance of a file whose inputs, options and formulas are still those that it was made with, and theirs, and so on.
 
     Args:
         path: the file.
         known: files that are already checked; gets those that are checked now.
         ignore: names of inputs whose changes do not count.
+        own: settings of the run, whose options count; None to compare none.
 
     Raises:
         PipelineError: it, or a file it was made from, is missing, damaged, or has changed since.
@@ -69,7 +92,7 @@ def check_current(path: Path, known: dict[Path, Provenance] | None = None, ignor
             continue
         if name in BY_PEOPLE and not path.with_name(name).exists():
             raise PipelineError(f"{path} is stale: {name} was taken away since. Rebuild it with {remedy(path)}.")
-        if check_current(path.with_name(name), known, ignore).fingerprint != fingerprint:
+        if check_current(path.with_name(name), known, ignore, own).fingerprint != fingerprint:
             raise PipelineError(
                 f"{path} is stale: {name} has changed since it was made. Rebuild it with {remedy(path)}."
             )
@@ -77,6 +100,14 @@ def check_current(path: Path, known: dict[Path, Provenance] | None = None, ignor
         if FORMULAS.get(name) != version:
             raise PipelineError(
                 f"{path} is stale: the formulas of {name} have changed. Rebuild it with {remedy(path)}."
+            )
+    if own is not None and MAKERS.get(path.name) in STAGE_NAMES[1:]:
+        stage = find_stage(MAKERS[path.name])
+        changes = own.config(stage.name, options_of(stage), {}).changes_since(provenance.config)
+        if changes:
+            raise PipelineError(
+                f"{path} is stale: the settings of the run have changed since it was made ({'; '.join(changes)}). "
+                f"Rebuild it with {remedy(path)}."
             )
     known[path] = provenance
     return provenance
@@ -101,8 +132,8 @@ def origin_of(stage: Stage, folder: Path, config: Config, known: dict[Path, Prov
     Raises:
         PipelineError: an input is missing, damaged or stale; names the command to run.
     """
-    known = {} if known is None else known
-    sources = {name: check_current(folder / name, known) for name in inputs_of(stage, folder, config)}
+    known, own = {} if known is None else known, settings_of(folder)
+    sources = {name: check_current(folder / name, known, own=own) for name in inputs_of(stage, folder, config)}
     schema = Path(stage.makes[0]).stem
     return Provenance(
         schema=schema,
@@ -169,15 +200,20 @@ class FileState:
 def file_states(folder: Path) -> dict[str, FileState]:
     """The state of every artifact that a run has or may have, in the order of the stages."""
     known: dict[Path, Provenance] = {}
-    return {name: file_state(folder / name, known) for name in MAKERS}
+    own = settings_of(folder)
+    return {name: _state(folder / name, known, own) for name in MAKERS}
 
 
-def file_state(path: Path, known: dict[Path, Provenance]) -> FileState:
-    """The state of one artifact; `known` as of `check_current`."""
+def file_state(path: Path) -> FileState:
+    """The state of one artifact."""
+    return _state(path, {}, settings_of(path.parent))
+
+
+def _state(path: Path, known: dict[Path, Provenance], own: Settings | None) -> FileState:
     command = MAKERS[path.name]
     if not path.exists():
         return FileState(path.name, command, "none" if path.name in OPTIONAL else "missing", None)
     try:
-        return FileState(path.name, command, "current", check_current(path, known))
+        return FileState(path.name, command, "current", check_current(path, known, own=own))
     except PipelineError as error:
         return FileState(path.name, command, str(error), None)

@@ -229,7 +229,7 @@ def origin_table(path: Path, provenance: Provenance) -> PlainTable:
     table.add_row("fingerprint", provenance.fingerprint)
     table.add_row("made by", f"ccd {MAKERS[path.name]}" if path.name in MAKERS else "unknown")
     if path.name in MAKERS:
-        table.add_row("state", file_state(path, {}).state)
+        table.add_row("state", file_state(path).state)
     table.add_row("inputs", "\n".join(f"{name}  {value}" for name, value in provenance.inputs.items()) or "none")
     table.add_row("config", "\n".join(f"{name} = {json.dumps(value)}" for name, value in provenance.config.items()))
     if provenance.formulas:

@@ -157,7 +157,7 @@ def say_end(folder: Path) -> None:
     taken = ", ".join(f"{name} {duration(timing.seconds)}" for name, timing in timings.items())
     say(f"Files: {folder}/. Last time each stage had work it took: {taken}.")
     run = run_argument(folder)
-    if file_state(folder / "classifier.pt", {}).state != "current":
+    if file_state(folder / "classifier.pt").state != "current":
         say(f"Next: `ccd all {run}` runs the remaining stages; `ccd plan {run}` lists them.")
     else:
         say(

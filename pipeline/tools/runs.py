@@ -37,7 +37,10 @@ def kind_of(folder: Path) -> str:
 
 def finished(folder: Path) -> str:
     """The last stage whose artifacts are all current."""
-    states = file_states(folder)
+    try:
+        states = file_states(folder)
+    except PipelineError:
+        return "?"
     done = [stage.name for stage in STAGES if all(states[name].state == "current" for name in stage.makes)]
     return done[-1] if done else "nothing"
 

@@ -27,7 +27,7 @@ from rich.table import Table
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.runs.artifacts import CropScores, Embeddings, EpochScores, Labels, Provenance, read_arrays, write
 from pipeline.runs.checkpoints import Checkpoint, write_checkpoint
-from pipeline.runs.graph import VERSIONS
+from pipeline.runs.graph import MAKERS, VERSIONS, find_stage, options_of
 from pipeline.runs.manifest import COLUMNS, Manifest, manifest_provenance, write_manifest
 from pipeline.runs.state import check_current
 
@@ -98,6 +98,7 @@ def with_networks(root: Path, count: int, class_names: list[str]) -> dict[str, C
     for stage in ALL[1:]:
         device = [] if stage in ("init-labels", "fuse", "evaluate") else ["--device", "cpu"]
         costs[stage] = measure(stage, *run, *device)
+    costs["plan"] = measure("plan", *run)
     return costs
 
 
@@ -131,9 +132,10 @@ def apart(function: Callable[..., None], *arguments: object) -> None:
         sys.exit(process.exitcode)
 
 
-def origin(run: Path, name: str, inputs: list[str], **config: object) -> Provenance:
-    """Provenance of a made-up artifact."""
-    schema = Path(name).stem
+def origin(run: Path, name: str, inputs: list[str]) -> Provenance:
+    """Provenance of a made-up artifact, as if its stage had made it with the default options."""
+    schema, stage = Path(name).stem, MAKERS[name]
+    config = {} if stage == "prepare" else options_of(find_stage(stage))().identity()
     made_from = {each: check_current(run / each).fingerprint for each in inputs}
     return Provenance(schema, VERSIONS[schema], config, made_from)
 
@@ -194,7 +196,7 @@ def write_made_up(run: Path, count: int, class_names: list[str]) -> None:
     write(run / "ground_truth.h5", truth)
     probabilities = softmax_rows(count, len(class_names), 2)
     embeddings = Embeddings(
-        provenance=origin(run, "embeddings.h5", ["manifest.csv"], entropy_limit=0.668, precomputed=""),
+        provenance=origin(run, "embeddings.h5", ["manifest.csv"]),
         **common,
         is_train=~test,
         probabilities=probabilities,
@@ -216,7 +218,7 @@ def write_made_up_crops(run: Path, count: int, class_names: list[str]) -> None:
     ids = [each for each, test in zip(ids_of(count), is_test(count), strict=True) if not test]
     write_weights(run, "warmup.pt", ["manifest.csv", "initial_labels.h5"], ids, class_names)
     crops = CropScores(
-        provenance=origin(run, "crop_scores.h5", ["manifest.csv", "embeddings.h5"], teacher=""),
+        provenance=origin(run, "crop_scores.h5", ["manifest.csv", "embeddings.h5"]),
         image_ids=ids,
         class_names=class_names,
         image_index=np.repeat(np.arange(len(ids)), 2),
@@ -236,7 +238,7 @@ def write_made_up_scores(run: Path, count: int, class_names: list[str]) -> None:
     write_weights(run, "classifier.pt", sources, [e for e, t in zip(ids, test, strict=True) if not t], class_names)
     scores = softmax_rows(2 * test.sum(), len(class_names), 5).reshape(2, -1, len(class_names))
     epochs = EpochScores(
-        provenance=origin(run, "epoch_scores.h5", sources, epochs=1),
+        provenance=origin(run, "epoch_scores.h5", sources),
         image_ids=[each for each, t in zip(ids, test, strict=True) if t],
         class_names=class_names,
         epochs=np.arange(2),
