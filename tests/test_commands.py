@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,40 @@ def test_plan_looks_at_labels_and_settings(run, own_photos):
     (run / "run.toml").unlink()
     code, output = invoke("plan", run)
     assert code == 1 and "nothing says which photos" in output
+
+
+def test_plan_tries_photos_again_that_could_not_be_read(run, own_photos):
+    broken = own_photos / "train" / "broken.png"
+    broken.write_bytes(b"nothing")
+    assert invoke("prepare", run)[0] == 0
+    assert reasons(run)["prepare"] == ""
+    shutil.copy(own_photos / "train" / "0.png", broken)
+    assert "1 photos that could not be read can be read now" in reasons(run)["prepare"]
+
+
+def test_plan_knows_of_copies_and_of_forgotten_photos(run, own_photos):
+    shutil.copy(own_photos / "train" / "0.png", own_photos / "test" / "copy.png")
+    assert invoke("prepare", run)[0] == 0
+    assert reasons(run)["prepare"] == ""
+    text = (run / "run.toml").read_text()
+    (run / "run.toml").write_text(text.replace("[prepare]", "[prepare]\nkeep_test_copies = true"))
+    assert reasons(run)["prepare"] == "1 test photos are train photos too"
+    assert invoke("prepare", run)[0] == 0
+    assert reasons(run)["prepare"] == ""
+    (run / "run.toml").write_text(text)
+    assert reasons(run)["prepare"] == "1 test photos are train photos too"
+    assert invoke("prepare", run)[0] == 0
+    (run / "photos.csv").unlink()
+    assert "12 photos may have changed" in reasons(run)["prepare"]
+
+
+def test_plan_names_what_it_does_not_look_into(photos, tmp_path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.write(photos / "train" / "0.png", "0.png")
+    given = ("--images", tmp_path / "photos.zip", "--classes", "red,blue")
+    assert invoke("prepare", tmp_path / "run", *given)[0] == 0
+    code, output = invoke("plan", tmp_path / "run")
+    assert code == 0 and "does not look into archives" in output
 
 
 def test_plan_without_ground_truth_ends(run):

@@ -167,8 +167,8 @@ def run(
 def why_prepare(run_folder: Path, config: PrepareConfig, display_names: Mapping[str, list[str]]) -> str:
     """Why `run` would change the manifest or ground truth, in a few words; empty if it would not.
 
-    Decodes nothing and writes nothing: a photo is the same while its file has the size and time that it had. Archives
-    and addresses are not looked at, as that would unpack or fetch them.
+    Writes nothing, and decodes only photos that could not be read before: any other is the same while its file has the
+    size and time that it had. Archives and addresses are not looked at, as that would unpack or fetch them.
 
     Raises:
         PipelineError: as `run`, where the dataset is not what its adapter expects.
@@ -181,6 +181,7 @@ def why_prepare(run_folder: Path, config: PrepareConfig, display_names: Mapping[
     if config.kind == "folder" and not all(
         map(folder.is_plain, map(source, [*each_of(config.images), *each_of(config.test_images)]))
     ):
+        say("plan does not look into archives and addresses; `ccd prepare` finds what has changed in them.")
         return ""
     dataset = load_dataset(config, run_folder)
     if default_display_names(dataset.class_names, display_names) != before.display_names:
@@ -195,11 +196,19 @@ def why_prepare(run_folder: Path, config: PrepareConfig, display_names: Mapping[
         return "photos are in another split"
     seen = read_facts(run_folder)
     paths = dict(zip(dataset.image_ids, dataset.paths, strict=True))
-    known = [image_id for image_id in before.image_ids if image_id in seen.index]
+    known = [image_id for image_id in dataset.image_ids if image_id in seen.index]
     facts = zip(known, seen.loc[known, "bytes"], seen.loc[known, "mtime_ns"], strict=True)
     changed = sum(look(paths[image_id]) != (size, time) for image_id, size, time in facts)
+    changed += sum(image_id not in seen.index for image_id in before.image_ids)  # nobody knows what they were
     if changed:
         return f"{changed:,} photos may have changed"
+    skipped = set(dataset.image_ids).difference(before.image_ids)
+    copies = skipped.intersection(seen.index) if config.keep_test_copies else copies_in_test(before.images)
+    if copies:
+        return f"{len(copies):,} test photos are train photos too"
+    readable = sum(not isinstance(verify(paths[image_id]), str) for image_id in skipped.difference(seen.index))
+    if readable:
+        return f"{readable:,} photos that could not be read can be read now"
     return why_ground_truth(run_folder, dataset, before)
 
 
