@@ -1,16 +1,20 @@
 """A run's files are handed out only while they belong to its photos, classes and settings."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from colours import invoke
 from PIL import Image
 
+from pipeline.machine.errors import PipelineError
 from pipeline.runs.artifacts import write
 from pipeline.runs.manifest import read_manifest
 from pipeline.runs.settings import read_run
 from pipeline.runs.state import file_states
+from pipeline.tools.compare import compare
+from pipeline.tools.label_sets import read_label_set
 from pipeline.tools.read import read
 
 READERS = [
@@ -107,6 +111,31 @@ def test_weights_that_are_gone_make_no_label_out_of_date(run, tmp_path):
     (tmp_path / "weights.pt").unlink()
     code, output = invoke("export-labels", run, "--out", tmp_path / "labels.csv")
     assert code == 0, output
+
+
+def test_the_report_shows_no_photo_beside_the_labels_of_another(run):
+    first = read_manifest(run).split("train").paths[0]
+    code, output = invoke("report", run)
+    assert code == 0 and "warning" not in output
+    whole = (run / "report.html").read_text().count('"thumb":"/9j/')
+    Image.fromarray(np.full((64, 64, 3), 7, np.uint8)).save(first)
+    code, output = invoke("report", run)
+    assert code == 0 and "1 photos have changed" in output and "ccd prepare" in output
+    assert (run / "report.html").read_text().count('"thumb":"/9j/') == whole - 1 == 11
+
+
+def test_runs_are_compared_on_the_photos_that_both_have(run, tmp_path):
+    """One photo of the other run has the same name and shows something else."""
+    other = shutil.copytree(run, tmp_path / "other")
+    manifest = read_manifest(other)
+    images = manifest.images.assign(sha256=["0" * 64, *manifest.images["sha256"][1:]])
+    first, second = (
+        replace(read_label_set(run), manifest=m.split("train")) for m in (manifest, replace(manifest, images=images))
+    )
+    assert compare(first, second).image_ids == first.image_ids[1:]
+    with pytest.raises(PipelineError, match="no image in common"):
+        gone = replace(second, manifest=replace(second.manifest, images=second.manifest.images.assign(sha256="0" * 64)))
+        compare(first, gone)
 
 
 @pytest.mark.parametrize("command", [("predict", "PHOTOS"), ("export", "--format", "hub"), ("calibrate", "LABELS")])

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.machine.errors import PipelineError
+from pipeline.machine.progress import say
 from pipeline.runs.graph import MAKERS
+from pipeline.runs.manifest import Manifest
 from pipeline.runs.state import read_provenance
 from pipeline.tools.label_sets import LabelSet
 
@@ -47,6 +49,21 @@ class Comparison:
         return [(int(row), int(difference[row].argmax())) for row in rows if difference[row].max() > 0]
 
 
+def shared_images(first: Manifest, second: Manifest) -> list[str]:
+    """Ids of the photos that both manifests have, in the order of the first.
+
+    The same id is not enough: two folders may each have a 001.jpg. Photos of other content are left out and counted.
+    """
+    digests = dict(zip(second.image_ids, second.digests, strict=True))
+    named = [(i, digest) for i, digest in zip(first.image_ids, first.digests, strict=True) if i in digests]
+    shared = [image_id for image_id, digest in named if digests[image_id] == digest]
+    if len(shared) < len(named):
+        say(
+            f"{len(named) - len(shared)} photos have the same name and another content in both runs; they are left out."
+        )
+    return shared
+
+
 def compare(first: LabelSet, second: LabelSet) -> Comparison:
     """What two sets of labels say of the images and classes that both have.
 
@@ -54,7 +71,7 @@ def compare(first: LabelSet, second: LabelSet) -> Comparison:
         PipelineError: they have none in common.
     """
     rows = [{image_id: row for row, image_id in enumerate(each.image_ids)} for each in (first, second)]
-    images = [i for i in first.image_ids if i in rows[1]]
+    images = shared_images(first.manifest, second.manifest)
     classes = [c for c in first.class_names if c in second.class_names]
     if not images or not classes:
         what = "image" if classes else "class"

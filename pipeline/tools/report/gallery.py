@@ -10,12 +10,14 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
-from pipeline.machine.errors import PipelineError
-from pipeline.machine.progress import bar
+from pipeline.machine.errors import PipelineError, printable
+from pipeline.machine.progress import bar, say
 from pipeline.method.thresholds import PRESENT
 from pipeline.photos.images import load_image, squash
 from pipeline.photos.prefetch import Prefetch
 from pipeline.runs.artifacts import Boxes
+from pipeline.runs.files import sha256_of
+from pipeline.runs.graph import run_argument
 from pipeline.tools.report.content import thresholds, truth_of
 from pipeline.tools.review import change, closeness, ranks, spread_choice, wrong
 from pipeline.tools.run_files import RunFiles
@@ -68,15 +70,23 @@ def entries_of(
             rows = spread_choice([view["changed"], view["unsure"], view["wrong"].sum(1)], room[split], seed)
             rows = np.union1d(rows, [row for row, image_id in enumerate(view["ids"]) if image_id in set(wanted)])
             jobs += [(split, int(row)) for row in rows]
-    paths = [views[split]["paths"][row] for split, row in jobs]
-    entries = []
+    photos = [(views[split]["paths"][row], views[split]["digests"][row]) for split, row in jobs]
+    entries, other = [], []
     with bar("report", len(jobs)) as progress:
         for (split, row), thumb in zip(
-            jobs, Prefetch(lambda path: thumbnail(path, side), paths, ahead=32), strict=True
+            jobs, Prefetch(lambda photo: thumbnail(*photo, side), photos, ahead=32), strict=True
         ):
+            if thumb is None:
+                other.append(views[split]["ids"][row])
+                thumb = ""
             found = {"thumb": thumb, "href": address(Path(views[split]["paths"][row]), folder)}
             entries.append(entry(views[split], split, row) | found)
             progress.advance(1)
+    if other:
+        say(
+            f"warning: {len(other)} photos have changed since they were prepared (first: {printable(other[0])}); the page "
+            f"does not show them. Take them as they are now with `ccd prepare --run {run_argument(folder)}`."
+        )
     return entries
 
 
@@ -86,9 +96,11 @@ def address(path: Path, folder: Path) -> str:
     return quote(path.relative_to(root).as_posix()) if path.is_relative_to(root) else path.as_uri()
 
 
-def thumbnail(path: str, side: int) -> str:
-    """A photo as base64 of a small JPEG; empty if it can no longer be read."""
+def thumbnail(path: str, digest: str, side: int) -> str | None:
+    """A photo as base64 of a small JPEG; empty if it can no longer be read, None if the file has another SHA-256."""
     try:
+        if sha256_of(Path(path)) != digest:
+            return None
         return base64.b64encode(jpeg(Path(path), side)).decode()
     except PipelineError:
         return ""  # the labels can still be looked at
@@ -113,7 +125,7 @@ def split_view(run: RunFiles, split: str) -> dict[str, Any]:
     """What is known of the images of a split, in columns.
 
     Returns:
-        ids, paths, sizes [N, 2]. columns: title to float [N, C]. present: bool [N, C], the last decision.
+        ids, paths, digests (SHA-256), sizes [N, 2]. columns: title to float [N, C]. present: bool [N, C], the last decision.
         truth: int8 [N, C] by the run's convention, or None. changed: float [N]. doubt: float [N, C], how close each
         score is to its class's threshold. unsure: float [N], rank among the split's images by the closest one, so
         that scores and labels, which have thresholds of their own, can stand in one list. top: the teacher's first
@@ -143,6 +155,7 @@ def split_view(run: RunFiles, split: str) -> dict[str, Any]:
     return {
         "ids": part.image_ids,
         "paths": part.paths,
+        "digests": part.digests,
         "sizes": part.sizes,
         "columns": {name: columns[name] for name in order},
         "present": present,

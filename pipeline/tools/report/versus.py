@@ -13,7 +13,7 @@ from pipeline.machine.progress import say
 from pipeline.method.thresholds import PRESENT
 from pipeline.runs.files import write_text
 from pipeline.runs.options import ReportConfig
-from pipeline.tools.compare import option_differences
+from pipeline.tools.compare import option_differences, shared_images
 from pipeline.tools.report.content import conventions, mean_of_classes, shorts, stages, thresholds, truth_of
 from pipeline.tools.report.gallery import entries_of
 from pipeline.tools.report.page import build_facts, render
@@ -78,7 +78,8 @@ def shared_view(pair: tuple[RunFiles, RunFiles], names: list[str], classes: list
     said = [says(run, split) for run in pair]
     part = pair[1].manifest.split(split)
     rows = [{image_id: row for row, image_id in enumerate(run.manifest.split(split).image_ids)} for run in pair]
-    ids = [i for i in part.image_ids if i in rows[0]] if all(each is not None for each in said) else []
+    both = shared_images(part, pair[0].manifest.split(split))
+    ids = both if all(each is not None for each in said) else []
     empty = np.zeros((0, len(classes)))
     scores, present = [empty, empty], [empty > 0, empty > 0]
     if ids:
@@ -97,6 +98,7 @@ def shared_view(pair: tuple[RunFiles, RunFiles], names: list[str], classes: list
     return {
         "ids": ids,
         "paths": [part.paths[row] for row in own],
+        "digests": [part.digests[row] for row in own],
         "sizes": part.sizes[own],
         "columns": dict(zip(names, scores, strict=True)),
         "before": present[0],
