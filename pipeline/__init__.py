@@ -12,7 +12,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(api, name)
     if name == "read":
-        from pipeline.tools.read import read
+        from pipeline.tools.read import read_with_warning
 
-        return read
+        return read_with_warning
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,7 @@
 """A run's files are handed out only while they belong to its photos, classes and settings."""
 
 import shutil
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from colours import invoke
 from PIL import Image
 
+import pipeline
 from pipeline.machine.errors import PipelineError
 from pipeline.runs.artifacts import write
 from pipeline.runs.manifest import read_manifest
@@ -122,6 +124,19 @@ def test_the_report_shows_no_photo_beside_the_labels_of_another(run):
     code, output = invoke("report", run)
     assert code == 0 and "1 photos have changed" in output and "ccd prepare" in output
     assert (run / "report.html").read_text().count('"thumb":"/9j/') == whole - 1 == 11
+
+
+def test_read_warns_of_a_stale_file(run, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert pipeline.read(run / "final_labels.h5").class_names == ["red", "green", "blue"]
+        assert pipeline.read(run / "manifest.csv").class_names == ["red", "green", "blue"]
+    assert invoke("prepare", run, "--set", "fuse.ratio=0.2")[0] == 0
+    with pytest.warns(UserWarning, match="ratio 0.5 -> 0.2.*ccd fuse"):
+        pipeline.read(run / "final_labels.h5")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipeline.read(shutil.copy(run / "final_labels.h5", tmp_path))  # alone, it belongs to no run
 
 
 def test_runs_are_compared_on_the_photos_that_both_have(run, tmp_path):

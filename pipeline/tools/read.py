@@ -1,5 +1,6 @@
 """Any file of a run to what it holds, for people: stages read the kind that they need."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from pipeline.evaluation.ground_truth import read_ground_truth
 from pipeline.machine.errors import PipelineError, hint
 from pipeline.runs.artifacts import read_arrays, reporting_damage
 from pipeline.runs.graph import HISTORIES, MAKERS
+from pipeline.runs.state import up_to_date
 
 TABLES = (*HISTORIES, "predictions.csv")
 """Files that are read as a pandas frame."""
@@ -41,3 +43,19 @@ def read(path: str | Path) -> Any:
 
         return read_metrics(path.parent)
     return read_ground_truth(path.parent) if path.name == "ground_truth.h5" else read_arrays(path)
+
+
+def read_with_warning(path: str | Path) -> Any:
+    """`read` for callers of the Python API: warns of a file that no longer belongs to its run.
+
+    Raises:
+        PipelineError: as `read`.
+    """
+    path = Path(path)
+    found = read(path)
+    if path.name in MAKERS and (path.parent / "manifest.csv").exists():  # else it was copied out of a run
+        try:
+            up_to_date(path)
+        except PipelineError as error:
+            warnings.warn(str(error), stacklevel=2)
+    return found
