@@ -126,6 +126,18 @@ def test_the_report_shows_no_photo_beside_the_labels_of_another(run):
     assert (run / "report.html").read_text().count('"thumb":"/9j/') == whole - 1 == 11
 
 
+def test_a_corrected_photo_that_changes_is_named(run, tmp_path):
+    photos = read_manifest(run).split("train")
+    (tmp_path / "said.csv").write_text(f"image_id,labels\n{photos.image_ids[0]},red\n")
+    assert invoke("import-labels", tmp_path / "said.csv", run)[0] == 0
+    Image.fromarray(np.full((48, 64, 3), 7, np.uint8)).save(photos.paths[1])
+    code, output = invoke("prepare", run)
+    assert code == 0 and "warning" not in output
+    Image.fromarray(np.full((48, 64, 3), 7, np.uint8)).save(photos.paths[0])
+    code, output = invoke("prepare", run)
+    assert code == 0 and "1 corrected photos have changed" in output and photos.image_ids[0] in output
+
+
 def test_read_warns_of_a_stale_file(run, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -19,10 +19,10 @@ from pipeline.machine.errors import PipelineError, UnreadableError, printable
 from pipeline.machine.progress import bar, say
 from pipeline.photos.images import UnreadableImage, verify_image
 from pipeline.photos.prefetch import Prefetch
-from pipeline.runs.artifacts import Provenance, write
+from pipeline.runs.artifacts import Corrections, Provenance, read_arrays, write
 from pipeline.runs.config import each_of
 from pipeline.runs.files import sha256_of
-from pipeline.runs.graph import VERSIONS
+from pipeline.runs.graph import VERSIONS, run_argument
 from pipeline.runs.manifest import COLUMNS, Manifest, manifest_provenance, read_manifest, write_manifest
 from pipeline.runs.options import PrepareConfig
 from pipeline.runs.photo_facts import KnownPhotos, PhotoFacts, look, read_facts
@@ -297,11 +297,31 @@ def keep_manifest(run_folder: Path, manifest: Manifest, force: bool) -> None:
         say(f"{path}: the same images, now in {os.path.commonpath(manifest.paths)}.")
         return
     write_manifest(run_folder, manifest)
+    if before is not None:
+        warn_of_corrected(run_folder, before, manifest)
     counts = manifest.images["split"].value_counts()
     say(
         f"{path}: {counts.get('train', 0)} train and {counts.get('test', 0)} test images, "
         f"{len(manifest.class_names)} classes."
     )
+
+
+def warn_of_corrected(run_folder: Path, before: Manifest, manifest: Manifest) -> None:
+    """Name corrected photos whose files have other content now: corrections belong to names, so they still apply."""
+    path = run_folder / "corrections.h5"
+    if not path.exists():
+        return
+    corrections: Corrections = read_arrays(path)
+    corrected = {corrections.image_ids[row] for row in np.flatnonzero((corrections.labels >= 0).any(axis=1))}
+    digests = dict(zip(before.image_ids, before.digests, strict=True))
+    now = zip(manifest.image_ids, manifest.digests, strict=True)
+    other = [i for i, digest in now if i in corrected and digests.get(i, digest) != digest]
+    if other:
+        say(
+            f"warning: {len(other)} corrected photos have changed (first: {printable(other[0])}), and their corrections "
+            "still apply. Check them, and correct them again with `ccd import-labels TABLE --run "
+            f"{run_argument(run_folder)}`."
+        )
 
 
 def keep_ground_truth(run_folder: Path, dataset: Dataset, kept: np.ndarray, manifest: Provenance) -> None:
