@@ -14,10 +14,6 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from pipeline.machine import distributed, interrupts
-from pipeline.machine.errors import PipelineError, first_line, printable
-from pipeline.machine.memory import keep_freed_memory
-from pipeline.machine.progress import console, say, show
 from pipeline.runs import settings
 from pipeline.runs.config import Config, each_of
 from pipeline.runs.folders import (
@@ -32,6 +28,10 @@ from pipeline.runs.folders import (
 from pipeline.runs.graph import STAGE_NAMES, STAGES, Stage, find_stage, options_of, run_argument, up_to
 from pipeline.runs.lock import locked
 from pipeline.runs.options import CalibrateConfig, EmbedConfig, PrepareConfig, ReportConfig, ServeConfig
+from pipeline.system import distributed, interrupts
+from pipeline.system.errors import PipelineError, first_line, printable
+from pipeline.system.memory import keep_freed_memory
+from pipeline.system.progress import console, say, show
 
 
 class OnceCommand(TyperCommand):
@@ -263,7 +263,7 @@ def run_all(
 ) -> None:
     """Run every stage, from photos and class names to a trained classifier and its figures."""
     from pipeline.stages.chain import run_chain
-    from pipeline.tools.plan import say_end
+    from pipeline.stages.plan import say_end
 
     if to not in STAGE_NAMES:
         raise PipelineError(f"--to names the stage {to!r}, expected one of {', '.join(STAGE_NAMES)}.")
@@ -312,7 +312,7 @@ def check_new_reuse(before: settings.Settings, own: settings.Settings) -> None:
     """Raise where another run is newly named as a source of embeddings and cannot be one, before photos are read."""
     embed = own.config("embed", EmbedConfig, {})
     if embed.known_from and not embed.precomputed and embed != before.config("embed", EmbedConfig, {}):
-        from pipeline.runs.image_store import check_reuse
+        from pipeline.teachers.embedding_cache import check_reuse
 
         check_reuse(embed)
 
@@ -396,7 +396,7 @@ def real_places(sources: str | list[str]) -> list[str]:
 
 def is_measured(folder: Path) -> bool:
     """Whether a run has figures of its present labels: those that have been taken away leave old ones behind."""
-    from pipeline.runs.state import file_states
+    from pipeline.artifacts.state import file_states
 
     return file_states(folder)["metrics.json"].state == "current"
 
@@ -416,7 +416,7 @@ for _stage in STAGES[1:]:
 @app.command()
 def plan(name: RunArgument = "", run: RunOption = "") -> None:
     """Print what `all` would do for a run, and about how long it would take; builds nothing."""
-    from pipeline.tools.plan import show_plan
+    from pipeline.stages.plan import show_plan
 
     folder = chosen_run(named_run(name, run))
     own = settings.read_run(folder)
@@ -427,7 +427,7 @@ def plan(name: RunArgument = "", run: RunOption = "") -> None:
 @app.command()
 def runs() -> None:
     """List the runs under artifacts/."""
-    from pipeline.tools.runs import show_runs
+    from pipeline.report.runs import show_runs
 
     show_runs()
 
@@ -435,7 +435,7 @@ def runs() -> None:
 @app.command()
 def config(name: RunArgument = "", run: RunOption = "") -> None:
     """Print the settings of a run, and where each comes from."""
-    from pipeline.tools.runs import show_config
+    from pipeline.report.runs import show_config
 
     folder = chosen_run(named_run(name, run))
     show_config(folder, settings.read_run(folder))
@@ -459,7 +459,7 @@ def inspect(
     run: RunOption = "",
 ) -> None:
     """Show what an artifact holds: its origin, shapes and classes; or one image, one class, or two runs side by side."""
-    from pipeline.tools import inspect as tool
+    from pipeline.report import inspect as tool
 
     target = named_run(path, run)
     found = run_or_file(target) if target else chosen_run("")
@@ -484,7 +484,7 @@ def ablation(
     device: DeviceOption = "auto",
 ) -> None:
     """Run a plan of settings on the images of a run and compare them: label and classifier mAP, with intervals."""
-    from pipeline.tools.ablation import ablation_table, read_plan, run_plan
+    from pipeline.study.ablation import ablation_table, read_plan, run_plan
 
     folder = chosen_run(named_run(name, run))
     with locked(folder):
@@ -503,7 +503,7 @@ OverwriteOption = Annotated[bool, typer.Option("--force", help="Replace what is 
 
 def classifier_file(target: str) -> Path:
     """The classifier of a run (the only one, if none is named), or the file that was given."""
-    from pipeline.classifier.files import trained_file
+    from pipeline.deploy.files import trained_file
 
     found = run_or_file(target) if target else chosen_run("")
     return trained_file(found) if found.is_dir() else found
@@ -511,7 +511,7 @@ def classifier_file(target: str) -> Path:
 
 def classifier_to_use(target: str) -> Path:
     """The classifier of a run (the only one, if none is named) as it is used for prediction, or the file that was given."""
-    from pipeline.classifier import files
+    from pipeline.deploy import files
 
     return files.classifier_to_use(target or chosen_run(""))
 
@@ -548,8 +548,8 @@ def predict(
     run: TargetOption = "",
 ) -> None:
     """Say which classes are in photos, with a trained classifier alone: labels by its thresholds, and scores."""
-    from pipeline.machine.devices import pick_device
-    from pipeline.tools import predict as tool
+    from pipeline.deploy import predict as tool
+    from pipeline.system.devices import pick_device
 
     check_free(out, force=force)
     target, images = split_target(arguments, run, "IMAGES")
@@ -564,8 +564,8 @@ def serve(
     classifier: ClassifierArgument = "", *, run: RunOption = "", device: DeviceOption = "auto", **given: Any
 ) -> None:
     """Answer requests with photos, to this machine alone by default: /predict, /classes, /healthz, and a page at /."""
-    from pipeline.machine.devices import pick_device
-    from pipeline.tools import serve as tool
+    from pipeline.deploy import serve as tool
+    from pipeline.system.devices import pick_device
 
     path = classifier_to_use(named_run(classifier, run))
     config = ServeConfig(**given_options(given))
@@ -592,8 +592,8 @@ def calibrate(
     **given: Any,
 ) -> None:
     """Write a classifier file whose thresholds are those of highest F1 on labelled photos, or those of a file."""
-    from pipeline.machine.devices import pick_device
-    from pipeline.tools import calibrate as tool
+    from pipeline.deploy import calibrate as tool
+    from pipeline.system.devices import pick_device
 
     target, tables = split_target(arguments, run, "LABELLED")
     if len(tables) > 1:
@@ -650,7 +650,7 @@ def export_labels(
     run: RunOption = "",
 ) -> None:
     """Write labels and scores for another tool: tables, COCO, VOC, YOLO, CVAT, Label Studio, FiftyOne, cleanlab, datasets."""
-    from pipeline.tools import export_labels as tool
+    from pipeline.exchange import export_labels as tool
 
     places = {"copy_images": copy_images, "image_prefix": image_prefix, "force": force}
     target = named_run(source, run)
@@ -671,7 +671,7 @@ def import_labels(
     replace: Annotated[bool, typer.Option("--replace", help="Forget what was imported before.")] = False,
 ) -> None:
     """Take corrections of people into a run; `fuse` puts them in the place of the pseudo-labels."""
-    from pipeline.tools import import_labels as tool
+    from pipeline.review import import_labels as tool
 
     folder = chosen_run(named_run(name, run))
     with locked(folder):
@@ -696,7 +696,7 @@ def review_list(
     force: OverwriteOption = False,
 ) -> None:
     """Write the images whose correction would tell most, the most doubtful first, as tasks of Label Studio."""
-    from pipeline.tools import review_list as tool
+    from pipeline.review import review_list as tool
 
     tool.run(chosen_run(named_run(name, run)), count, out, image_prefix=image_prefix, chosen=images, force=force)
 
@@ -710,7 +710,7 @@ def review(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of this machine; 0 for any that is free.")] = 0,
 ) -> None:
     """Serve a page, to this machine alone, on which a person corrects labels; every answer is written at once."""
-    from pipeline.tools import review_server as tool
+    from pipeline.review import server as tool
 
     tool.run(chosen_run(named_run(name, run)), count, chosen=images, port=port)
 
@@ -731,11 +731,11 @@ def report(
     """Write report.html: what happened in a run, as charts and images on one page that opens from disk."""
     config = ReportConfig(**given_options(given))
     if len(pair or []) < 2:
-        from pipeline.tools.report import build
+        from pipeline.report import build
 
         build.run(chosen_run(named_run(pair[0] if pair else "", run)), config)
     elif len(pair) == 2 and not run:
-        from pipeline.tools.report import versus
+        from pipeline.report import versus
 
         versus.run(existing_run(pair[0]), existing_run(pair[1]), config)
     else:
@@ -758,11 +758,11 @@ def export(
     """Write a classifier as an ONNX or torch.export model or a folder for the Hub, and check that it gives the same scores."""
     path = classifier_to_use(named_run(classifier, run))
     if format == "hub":
-        from pipeline.tools import hub
+        from pipeline.deploy import hub
 
         hub.run(path, out, force=force)
         return
-    from pipeline.tools import export as tool
+    from pipeline.deploy import export as tool
 
     tool.run(path, format, out, force=force)
 

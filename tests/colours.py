@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from pipeline import cli
-from pipeline.machine.errors import PipelineError
+from pipeline.system.errors import PipelineError
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
 

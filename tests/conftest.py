@@ -10,8 +10,8 @@ from colours import ColourTeacher, invoke, options, write_backbone, write_photos
 from runs import write_run
 from small import ARCHITECTURE, small_net
 
-from pipeline.runs.artifacts import Provenance
-from pipeline.runs.checkpoints import Checkpoint, write_checkpoint
+from pipeline.artifacts.artifacts import Provenance
+from pipeline.artifacts.checkpoints import Checkpoint, write_checkpoint
 from pipeline.runs.graph import VERSIONS
 
 

@@ -22,23 +22,24 @@ from random_clip import random_clip
 from torch.nn import functional as F
 from torchvision.ops import box_iou
 
+from pipeline.artifacts.artifacts import Provenance
+from pipeline.artifacts.manifest import read_manifest
 from pipeline.classifier import training
 from pipeline.classifier.inference import predict_logits, to_device
 from pipeline.classifier.network import build_classifier
 from pipeline.classifier.training import Consistency, TrainingSet, fit, losses_of, start_training
 from pipeline.evaluation.metrics import average_precision
-from pipeline.machine.precision import autocast, autocast_dtype
-from pipeline.photos.squash import load_view
-from pipeline.runs.artifacts import Provenance
-from pipeline.runs.image_store import FOLDER as EMBEDDINGS
-from pipeline.runs.manifest import read_manifest
+from pipeline.evaluation.read import read
+from pipeline.photos.resize import load_view
 from pipeline.runs.options import TrainingConfig
-from pipeline.runs.pieces import Pieces
+from pipeline.runs.partial_results import Pieces
 from pipeline.stages import embed, score_crops
-from pipeline.teachers import load_teacher, openai_clip
+from pipeline.system.precision import autocast, autocast_dtype
+from pipeline.teachers import openai_clip
+from pipeline.teachers.embedding_cache import FOLDER as EMBEDDINGS
 from pipeline.teachers.encoding import PRECISIONS
 from pipeline.teachers.openai_clip import OpenaiClip
-from pipeline.tools.read import read
+from pipeline.teachers.teacher import load_teacher
 
 
 class NotHere(Exception):

@@ -8,10 +8,10 @@ import zipfile
 import h5py
 import numpy as np
 
-from pipeline.machine.errors import PipelineError
-from pipeline.runs.artifacts import Provenance
-from pipeline.runs.checkpoints import DESCRIPTION, load_pt, write_tensors
-from pipeline.runs.files import sha256_of
+from pipeline.artifacts.artifacts import Provenance
+from pipeline.artifacts.checkpoints import DESCRIPTION, load_pt, write_tensors
+from pipeline.system.errors import PipelineError
+from pipeline.system.files import sha256_of
 
 ODD_VALUES = (
     None, True, -1, 0, 3, 10**30, 1e308, float("nan"), float("inf"), "", "x", "0.5", "[/b]", "\x1b[2J", "../../secret",

@@ -8,18 +8,18 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from pipeline.artifacts.artifacts import Boxes, CropScores, Embeddings, EpochScores, Labels, Provenance, write
+from pipeline.artifacts.checkpoints import Checkpoint, write_checkpoint
+from pipeline.artifacts.manifest import COLUMNS, Manifest, manifest_provenance, write_csv, write_manifest
+from pipeline.artifacts.state import check_current
 from pipeline.evaluation.ground_truth import GroundTruth
-from pipeline.runs.artifacts import Boxes, CropScores, Embeddings, EpochScores, Labels, Provenance, write
-from pipeline.runs.checkpoints import Checkpoint, write_checkpoint
-from pipeline.runs.files import sha256_of, write_json
+from pipeline.evaluation.read import read
 from pipeline.runs.graph import MAKERS, VERSIONS, find_stage, options_of
-from pipeline.runs.manifest import COLUMNS, Manifest, manifest_provenance, write_csv, write_manifest
 from pipeline.runs.options import EvaluateConfig, InitLabelsConfig
 from pipeline.runs.settings import Settings
 from pipeline.runs.settings import write_run as write_settings
-from pipeline.runs.state import check_current
 from pipeline.stages.evaluate import conventions, measure_labels, measure_test
-from pipeline.tools.read import read
+from pipeline.system.files import sha256_of, write_json
 
 CLASSES = ["cat", "dog", 'cow </script> "&']
 TRAIN, TEST = 8, 4

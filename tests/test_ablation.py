@@ -6,17 +6,17 @@ import pytest
 from colours import invoke
 from simulated import Population, draw
 
+from pipeline.artifacts.artifacts import Provenance, write
+from pipeline.artifacts.manifest import read_manifest
 from pipeline.classifier import inference
 from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
 from pipeline.evaluation.intervals import gain_interval, leave_one_out
-from pipeline.machine.errors import PipelineError
-from pipeline.runs.artifacts import Provenance, write
+from pipeline.evaluation.read import read
 from pipeline.runs.graph import VERSIONS
-from pipeline.runs.manifest import read_manifest
 from pipeline.runs.options import InitLabelsConfig
 from pipeline.runs.settings import Settings
 from pipeline.stages import init_labels
-from pipeline.tools.ablation import (
+from pipeline.study.ablation import (
     FIGURES,
     add_differences,
     common_prefix,
@@ -26,7 +26,7 @@ from pipeline.tools.ablation import (
     summarise,
     to_markdown,
 )
-from pipeline.tools.read import read
+from pipeline.system.errors import PipelineError
 
 PLAN = """
 seeds = [0, 1]
@@ -211,7 +211,7 @@ def test_a_study_without_ground_truth_is_refused(finished, tmp_path):
 
 
 def test_a_study_under_torchrun_is_refused(finished, monkeypatch):
-    monkeypatch.setattr("pipeline.machine.distributed.world_size", lambda: 2)
+    monkeypatch.setattr("pipeline.system.distributed.world_size", lambda: 2)
     code, output = invoke("ablation", "--run", finished)
     assert code == 1 and "one process" in output
     assert not (finished / "ablation").exists()

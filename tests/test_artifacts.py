@@ -7,18 +7,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.machine.errors import PipelineError
+from pipeline.artifacts.artifacts import CropScores, Embeddings, Labels, Provenance, check_same_images, write
+from pipeline.artifacts.checkpoints import Checkpoint, load_pt, read_checkpoint, read_header, save_pt, write_checkpoint
+from pipeline.artifacts.manifest import COLUMNS, Manifest, manifest_provenance, read_manifest, write_manifest
+from pipeline.artifacts.predictions import prediction_frame, write_predictions
+from pipeline.artifacts.state import check_current, is_built, origin_of, read_provenance
+from pipeline.evaluation.read import read
 from pipeline.method import FORMULAS
-from pipeline.runs.artifacts import CropScores, Embeddings, Labels, Provenance, check_same_images, write
-from pipeline.runs.checkpoints import Checkpoint, load_pt, read_checkpoint, read_header, save_pt, write_checkpoint
-from pipeline.runs.files import replacing, write_json
 from pipeline.runs.graph import find_stage
-from pipeline.runs.manifest import COLUMNS, Manifest, manifest_provenance, read_manifest, write_manifest
 from pipeline.runs.options import FuseConfig
-from pipeline.runs.pieces import Pieces
-from pipeline.runs.score_table import prediction_frame, write_predictions
-from pipeline.runs.state import check_current, is_built, origin_of, read_provenance
-from pipeline.tools.read import read
+from pipeline.runs.partial_results import Pieces
+from pipeline.system.errors import PipelineError
+from pipeline.system.files import replacing, write_json
 
 
 def labels(ids=("a", "b"), classes=("cat", "dog", "cow"), inputs=None, schema="initial_labels", **config):
@@ -321,7 +321,7 @@ def test_manifest_survives_and_its_paths_may_move_with_the_run(tmp_path):
 
 @pytest.mark.parametrize("rows", [1, 2, 65_536])
 def test_the_images_of_a_manifest_are_hashed_row_by_row_whatever_the_block(rows, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.runs.manifest.BLOCK", rows)
+    monkeypatch.setattr("pipeline.artifacts.manifest.BLOCK", rows)
     text = "".join(f"{n}\ttrain\t10\t20\t{n * 64}\n" for n in "abc")
     found = manifest_of(tmp_path, names=("a", "b", "c")).provenance.config["images"]
     assert found == hashlib.sha256(text.encode()).hexdigest()[:16]

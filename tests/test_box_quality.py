@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 
+from pipeline.artifacts.artifacts import Boxes, Provenance
 from pipeline.evaluation.box_quality import box_quality
 from pipeline.evaluation.ground_truth import GroundTruth
-from pipeline.runs.artifacts import Boxes, Provenance
 
 
 def boxes(rows):

@@ -7,11 +7,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipeline import Classifier, cli
-from pipeline.machine.errors import PipelineError
-from pipeline.method.thresholds import better_thresholds
-from pipeline.runs.checkpoints import read_checkpoint
-from pipeline.runs.manifest import read_manifest
-from pipeline.tools.calibrate import read_labelled
+from pipeline.artifacts.checkpoints import read_checkpoint
+from pipeline.artifacts.manifest import read_manifest
+from pipeline.deploy.calibrate import read_labelled
+from pipeline.method.extras.thresholds import better_thresholds
+from pipeline.system.errors import PipelineError
 
 
 @pytest.fixture(scope="module")

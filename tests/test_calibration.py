@@ -4,7 +4,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
-from pipeline.method.calibration import MOST_CALLED, _order_keeping_scale, fit_calibration, platt
+from pipeline.method.extras.calibration import MOST_CALLED, _order_keeping_scale, fit_calibration, platt
 
 
 def sigmoid(z):

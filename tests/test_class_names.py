@@ -1,13 +1,8 @@
 import pytest
 from colours import invoke
 
-from pipeline.datasets.class_names import (
-    check_class_names,
-    default_display_names,
-    display_names,
-    parse_class_names,
-)
-from pipeline.machine.errors import PipelineError
+from pipeline.datasets.class_names import check_class_names, default_display_names, display_names, parse_class_names
+from pipeline.system.errors import PipelineError
 
 
 @pytest.mark.parametrize(

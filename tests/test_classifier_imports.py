@@ -11,7 +11,7 @@ import pytest
     [
         ("import pipeline", {"torch"}),
         ("import pipeline.classifier.network", {"timm", "torchvision"}),
-        ("import pipeline.classifier.api", {"timm", "torchvision"}),
+        ("import pipeline.deploy.classifier", {"timm", "torchvision"}),
     ],
 )
 def test_packages_that_take_seconds_wait_until_they_are_needed(statement, unwanted):
@@ -22,7 +22,7 @@ def test_packages_that_take_seconds_wait_until_they_are_needed(statement, unwant
 
 def test_the_python_api_is_found_in_the_package_and_nothing_else_is():
     import pipeline
-    from pipeline.classifier import api
+    from pipeline.deploy import classifier as api
 
     assert pipeline.Classifier is api.Classifier and pipeline.Prediction is api.Prediction
     with pytest.raises(AttributeError, match="no attribute 'Clasifier'"):

@@ -18,17 +18,17 @@ from colours import invoke, options
 from tiny import command, start, write_run
 
 from pipeline import Classifier
-from pipeline.classifier.files import calibrated_file
+from pipeline.artifacts.artifacts import Provenance
+from pipeline.artifacts.checkpoints import read_checkpoint, write_checkpoint
+from pipeline.artifacts.manifest import read_manifest
 from pipeline.cli import is_measured
-from pipeline.machine.errors import PipelineError
-from pipeline.runs import files
-from pipeline.runs.artifacts import Provenance
-from pipeline.runs.checkpoints import read_checkpoint, write_checkpoint
+from pipeline.deploy.calibrate import calibrated
+from pipeline.deploy.files import calibrated_file
 from pipeline.runs.lock import locked
-from pipeline.runs.manifest import read_manifest
 from pipeline.runs.settings import read_run
-from pipeline.tools.calibrate import calibrated
-from pipeline.tools.plan import plan_run
+from pipeline.stages.plan import plan_run
+from pipeline.system import files
+from pipeline.system.errors import PipelineError
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@ from importlib.resources import files
 
 import pytest
 
-from pipeline.machine.errors import PipelineError
 from pipeline.runs import settings
 from pipeline.runs.graph import STAGES, options_of
 from pipeline.runs.options import BoxesConfig, EmbedConfig, FuseConfig, TrainConfig, WarmupConfig
+from pipeline.system.errors import PipelineError
 
 
 @pytest.mark.parametrize(

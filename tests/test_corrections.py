@@ -9,15 +9,15 @@ import pytest
 from colours import invoke
 from runs import CLASSES, TRAIN, TRUTH
 
-from pipeline.machine.errors import PipelineError
+from pipeline.artifacts.artifacts import align_corrections
+from pipeline.artifacts.manifest import manifest_provenance, read_manifest, write_manifest
+from pipeline.artifacts.state import check_current
+from pipeline.evaluation.read import read
+from pipeline.exchange.label_studio import LOCAL_FILES, storage_advice, storage_folders
 from pipeline.method.labels import correct
-from pipeline.runs.artifacts import align_corrections
-from pipeline.runs.manifest import manifest_provenance, read_manifest, write_manifest
-from pipeline.runs.state import check_current
-from pipeline.tools import review_list
-from pipeline.tools.corrections import UNTOUCHED, read_answers
-from pipeline.tools.label_studio import LOCAL_FILES, storage_advice, storage_folders
-from pipeline.tools.read import read
+from pipeline.review import review_list
+from pipeline.review.corrections import UNTOUCHED, read_answers
+from pipeline.system.errors import PipelineError
 
 
 def answered(run, path, choices):

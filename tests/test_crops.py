@@ -3,13 +3,13 @@ import pytest
 import torch
 from small import noise_photos
 
+from pipeline.artifacts.artifacts import Provenance
 from pipeline.method.crops import grid_boxes, random_boxes, square_boxes, truncated_size, view_size
 from pipeline.method.probabilities import class_logits
 from pipeline.photos.images import cut
-from pipeline.runs.artifacts import Provenance
-from pipeline.runs.pieces import Pieces
+from pipeline.runs.partial_results import Pieces
 from pipeline.stages import score_crops
-from pipeline.teachers.question import Question
+from pipeline.teachers.zero_shot_head import Question
 
 RULES = score_crops.CropRules(32, 0, "bicubic", "bicubic", "snapped")
 

@@ -3,14 +3,14 @@ import pytest
 import torch
 from small import small_net
 
+from pipeline.artifacts.artifacts import Provenance
 from pipeline.classifier import cross_fit as module
 from pipeline.classifier.cross_fit import cross_fit, deal_folds
 from pipeline.classifier.training import TrainingSet
-from pipeline.machine.errors import PipelineError
-from pipeline.method.calibration import platt_scores
-from pipeline.runs.artifacts import Provenance
+from pipeline.method.extras.calibration import platt_scores
 from pipeline.runs.options import TrainConfig
-from pipeline.runs.pieces import Pieces
+from pipeline.runs.partial_results import Pieces
+from pipeline.system.errors import PipelineError
 
 COUNT, CLASSES = 10, 3
 CONFIG = TrainConfig(refine_rounds=2, refine_folds=3, seed=4)

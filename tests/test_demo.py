@@ -8,7 +8,7 @@ from PIL import Image
 
 from pipeline.datasets import demo
 from pipeline.datasets.demo import Cutout, DemoConfig, Sprite
-from pipeline.machine.errors import PipelineError
+from pipeline.system.errors import PipelineError
 
 SMALL = DemoConfig(seed=3, train_scenes=32, test_scenes=32, size=96)
 

@@ -13,19 +13,19 @@ import tiny
 import torch
 from colours import ColourTeacher
 
+from pipeline.artifacts.checkpoints import read_checkpoint
+from pipeline.artifacts.manifest import read_manifest
 from pipeline.classifier import inference, view_sources
 from pipeline.classifier.inference import load_classifier, shares
-from pipeline.machine import distributed
-from pipeline.machine.errors import PipelineError
+from pipeline.evaluation.read import read
 from pipeline.method import cam
-from pipeline.runs.checkpoints import read_checkpoint
 from pipeline.runs.graph import STAGES, find_stage
-from pipeline.runs.manifest import read_manifest
 from pipeline.runs.options import BoxesConfig
 from pipeline.runs.settings import Settings
 from pipeline.stages import boxes, chain, embed, score_crops
 from pipeline.stages.chain import run_stage
-from pipeline.tools.read import read
+from pipeline.system import distributed
+from pipeline.system.errors import PipelineError
 
 # Statistics of a batch depend on who sees what of it: without them two processes do the arithmetic of one.
 TRAINING = {

@@ -5,8 +5,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from pipeline.datasets.downloads import cache_folder, download
-from pipeline.machine.errors import PipelineError
+from pipeline.system.downloads import cache_folder, download
+from pipeline.system.errors import PipelineError
 
 CONTENT = bytes(range(256)) * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

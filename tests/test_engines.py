@@ -6,10 +6,10 @@ import torch
 import torchvision
 from torch import nn
 
+from pipeline.classifier import engines
+from pipeline.classifier.engines import FusedConvolution, fuse, run_of
 from pipeline.classifier.lite import build_lite
-from pipeline.machine import engines
-from pipeline.machine.engines import FusedConvolution, fuse, run_of
-from pipeline.machine.errors import PipelineError
+from pipeline.system.errors import PipelineError
 
 CPU = torch.device("cpu")
 

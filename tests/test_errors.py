@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.machine.errors import PipelineError, hint, nearest, printable
+from pipeline.system.errors import PipelineError, hint, nearest, printable
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from PIL import ExifTags, Image, ImageOps
 from typer.testing import CliRunner
 
 from pipeline import Classifier, cli
-from pipeline.machine.errors import PipelineError
-from pipeline.runs.checkpoints import read_checkpoint, write_checkpoint
-from pipeline.tools import export
+from pipeline.artifacts.checkpoints import read_checkpoint, write_checkpoint
+from pipeline.deploy import export
+from pipeline.system.errors import PipelineError
 
 
 def run_export(*arguments):

@@ -19,10 +19,10 @@ from runs import HEIGHT, TRAIN, TRUTH, WIDTH, write_run
 from test_exports import fiftyone_stand_in
 
 from pipeline.datasets import folder, voc
-from pipeline.machine.errors import PipelineError
-from pipeline.tools import export_labels
-from pipeline.tools.corrections import read_answers
-from pipeline.tools.label_formats import ENDINGS, FORMATS, yaml_text
+from pipeline.exchange import export_labels
+from pipeline.exchange.label_formats import ENDINGS, FORMATS, yaml_text
+from pipeline.review.corrections import read_answers
+from pipeline.system.errors import PipelineError
 
 CLASSES = ["hot dog", "🐶 #1: 'dog'", 'train "test" €']
 IDS = [

@@ -14,17 +14,17 @@ from colours import invoke
 from PIL import Image
 from runs import CLASSES, HEIGHT, TRAIN, WIDTH
 
+from pipeline.artifacts.artifacts import write
+from pipeline.artifacts.manifest import read_manifest
 from pipeline.datasets import folder
-from pipeline.machine.errors import PipelineError
-from pipeline.runs.artifacts import write
-from pipeline.runs.files import LIST
-from pipeline.runs.image_store import ImageStore, StoreKey
-from pipeline.runs.manifest import read_manifest
-from pipeline.tools import export_labels
-from pipeline.tools.corrections import read_answers
-from pipeline.tools.label_formats import ENDINGS, FORMATS, prepare, write_table, write_voc
-from pipeline.tools.label_sets import read_label_set
-from pipeline.tools.read import read
+from pipeline.evaluation.read import read
+from pipeline.exchange import export_labels
+from pipeline.exchange.label_formats import ENDINGS, FORMATS, prepare, write_table, write_voc
+from pipeline.exchange.label_sets import read_label_set
+from pipeline.review.corrections import read_answers
+from pipeline.system.errors import PipelineError
+from pipeline.system.files import LIST
+from pipeline.teachers.embedding_cache import ImageStore, StoreKey
 
 PRESENT = [["dog"], ["cat", "dog"], ["dog"], [CLASSES[2]]] * 2  # the final labels call the first image a dog
 PRESENT[4] = ["cat"]

@@ -7,7 +7,7 @@ from small import noise_photos, small_net
 from pipeline.classifier import features, inference
 from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.inference import feature_batches, predict_logits, predict_together
-from pipeline.machine import distributed
+from pipeline.system import distributed
 
 SIZE = 48
 HALF = {"atol": 8e-4, "rtol": 1e-3}

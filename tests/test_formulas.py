@@ -13,26 +13,14 @@ import torch
 from reach import reached
 from small import noise_photos
 
-from pipeline.classifier.files import calibrated_file
+from pipeline.artifacts.state import file_states
+from pipeline.deploy import calibrate
+from pipeline.deploy.files import calibrated_file
 from pipeline.evaluation import intervals, metrics
-from pipeline.method import (
-    FORMULAS,
-    boost,
-    calibration,
-    cam,
-    crops,
-    epoch_choice,
-    labels,
-    losses,
-    probabilities,
-    ranking,
-    snapping,
-    thresholds,
-)
+from pipeline.method import FORMULAS, boost, cam, crops, epoch_choice, labels, losses, probabilities, ranking, snapping
+from pipeline.method.extras import calibration, thresholds
 from pipeline.runs.graph import STAGES, find_stage
 from pipeline.runs.options import CalibrateConfig
-from pipeline.runs.state import file_states
-from pipeline.tools import calibrate
 
 NO_FORMULAS = {"ground_truth", "tables"}
 """Modules of `pipeline.evaluation` that read and print."""
@@ -205,14 +193,14 @@ def test_results_change_with_the_version_alone(name):
 
 
 def test_every_module_has_a_version():
-    modules = {path.stem for path in Path(labels.__file__).parent.glob("*.py")} - {"__init__"}
+    modules = {path.stem for path in Path(labels.__file__).parent.rglob("*.py")} - {"__init__"}
     assert modules | {"metrics", "intervals"} == set(FORMULAS)
 
 
 def formulas_of(module, name):
     """Modules with formulas whose functions or classes a function may use."""
     found = {tuple(each.split(".")[1:]) for each, _ in reached(module, name)}
-    return {names[1] for names in found if names[0] in ("method", "evaluation") and names[1] not in NO_FORMULAS}
+    return {names[-1] for names in found if names[0] in ("method", "evaluation") and names[-1] not in NO_FORMULAS}
 
 
 @pytest.mark.parametrize("stage", [stage.name for stage in STAGES])
@@ -225,7 +213,7 @@ def test_the_source_leads_to_formulas_through_modules_methods_and_late_imports()
     assert "labels" in formulas_of("pipeline.stages.embed", "run")  # class_bias, called directly
     assert "boost" in formulas_of("pipeline.stages.warmup", "run")  # a method of what build_classifier returns
     assert "snapping" in formulas_of("pipeline.teachers.teacher", "load_teacher")  # imported inside a function
-    assert "thresholds" in formulas_of("pipeline.tools.calibrate", "run")
+    assert "thresholds" in formulas_of("pipeline.deploy.calibrate", "run")
     assert formulas_of("pipeline.method.epoch_choice", "second_difference_epoch") == {"epoch_choice"}
 
 

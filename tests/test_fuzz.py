@@ -9,16 +9,16 @@ import pytest
 from colours import invoke
 from mutations import damage_bytes, damage_settings, mutate
 
-from pipeline.machine.errors import PipelineError
+from pipeline.artifacts.checkpoints import read_header
+from pipeline.artifacts.manifest import read_manifest
+from pipeline.artifacts.state import file_states, read_provenance
+from pipeline.evaluation.read import read
+from pipeline.evaluation.run_files import read_run
 from pipeline.runs import settings
-from pipeline.runs.checkpoints import read_header
 from pipeline.runs.graph import MAKERS
-from pipeline.runs.manifest import read_manifest
-from pipeline.runs.state import file_states, read_provenance
-from pipeline.tools.ablation import read_plan
-from pipeline.tools.plan import show_plan
-from pipeline.tools.read import read
-from pipeline.tools.run_files import read_run
+from pipeline.stages.plan import show_plan
+from pipeline.study.ablation import read_plan
+from pipeline.system.errors import PipelineError
 
 ROUNDS = int(os.environ.get("CCD_FUZZ_ROUNDS", "12"))
 """Mutations of each file; more of them are a matter of patience."""

@@ -10,10 +10,10 @@ from runs import CLASSES
 
 from pipeline import Classifier
 from pipeline.classifier.network import build_classifier
-from pipeline.machine.errors import PipelineError
-from pipeline.runs.files import LIST
-from pipeline.tools import hub
-from pipeline.tools.run_files import read_run
+from pipeline.deploy import hub
+from pipeline.evaluation.run_files import read_run
+from pipeline.system.errors import PipelineError
+from pipeline.system.files import LIST
 
 
 @pytest.fixture

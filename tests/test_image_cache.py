@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.machine.errors import PipelineError
 from pipeline.photos.image_cache import ImageCache, cache_bytes, open_cache
 from pipeline.photos.images import UnreadableImage
-from pipeline.photos.squash import load_view
+from pipeline.photos.resize import load_view
+from pipeline.system.errors import PipelineError
 
 SIZE = (24, 32)
 

@@ -6,10 +6,10 @@ import pytest
 from colours import ColourTeacher, invoke, options
 from PIL import Image
 
-from pipeline.machine.errors import PipelineError
-from pipeline.runs.image_store import ImageStore, StoreKey, check_reuse
+from pipeline.evaluation.read import read
 from pipeline.runs.options import EmbedConfig
-from pipeline.tools.read import read
+from pipeline.system.errors import PipelineError
+from pipeline.teachers.embedding_cache import ImageStore, StoreKey, check_reuse
 
 KEY = StoreKey("teacher", 32, "float32")
 
@@ -23,7 +23,7 @@ def rows(*numbers):
 
 
 def test_embeddings_come_back_in_the_order_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.runs.image_store.BLOCK", 2)
+    monkeypatch.setattr("pipeline.teachers.embedding_cache.BLOCK", 2)
     store = ImageStore(tmp_path, KEY)
     assert store.missing([digest(2), digest(1), digest(2)]) == [digest(2), digest(1)]
     store.add([digest(2), digest(1)], [rows(2), rows(1)])

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import ExifTags, Image, ImageDraw, ImageFilter, ImageOps, PngImagePlugin, features
 
-from pipeline.machine.errors import PipelineError
 from pipeline.photos.formats import readable_formats, why_unreadable
 from pipeline.photos.images import UnreadableImage, from_pillow, image_size, load_image, squash, verify_image
-from pipeline.photos.squash import load_view
+from pipeline.photos.resize import load_view
+from pipeline.system.errors import PipelineError
 
 
 def photo(width: int = 64, height: int = 48) -> Image.Image:

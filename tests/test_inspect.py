@@ -8,12 +8,12 @@ from colours import invoke
 from PIL import Image
 from runs import CLASSES, HEIGHT, WIDTH
 
+from pipeline.artifacts.artifacts import Corrections, Provenance, write
 from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
-from pipeline.machine.errors import PipelineError
-from pipeline.runs.artifacts import Corrections, Provenance, write
-from pipeline.tools.compare import compare
-from pipeline.tools.label_sets import read_label_set
-from pipeline.tools.read import read
+from pipeline.evaluation.read import read
+from pipeline.exchange.label_sets import read_label_set
+from pipeline.report.compare import compare
+from pipeline.system.errors import PipelineError
 
 
 def squeezed(output):

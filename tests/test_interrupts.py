@@ -65,9 +65,9 @@ def interrupt(*_, **__):
 @pytest.mark.parametrize(
     ("tool", "arguments", "kept"),
     [
-        ("pipeline.tools.predict.run", ["predict", "classifier.pt", "."], False),
-        ("pipeline.tools.calibrate.run", ["-q", "calibrate", "classifier.pt", "labels.csv"], False),
-        ("pipeline.tools.export.run", ["export", "classifier.pt"], False),
+        ("pipeline.deploy.predict.run", ["predict", "classifier.pt", "."], False),
+        ("pipeline.deploy.calibrate.run", ["-q", "calibrate", "classifier.pt", "labels.csv"], False),
+        ("pipeline.deploy.export.run", ["export", "classifier.pt"], False),
         ("pipeline.datasets.benchmarks.fetch", ["download", "voc07", "--root", "voc"], True),
     ],
 )

@@ -7,7 +7,7 @@ from colours import invoke
 from kills import kill_and_go_on
 from tiny import command, start
 
-from pipeline.runs.pieces import Pieces
+from pipeline.runs.partial_results import Pieces
 
 
 @pytest.mark.slow

@@ -4,14 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.method.labels import (
-    clamp_labels,
-    class_bias,
-    confident_images,
-    debias,
-    fuse_scores,
-    local_scores,
-)
+from pipeline.method.labels import clamp_labels, class_bias, confident_images, debias, fuse_scores, local_scores
 from pipeline.method.losses import consistency_loss, image_weights, label_loss, training_targets
 from pipeline.method.probabilities import class_logits, entropy, sigmoid_answers, softmax_answers
 from pipeline.runs.options import EmbedConfig

@@ -5,8 +5,8 @@ import torch
 from timm.data import ImageNetInfo
 
 from pipeline.classifier import lite
-from pipeline.machine.engines import run_of
-from pipeline.photos.squash import load_view
+from pipeline.classifier.engines import run_of
+from pipeline.photos.resize import load_view
 
 CUTOUTS = Path(__file__).resolve().parents[1] / "pipeline/datasets/cutouts"
 SEEN = {"fruit/banana": "banana", "big cat/tiger": "tiger", "truck/garbagetruck": "garbage truck"}

@@ -15,7 +15,7 @@ from pipeline.evaluation.metrics import (
     precision_recall,
     tied_fraction,
 )
-from pipeline.machine.errors import PipelineError
+from pipeline.system.errors import PipelineError
 
 NAMES = ["cat", "dog", "cow"]
 # Class cat ranks + - + -: AP = (1/1 + 2/3) / 2 = 5/6. Dog ranks - + - -: AP = 1/2. No cow.

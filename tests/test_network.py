@@ -7,14 +7,14 @@ import torchvision
 from small import small_net
 from timm.layers import convert_sync_batchnorm
 
+from pipeline.artifacts.checkpoints import read_checkpoint, write_checkpoint
 from pipeline.classifier import network, training
-from pipeline.classifier.api import Classifier
 from pipeline.classifier.inference import load_classifier
-from pipeline.machine import distributed
-from pipeline.machine.errors import PipelineError
-from pipeline.photos.squash import load_view
-from pipeline.runs.checkpoints import read_checkpoint, write_checkpoint
+from pipeline.deploy.classifier import Classifier
+from pipeline.photos.resize import load_view
 from pipeline.runs.options import WarmupConfig
+from pipeline.system import distributed
+from pipeline.system.errors import PipelineError
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import torch
 from colours import COLOURS, ColourTeacher, invoke
 from torch.nn import functional as F
 
-from pipeline.machine.errors import PipelineError
+from pipeline.evaluation.read import read
 from pipeline.method.labels import class_bias, confident_images
-from pipeline.teachers.question import EVERYDAY, Question, find_others, too_near
-from pipeline.tools.read import read
+from pipeline.system.errors import PipelineError
+from pipeline.teachers.zero_shot_head import EVERYDAY, Question, find_others, too_near
 
 MORE = {"teal": (20, 110, 115), "crimson": (222, 34, 30)}
 
@@ -36,7 +36,7 @@ def shown(monkeypatch):
             known = COLOURS | MORE
             return F.normalize(torch.tensor([known[text.split()[-1]] for text in texts]).float(), dim=1)
 
-    monkeypatch.setattr("pipeline.teachers.question.TOO_NEAR", 0.5)  # of three dimensions, all near one another
+    monkeypatch.setattr("pipeline.teachers.zero_shot_head.TOO_NEAR", 0.5)  # of three dimensions, all near one another
     for stage in ("embed", "score_crops"):
         monkeypatch.setattr(f"pipeline.stages.{stage}.load_teacher", lambda *args, **options: Worldly())
     return counts

@@ -6,10 +6,10 @@ import pytest
 from colours import invoke
 from runs import IDS, write_run
 
-from pipeline.machine.errors import PipelineError
-from pipeline.runs.files import LIST, replacing_folder
-from pipeline.tools import hub
-from pipeline.tools.label_formats import ENDINGS, FORMATS
+from pipeline.deploy import hub
+from pipeline.exchange.label_formats import ENDINGS, FORMATS
+from pipeline.system.errors import PipelineError
+from pipeline.system.files import LIST, replacing_folder
 
 LABELS = [("export-labels", "--format", format, *(["--boxes"] if format == "yolo" else [])) for format in FORMATS]
 

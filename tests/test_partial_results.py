@@ -13,15 +13,15 @@ import torch
 from colours import COLOURS, ColourTeacher, invoke
 from PIL import Image
 
-from pipeline.machine.errors import PipelineError
-from pipeline.photos.squash import load_view
-from pipeline.runs.artifacts import Provenance
-from pipeline.runs.checkpoints import load_piece, save_pt
-from pipeline.runs.pieces import Pieces, digest_of
+from pipeline.artifacts.artifacts import Provenance
+from pipeline.artifacts.checkpoints import load_piece, save_pt
+from pipeline.evaluation.read import read
+from pipeline.photos.resize import load_view
+from pipeline.runs.partial_results import Pieces, digest_of
 from pipeline.stages import embed
 from pipeline.stages.score_crops import CropRules, CropTeacher, score_crops
-from pipeline.teachers.question import Question
-from pipeline.tools.read import read
+from pipeline.system.errors import PipelineError
+from pipeline.teachers.zero_shot_head import Question
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ import pytest
 from colours import invoke, options
 from PIL import Image
 
+from pipeline.artifacts import photo_facts
+from pipeline.artifacts.manifest import read_manifest
+from pipeline.artifacts.photo_facts import KnownPhotos, check_photos, read_facts
+from pipeline.artifacts.state import file_states
 from pipeline.classifier import features
-from pipeline.machine.errors import PipelineError
-from pipeline.runs import photo_facts
-from pipeline.runs.manifest import read_manifest
-from pipeline.runs.photo_facts import KnownPhotos, check_photos, read_facts
-from pipeline.runs.state import file_states
 from pipeline.stages import prepare
+from pipeline.system.errors import PipelineError
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_a_photo_with_another_time_is_hashed_once(begun, tmp_path, monkeypatch):
         os.utime(path, ns=(5, 5))
     hashed = []
     real = check_photos.__globals__["sha256_of"]
-    monkeypatch.setattr("pipeline.runs.photo_facts.sha256_of", lambda path: hashed.append(path.name) or real(path))
+    monkeypatch.setattr("pipeline.artifacts.photo_facts.sha256_of", lambda path: hashed.append(path.name) or real(path))
     for _ in range(2):
         check_photos(begun, manifest)
     assert len(hashed) == 3

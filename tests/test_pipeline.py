@@ -12,13 +12,13 @@ import torch
 from colours import ColourTeacher, invoke, options
 
 from pipeline import Classifier
+from pipeline.artifacts.checkpoints import read_checkpoint
+from pipeline.artifacts.manifest import read_manifest
 from pipeline.classifier.inference import load_classifier, predict_logits
-from pipeline.method.calibration import fit_calibration
+from pipeline.evaluation.read import read
+from pipeline.method.extras.calibration import fit_calibration
 from pipeline.method.losses import indecision
-from pipeline.runs.checkpoints import read_checkpoint
 from pipeline.runs.graph import MAKERS
-from pipeline.runs.manifest import read_manifest
-from pipeline.tools.read import read
 
 STAGES = ["prepare", "embed", "init-labels", "warmup", "boxes", "score-crops", "fuse", "train", "evaluate"]
 MADE = [name for name in MAKERS if name != "corrections.h5"]  # those of a person do not come from the stages

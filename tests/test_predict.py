@@ -14,11 +14,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipeline import Classifier, cli
+from pipeline.artifacts.predictions import prediction_frame, write_predictions
 from pipeline.datasets import folder, remote
-from pipeline.machine.errors import PipelineError
+from pipeline.deploy.predict import find_images
 from pipeline.photos.video import frames
-from pipeline.runs.score_table import prediction_frame, write_predictions
-from pipeline.tools.predict import find_images
+from pipeline.system.errors import PipelineError
 
 
 @pytest.fixture

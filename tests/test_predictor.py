@@ -10,10 +10,10 @@ from PIL import ExifTags, Image, ImageOps, ImageSequence
 from small import noise_photos
 
 from pipeline import Classifier, read
-from pipeline.classifier.api import square_photo
-from pipeline.machine.errors import PipelineError
+from pipeline.deploy.classifier import square_photo
 from pipeline.photos.images import UnreadableImage
-from pipeline.photos.squash import load_view
+from pipeline.photos.resize import load_view
+from pipeline.system.errors import PipelineError
 
 SIZE = 32
 CUTOUTS = Path(__file__).resolve().parents[1] / "pipeline/datasets/cutouts"

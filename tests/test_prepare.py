@@ -8,7 +8,7 @@ import pytest
 from colours import invoke
 from PIL import Image
 
-from pipeline.runs.manifest import read_manifest
+from pipeline.artifacts.manifest import read_manifest
 from pipeline.runs.settings import read_run
 from pipeline.stages.prepare import copies_in_test
 
@@ -47,7 +47,7 @@ def test_ground_truth_stays_with_its_photo_when_copies_leave_test(folders):
     shutil.copy("a/1.png", "b/00.png")
     (folders / "labels.csv").write_text("image,labels\ntest/00.png,cat\ntest/0.png,dog\ntest/1.png,cat\n")
     assert prepare("--images", "a", "--test-images", "b", "--labels", "labels.csv")[0] == 0
-    from pipeline.tools.read import read
+    from pipeline.evaluation.read import read
 
     truth = read(folders / "artifacts" / "a" / "ground_truth.h5")
     rows = dict(zip(truth.image_ids, truth.labels.tolist(), strict=True))

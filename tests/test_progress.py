@@ -3,7 +3,7 @@ import sys
 
 from rich.console import Console
 
-from pipeline.machine import progress
+from pipeline.system import progress
 
 
 def terminal(monkeypatch):
@@ -45,6 +45,6 @@ def test_no_terminal_no_bar(capsys):
 
 def test_messages_come_from_the_first_process_alone(capsys, monkeypatch):
     progress.say("one [line] only")
-    monkeypatch.setattr("pipeline.machine.distributed.rank", lambda: 1)
+    monkeypatch.setattr("pipeline.system.distributed.rank", lambda: 1)
     progress.say("not this")
     assert capsys.readouterr().err == "one [line] only\n"

@@ -13,15 +13,14 @@ from PIL import Image
 from runs import CLASSES, TRAIN
 from simulated import Population, draw
 
+from pipeline.artifacts.artifacts import write
 from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
 from pipeline.evaluation.metrics import average_precision, precision_recall
-from pipeline.machine.errors import PipelineError
-from pipeline.runs.artifacts import write
-from pipeline.runs.options import ReportConfig
-from pipeline.tools.read import read
-from pipeline.tools.report import build as report
-from pipeline.tools.report import versus
-from pipeline.tools.report.content import (
+from pipeline.evaluation.read import read
+from pipeline.evaluation.run_files import read_run
+from pipeline.report import build as report
+from pipeline.report import versus
+from pipeline.report.content import (
     conditional,
     content_of,
     curves,
@@ -32,10 +31,11 @@ from pipeline.tools.report.content import (
     thin_curve,
     truth_of,
 )
-from pipeline.tools.report.gallery import entry, gallery, split_view
-from pipeline.tools.report.page import script_json
-from pipeline.tools.report.verdict import verdict
-from pipeline.tools.run_files import read_run
+from pipeline.report.gallery import entry, gallery, split_view
+from pipeline.report.verdict import verdict
+from pipeline.runs.options import ReportConfig
+from pipeline.system.errors import PipelineError
+from pipeline.web.page import script_json
 
 MADE = [
     *("ground_truth.h5", "embeddings.h5", "initial_labels.h5", "warmup.pt", "boxes.h5", "crop_scores.h5"),

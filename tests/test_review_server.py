@@ -8,11 +8,11 @@ from browser import browse, need_browser, violations
 from colours import invoke
 from runs import CLASSES, TRAIN, TRUTH
 
-from pipeline.machine.errors import PipelineError
-from pipeline.runs.manifest import read_manifest
-from pipeline.tools import review_server
-from pipeline.tools.read import read
-from pipeline.tools.review_server import LOG, open_review
+from pipeline.artifacts.manifest import read_manifest
+from pipeline.evaluation.read import read
+from pipeline.review import server as review_server
+from pipeline.review.server import LOG, open_review
+from pipeline.system.errors import PipelineError
 
 
 @pytest.fixture

@@ -20,10 +20,10 @@ from colours import invoke
 from PIL import Image
 
 from pipeline import Classifier
-from pipeline.machine.errors import PipelineError
+from pipeline.deploy import serve
 from pipeline.runs.options import ServeConfig
-from pipeline.tools import serve
-from pipeline.tools.report.page import render
+from pipeline.system.errors import PipelineError
+from pipeline.web.page import render
 
 ROOT = Path(__file__).parents[1]
 BOUNDARY = "two-dashes-and-more"
@@ -319,15 +319,15 @@ def test_the_command_serves_until_it_is_interrupted(tiny_classifier):
 
 def test_without_its_packages_the_command_names_the_extra(tiny_classifier, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    monkeypatch.delitem(sys.modules, "pipeline.tools.serve")
-    monkeypatch.delattr("pipeline.tools.serve")
+    monkeypatch.delitem(sys.modules, "pipeline.deploy.serve")
+    monkeypatch.delattr("pipeline.deploy.serve")
     code, output = invoke("serve", tiny_classifier)
     assert code == 1 and "pip install '.[serve]'" in output
 
 
 def test_the_dockerfile_fits_the_project():
     """It cannot be built everywhere; what it names must at least be there."""
-    text = (ROOT / "pipeline" / "tools" / "Dockerfile").read_text()
+    text = (ROOT / "pipeline" / "deploy" / "Dockerfile").read_text()
     lines = text.replace("\\\n", " ").splitlines()
     sources = [
         source for line in lines if line.startswith("COPY ") and "--from=" not in line for source in line.split()[1:-1]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from colours import ColourTeacher, invoke
 
+from pipeline.evaluation.read import read
 from pipeline.method.labels import class_bias, confident_images
-from pipeline.tools.read import read
 
 SCALE, BIAS = 80.0, -69.0
 

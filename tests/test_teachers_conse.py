@@ -11,11 +11,11 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from pipeline.classifier import lite
 from pipeline.datasets import demo
-from pipeline.machine.errors import PipelineError
 from pipeline.method.labels import class_bias, confident_images, debias
 from pipeline.runs.options import EmbedConfig
-from pipeline.teachers import Teacher, load_teacher
-from pipeline.teachers.question import EVERYDAY, ask, too_near
+from pipeline.system.errors import PipelineError
+from pipeline.teachers.teacher import Teacher, load_teacher
+from pipeline.teachers.zero_shot_head import EVERYDAY, ask, too_near
 
 VOC = Path(__file__).resolve().parents[2] / "shared/data/VOCdevkit/VOC2012"
 VOC_NAMES = [

@@ -6,9 +6,9 @@ import torch
 from colours import ColourTeacher, invoke
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from pipeline.machine.errors import PipelineError
-from pipeline.photos.squash import load_view
-from pipeline.runs.manifest import read_manifest
+from pipeline.artifacts.manifest import read_manifest
+from pipeline.photos.resize import load_view
+from pipeline.system.errors import PipelineError
 from pipeline.teachers.encoding import (
     Halving,
     ViewRules,

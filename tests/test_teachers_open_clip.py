@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.transforms.functional import pil_to_tensor
 
-from pipeline.machine.errors import PipelineError
-from pipeline.teachers import Teacher, load_teacher
-from pipeline.teachers.question import ask
+from pipeline.system.errors import PipelineError
+from pipeline.teachers.teacher import Teacher, load_teacher
+from pipeline.teachers.zero_shot_head import ask
 
 open_clip = pytest.importorskip("open_clip")
 from open_clip.transform import PreprocessCfg, image_transform_v2  # noqa: E402

@@ -10,10 +10,11 @@ from random_clip import random_clip
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.nn import functional as F
 
-from pipeline.machine.errors import PipelineError
-from pipeline.teachers import Teacher, load_teacher, openai_clip
+from pipeline.system.errors import PipelineError
+from pipeline.teachers import openai_clip
 from pipeline.teachers.encoding import ViewRules, snap_to_stride
 from pipeline.teachers.openai_clip import MEAN, STD
+from pipeline.teachers.teacher import Teacher, load_teacher
 from pipeline.teachers.towers import GridPositions
 
 with warnings.catch_warnings():

@@ -10,9 +10,9 @@ import torch
 from colours import ColourTeacher, invoke
 from sklearn.metrics import average_precision_score
 
-from pipeline.machine.errors import PipelineError
+from pipeline.evaluation.read import read
+from pipeline.system.errors import PipelineError
 from pipeline.teachers.precomputed import align, read_precomputed
-from pipeline.tools.read import read
 
 REAL = Path(__file__).resolve().parents[2] / "shared/data/clip_rn50x64_voc12_train.h5"
 PROBABILITIES = np.array([[0.9, 0.1], [0.3, 0.7], [0.5, 0.5]], np.float32)

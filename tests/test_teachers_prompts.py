@@ -6,9 +6,8 @@ import torch
 
 import pipeline
 from pipeline.datasets.class_names import display_names
-from pipeline.machine.errors import PipelineError
 from pipeline.method.probabilities import class_logits
-from pipeline.teachers import load_teacher
+from pipeline.system.errors import PipelineError
 from pipeline.teachers.prompts import (
     OPENAI_IMAGENET_TEMPLATES,
     check_embeddings,
@@ -16,6 +15,7 @@ from pipeline.teachers.prompts import (
     find_templates,
     same_embeddings,
 )
+from pipeline.teachers.teacher import load_teacher
 
 VECTORS = {"a cat": (1, 0), "the cat": (0, 1), "a dog": (-1, 0), "the dog": (-1, 0), "a hound": (0, -1)}
 VECTORS["the hound"] = (0, -1)

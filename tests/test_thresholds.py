@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from pipeline.method.thresholds import (
+from pipeline.method.extras.thresholds import (
     best_f1_threshold,
     better_thresholds,
     out_of_fold_thresholds,

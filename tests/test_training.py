@@ -16,6 +16,8 @@ from torch import nn
 from torch.optim import swa_utils
 from torch.overrides import TorchFunctionMode
 
+from pipeline.artifacts.artifacts import Provenance
+from pipeline.artifacts.checkpoints import load_pt, read_checkpoint
 from pipeline.classifier import training
 from pipeline.classifier.backbones import Backbone
 from pipeline.classifier.batches import draw_order, plan_epoch
@@ -32,16 +34,14 @@ from pipeline.classifier.training import (
     start_training,
     targets_of,
 )
-from pipeline.machine.devices import widest_float
-from pipeline.machine.errors import PipelineError
-from pipeline.machine.precision import autocast_dtype
+from pipeline.evaluation.read import read
 from pipeline.method.losses import indecision
-from pipeline.runs.artifacts import Provenance
-from pipeline.runs.checkpoints import load_pt, read_checkpoint
 from pipeline.runs.options import BoxesConfig, TrainConfig, TrainingConfig, WarmupConfig
-from pipeline.runs.pieces import Pieces
+from pipeline.runs.partial_results import Pieces
 from pipeline.stages import train
-from pipeline.tools.read import read
+from pipeline.system.devices import widest_float
+from pipeline.system.errors import PipelineError
+from pipeline.system.precision import autocast_dtype
 
 CPU = torch.device("cpu")
 EPOCHS = 12
@@ -385,7 +385,7 @@ def test_larger_batches_of_several_processes():
 
 def test_precision_by_what_the_device_can(monkeypatch):
     for able, dtype in ((True, torch.bfloat16), (False, None)):
-        monkeypatch.setattr("pipeline.machine.precision.has_bfloat16", lambda device, able=able: able)
+        monkeypatch.setattr("pipeline.system.precision.has_bfloat16", lambda device, able=able: able)
         assert autocast_dtype("auto", CPU) is dtype
         assert autocast_dtype("float32", CPU) is None
         assert autocast_dtype("bfloat16", CPU) is torch.bfloat16

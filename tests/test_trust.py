@@ -10,14 +10,14 @@ from colours import invoke
 from PIL import Image
 
 import pipeline
-from pipeline.machine.errors import PipelineError
-from pipeline.runs.artifacts import write
-from pipeline.runs.manifest import read_manifest
+from pipeline.artifacts.artifacts import write
+from pipeline.artifacts.manifest import read_manifest
+from pipeline.artifacts.state import file_states
+from pipeline.evaluation.read import read
+from pipeline.exchange.label_sets import read_label_set
+from pipeline.report.compare import compare
 from pipeline.runs.settings import read_run
-from pipeline.runs.state import file_states
-from pipeline.tools.compare import compare
-from pipeline.tools.label_sets import read_label_set
-from pipeline.tools.read import read
+from pipeline.system.errors import PipelineError
 
 READERS = [
     ("export-labels", "--out", "OUT/labels.csv"),

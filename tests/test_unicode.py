@@ -10,10 +10,10 @@ import pytest
 from colours import invoke
 from PIL import Image
 
-from pipeline.runs.manifest import read_manifest
-from pipeline.tools.calibrate import read_thresholds
-from pipeline.tools.corrections import read_answers
-from pipeline.tools.read import read
+from pipeline.artifacts.manifest import read_manifest
+from pipeline.deploy.calibrate import read_thresholds
+from pipeline.evaluation.read import read
+from pipeline.review.corrections import read_answers
 
 NFC, NFD = (lambda text, form=form: unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
 CLASSES = ["h\u00f6hle", "\u00e9t\u00e9"]

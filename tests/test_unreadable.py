@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from colours import invoke
 
-from pipeline.machine.errors import PipelineError, UnreadableError
-from pipeline.runs.artifacts import reporting_damage
-from pipeline.runs.files import replacing
+from pipeline.artifacts.artifacts import reporting_damage
+from pipeline.evaluation.read import read
 from pipeline.runs.graph import find_stage
-from pipeline.runs.image_store import ImageStore, StoreKey
 from pipeline.runs.options import FuseConfig
 from pipeline.runs.settings import Settings
+from pipeline.stages.plan import reason
+from pipeline.system.errors import PipelineError, UnreadableError
+from pipeline.system.files import replacing
+from pipeline.teachers.embedding_cache import ImageStore, StoreKey
 from pipeline.teachers.precomputed import read_precomputed
-from pipeline.tools.plan import reason
-from pipeline.tools.read import read
 
 NO_LOCKS = "Unable to synchronously open file (unable to lock file, errno = {0}, error message = '{1}')"
 """What h5py says on a file system without locks: 37 on Linux, 77 on macOS, 95 on some mounts."""

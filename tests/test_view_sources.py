@@ -6,7 +6,7 @@ from pipeline.classifier.batches import plan_epoch
 from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.network import build_classifier
 from pipeline.classifier.view_sources import DrawnViews, PhotoSource, frozen_source, is_frozen
-from pipeline.machine import distributed
+from pipeline.system import distributed
 
 SIZE = 48
 

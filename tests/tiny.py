@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from pipeline.artifacts.artifacts import Labels, Provenance, write
+from pipeline.artifacts.manifest import COLUMNS, Manifest, manifest_provenance, read_manifest, write_manifest
+from pipeline.artifacts.state import origin_of
 from pipeline.classifier.features import FeatureStore
-from pipeline.runs.artifacts import Labels, Provenance, write
-from pipeline.runs.files import sha256_of
 from pipeline.runs.graph import find_stage, module_of
-from pipeline.runs.manifest import COLUMNS, Manifest, manifest_provenance, read_manifest, write_manifest
 from pipeline.runs.options import FuseConfig, InitLabelsConfig
-from pipeline.runs.state import origin_of
+from pipeline.system.files import sha256_of
 
 CLASSES = ["red", "green", "blue"]
 TRAIN, TEST = 8, 4

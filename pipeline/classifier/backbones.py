@@ -11,8 +11,8 @@ from torch import nn
 from pipeline.classifier.lite import MEAN as LITE_MEAN
 from pipeline.classifier.lite import STD as LITE_STD
 from pipeline.classifier.lite import WHEELS, build_lite, load_lite
-from pipeline.machine.errors import PipelineError, first_line
 from pipeline.runs.options import TORCHVISION_WEIGHTS
+from pipeline.system.errors import PipelineError, first_line
 
 LOCAL_WEIGHTS = "name a file of them: `ccd all --set warmup.weights=FILE`, or `ccd warmup --weights FILE`"
 """The options, which commands do not share, as an error names them."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.machine import distributed
+from pipeline.system import distributed
 
 
 @dataclass(frozen=True)

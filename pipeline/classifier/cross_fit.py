@@ -11,15 +11,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from pipeline.artifacts.checkpoints import load_piece, save_pt
 from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.inference import predict_together
 from pipeline.classifier.network import CamNet
 from pipeline.classifier.training import Consistency, TrainingSet, fit, start_training
-from pipeline.machine import distributed
-from pipeline.method.calibration import platt_scores
-from pipeline.runs.checkpoints import load_piece, save_pt
+from pipeline.method.extras.calibration import platt_scores
 from pipeline.runs.options import TrainConfig
-from pipeline.runs.pieces import Pieces
+from pipeline.runs.partial_results import Pieces
+from pipeline.system import distributed
 
 
 def deal_folds(count: int, folds: int, seed: int) -> Tensor:

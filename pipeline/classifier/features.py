@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from pipeline.classifier.network import CamNet
-from pipeline.machine.devices import free_memory
-from pipeline.machine.errors import PipelineError, first_line
-from pipeline.machine.progress import say
-from pipeline.runs.files import write_text
+from pipeline.system.devices import free_memory
+from pipeline.system.errors import PipelineError, first_line
+from pipeline.system.files import write_text
+from pipeline.system.progress import say
 
 MEMORY = 4 * 2**30
 """Bytes of memory that the maps of a process may take."""

@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.artifacts.checkpoints import Checkpoint, load_piece, save_pt
+from pipeline.classifier.engines import Engine, Run, run_of
 from pipeline.classifier.features import FeatureStore, map_shape
 from pipeline.classifier.network import CamNet, build_classifier
-from pipeline.machine import distributed
-from pipeline.machine.engines import Engine, Run, run_of
-from pipeline.machine.progress import bar
 from pipeline.photos.image_cache import ImageCache
 from pipeline.photos.prefetch import Stream, chunks
-from pipeline.photos.squash import load_view
-from pipeline.runs.checkpoints import Checkpoint, load_piece, save_pt
+from pipeline.photos.resize import load_view
+from pipeline.system import distributed
+from pipeline.system.progress import bar
 
 SAVE_EVERY = 64
 """Batches between two savings of maps on disk."""

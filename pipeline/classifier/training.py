@@ -17,22 +17,22 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from pipeline.artifacts.checkpoints import load_piece, save_pt
 from pipeline.classifier.batches import draw_order, plan_epoch
 from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.network import CamNet, Head, parameter_groups
 from pipeline.classifier.view_sources import PhotoSource, ViewSource, frozen_source, is_frozen
-from pipeline.machine import distributed
-from pipeline.machine.devices import widest_float
-from pipeline.machine.errors import PipelineError
-from pipeline.machine.precision import autocast, autocast_dtype, inference_dtype
-from pipeline.machine.progress import Bar, bar
-from pipeline.machine.trackers import Curves
 from pipeline.method.losses import consistency_loss, indecision, label_loss, training_targets
 from pipeline.method.ranking import average_precision
 from pipeline.photos.image_cache import ImageCache
-from pipeline.runs.checkpoints import load_piece, save_pt
 from pipeline.runs.options import TrainingConfig
-from pipeline.runs.pieces import Pieces
+from pipeline.runs.partial_results import Pieces
+from pipeline.system import distributed
+from pipeline.system.devices import widest_float
+from pipeline.system.errors import PipelineError
+from pipeline.system.precision import autocast, autocast_dtype, inference_dtype
+from pipeline.system.progress import Bar, bar
+from pipeline.system.trackers import Curves
 
 NOTE_EVERY = 10
 """Steps between two looks at the loss: each waits for the device."""

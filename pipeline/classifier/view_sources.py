@@ -12,11 +12,11 @@ from pipeline.classifier.batches import Batch
 from pipeline.classifier.features import FeatureStore, Maps, map_shape
 from pipeline.classifier.inference import feature_run, square_stream, to_device, to_float
 from pipeline.classifier.network import CamNet
-from pipeline.machine import distributed
-from pipeline.machine.progress import bar
 from pipeline.photos.augment import color_jitter, draw_flips, draw_jitter, flip
 from pipeline.photos.image_cache import ImageCache
 from pipeline.photos.prefetch import Stream, chunks
+from pipeline.system import distributed
+from pipeline.system.progress import bar
 
 JITTERED = 2
 """Colour-jittered views of an image in a `FrozenSource`."""

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from pipeline.machine.errors import PipelineError
-from pipeline.runs.files import replacing
 from pipeline.runs.options import PrepareConfig
+from pipeline.system.errors import PipelineError
+from pipeline.system.files import replacing
 
 _BROKEN_ARCHIVE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError)
 

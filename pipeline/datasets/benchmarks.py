@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.datasets.archives import extract
-from pipeline.datasets.downloads import download
-from pipeline.machine.errors import PipelineError
+from pipeline.system.downloads import download
+from pipeline.system.errors import PipelineError
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def fetch(name: str, root: Path, mirror: str | None = None, download: Download =
         name: a key of BENCHMARKS.
         root: what the adapter takes as its root afterwards.
         mirror: address of a folder that holds the archives under their names, instead of the official server.
-        download: as of `pipeline.datasets.downloads`.
+        download: as of `pipeline.system.downloads`.
 
     Returns:
         `root`. The archives stay; nothing needs them once they are unpacked.

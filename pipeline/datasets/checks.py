@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.machine.errors import PipelineError, hint
-from pipeline.machine.text import nfc
+from pipeline.system.errors import PipelineError, hint
+from pipeline.system.text import nfc
 
 
 def read_lines(path: Path, *, strip: bool = True) -> list[str]:

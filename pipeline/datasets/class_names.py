@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.datasets.checks import read_lines
-from pipeline.machine.errors import PipelineError, first_line
-from pipeline.machine.text import nfc
 from pipeline.runs.settings import Words
+from pipeline.system.errors import PipelineError, first_line
+from pipeline.system.text import nfc
 
 _EXPECTED = (
     "Expected names joined by commas (dog,cat,car), or a file: text with one name per line, or JSON or YAML with a list of "

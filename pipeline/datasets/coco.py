@@ -11,8 +11,8 @@ import numpy as np
 from pipeline.datasets.checks import check_unique, missing_files
 from pipeline.datasets.class_names import check_class_names
 from pipeline.datasets.dataset import Dataset, Objects, without_images
-from pipeline.machine.errors import PipelineError
-from pipeline.machine.progress import say
+from pipeline.system.errors import PipelineError
+from pipeline.system.progress import say
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
 from pipeline.datasets.dataset import Dataset, Objects
-from pipeline.machine.errors import PipelineError
-from pipeline.runs.files import write_text
+from pipeline.system.errors import PipelineError
+from pipeline.system.files import write_text
 
 SCHEMA = {"schema": "demo-scenes", "version": 1}
 ANNOTATIONS = "annotations.json"

@@ -10,7 +10,6 @@ from pipeline.datasets.archives import LIMIT, Limit
 from pipeline.datasets.checks import check_unique, missing_files, read_lines
 from pipeline.datasets.class_names import check_class_names
 from pipeline.datasets.dataset import Dataset
-from pipeline.datasets.downloads import cache_folder
 from pipeline.datasets.image_names import TEST_PREFIX, ImageNames
 from pipeline.datasets.listing import ListedImage, Listing, describe_passed_over, excluded_by
 from pipeline.datasets.parquet_images import image_column, read_parquet_images
@@ -19,8 +18,9 @@ from pipeline.datasets.scan import Scan, check_utf8, is_archive, no_images, reco
 from pipeline.datasets.splits import assign_splits, split_in_folders
 from pipeline.datasets.tables import TABLE_SUFFIXES, UNKNOWN, Row, listed_images, read_table
 from pipeline.datasets.webdataset import read_shards
-from pipeline.machine.errors import PipelineError
 from pipeline.photos.formats import PHOTO_SUFFIXES
+from pipeline.system.downloads import cache_folder
+from pipeline.system.errors import PipelineError
 
 Source = Path | str
 """A path or an address."""

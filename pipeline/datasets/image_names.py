@@ -5,8 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from pipeline.machine.text import nfc
 from pipeline.photos.formats import PHOTO_SUFFIXES
+from pipeline.system.text import nfc
 
 TEST_PREFIX = "test/"
 """What the ids of the test photos begin with where these came from a source of their own."""

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.machine.errors import printable
-from pipeline.machine.progress import say
-from pipeline.machine.text import nfc
-from pipeline.runs.score_table import LABEL_SEPARATOR
+from pipeline.artifacts.predictions import LABEL_SEPARATOR
+from pipeline.system.errors import printable
+from pipeline.system.progress import say
+from pipeline.system.text import nfc
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.datasets.checks import check_unique, missing_files, read_lines
 from pipeline.datasets.class_names import check_class_names
 from pipeline.datasets.dataset import Dataset, without_images
-from pipeline.machine.errors import PipelineError
+from pipeline.system.errors import PipelineError
 
 LISTS = {"train": "Train", "test": "Test"}
 """What the official files call the splits."""

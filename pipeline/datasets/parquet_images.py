@@ -13,9 +13,9 @@ from pipeline.datasets.archives import LIMIT, Limit
 from pipeline.datasets.listing import ListedImage, excluded_by
 from pipeline.datasets.splits import split_in_shard
 from pipeline.datasets.tables import import_pyarrow, label_row, separated_names
-from pipeline.machine.errors import PipelineError, first_line
 from pipeline.photos.formats import PHOTO_SUFFIXES, suffix_of
-from pipeline.runs.files import replacing
+from pipeline.system.errors import PipelineError, first_line
+from pipeline.system.files import replacing
 
 ROWS = 64
 """Rows that are in memory together."""

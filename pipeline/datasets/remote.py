@@ -12,11 +12,11 @@ from typing import IO, Any
 
 from pipeline.datasets.listing import NOT_PHOTOS, describe_passed_over, why_passed_over
 from pipeline.datasets.scan import SHARD_SUFFIXES
-from pipeline.machine.errors import PipelineError, first_line
-from pipeline.machine.progress import bar
 from pipeline.photos.formats import PHOTO_SUFFIXES
 from pipeline.photos.prefetch import Prefetch
-from pipeline.runs.files import replacing, write_json
+from pipeline.system.errors import PipelineError, first_line
+from pipeline.system.files import replacing, write_json
+from pipeline.system.progress import bar
 
 SCHEMES = ("s3", "gs", "gcs", "https", "http")
 BLOCK = 1 << 20

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pipeline.datasets.listing import HIDDEN, NOT_PHOTOS, describe_passed_over, why_passed_over
 from pipeline.datasets.parquet_images import image_column
-from pipeline.machine.errors import PipelineError
 from pipeline.photos.formats import HEAD, PHOTO_SUFFIXES, kind_of, readable_formats, suffix_of, why_unreadable
 from pipeline.photos.video import VIDEO_SUFFIXES
+from pipeline.system.errors import PipelineError
 
 SHARD_SUFFIXES = (".tar", ".parquet")
 """Of the files in a folder that hold photos themselves."""

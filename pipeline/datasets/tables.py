@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.artifacts.predictions import LABEL_SEPARATOR, text_of
 from pipeline.datasets.dataset import UNKNOWN
 from pipeline.datasets.image_names import without_suffix
 from pipeline.datasets.listing import ListedImage, parse_labels
-from pipeline.machine.errors import PipelineError, hint, nearest
-from pipeline.machine.text import nfc
-from pipeline.runs.score_table import LABEL_SEPARATOR, text_of
+from pipeline.system.errors import PipelineError, hint, nearest
+from pipeline.system.text import nfc
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 ID_COLUMNS = ("image_id", "image")

@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.datasets.checks import check_boxes, check_unique, class_index, missing_files, read_lines
 from pipeline.datasets.dataset import DIFFICULT, UNKNOWN, Dataset, Objects, without_images
-from pipeline.machine.errors import PipelineError
+from pipeline.system.errors import PipelineError
 
 CLASS_NAMES = [
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),

@@ -13,8 +13,8 @@ from pipeline.datasets.listing import NOT_PHOTOS, ListedImage, Listing, excluded
 from pipeline.datasets.scan import ARCHIVE_SUFFIXES, scan
 from pipeline.datasets.splits import split_in_folders, split_in_shard
 from pipeline.datasets.tables import label_row, separated_names
-from pipeline.machine.errors import PipelineError
-from pipeline.runs.files import replacing_folder
+from pipeline.system.errors import PipelineError
+from pipeline.system.files import replacing_folder
 
 BEGIN = 65_536
 """Bytes of a shard that are part of its folder's name."""

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from pipeline.artifacts.artifacts import Boxes
 from pipeline.evaluation.ground_truth import GroundTruth
-from pipeline.runs.artifacts import Boxes
 
 
 def box_quality(boxes: Boxes, truth: GroundTruth) -> dict[str, float]:

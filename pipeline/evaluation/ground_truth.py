@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.artifacts.artifacts import Artifact, array, read_arrays
 from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
-from pipeline.machine.errors import PipelineError
-from pipeline.runs.artifacts import Artifact, array, read_arrays
 from pipeline.runs.graph import remedy, run_argument
+from pipeline.system.errors import PipelineError
 
 if TYPE_CHECKING:
     import pandas as pd

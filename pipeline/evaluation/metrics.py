@@ -5,9 +5,9 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
-from pipeline.machine.errors import PipelineError
+from pipeline.method.extras.thresholds import PRESENT
 from pipeline.method.ranking import average_precision
-from pipeline.method.thresholds import PRESENT
+from pipeline.system.errors import PipelineError
 
 Difficult = Literal["ignore", "negative", "positive"]
 """What DIFFICULT in the ground truth counts as: ML-GCN and its line ignore it, the single-positive line (CCD too)

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.machine.progress import PlainTable, say, show
-from pipeline.runs.artifacts import corrected_count, reporting_damage
-from pipeline.runs.state import read_provenance
+from pipeline.artifacts.artifacts import corrected_count, reporting_damage
+from pipeline.artifacts.state import read_provenance
+from pipeline.system.progress import PlainTable, say, show
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:

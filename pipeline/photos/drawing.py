@@ -1,16 +1,18 @@
 """A photo and its boxes to a picture for people."""
 
 import colorsys
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.photos.images import load_image
+from pipeline.photos.images import load_image, squash
 
 SMALLEST = 720
 """Least width of a picture in pixels: room for a line of text."""
+JPEG_QUALITY = 72
 
 
 def class_colour(index: int, count: int) -> tuple[int, int, int]:
@@ -53,3 +55,18 @@ def draw_boxes(
     for row, text in enumerate(caption):
         draw.text((size // 2, image.height + row * line + size // 5), text, fill="black", font=font)
     return canvas
+
+
+def jpeg(path: Path, side: int) -> bytes:
+    """A photo as a JPEG whose longest side is at most `side` pixels.
+
+    Raises:
+        PipelineError: it can no longer be read.
+    """
+    image = load_image(path, (2 * side, 2 * side))
+    height, width = image.shape[1:]
+    scale = min(1.0, side / max(height, width))
+    small = squash(image, (max(1, round(height * scale)), max(1, round(width * scale))))
+    buffer = io.BytesIO()
+    Image.fromarray(small.permute(1, 2, 0).numpy()).save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    return buffer.getvalue()

@@ -6,7 +6,7 @@ from functools import cache
 
 from PIL import Image, features
 
-from pipeline.machine.errors import PipelineError
+from pipeline.system.errors import PipelineError
 
 ALWAYS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.machine.errors import PipelineError
-from pipeline.machine.progress import say
 from pipeline.photos.images import DECODING, UnreadableImage
-from pipeline.photos.squash import load_view
+from pipeline.photos.resize import load_view
+from pipeline.system.errors import PipelineError
+from pipeline.system.progress import say
 
 
 class ImageCache:

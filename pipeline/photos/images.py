@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from pipeline.machine.errors import PipelineError
 from pipeline.photos.formats import RAW, kind_of, readable_formats, why_unreadable
 from pipeline.photos.rgb import orientation, upright_rgb
+from pipeline.system.errors import PipelineError
 
 if TYPE_CHECKING:  # `prepare` checks photos and needs no tensors
     from torch import Tensor

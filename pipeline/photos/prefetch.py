@@ -9,7 +9,7 @@ from contextlib import closing
 from itertools import islice
 from typing import TypeVar
 
-from pipeline.machine.distributed import local_world_size
+from pipeline.system.distributed import local_world_size
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

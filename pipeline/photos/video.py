@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.machine.errors import PipelineError, first_line
 from pipeline.photos.images import MAX_PIXELS, UnreadableImage
+from pipeline.system.errors import PipelineError, first_line
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".3gp"))
 

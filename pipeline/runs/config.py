@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin
 
-from pipeline.machine.errors import PipelineError, hint
-from pipeline.runs.files import sha256_of
+from pipeline.system.errors import PipelineError, hint
+from pipeline.system.files import sha256_of
 
 LOADERS = {"open_clip": 2}
 """Versions of how teachers are loaded, by the kind of spec; raise one when the embeddings of the same weights change."""

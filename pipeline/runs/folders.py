@@ -4,8 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.machine.errors import PipelineError, hint
-from pipeline.runs.files import check_ours
+from pipeline.system.errors import PipelineError, hint
+from pipeline.system.files import check_ours
 
 ARTIFACTS = Path("artifacts")
 FILE_SUFFIXES = (".h5", ".pt", ".json", ".csv")

@@ -10,9 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from pipeline.machine import distributed
-from pipeline.machine.errors import PipelineError, first_line
-from pipeline.machine.progress import say
+from pipeline.system import distributed
+from pipeline.system.errors import PipelineError, first_line
+from pipeline.system.progress import say
 
 FILE = ".lock"
 

@@ -7,7 +7,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from pipeline.machine.errors import PipelineError
 from pipeline.runs.config import (
     Config,
     absolute_file,
@@ -18,9 +17,10 @@ from pipeline.runs.config import (
     teacher_identity,
 )
 from pipeline.runs.folders import absolute_run
+from pipeline.system.errors import PipelineError
 
 Squash = Literal["bicubic", "pillow-bilinear"]
-"""How a photo becomes a square: see `pipeline.photos.squash`."""
+"""How a photo becomes a square: see `pipeline.photos.resize`."""
 
 TORCHVISION_WEIGHTS = ("IMAGENET1K_V1", "IMAGENET1K_V2")
 """The two sets of ImageNet weights that torchvision has of its ResNets; the authors' code uses the first."""

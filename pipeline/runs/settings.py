@@ -8,11 +8,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pipeline.machine.errors import PipelineError, first_line, hint
-from pipeline.machine.text import nfc
 from pipeline.runs.config import Config, absolute_path
-from pipeline.runs.files import write_text
 from pipeline.runs.graph import STAGE_NAMES, STAGES, options_of
+from pipeline.system.errors import PipelineError, first_line, hint
+from pipeline.system.files import write_text
+from pipeline.system.text import nfc
 
 FILE = "run.toml"
 

@@ -4,8 +4,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipeline.runs.files import write_json
 from pipeline.runs.graph import STAGE_NAMES, Stage
+from pipeline.system.files import write_json
 
 FILE = "timings.json"
 

@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.artifacts.artifacts import Boxes, Provenance, check_same_images, write
+from pipeline.artifacts.checkpoints import Checkpoint, read_checkpoint
+from pipeline.artifacts.manifest import Manifest
 from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.inference import (
     feature_batches,
@@ -21,8 +24,6 @@ from pipeline.classifier.inference import (
 )
 from pipeline.classifier.network import CamNet
 from pipeline.evaluation.ground_truth import GroundTruth, read_ground_truth
-from pipeline.machine import distributed
-from pipeline.machine.progress import say
 from pipeline.method.boost import boost_positive
 from pipeline.method.cam import (
     cam_boxes,
@@ -37,11 +38,10 @@ from pipeline.method.cam import (
 from pipeline.method.crops import grid_boxes, random_boxes
 from pipeline.photos.augment import draw_flips, flip
 from pipeline.photos.prefetch import chunks
-from pipeline.runs.artifacts import Boxes, Provenance, check_same_images, write
-from pipeline.runs.checkpoints import Checkpoint, read_checkpoint
-from pipeline.runs.manifest import Manifest
 from pipeline.runs.options import BoxesConfig
-from pipeline.runs.pieces import Pieces
+from pipeline.runs.partial_results import Pieces
+from pipeline.system import distributed
+from pipeline.system.progress import say
 
 
 @dataclass(frozen=True)

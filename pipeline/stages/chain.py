@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.machine import distributed, interrupts
-from pipeline.machine.devices import pick_device
-from pipeline.machine.progress import say
+from pipeline.artifacts.manifest import Manifest, read_manifest
+from pipeline.artifacts.photo_facts import check_photos
+from pipeline.artifacts.state import is_built, origin_of
 from pipeline.runs.config import Config
 from pipeline.runs.graph import STAGES, Stage, module_of, options_of, run_argument
-from pipeline.runs.manifest import Manifest, read_manifest
-from pipeline.runs.photo_facts import check_photos
 from pipeline.runs.settings import Settings
-from pipeline.runs.state import is_built, origin_of
 from pipeline.runs.timings import keep_timing
+from pipeline.system import distributed, interrupts
+from pipeline.system.devices import pick_device
+from pipeline.system.progress import say
 
 if TYPE_CHECKING:
     from pipeline.classifier.features import FeatureStore

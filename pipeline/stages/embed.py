@@ -8,24 +8,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipeline.artifacts.artifacts import Embeddings, Provenance, write
+from pipeline.artifacts.manifest import Manifest
 from pipeline.classifier.inference import image_batches
 from pipeline.datasets.class_names import display_names
-from pipeline.machine import distributed
-from pipeline.machine.errors import PipelineError
-from pipeline.machine.progress import say
 from pipeline.method.labels import class_bias, confident_images
 from pipeline.method.probabilities import Answers, entropy
 from pipeline.photos.prefetch import chunks
-from pipeline.runs.artifacts import Embeddings, Provenance, write
 from pipeline.runs.folders import run_folder
-from pipeline.runs.image_store import BLOCK, ImageStore, StoreKey, check_reuse
-from pipeline.runs.manifest import Manifest
 from pipeline.runs.options import EmbedConfig
-from pipeline.runs.pieces import Pieces, work_in_pieces
-from pipeline.teachers import Teacher, load_teacher
+from pipeline.runs.partial_results import Pieces, work_in_pieces
+from pipeline.system import distributed
+from pipeline.system.errors import PipelineError
+from pipeline.system.progress import say
+from pipeline.teachers.embedding_cache import BLOCK, ImageStore, StoreKey, check_reuse
 from pipeline.teachers.encoding import Halving, ViewRules, find_batch_size, precision_of
 from pipeline.teachers.precomputed import align, read_precomputed
-from pipeline.teachers.question import Question, ask, scaled_bias
+from pipeline.teachers.teacher import Teacher, load_teacher
+from pipeline.teachers.zero_shot_head import Question, ask, scaled_bias
 
 PIECE = 256
 """Images between two savings of unfinished work."""

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.artifacts.artifacts import Embeddings, EpochScores, Labels, Provenance, check_same_images, read_arrays
+from pipeline.artifacts.manifest import SPLITS, Manifest, read_manifest
+from pipeline.artifacts.predictions import prediction_frame, write_predictions
 from pipeline.evaluation.ground_truth import need_ground_truth
 from pipeline.evaluation.intervals import gain_interval, leave_one_out, map_interval
 from pipeline.evaluation.metrics import label_metrics, mean_average_precision, multilabel_metrics, ranking_metrics
-from pipeline.method.thresholds import PRESENT
-from pipeline.runs.artifacts import Embeddings, EpochScores, Labels, Provenance, check_same_images, read_arrays
-from pipeline.runs.files import write_json
-from pipeline.runs.manifest import SPLITS, Manifest, read_manifest
+from pipeline.method.extras.thresholds import PRESENT
 from pipeline.runs.options import EvaluateConfig
-from pipeline.runs.score_table import prediction_frame, write_predictions
+from pipeline.system.files import write_json
 
 DECISION_FIGURES = ("CP", "CR", "CF1", "OP", "OR", "OF1", "sample_F1", "threshold", "calibration_error")
 """Figures of `multilabel_metrics` that depend on its threshold, or on what a score means."""

@@ -5,17 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.machine.progress import say
-from pipeline.method.labels import (
-    clamp_labels,
-    class_bias,
-    confident_images,
-    correct,
-    debias,
-    fuse_scores,
-    local_scores,
-)
-from pipeline.runs.artifacts import (
+from pipeline.artifacts.artifacts import (
     Corrections,
     CropScores,
     Embeddings,
@@ -27,7 +17,17 @@ from pipeline.runs.artifacts import (
     read_rows,
     write,
 )
+from pipeline.method.labels import (
+    clamp_labels,
+    class_bias,
+    confident_images,
+    correct,
+    debias,
+    fuse_scores,
+    local_scores,
+)
 from pipeline.runs.options import FuseConfig, InitLabelsConfig
+from pipeline.system.progress import say
 
 BLOCK = 65_536
 """Images whose crops are in memory together."""

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.artifacts.artifacts import Embeddings, Labels, Provenance, check_same_images, read_arrays, write
 from pipeline.datasets.dataset import UNKNOWN
 from pipeline.evaluation.ground_truth import read_ground_truth
-from pipeline.machine.errors import PipelineError
-from pipeline.machine.progress import say
 from pipeline.method.labels import clamp_labels, confident_images, debias
-from pipeline.runs.artifacts import Embeddings, Labels, Provenance, check_same_images, read_arrays, write
 from pipeline.runs.options import InitLabelsConfig
+from pipeline.system.errors import PipelineError
+from pipeline.system.progress import say
 
 
 def run(folder: Path, config: InitLabelsConfig, origin: Provenance) -> None:

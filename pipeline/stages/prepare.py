@@ -8,6 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline.artifacts.artifacts import Corrections, Provenance, read_arrays, write
+from pipeline.artifacts.manifest import COLUMNS, Manifest, manifest_provenance, read_manifest, write_manifest
+from pipeline.artifacts.photo_facts import KnownPhotos, PhotoFacts, look, read_facts
+from pipeline.artifacts.state import read_provenance
 from pipeline.datasets import Dataset, coco, demo, folder, nuswide, voc
 from pipeline.datasets.archives import Limit
 from pipeline.datasets.class_names import default_display_names, parse_class_names
@@ -15,18 +19,14 @@ from pipeline.datasets.class_names import display_names as check_prompts
 from pipeline.datasets.listing import say_left_out
 from pipeline.datasets.remote import is_address
 from pipeline.evaluation.ground_truth import FILE, GroundTruth, digest_truth
-from pipeline.machine.errors import PipelineError, UnreadableError, printable
-from pipeline.machine.progress import bar, say
 from pipeline.photos.images import UnreadableImage, verify_image
 from pipeline.photos.prefetch import Prefetch
-from pipeline.runs.artifacts import Corrections, Provenance, read_arrays, write
 from pipeline.runs.config import each_of
-from pipeline.runs.files import sha256_of
 from pipeline.runs.graph import VERSIONS, run_argument
-from pipeline.runs.manifest import COLUMNS, Manifest, manifest_provenance, read_manifest, write_manifest
 from pipeline.runs.options import PrepareConfig
-from pipeline.runs.photo_facts import KnownPhotos, PhotoFacts, look, read_facts
-from pipeline.runs.state import read_provenance
+from pipeline.system.errors import PipelineError, UnreadableError, printable
+from pipeline.system.files import sha256_of
+from pipeline.system.progress import bar, say
 
 NAMED = 20
 """Copies that are named on the screen."""

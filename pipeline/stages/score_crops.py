@@ -9,23 +9,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.artifacts.artifacts import (
+    Boxes,
+    CropScores,
+    Embeddings,
+    Provenance,
+    check_same_images,
+    read_arrays,
+    write,
+)
+from pipeline.artifacts.manifest import Manifest
 from pipeline.datasets.class_names import display_names
-from pipeline.machine import distributed
-from pipeline.machine.errors import PipelineError
-from pipeline.machine.progress import say
 from pipeline.method.crops import square_boxes, truncated_size, view_size
 from pipeline.method.probabilities import Answers, softmax_answers
 from pipeline.photos.images import cut, load_image
 from pipeline.photos.prefetch import Prefetch, chunks, default_workers
-from pipeline.photos.squash import cut_bilinear, load_view
-from pipeline.runs.artifacts import Boxes, CropScores, Embeddings, Provenance, check_same_images, read_arrays, write
+from pipeline.photos.resize import cut_bilinear, load_view
 from pipeline.runs.graph import remedy, run_argument
-from pipeline.runs.manifest import Manifest
 from pipeline.runs.options import ScoreCropsConfig
-from pipeline.runs.pieces import Pieces, work_in_pieces
-from pipeline.teachers import Teacher, load_teacher
+from pipeline.runs.partial_results import Pieces, work_in_pieces
+from pipeline.system import distributed
+from pipeline.system.errors import PipelineError
+from pipeline.system.progress import say
 from pipeline.teachers.encoding import Halving, ViewRules, encode_stream, find_batch_size, precision_of
-from pipeline.teachers.question import Question, ask
+from pipeline.teachers.teacher import Teacher, load_teacher
+from pipeline.teachers.zero_shot_head import Question, ask
 
 PIECE = 64
 """Images whose crops are saved together."""

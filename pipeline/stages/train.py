@@ -8,20 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.classifier.cross_fit import cross_fit
-from pipeline.classifier.features import FeatureStore
-from pipeline.classifier.inference import load_classifier, predict_once, predict_together
-from pipeline.classifier.network import CamNet
-from pipeline.classifier.training import Consistency, TrainingSet, fit, read_epoch, start_training, targets_of
-from pipeline.classifier.view_sources import is_frozen
-from pipeline.machine import distributed
-from pipeline.machine.progress import say
-from pipeline.method.calibration import fit_calibration
-from pipeline.method.epoch_choice import choose_epoch
-from pipeline.method.labels import correct
-from pipeline.method.losses import image_weights, indecision
-from pipeline.photos.image_cache import open_cache
-from pipeline.runs.artifacts import (
+from pipeline.artifacts.artifacts import (
     Corrections,
     EpochScores,
     Labels,
@@ -31,10 +18,23 @@ from pipeline.runs.artifacts import (
     read_arrays,
     write,
 )
-from pipeline.runs.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
-from pipeline.runs.manifest import Manifest, write_csv
+from pipeline.artifacts.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
+from pipeline.artifacts.manifest import Manifest, write_csv
+from pipeline.classifier.cross_fit import cross_fit
+from pipeline.classifier.features import FeatureStore
+from pipeline.classifier.inference import load_classifier, predict_once, predict_together
+from pipeline.classifier.network import CamNet
+from pipeline.classifier.training import Consistency, TrainingSet, fit, read_epoch, start_training, targets_of
+from pipeline.classifier.view_sources import is_frozen
+from pipeline.method.epoch_choice import choose_epoch
+from pipeline.method.extras.calibration import fit_calibration
+from pipeline.method.labels import correct
+from pipeline.method.losses import image_weights, indecision
+from pipeline.photos.image_cache import open_cache
 from pipeline.runs.options import TrainConfig
-from pipeline.runs.pieces import Pieces
+from pipeline.runs.partial_results import Pieces
+from pipeline.system import distributed
+from pipeline.system.progress import say
 
 
 def calibrated(

@@ -4,18 +4,18 @@ from pathlib import Path
 
 import torch
 
+from pipeline.artifacts.artifacts import Labels, Provenance, check_same_images, read_arrays
+from pipeline.artifacts.checkpoints import Checkpoint, write_checkpoint
+from pipeline.artifacts.manifest import Manifest, write_csv
 from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.network import build_classifier
 from pipeline.classifier.training import TrainingSet, fit, start_training, targets_of
-from pipeline.machine import distributed
-from pipeline.machine.progress import say
-from pipeline.method.thresholds import PRESENT
+from pipeline.method.extras.thresholds import PRESENT
 from pipeline.photos.image_cache import open_cache
-from pipeline.runs.artifacts import Labels, Provenance, check_same_images, read_arrays
-from pipeline.runs.checkpoints import Checkpoint, write_checkpoint
-from pipeline.runs.manifest import Manifest, write_csv
 from pipeline.runs.options import WarmupConfig
-from pipeline.runs.pieces import Pieces
+from pipeline.runs.partial_results import Pieces
+from pipeline.system import distributed
+from pipeline.system.progress import say
 
 
 def run(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.classifier import lite
-from pipeline.machine.engines import Run, run_of
+from pipeline.classifier.engines import Run, run_of
 from pipeline.teachers.encoding import ViewRules, encode_in_chunks, normalise_pixels
 
 

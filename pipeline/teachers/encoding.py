@@ -11,9 +11,9 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.machine.errors import PipelineError
-from pipeline.machine.progress import say
 from pipeline.method.snapping import snapped_size
+from pipeline.system.errors import PipelineError
+from pipeline.system.progress import say
 
 Key = TypeVar("Key")
 

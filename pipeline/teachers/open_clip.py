@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from pipeline.datasets.downloads import cache_folder
-from pipeline.machine.errors import PipelineError, hint
+from pipeline.system.downloads import cache_folder
+from pipeline.system.errors import PipelineError, hint
 from pipeline.teachers.encoding import ViewRules, compute_dtype, encode_in_chunks, normalise_pixels
 
 try:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.datasets.downloads import cache_folder, download
-from pipeline.machine.errors import PipelineError, hint
 from pipeline.method import FORMULAS
-from pipeline.runs.files import sha256_of
+from pipeline.system.downloads import cache_folder, download
+from pipeline.system.errors import PipelineError, hint
+from pipeline.system.files import sha256_of
 from pipeline.teachers.encoding import ViewRules, compute_dtype, encode_in_chunks, normalise_pixels, snap_to_stride
 
 with warnings.catch_warnings():

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.datasets.image_names import match_names
-from pipeline.machine.errors import PipelineError, UnreadableError, first_line, hint, system_refusal
-from pipeline.machine.text import nfc
-from pipeline.runs.files import sha256_of
+from pipeline.system.errors import PipelineError, UnreadableError, first_line, hint, system_refusal
+from pipeline.system.files import sha256_of
+from pipeline.system.text import nfc
 
 SUM_TOLERANCE = 0.02
 """Largest deviation of a row of probabilities from 1: what rounding to float16 leaves."""

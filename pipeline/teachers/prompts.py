@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.machine.errors import PipelineError, hint
+from pipeline.system.errors import PipelineError, hint
 from pipeline.teachers.teacher import Teacher
 
 PAPER_TEMPLATES = ("a photo of the {}",)

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from pipeline.machine.errors import PipelineError
+from pipeline.system.errors import PipelineError
 from pipeline.teachers.encoding import ViewRules
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from pipeline.datasets.scan import scan
 from pipeline.photos.image_cache import ImageCache, cache_bytes
 from pipeline.photos.images import verify_image
-from pipeline.photos.squash import load_view
+from pipeline.photos.resize import load_view
 
 
 def plain_pillow(path: Path, size: tuple[int, int]) -> torch.Tensor:

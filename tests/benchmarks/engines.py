@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from pipeline.classifier.engines import PACKAGES, run_of
 from pipeline.classifier.network import build_classifier
-from pipeline.machine.engines import PACKAGES, run_of
-from pipeline.machine.memory import keep_freed_memory
-from pipeline.machine.precision import autocast
+from pipeline.system.memory import keep_freed_memory
+from pipeline.system.precision import autocast
 
 Run = Callable[[Tensor], Tensor]
 

@@ -30,18 +30,18 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.artifacts.artifacts import Provenance
+from pipeline.artifacts.manifest import Manifest, read_manifest
 from pipeline.classifier.network import build_classifier
 from pipeline.classifier.training import Consistency, losses_of
-from pipeline.photos.squash import load_view
-from pipeline.runs.artifacts import Provenance
-from pipeline.runs.image_store import ImageStore, StoreKey
-from pipeline.runs.manifest import Manifest, read_manifest
-from pipeline.runs.pieces import Pieces
+from pipeline.photos.resize import load_view
+from pipeline.runs.partial_results import Pieces
 from pipeline.stages.embed import embed_images
 from pipeline.stages.score_crops import CropRules, CropTeacher, crops_of, score_crops
+from pipeline.teachers.embedding_cache import ImageStore, StoreKey
 from pipeline.teachers.encoding import find_batch_size
 from pipeline.teachers.openai_clip import OpenaiClip
-from pipeline.teachers.question import Question
+from pipeline.teachers.zero_shot_head import Question
 
 CLASSES = 20
 CROPS = 3

@@ -24,12 +24,12 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.artifacts.artifacts import CropScores, Embeddings, EpochScores, Labels, Provenance, read_arrays, write
+from pipeline.artifacts.checkpoints import Checkpoint, write_checkpoint
+from pipeline.artifacts.manifest import COLUMNS, Manifest, manifest_provenance, write_manifest
+from pipeline.artifacts.state import check_current
 from pipeline.evaluation.ground_truth import GroundTruth
-from pipeline.runs.artifacts import CropScores, Embeddings, EpochScores, Labels, Provenance, read_arrays, write
-from pipeline.runs.checkpoints import Checkpoint, write_checkpoint
 from pipeline.runs.graph import MAKERS, VERSIONS, find_stage, options_of
-from pipeline.runs.manifest import COLUMNS, Manifest, manifest_provenance, write_manifest
-from pipeline.runs.state import check_current
 
 SIDE = 64
 BLOCK = 50_000

@@ -16,8 +16,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.classifier.api import Classifier, score_files
 from pipeline.datasets.scan import scan
+from pipeline.deploy.classifier import Classifier, score_files
 
 BOUNDARY = "boundary-of-the-benchmark"
 

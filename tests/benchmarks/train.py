@@ -32,9 +32,9 @@ from torchvision.transforms import v2
 from pipeline.classifier.network import build_classifier
 from pipeline.classifier.training import Consistency, TrainingSet, start_training, train_one_epoch, view_source
 from pipeline.datasets.scan import scan
-from pipeline.machine.memory import keep_freed_memory
-from pipeline.machine.progress import bar
 from pipeline.runs.options import TrainingConfig
+from pipeline.system.memory import keep_freed_memory
+from pipeline.system.progress import bar
 
 CLASSES = 20
 WARM_UP = 2

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.datasets.archives import Limit, extract
-from pipeline.machine.errors import PipelineError
+from pipeline.system.errors import PipelineError
 
 FILES = {"VOC/a.txt": b"one", "VOC/deep/b.txt": b"two" * 1000}
 

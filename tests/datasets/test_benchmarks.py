@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from pipeline import cli
 from pipeline.datasets import benchmarks, voc
 from pipeline.datasets.benchmarks import BENCHMARKS, Archive, fetch
-from pipeline.machine.errors import PipelineError
+from pipeline.system.errors import PipelineError
 
 
 def small_voc(*splits: str) -> bytes:

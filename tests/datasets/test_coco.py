@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pipeline.datasets import coco
-from pipeline.machine.errors import PipelineError
+from pipeline.system.errors import PipelineError
 
 CATEGORIES = [{"id": 90, "name": "toothbrush"}, {"id": 1, "name": "person"}, {"id": 13, "name": "stop sign"}]
 

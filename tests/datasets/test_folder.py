@@ -12,7 +12,7 @@ from pipeline.datasets import folder
 from pipeline.datasets.archives import Limit
 from pipeline.datasets.class_names import read_class_names
 from pipeline.datasets.folder import Reading
-from pipeline.machine.errors import PipelineError
+from pipeline.system.errors import PipelineError
 
 CLASSES = ["cat", "dog"]
 

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from pipeline.datasets import nuswide
-from pipeline.machine.errors import PipelineError
+from pipeline.system.errors import PipelineError
 
 TRAIN = [r"actor\0001_11.jpg", r"actor\0002_12.jpg"]
 TEST = [r"zoo\0001_13.jpg"]

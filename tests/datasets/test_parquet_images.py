@@ -9,8 +9,8 @@ from PIL import Image
 from pipeline.datasets import folder
 from pipeline.datasets.archives import Limit
 from pipeline.datasets.folder import Reading
-from pipeline.machine.errors import PipelineError
 from pipeline.photos.images import image_size
+from pipeline.system.errors import PipelineError
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

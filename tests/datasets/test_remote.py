@@ -10,8 +10,8 @@ from PIL import Image
 
 from pipeline.datasets import folder, remote
 from pipeline.datasets.folder import Reading
-from pipeline.machine.errors import PipelineError
 from pipeline.photos.images import image_size
+from pipeline.system.errors import PipelineError
 
 fsspec = pytest.importorskip("fsspec")
 

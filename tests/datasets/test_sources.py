@@ -16,9 +16,9 @@ from pipeline.datasets.folder import Reading, prefixes
 from pipeline.datasets.listing import ListedImage, excluded_by
 from pipeline.datasets.scan import scan
 from pipeline.datasets.splits import assign_splits, split_in_folders, split_in_shard
-from pipeline.machine.errors import PipelineError
 from pipeline.photos.formats import suffix_of
 from pipeline.photos.images import load_image
+from pipeline.system.errors import PipelineError
 
 CLASSES = ["cat", "dog"]
 _drawn = iter(range(10**6))

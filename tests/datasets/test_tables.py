@@ -8,7 +8,7 @@ from pipeline.datasets import voc
 from pipeline.datasets.folder import match_rows
 from pipeline.datasets.image_names import ImageNames
 from pipeline.datasets.tables import read_table
-from pipeline.machine.errors import PipelineError
+from pipeline.system.errors import PipelineError
 
 CLASSES = ["cat", "dog", "traffic light"]
 

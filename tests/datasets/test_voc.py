@@ -8,7 +8,7 @@ from PIL import Image
 from pipeline.datasets import voc
 from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
 from pipeline.datasets.voc import CLASS_NAMES
-from pipeline.machine.errors import PipelineError
+from pipeline.system.errors import PipelineError
 
 
 def annotation(*objects: tuple[str, int, tuple[float, float, float, float]]) -> str:

@@ -10,10 +10,10 @@ from colours import invoke
 from parity import reference
 from torch.nn import functional as F
 
+from pipeline.artifacts.artifacts import read_arrays
+from pipeline.artifacts.checkpoints import read_checkpoint
 from pipeline.classifier.inference import load_classifier
 from pipeline.datasets import voc
-from pipeline.runs.artifacts import read_arrays
-from pipeline.runs.checkpoints import read_checkpoint
 from pipeline.runs.options import BoxesConfig
 from pipeline.stages.boxes import search_tau
 from pipeline.teachers.conse import Conse

@@ -7,6 +7,7 @@ from parity import reference
 from PIL import Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from pipeline.artifacts.artifacts import CropScores, Provenance
 from pipeline.classifier.training import Consistency, losses_of
 from pipeline.datasets.dataset import DIFFICULT
 from pipeline.evaluation.metrics import multilabel_metrics
@@ -16,8 +17,7 @@ from pipeline.method.crops import truncated_size
 from pipeline.method.epoch_choice import authors_epoch
 from pipeline.method.labels import clamp_labels, class_bias, confident_images, debias
 from pipeline.method.probabilities import entropy
-from pipeline.photos.squash import cut_bilinear, load_view
-from pipeline.runs.artifacts import CropScores, Provenance
+from pipeline.photos.resize import cut_bilinear, load_view
 from pipeline.runs.options import FuseConfig
 from pipeline.stages.fuse import fuse
 from pipeline.teachers.encoding import normalise_pixels

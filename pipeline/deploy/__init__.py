@@ -1,0 +1,1 @@
+"""Using a finished classifier: the Python API, prediction, serving, calibration and exports."""

@@ -1,0 +1,239 @@
+"""A classifier file to a folder that the Hugging Face Hub takes as a model: weights, config, cards, a way to load it."""
+
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from pipeline.artifacts.checkpoints import Checkpoint, read_checkpoint
+from pipeline.classifier.inference import load_classifier
+from pipeline.classifier.network import CamNet
+from pipeline.deploy.classifier import Classifier
+from pipeline.deploy.export import TOLERANCE, Scorer, check_recipe, largest_difference, preprocessing, recipe
+from pipeline.evaluation.run_files import RunFiles, read_run
+from pipeline.evaluation.tables import sources_of
+from pipeline.exchange.label_formats import markdown
+from pipeline.method.extras.thresholds import PRESENT
+from pipeline.runs.folders import check_free
+from pipeline.system.errors import PipelineError
+from pipeline.system.files import replacing_folder
+from pipeline.system.progress import say
+
+LOADER = '''\
+"""Says what is in a photo: `python load.py photo.jpg`. Needs torch, timm and what these bring along."""
+
+import json
+import sys
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+
+# RECIPE
+
+here = Path(__file__).parent
+config = json.loads((here / "config.json").read_text(encoding="utf-8"))
+weights = load_file(here / "model.safetensors")
+backbone = timm.create_model(config["architecture"], pretrained=False, num_classes=0, global_pool="").eval()
+backbone.load_state_dict({name[9:]: value for name, value in weights.items() if name.startswith("backbone.")})
+
+
+@torch.no_grad()
+def scores(path):
+    """Class name to score in [0, 1]."""
+    pixels = torch.from_numpy(load_square(path, config["size"][0], config["preprocessing"]["resample"]))
+    mean, std = (torch.tensor(config[name])[:, None, None] for name in ("mean", "std"))
+    maps = backbone(((pixels - mean) / std)[None])
+    maps = torch.nn.functional.conv2d(maps, weights["head.weight"], weights["head.bias"])
+    logits = torch.where(maps > 0, config["boost"] * maps, maps).mean((2, 3))[0]
+    found = (weights["scale"] * logits + weights["offset"]).sigmoid()
+    return dict(zip(config["class_names"], found.tolist(), strict=True))
+
+
+if __name__ == "__main__":
+    for name, score in scores(sys.argv[1]).items():
+        print(f"{score:.3f} {'*' if score >= config['thresholds'][name] else ' '} {name}")
+'''
+
+
+class Rebuilt(nn.Module):
+    """The classifier as `load.py` builds it, to be compared with the one that it is made from."""
+
+    def __init__(self, architecture: str, weights: dict[str, Tensor], net: CamNet) -> None:
+        super().__init__()
+        self.backbone = bare_backbone(architecture)
+        self.backbone.load_state_dict({k[9:]: v for k, v in weights.items() if k.startswith("backbone.")})
+        self.weights, self.net = weights, net
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores Tensor[B, C] of float Tensor[B, 3, S, S] in [0, 1]."""
+        maps = self.backbone((images - self.net.mean) / self.net.std)
+        maps = nn.functional.conv2d(maps, self.weights["head.weight"], self.weights["head.bias"])
+        logits = torch.where(maps > 0, self.net.boost * maps, maps).mean(dim=(2, 3))
+        return (self.weights["scale"] * logits + self.weights["offset"]).sigmoid()
+
+
+def bare_backbone(architecture: str) -> nn.Module:
+    """A timm model without pooling and classification layer, in eval mode, as `load.py` creates it.
+
+    Raises:
+        PipelineError: its head cannot be left out.
+    """
+    try:
+        return timm.create_model(architecture, pretrained=False, num_classes=0, global_pool="").eval()
+    except AssertionError as error:
+        raise PipelineError(
+            f"timm's {architecture} cannot be built without its head; export to ONNX instead."
+        ) from error
+
+
+def architecture_of(backbone: str) -> str:
+    """What timm calls a backbone; see `pipeline.classifier.network.BACKBONES`."""
+    return f"tf_efficientnet_{backbone}" if backbone.startswith("lite") else backbone.removeprefix("timm:")
+
+
+def named_weights(net: CamNet, architecture: str) -> dict[str, Tensor]:
+    """The weights under timm's names, `backbone.` before them, the head's, and the calibration's.
+
+    The stages of a classifier are timm's modules (or, of ResNets, torchvision's) in their order.
+
+    Raises:
+        PipelineError: they are not.
+    """
+    names, values = bare_backbone(architecture).state_dict(), list(net.stages.state_dict().values())
+    if [value.shape for value in names.values()] != [value.shape for value in values]:
+        raise PipelineError(f"the weights are not those of timm's {architecture}; export to ONNX instead.")
+    found = {f"backbone.{name}": value for name, value in zip(names, values, strict=True)}
+    found |= {f"head.{name}": value for name, value in net.head.state_dict().items()}
+    found |= {"scale": net.scale, "offset": net.offset}
+    return {name: value.detach().cpu().contiguous().clone() for name, value in found.items()}
+
+
+def config_of(checkpoint: Checkpoint, net: CamNet, architecture: str) -> dict[str, Any]:
+    """What `load.py` and a reader must know beside the weights."""
+    size = checkpoint.image_size
+    return {
+        "architecture": architecture,
+        "class_names": list(checkpoint.class_names),
+        "thresholds": dict(zip(checkpoint.class_names, map(float, checkpoint.thresholds), strict=True)),
+        "size": [size, size],
+        "mean": net.mean.flatten().tolist(),
+        "std": net.std.flatten().tolist(),
+        "boost": float(net.boost),
+        "preprocessing": {
+            key: value for key, value in preprocessing(checkpoint).items() if key not in ("mean", "std", "code")
+        },
+        "fingerprint": checkpoint.provenance.fingerprint,
+    }
+
+
+def model_card(config: dict[str, Any], run: RunFiles | None) -> str:
+    """README.md of the model."""
+    lines = [
+        *("---", "library_name: timm", "pipeline_tag: image-classification", "tags:", "- multi-label", "---", ""),
+        "# Multi-label classifier trained without labels",
+        "",
+        f"Says which of {len(config['class_names'])} classes are in a photo: {config['architecture']} with a head of class "
+        f"activation maps, {config['size'][0]} x {config['size'][1]} pixels. Its labels were made by a vision-language "
+        "teacher and corrected for its bias (classifier-guided CLIP distillation, arXiv 2503.16873). See DATA.md for the photos.",
+        "",
+        "`python load.py photo.jpg` needs torch and timm alone; the functions in it are ten lines.",
+        "",
+    ]
+    if run is not None and run.metrics is not None and sources_of(run.metrics):
+        lines += ["| images | what | mAP | 95 % interval |", "|---|---|---|---|"]
+        for split, name, figures in sources_of(run.metrics):
+            low, high = figures.get("mAP_interval", (None, None))
+            interval = figures.get("no_interval", "") if low is None else f"{100 * low:.1f} to {100 * high:.1f}"
+            lines.append(f"| {figures['images']} {split} | {name} | {100 * figures['mAP']:.1f} | {interval} |")
+        conventions = run.metrics["conventions"]
+        lines += [
+            "",
+            f"Difficult objects: {conventions['difficult']}; a class without positives: {conventions['empty_class']}.",
+            "",
+        ]
+    else:
+        lines += ["It has not been measured against ground truth.", ""]
+    chosen = {name: value for name, value in config["thresholds"].items() if value != PRESENT}
+    lines += [f"A class is called from a score of {PRESENT} on{', but for these:' if chosen else '.'}", ""]
+    if chosen:
+        lines += ["| class | threshold |", "|---|---|"]
+        lines += [f"| {markdown(name)} | {value:.3f} |" for name, value in chosen.items()] + [""]
+    lines += [f"Fingerprint: {config['fingerprint']}."]
+    return "\n".join(lines) + "\n"
+
+
+def data_card(run: RunFiles | None) -> str:
+    """DATA.md: the photos and where their labels come from."""
+    if run is None:
+        return "# Training photos\n\nThe run that made this classifier is not at hand, so nothing is known of them.\n"
+    counts = run.manifest.images["split"].value_counts()
+    studied = [name for name, provenance in run.provenances.items() if provenance.uses_ground_truth]
+    by_hand = "" if run.final is None else run.final.by_hand
+    lines = [
+        *("# Training photos", ""),
+        f"{counts.get('train', 0):,} train and {counts.get('test', 0):,} test photos of {markdown(run.manifest.dataset)}; "
+        f"{len(run.manifest.skipped)} could not be read.",
+        "",
+        f"Labels of the train photos: made by a program; corrected by people: {by_hand or 'none'}. "
+        + (f"Ground truth was used in {', '.join(studied)}: a study." if studied else "No other human label was used."),
+        "",
+    ]
+    if run.final is not None:
+        present = (run.final.labels >= PRESENT).sum(0)
+        lines += ["| class | train photos with the label |", "|---|---|"]
+        lines += [f"| {markdown(name)} | {n:,} |" for name, n in zip(run.final.class_names, present, strict=True)]
+        lines.append("")
+    lines += ["| file | fingerprint | options |", "|---|---|---|"]
+    for name, provenance in run.provenances.items():
+        lines.append(f"| {name} | {provenance.fingerprint} | {markdown(json.dumps(dict(provenance.config)))} |")
+    return "\n".join(lines) + "\n"
+
+
+def run(classifier_path: Path, out: Path | None = None, *, force: bool = False) -> Path:
+    """Write the folder, and return it; nothing is uploaded.
+
+    Args:
+        classifier_path: file of a classifier; figures and data are those of the run that it lies in.
+        out: folder; None for `hub` beside the classifier.
+        force: replace the folder if ccd wrote all files in it.
+
+    Raises:
+        PipelineError: the classifier is missing, its backbone is not timm's, the weights give other scores, or the
+            folder is there already.
+    """
+    from safetensors.torch import save_file
+
+    out = out or classifier_path.with_name("hub")
+    check_free(out, force=force, folder=True)
+    checkpoint = read_checkpoint(classifier_path)
+    net = load_classifier(checkpoint).eval()
+    architecture = architecture_of(checkpoint.architecture["backbone"])
+    weights = named_weights(net, architecture)
+    difference = largest_difference(Scorer(net), Rebuilt(architecture, weights, net), checkpoint.image_size)
+    if not difference <= TOLERANCE:
+        raise PipelineError(
+            f"the weights under timm's names give scores that differ by {difference:.1e} from those of {classifier_path}, "
+            f"expected at most {TOLERANCE:.0e}; nothing was written."
+        )
+    folder = classifier_path.parent
+    files = read_run(folder) if (folder / "manifest.csv").exists() else None
+    config = config_of(checkpoint, net, architecture)
+    with replacing_folder(out) as target:
+        save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+        for name, text in (
+            ("config.json", json.dumps(config, indent=1, ensure_ascii=False) + "\n"),
+            ("load.py", LOADER.replace("# RECIPE\n", recipe())),
+            ("README.md", model_card(config, files)),
+            ("DATA.md", data_card(files)),
+        ):
+            (target / name).write_text(text, encoding="utf-8")
+        scores = runpy.run_path(str(target / "load.py"))["scores"]
+        check_recipe(Classifier(checkpoint), lambda path: list(scores(path).values()), "load.py")
+    say(f"{out}: weights, config.json, load.py and two cards; scores within {difference:.1e} of the classifier's.")
+    return out

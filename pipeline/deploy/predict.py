@@ -1,0 +1,225 @@
+"""A classifier file and photos to labels and scores; needs neither the teacher nor the run."""
+
+import glob
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.artifacts.predictions import check_suffix, prediction_frame, print_predictions, write_predictions
+from pipeline.classifier.engines import Engine
+from pipeline.datasets.checks import read_lines
+from pipeline.datasets.folder import Reading, notes_of, read_fetched, read_source, unused_patterns
+from pipeline.datasets.listing import Listing, excluded_by, say_left_out
+from pipeline.datasets.parquet_images import image_column
+from pipeline.datasets.remote import Fetched, fetch_each, is_address, path_of
+from pipeline.datasets.scan import NO_UTF8, is_archive, shown
+from pipeline.datasets.tables import TABLE_SUFFIXES, read_table
+from pipeline.deploy.classifier import Classifier, Photo, score_photos
+from pipeline.photos.images import UnreadableImage
+from pipeline.photos.video import VIDEO_SUFFIXES, frame_count, frames
+from pipeline.system.downloads import cache_folder
+from pipeline.system.errors import PipelineError
+from pipeline.system.progress import say
+
+STANDARD_INPUT = "-"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A photo or a video of a source."""
+
+    name: str
+    """In the table."""
+    place: Path | UnreadableImage
+    """The file, or why there is none."""
+
+    @property
+    def is_video(self) -> bool:
+        """Whether it is a video, by its ending."""
+        return isinstance(self.place, Path) and self.place.suffix.lower() in VIDEO_SUFFIXES
+
+
+def find_images(sources: Sequence[str], class_names: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Found]:
+    """What sources stand for: each photo and video once, in the order given; says what is passed over.
+
+    Args:
+        sources: files, folders (searched to any depth), globs, addresses, lists of paths and addresses (.txt, tables, "-"
+            for standard input), Parquet files with images in them, tars and zips.
+        class_names: of the labels that such a source may hold.
+        exclude: patterns of names that are passed over; see `listing.excluded_by`.
+
+    Raises:
+        PipelineError: a source is missing or broken, or a folder has no photo.
+    """
+    reading = Reading(unpack_to=cache_folder() / "unpacked", exclude=tuple(exclude))
+    listings: list[Listing] = []
+    named: list[tuple[str, str]] = []
+    for name, place in (entry for source in sources for entry in entries_of(source, class_names)):
+        if reason := excluded_by(name, exclude):
+            listings.append(Listing([], passed_over={reason: [name]}))
+        else:
+            named.append((name, place))
+    addresses = list(dict.fromkeys(place for _, place in named if is_address(place)))
+    fetched = fetch_each(addresses, reading.cache, exclude) if addresses else {}
+    found: dict[tuple[str, str], Found] = {}
+    for name, place in named:
+        if is_address(place):
+            photos, listing = from_address(place, fetched[place], class_names, reading)
+        else:
+            photos, listing = from_path(name, Path(place), class_names, reading)
+        listings.append(listing)
+        for note in notes_of(name, listing):
+            say(f"{note}.")
+        for photo in photos:
+            found.setdefault((photo.name, str(photo.place)), photo)
+    for note in unused_patterns(listings, exclude):
+        say(f"{note}.")
+    if not found:
+        raise PipelineError(f"--exclude {' '.join(exclude)} leaves no photo of {', '.join(sources)[:200]}.")
+    return list(found.values())
+
+
+def entries_of(source: str, class_names: Sequence[str]) -> list[tuple[str, str]]:
+    """Name and place (a path or an address) of each entry of a list; of any other source, what has this name."""
+    if source == STANDARD_INPUT:
+        return [entry for line in standard_input() for entry in matches_of_line(line)]
+    found = []
+    for name, place in matches_of(source):
+        listed = None if is_address(place) else list_entries(Path(place), class_names)
+        found += [(name, place)] if listed is None else listed
+    return found
+
+
+def list_entries(path: Path, class_names: Sequence[str]) -> list[tuple[str, str]] | None:
+    """Name and place of each entry of a text file or table; None for what is no list."""
+    suffix = path.suffix.lower()
+    if suffix == ".txt" and path.is_file():
+        lines = [line if is_address(line) else str(path.parent / line) for line in read_lines(path)]
+        return [entry for line in lines for entry in matches_of_line(line)]
+    if suffix not in TABLE_SUFFIXES or path.is_dir() or (suffix == ".parquet" and image_column(path)):
+        return None
+    rows = read_table(path, class_names)
+    if not rows:
+        raise PipelineError(f"{path} lists no image, expected at least one.")
+    return [(row.place, row.place) if is_address(row.place) else (row.name, str(row.path)) for row in rows]
+
+
+def standard_input() -> list[str]:
+    """The lines of standard input without the empty ones."""
+    try:
+        lines = [line.strip() for line in sys.stdin.read().splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise PipelineError(f"standard input is not UTF-8 text ({error.reason}). Write one path per line.") from error
+    if not lines:
+        raise PipelineError("standard input is empty, expected one path or address per line.")
+    return lines
+
+
+def matches_of_line(line: str) -> list[tuple[str, str]]:
+    """`matches_of` a line of a list; a line without a file stays, and is skipped and counted like a broken photo."""
+    try:
+        return matches_of(line)
+    except PipelineError:
+        return [(line, line)]
+
+
+def matches_of(source: str) -> list[tuple[str, str]]:
+    """Name and place of what has exactly this name (a photo may be called "[1].jpg"), or else of what the glob matches."""
+    if is_address(source):
+        return [(source, source)]
+    # unlike Path.glob, this takes absolute patterns
+    matches = glob.glob(glob.escape(source)) or sorted(glob.glob(source, recursive=True))  # noqa: PTH207
+    if not matches:
+        raise PipelineError(f"{source} is missing, expected a photo, a folder or a glob. Correct the path.")
+    return [(str(Path(match)), match) for match in matches]
+
+
+def from_path(name: str, path: Path, class_names: Sequence[str], reading: Reading) -> tuple[list[Found], Listing]:
+    """The photos of a folder or an archive, or the file itself, whatever its ending."""
+    is_shard = is_archive(path) or (path.suffix.lower() == ".parquet" and image_column(path))
+    if not path.is_dir() and not is_shard:
+        if shown(name) != name:
+            return [Found(shown(name), UnreadableImage(f"{shown(name)} is left out: {NO_UTF8}."))], Listing([])
+        return [Found(name, path.absolute())], Listing([])
+    listing = read_source(path, class_names, reading)
+    say_left_out(listing.left_out, path)
+    folder = path if path.is_dir() else path.parent
+    return [Found(str(folder / image.image_id), image.path) for image in listing.images], listing
+
+
+def from_address(
+    address: str, fetched: Fetched | PipelineError, class_names: Sequence[str], reading: Reading
+) -> tuple[list[Found], Listing]:
+    """The photos of what was fetched from an address; one entry that says why where nothing was."""
+    if isinstance(fetched, PipelineError):
+        return [Found(address, UnreadableImage(str(fetched)))], Listing([])
+    listing = read_fetched(fetched, class_names, reading)
+    say_left_out(listing.left_out, address)
+    alone = list(fetched.files) == [path_of(address).name]
+    names = [address if alone else f"{address.rstrip('/')}/{image.image_id}" for image in listing.images]
+    return [Found(name, image.path) for name, image in zip(names, listing.images, strict=True)], listing
+
+
+def photos_of(found: Sequence[Found], every: float, names: list[str]) -> Iterator[Photo | UnreadableImage]:
+    """The photos and the frames of the videos; the name of each is appended to `names` before."""
+    for each in found:
+        if not each.is_video:
+            names.append(each.name)
+            yield each.place
+            continue
+        try:
+            for time, pixels in frames(each.place, every):
+                names.append(f"{each.name}#t={round(time, 3)}")
+                yield pixels
+        except UnreadableImage as error:
+            names.append(each.name)
+            yield error
+
+
+def run(
+    classifier_path: Path,
+    sources: Sequence[str],
+    out: Path | None,
+    *,
+    every: float,
+    batch_size: int,
+    device: str,
+    engine: Engine = "auto",
+    exclude: Sequence[str] = (),
+) -> None:
+    """Write labels and scores of photos to a table, or as CSV to standard output.
+
+    Args:
+        classifier_path: file of a classifier.
+        sources: see `find_images`.
+        out: CSV, JSON lines or Parquet file; None for standard output.
+        every: seconds between two frames of a video.
+        batch_size: photos that go through the network together.
+        device: torch device.
+        engine: what runs the backbone; see `engines.run_of`.
+        exclude: see `find_images`.
+
+    Raises:
+        PipelineError: a file is missing or wrong, or no photo can be read.
+    """
+    if out is not None:
+        check_suffix(out)
+    classifier = Classifier.load(classifier_path, device, engine)
+    found = find_images(sources, classifier.class_names, exclude)
+    total = sum(frame_count(each.place, every) if each.is_video else 1 for each in found)
+    names: list[str] = []
+    scored = score_photos(classifier, photos_of(found, every, names), names, total, batch_size)
+    images = [names[row] for row in scored.rows]
+    if not (scored.scores >= classifier.thresholds).any():
+        say(
+            f"no class reaches its threshold in any photo; the highest score is {scored.scores.max():.2f}. The scores "
+            f"rank the photos all the same; `ccd calibrate {shlex.quote(str(classifier_path))} TABLE` sets thresholds by labelled photos."
+        )
+    frame = prediction_frame(images, scored.scores, classifier.thresholds, classifier.class_names, key="image")
+    if out is None:
+        print_predictions(frame)
+        return
+    write_predictions(out, frame)
+    say(f"{out}: {len(images)} images, {len(classifier.class_names)} classes.")

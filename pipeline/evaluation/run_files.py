@@ -1,0 +1,105 @@
+"""A run folder to everything in it that is up to date, for those who look at a run and need no model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.artifacts.artifacts import Boxes, CropScores, Embeddings, EpochScores, Labels, Provenance
+from pipeline.artifacts.checkpoints import read_header
+from pipeline.artifacts.manifest import Manifest, read_manifest
+from pipeline.artifacts.state import file_states
+from pipeline.evaluation.ground_truth import GroundTruth
+from pipeline.evaluation.read import read
+from pipeline.method.labels import local_scores
+from pipeline.runs.graph import HISTORIES
+from pipeline.runs.options import FuseConfig
+from pipeline.system.errors import PipelineError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFiles:
+    """What a run has; a file that is missing or stale is None."""
+
+    folder: Path
+    states: dict[str, str]
+    """File name to "current", "missing", "none" (of one that need not be there) or what is wrong with it."""
+    provenances: dict[str, Provenance]
+    """Of the current files."""
+    manifest: Manifest
+    truth: GroundTruth | None
+    embeddings: Embeddings | None
+    initial: Labels | None
+    boxes: Boxes | None
+    crops: CropScores | None
+    local: np.ndarray | None
+    """float32 [N, C] of the train images, see `local_of`."""
+    final: Labels | None
+    epoch_scores: EpochScores | None
+    thresholds: list[float] | None
+    """C, the classifier's own."""
+    metrics: dict[str, Any] | None
+    warmup_epochs: pd.DataFrame | None
+    train_epochs: pd.DataFrame | None
+
+
+def read_run(folder: Path) -> RunFiles:
+    """Every current file of a run; one that cannot be read is named in the states, and the rest is there.
+
+    Raises:
+        PipelineError: there is no manifest that can be read.
+    """
+    manifest = read_manifest(folder)
+    found = file_states(folder)
+    states = {name: state.state for name, state in found.items()}
+
+    def take(name: str, load: Callable[[Path], Any] = read) -> Any:
+        if states[name] != "current":
+            return None
+        try:
+            return load(folder / name)
+        except PipelineError as error:
+            states[name] = str(error)
+            return None
+
+    def history(name: str) -> pd.DataFrame | None:
+        path = folder / name
+        if states[HISTORIES[name]] != "current" or not path.exists():
+            return None
+        try:
+            frame = pd.read_csv(path)
+            return frame if {"epoch", "loss", "pseudo_label_mAP"} <= set(frame.columns) else None
+        except (OSError, ValueError):
+            return None
+
+    crops, final, header = take("crop_scores.h5"), take("final_labels.h5"), take("classifier.pt", read_header)
+    return RunFiles(
+        folder=folder,
+        manifest=manifest,
+        truth=take("ground_truth.h5"),
+        embeddings=take("embeddings.h5"),
+        initial=take("initial_labels.h5"),
+        boxes=take("boxes.h5"),
+        crops=crops,
+        local=None if crops is None else local_of(crops, final),
+        final=final,
+        epoch_scores=take("epoch_scores.h5"),
+        thresholds=None if header is None else header.thresholds,
+        metrics=take("metrics.json"),
+        warmup_epochs=history("warmup.csv"),
+        train_epochs=history("train.csv"),
+        # last, as reading may find damage
+        states=states,
+        provenances={name: s.provenance for name, s in found.items() if s.provenance and states[name] == "current"},
+    )
+
+
+def local_of(crops: CropScores, final: Labels | None) -> np.ndarray:
+    """What the crops of each image say of each class, float32 [N, C], combined as for the final labels."""
+    config = FuseConfig() if final is None else FuseConfig(**final.provenance.config)
+    spoken = crops.class_index if config.votes == "own" else None
+    count = len(crops.image_ids)
+    return local_scores(crops.probabilities, crops.image_index, count, config.combine, spoken)[0]

@@ -1,1 +1,0 @@
-"""The machine: processes, devices, precision, memory, and what a person sees while it works."""

@@ -1,0 +1,460 @@
+"""The artifacts of a run to the charts and tables of its page: plain values, ready for JSON.
+
+Shares and scores are in [0, 1]; None stands for what is not known.
+"""
+
+import json
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+
+from pipeline.artifacts.artifacts import Labels
+from pipeline.datasets.dataset import UNKNOWN
+from pipeline.evaluation.box_quality import box_quality
+from pipeline.evaluation.metrics import Difficult, apply_difficult, average_precision, precision_recall
+from pipeline.evaluation.run_files import RunFiles
+from pipeline.evaluation.tables import sources_of
+from pipeline.method.extras.thresholds import PRESENT, best_f1_threshold, class_f1
+from pipeline.runs.graph import MAKERS, run_argument
+from pipeline.runs.timings import read_timings
+
+CURVE_POINTS = 48
+BINS = 20
+
+SLIDER_POINTS = 120
+"""Thresholds of a class that the page can be asked about, beside its own and the one of highest F1."""
+
+SOURCE_TITLES = {
+    "teacher zero-shot": "teacher",
+    "warm-up classifier": "warm-up",
+    "final classifier": "classifier",
+    "initial labels": "initial labels",
+    "refined labels": "refined labels",
+    "final labels": "final labels",
+}
+
+
+def content_of(run: RunFiles) -> dict[str, Any]:
+    """Everything on the page but the gallery."""
+    return {
+        "run": run.folder.resolve().name,
+        "argument": run_argument(run.folder),
+        "dataset": run.manifest.dataset,
+        "classes": run.manifest.class_names,
+        "counts": {split: len(run.manifest.split(split).image_ids) for split in ("train", "test")},
+        "skipped": list(run.manifest.skipped.values())[:50],
+        "supervision": supervision(run),
+        "cards": cards(run),
+        "unknown": unknown(run),
+        "stages": stages(run),
+        "bias": bias(run),
+        "table": class_table(run),
+        "curves": curves(run),
+        "sliders": sliders(run),
+        "training": training(run),
+        "distribution": distribution(run),
+        "cooccurrence": cooccurrence(run),
+        "files": files(run),
+    }
+
+
+def short(value: float | None, digits: int = 4) -> float | None:
+    """A number rounded for the page; None for NaN."""
+    return None if value is None or not np.isfinite(value) else round(float(value), digits)
+
+
+def shorts(values: np.ndarray, digits: int = 4) -> list[float | None]:
+    """An array [K] rounded for the page."""
+    return [short(v, digits) for v in values]
+
+
+def conventions(run: RunFiles) -> tuple[Difficult, bool]:
+    """How the run's figures were made: what a difficult object counts as, and whether an empty class counts as 0."""
+    used = (run.metrics or {}).get("conventions", {})
+    return cast(Difficult, used.get("difficult", "ignore")), used.get("empty_class") == "zero"
+
+
+def truth_of(run: RunFiles, image_ids: list[str]) -> np.ndarray | None:
+    """Ground truth int8 [N, C] of these images by the run's convention; None where none of them has any.
+
+    UNKNOWN is what does not count: difficult objects where they are ignored, and what nobody has labelled.
+    """
+    if run.truth is None or not image_ids:
+        return None
+    places = run.truth.positions_of(image_ids)
+    if not run.truth.labelled[places].any():
+        return None
+    return apply_difficult(run.truth.labels[places], conventions(run)[0])
+
+
+def cards(run: RunFiles) -> list[dict[str, str]]:
+    """The figures at the top: title, value, note."""
+    found = []
+    for stage in reversed(stages(run)):
+        if stage["name"] in ("classifier", "final labels"):
+            interval = "" if stage["low"] is None else f"95 %: {100 * stage['low']:.1f} to {100 * stage['high']:.1f}"
+            note = f"{stage['split']} images" + (f", {interval}" if interval else "")
+            found.append({"title": f"mAP of the {stage['name']}", "value": f"{100 * stage['mAP']:.1f}", "note": note})
+    gain = (run.metrics or {}).get("gain")
+    if gain:
+        low, high = gain.get("mAP_interval", (None, None))
+        note = "" if low is None else f"mAP; 95 %: {100 * low:+.1f} to {100 * high:+.1f}"
+        found.append({"title": "against the teacher", "value": f"{100 * gain['mAP']:+.1f}", "note": note or "mAP"})
+    counts = run.manifest.images["split"].value_counts()
+    found.append(
+        {
+            "title": "images",
+            "value": f"{len(run.manifest.image_ids):,}",
+            "note": f"{counts.get('train', 0):,} train, {counts.get('test', 0):,} test, {len(run.manifest.skipped)} skipped",
+        }
+    )
+    labels = run.final or run.initial
+    if labels is not None:
+        each = (labels.labels >= PRESENT).sum(1)
+        note = f"{(each == 0).mean():.0%} of the train images have none"
+        found.append({"title": "labels per image", "value": f"{each.mean():.2f}", "note": note})
+    if run.final is not None and run.final.by_hand:
+        number, what = run.final.by_hand.split()
+        found.append({"title": "corrected by hand", "value": number, "note": what})
+    if run.boxes is not None:
+        boxed = len(np.unique(run.boxes.image_index)) / max(len(run.boxes.image_ids), 1)
+        found.append({"title": "boxes", "value": f"{len(run.boxes.box):,}", "note": f"{boxed:.0%} of the train images"})
+    quality = quality_of_boxes(run)
+    if quality is not None:
+        note = f"hold the centre of an object of their class; mean best IoU {quality['mean_best_iou']:.2f}"
+        found.append({"title": "boxes on target", "value": f"{quality['centre_share']:.0%}", "note": note})
+    return found
+
+
+def supervision(run: RunFiles) -> str:
+    """Which labels the classifier was trained with, beside those that the pipeline made itself."""
+    if any(provenance.uses_ground_truth for provenance in run.provenances.values()):
+        return "ground truth was used in the making, as a study"
+    if run.final is not None and run.final.by_hand:
+        return f"corrected by hand: {run.final.by_hand}"
+    return "no human label was used for training"
+
+
+def unknown(run: RunFiles) -> list[str]:
+    """What the page cannot say, and why."""
+    found = []
+    if run.truth is None:
+        found.append(
+            "There is no ground truth: whether a label is right, AP, F1 and the oracle epoch are not known. "
+            "What is shown is what the teacher and the classifier believe."
+        )
+    elif run.metrics is None:
+        found.append("Nothing is measured yet: `ccd evaluate` does it.")
+    found += (run.metrics or {}).get("not_measured", [])
+    used = [name for name, provenance in run.provenances.items() if provenance.uses_ground_truth]
+    if used:
+        found.append(f"A study: {', '.join(used)} looked at ground truth, so this is no result without labels.")
+    bad = {name: state for name, state in run.states.items() if state not in ("current", "missing", "none")}
+    found += [f"Left out: {state}" for state in dict.fromkeys(bad.values())]
+    missing = [name for name, state in run.states.items() if state == "missing"]
+    if missing:
+        found.append(f"Not made yet: {', '.join(missing)}.")
+    return found
+
+
+def stages(run: RunFiles) -> list[dict[str, Any]]:
+    """The mAP after each stage, with its interval where there is one: labels first, then classifiers."""
+    if run.metrics is None:
+        return []
+    rows = sources_of(run.metrics)
+    order = [
+        "initial labels",
+        "final labels",
+        "refined labels",
+        "teacher zero-shot",
+        "warm-up classifier",
+        "final classifier",
+    ]
+    rows = sorted(rows, key=lambda row: order.index(row[1]))
+    return [
+        {
+            "name": SOURCE_TITLES[name],
+            "split": split,
+            "mAP": short(figures["mAP"]),
+            "low": short(figures.get("mAP_interval", [None])[0]),
+            "high": short(figures.get("mAP_interval", [None])[-1]),
+        }
+        for split, name, figures in rows
+    ]
+
+
+def bias(run: RunFiles) -> dict[str, Any] | None:
+    """The teacher's bias by class and the images behind it."""
+    if run.embeddings is None:
+        return None
+    return {"values": shorts(run.embeddings.bias), "counts": run.embeddings.bias_counts.tolist()}
+
+
+def quality_of_boxes(run: RunFiles) -> dict[str, float] | None:
+    """`box_quality` of the run; None without boxes or annotated objects."""
+    if run.boxes is None or run.truth is None or not len(run.truth.object_box):
+        return None
+    return box_quality(run.boxes, run.truth)
+
+
+def class_table(run: RunFiles) -> dict[str, Any]:
+    """Columns (key, title, help, kind: text, count or share) and a row of values a class."""
+    columns: list[tuple[str, str, str, list[Any]]] = [("class", "what is looked for", "text", run.manifest.class_names)]
+    train, test = run.manifest.split("train"), run.manifest.split("test")
+    for name, labels in (("initial", run.initial), ("final", run.final)):
+        if labels is not None:
+            present = (labels.labels >= PRESENT).sum(0).tolist()
+            columns.append(
+                (f"{name} labels", f"train images whose {name} label is at least {PRESENT}", "count", present)
+            )
+    truth = truth_of(run, train.image_ids)
+    if truth is not None:
+        there = (truth == 1).sum(0).tolist()
+        columns.append(("truly there", "train images with the class, by the ground truth", "count", there))
+    if run.metrics is not None:
+        for split, name, figures in sources_of(run.metrics):
+            title = SOURCE_TITLES[name]
+            values = [short(figures["AP"][c]) for c in run.manifest.class_names]
+            columns.append((f"AP {title}", f"average precision of the {title} on {split} images", "share", values))
+    truth = truth_of(run, test.image_ids)
+    if truth is not None and run.epoch_scores is not None:
+        decisions = run.epoch_scores.chosen >= thresholds(run)
+        f1 = shorts(class_f1(decisions, truth))
+        columns.append(("F1 classifier", "F1 of the classifier at its own thresholds on test images", "share", f1))
+    if run.embeddings is not None:
+        columns.append(("bias", "mean probability where the class is on top", "share", shorts(run.embeddings.bias)))
+    return {
+        "columns": [{"title": title, "help": text, "kind": kind} for title, text, kind, _ in columns],
+        "rows": [list(row) for row in zip(*(values for *_, values in columns), strict=True)],
+    }
+
+
+def thresholds(run: RunFiles) -> np.ndarray:
+    """The classifier's own thresholds [C]."""
+    return np.array(run.thresholds or [PRESENT] * len(run.manifest.class_names))
+
+
+def curves(run: RunFiles) -> list[dict[str, Any]]:
+    """Precision against recall: a curve a class and the mean of them, for each source of scores."""
+    found = []
+    empty_is_zero = conventions(run)[1]
+    for name, split, scores in scored(run):
+        truth = truth_of(run, run.manifest.split(split).image_ids)
+        if truth is None or not len(truth):
+            continue
+        each = [precision_recall(scores[:, c], truth[:, c]) for c in range(truth.shape[1])]
+        average = average_precision(scores, truth)
+        found.append(
+            {
+                "name": name,
+                "split": split,
+                "AP": shorts(average),
+                "mAP": mean_of_classes(average, empty_is_zero),
+                "classes": [thin_curve(*curve) for curve in each],
+                "all": mean_curve(each, empty_is_zero),
+            }
+        )
+    return found
+
+
+def mean_of_classes(values: np.ndarray, empty_is_zero: bool) -> float | None:
+    """Mean of figures [C] in which NaN stands for a class without positives; None where nothing is left."""
+    counted = np.nan_to_num(values) if empty_is_zero else values[~np.isnan(values)]
+    return short(counted.mean()) if len(counted) else None
+
+
+def mean_curve(curves: list[tuple[np.ndarray, np.ndarray]], empty_is_zero: bool) -> list[list[float]]:
+    """Mean over the classes of the precision at each recall; what lies below it is the mAP.
+
+    A class's precision between two of its points is that of the second, as in its average precision.
+    """
+    counted = [curve for curve in curves if len(curve[0])]
+    if not counted:
+        return []
+    at = np.linspace(0, 1, 2 * CURVE_POINTS + 1)[1:] - 1 / (4 * CURVE_POINTS)  # the middles of equal steps
+    rows = [precision[np.searchsorted(recall, at)] for recall, precision in counted]
+    total = np.sum(rows, axis=0) / (len(curves) if empty_is_zero else len(counted))
+    return [[round(float(x), 3), round(float(y), 3)] for x, y in zip(at, total, strict=True)]
+
+
+def sliders(run: RunFiles) -> dict[str, Any] | None:
+    """What other thresholds would call: of the classifier on test images, else of the labels on train images.
+
+    Returns:
+        name, split: of the scores. own: the thresholds in force [C]. best: those of highest F1 [C], None without
+        ground truth. positives: images with each class [C], None without. points: by class, rising thresholds with the
+        number of images called, of those the right and the wrong (both 0 without ground truth).
+    """
+    ranked = {name: (split, scores) for name, split, scores in scored(run)}
+    name = next((name for name in ("classifier", "final labels", "initial labels") if name in ranked), None)
+    if name is None:
+        return None
+    split, scores = ranked[name]
+    if name != "classifier":
+        labels = run.final or run.initial
+        assert labels is not None  # that is where `scored` has it from
+        scores = labels.labels
+    own = thresholds(run) if name == "classifier" else np.full(scores.shape[1], PRESENT)
+    truth = truth_of(run, run.manifest.split(split).image_ids)
+    best = [None] * len(own)
+    if truth is not None:
+        best = shorts(np.array([best_f1_threshold(scores[:, c], truth[:, c]) for c in range(len(own))]), 6)
+    return {
+        "name": name,
+        "split": split,
+        "own": shorts(own, 6),
+        "best": best,
+        "positives": None if truth is None else (truth == 1).sum(0).tolist(),
+        "points": [
+            slider_points(scores[:, c], None if truth is None else truth[:, c], [own[c], best[c]])
+            for c in range(len(own))
+        ],
+    }
+
+
+def slider_points(scores: np.ndarray, truth: np.ndarray | None, always: list[float | None]) -> list[list[float]]:
+    """Thresholds of one class with the images called, right and wrong; dense where few images are called.
+
+    Args:
+        scores: float [N].
+        truth: int8 [N], -1 for not counted; None where there is none.
+        always: thresholds to have among them.
+    """
+    descending = np.append(np.sort(scores)[::-1], 0)
+    calls = np.unique(np.geomspace(1, max(len(scores), 1), SLIDER_POINTS).round().astype(int))
+    cuts = [(descending[k - 1] + descending[k]) / 2 for k in calls] if len(scores) else []
+    found = []
+    for cut in sorted({round(float(cut), 6) for cut in [*cuts, *always, 1.0] if cut is not None}):
+        called = scores >= cut
+        right, wrong = (0, 0) if truth is None else ((called & (truth == value)).sum() for value in (1, 0))
+        found.append([cut, int(called.sum()), int(right), int(wrong)])
+    return found
+
+
+def scored(run: RunFiles) -> list[tuple[str, str, np.ndarray]]:
+    """Name, split and scores [N, C] of everything that ranks images."""
+    found = []
+    if run.embeddings is not None and not run.embeddings.is_train.all():
+        found.append(("teacher", "test", run.embeddings.probabilities[~run.embeddings.is_train]))
+    if run.epoch_scores is not None and len(run.epoch_scores.image_ids):
+        found.append(("classifier", "test", run.epoch_scores.chosen))
+    for name, labels in (("initial labels", run.initial), ("final labels", run.final)):
+        if labels is not None:
+            found.append((name, "train", labels.scores))
+    return found
+
+
+def thin_curve(recall: np.ndarray, precision: np.ndarray) -> list[list[float]]:
+    """At most CURVE_POINTS pairs of recall and precision, evenly spaced in recall; empty for an empty curve."""
+    if not len(recall):
+        return []
+    wanted = np.linspace(recall[0], 1, CURVE_POINTS)
+    rows = np.unique(np.searchsorted(recall, wanted - 1e-9).clip(max=len(recall) - 1))
+    return [[round(float(recall[i]), 3), round(float(precision[i]), 3)] for i in rows]
+
+
+def training(run: RunFiles) -> dict[str, Any] | None:
+    """Curves of the epochs, warm-up before training, and which epoch was chosen and would have been."""
+    if run.warmup_epochs is None and run.train_epochs is None:
+        return None
+    rows = []
+    for stage, history in (("warm-up", run.warmup_epochs), ("train", run.train_epochs)):
+        rows += [] if history is None else [epoch_row(stage, row) for _, row in history.iterrows()]
+    epochs = (run.metrics or {}).get("epochs")
+    return {
+        "rows": rows,
+        "warmup": 0 if run.warmup_epochs is None else len(run.warmup_epochs),
+        "chosen": None if run.epoch_scores is None else run.epoch_scores.chosen_epoch,
+        "oracle": epochs and epochs["oracle_epoch"],
+        "test": epochs and shorts(epochs["mAP_by_epoch"]),
+    }
+
+
+def epoch_row(stage: str, row: pd.Series) -> dict[str, Any]:
+    """One epoch of the training curves."""
+    return {
+        "stage": stage,
+        "epoch": int(row["epoch"]),
+        "loss": short(row["loss"]),
+        "label_map": short(row["pseudo_label_mAP"]),
+    }
+
+
+def distribution(run: RunFiles) -> dict[str, Any] | None:
+    """Histograms of the labels, and of the number of classes per image, before and after fusion."""
+    found = {name: labels for name, labels in (("initial", run.initial), ("final", run.final)) if labels is not None}
+    if not found:
+        return None
+    most = max(int((labels.labels >= PRESENT).sum(1).max(initial=0)) for labels in found.values())
+    per_image = {
+        name: np.bincount(present_counts(labels), minlength=most + 1).tolist() for name, labels in found.items()
+    }
+    ids = run.manifest.split("train").image_ids
+    truth = truth_of(run, ids)
+    if truth is not None and run.truth is not None:
+        complete = (run.truth.rows_of(ids) != UNKNOWN).all(1)  # the other images may have more classes than are known
+        per_image["ground truth"] = np.bincount((truth == 1).sum(1)[complete], minlength=most + 1).tolist()
+    return {
+        "labels": {
+            name: np.histogram(labels.labels, bins=BINS, range=(0, 1))[0].tolist() for name, labels in found.items()
+        },
+        "per_image": per_image,
+    }
+
+
+def present_counts(labels: Labels) -> np.ndarray:
+    """Classes of each image, int [N]."""
+    return (labels.labels >= PRESENT).sum(1)
+
+
+def cooccurrence(run: RunFiles) -> list[dict[str, Any]]:
+    """For labels and ground truth: share of the images with the row's class that also have the column's."""
+    found = []
+    labels = run.final or run.initial
+    if labels is not None:
+        present = labels.labels >= PRESENT
+        found.append(("final labels" if run.final else "initial labels", present, np.ones_like(present)))
+    truth = None if labels is None else truth_of(run, labels.image_ids)
+    if truth is not None:
+        found.append(("ground truth", truth == 1, truth >= 0))
+    return [
+        {
+            "name": name,
+            "shares": [shorts(row, 3) for row in conditional(present, known)],
+            "counts": present.sum(0).tolist(),
+        }
+        for name, present, known in found
+    ]
+
+
+def conditional(present: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """P(column | row) over the images where the column is known, float64 [C, C]; 0 where there is no such image.
+
+    Args:
+        present: bool [N, C].
+        known: bool [N, C], where a class is either present or absent.
+    """
+    rows = present.T.astype(np.float64)
+    return (rows @ present) / np.maximum(rows @ known, 1)
+
+
+def files(run: RunFiles) -> list[dict[str, Any]]:
+    """Where everything came from: one row per artifact."""
+    rows = []
+    timings = read_timings(run.folder)
+    for name, command in MAKERS.items():
+        provenance = run.provenances.get(name)
+        config = {} if provenance is None else provenance.config
+        rows.append(
+            {
+                "file": name,
+                "command": f"ccd {command}",
+                "seconds": timings[command].seconds if command in timings else None,
+                "state": run.states[name],
+                "fingerprint": provenance and provenance.fingerprint,
+                "seed": provenance and provenance.seed,
+                "config": ", ".join(f"{key} = {json.dumps(value)}" for key, value in config.items() if key != "seed"),
+            }
+        )
+    return rows

@@ -1,0 +1,434 @@
+"""Any artifact to tables that a person can read."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.artifacts.artifacts import (
+    Artifact,
+    Boxes,
+    Corrections,
+    CropScores,
+    Embeddings,
+    EpochScores,
+    Labels,
+    Provenance,
+    reporting_damage,
+)
+from pipeline.artifacts.checkpoints import CheckpointHeader, read_header
+from pipeline.artifacts.manifest import Manifest, read_manifest
+from pipeline.artifacts.photo_facts import check_photos
+from pipeline.artifacts.state import file_state, file_states, read_provenance, up_to_date
+from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
+from pipeline.evaluation.box_quality import box_quality
+from pipeline.evaluation.ground_truth import GroundTruth
+from pipeline.evaluation.read import read
+from pipeline.evaluation.tables import show_metrics
+from pipeline.exchange.label_sets import LabelSet, read_label_set
+from pipeline.method.extras.thresholds import PRESENT
+from pipeline.report.compare import compare, option_differences
+from pipeline.runs.folders import known_runs
+from pipeline.runs.graph import HISTORIES, MAKERS
+from pipeline.system.errors import PipelineError, hint
+from pipeline.system.files import replacing
+from pipeline.system.progress import PlainTable, say, show
+from pipeline.system.text import as_listed, nfc
+
+TRUTH_WORDS = {1: "present", 0: "absent", UNKNOWN: "not labelled", DIFFICULT: "only difficult"}
+"""Values of ground truth, for people."""
+EXAMPLES = 10
+"""Images in a list."""
+
+
+def run(path: Path, image: str = "") -> None:
+    """Print what an artifact, or every artifact of a run folder, holds.
+
+    Args:
+        path: an artifact or a run folder.
+        image: id of an image to show as well; empty for none.
+
+    Raises:
+        PipelineError: the file is missing, damaged or none of ours, or has no such image.
+    """
+    if path.is_dir():
+        show_run(path, image)
+        return
+    if path.name in HISTORIES:
+        show(history_table(path))
+        return
+    if path.name == "metrics.json":
+        show(origin_table(path, read_provenance(path)))
+        show_metrics(path.parent)
+        return
+    if path.suffix == ".h5":
+        artifact = read(path)
+        show(origin_table(path, artifact.provenance))
+        show(array_table(artifact))
+        show(class_table(artifact))
+        if isinstance(artifact, Boxes) and (path.parent / "ground_truth.h5").exists():
+            show_box_quality(artifact, read(path.parent / "ground_truth.h5"))
+        if image:
+            up_to_date(path)
+            show_image({path.name: artifact}, image)
+        return
+    if path.suffix == ".pt":
+        header = read_header(path)
+        show(origin_table(path, header.provenance))
+        show(checkpoint_table(header))
+        return
+    if path.name not in ("manifest.csv", "manifest.json"):
+        raise PipelineError(f"{path} is no file of a run that can be shown. {hint(path.name, [*MAKERS, *HISTORIES])}")
+    manifest = read_manifest(path.parent)
+    show(origin_table(path, manifest.provenance))
+    show(manifest_table(manifest))
+
+
+def show_run(folder: Path, image: str) -> None:
+    """Print the states of a run's files and, as wanted, what those that can be read say of one image."""
+    if not any((folder / name).exists() for name in (*MAKERS, "run.toml")):
+        raise PipelineError(f"{folder} holds no file of a run. {hint(folder.name, known_runs())}")
+    show(run_table(folder))
+    if not image:
+        return
+    check_photo(folder, read_manifest(folder), image)
+    found: dict[str, Artifact] = {}
+    for name in MAKERS:
+        if name.endswith(".h5") and (folder / name).exists():
+            try:
+                found[name] = read(up_to_date(folder / name))
+            except PipelineError as error:
+                say(f"left out: {error}")
+    show_image(found, image)
+
+
+def check_photo(folder: Path, manifest: Manifest, image_id: str) -> None:
+    """Raise where the photo of an image is gone or is not the one that the run has seen."""
+    one = manifest.images[manifest.images["image_id"] == as_listed(image_id, manifest.image_ids)].reset_index(drop=True)
+    check_photos(folder, replace(manifest, images=one), remember=False)
+
+
+def history_table(path: Path) -> PlainTable:
+    """The epochs of a training, one row each."""
+    with reporting_damage(path), path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+        if not rows or any(len(row) != len(rows[0]) for row in rows):
+            raise ValueError("its rows are not of equal length")
+    table = PlainTable(*(name for name in rows[0]), title=str(path))
+    for row in rows[1:]:
+        table.add_row(*(value[:8] for value in row))
+    return table
+
+
+def run_class(path: Path, class_name: str) -> None:
+    """Print the images on which a set of labels is surest of a class, and those on which it is in doubt.
+
+    Args:
+        path: a run folder, or a file of a run that holds labels.
+        class_name: one of its classes.
+
+    Raises:
+        PipelineError: no labels, or no such class (names the nearest).
+    """
+    labels = read_label_set(path)
+    class_name = nfc(class_name)
+    if class_name not in labels.class_names:
+        raise PipelineError(f"{labels.path} has no class {class_name!r}. {hint(class_name, labels.class_names)}")
+    c = labels.class_names.index(class_name)
+    truth = truth_of(labels)
+    values = labels.labels[:, c]
+    top = np.argsort(-values, kind="stable")[:EXAMPLES]
+    doubtful = np.argsort(np.abs(values - PRESENT), kind="stable")[:EXAMPLES]
+    show(example_table(f"{class_name}: top images", labels, top, c, truth))
+    show(example_table(f"{class_name}: nearest to {PRESENT}", labels, doubtful, c, truth))
+
+
+def run_compare(first: Path, second: Path) -> None:
+    """Print how two sets of labels differ and, for two run folders, what they were made with.
+
+    Args:
+        first: a run folder, or a file of a run that holds labels.
+        second: the same.
+
+    Raises:
+        PipelineError: one holds no labels, or they have no image or class in common.
+    """
+    found = compare(read_label_set(first), read_label_set(second))
+    title = (
+        f"{first} and {second}: {len(found.image_ids)} images, {len(found.class_names)} classes, "
+        f"{found.agreement:.1%} of the decisions alike"
+    )
+    show(number_table(title, found.class_names, found.class_columns()))
+    table = PlainTable("image", "class", "first", "second", title="labels that differ most")
+    for row, c in found.most_changed(EXAMPLES):
+        before, after = (values[row, c] for values in found.labels)
+        table.add_row(found.image_ids[row], found.class_names[c], format_number(before), format_number(after))
+    show(table)
+    if first.is_dir() and second.is_dir():
+        table = PlainTable("file", "option", "first", "second", title="made with")
+        for name, option, *values in option_differences(first, second):
+            table.add_row(name, option, *(json.dumps(value) for value in values))
+        show(table)
+
+
+def save_picture(folder: Path, image_id: str, out: Path) -> None:
+    """Write a photo with its boxes and labels as a PNG.
+
+    Args:
+        folder: a run folder.
+        image_id: one of its images.
+        out: the file.
+
+    Raises:
+        PipelineError: no such image, or its file cannot be read.
+    """
+    from pipeline.photos.drawing import draw_boxes  # decodes photos, and no other part of this module does
+
+    manifest = read_manifest(folder)
+    image_id = as_listed(image_id, manifest.image_ids)
+    if image_id not in manifest.image_ids:
+        raise unknown_image(image_id, manifest.image_ids, [folder.name])
+    check_photo(folder, manifest, image_id)
+    names = manifest.class_names
+    box, class_index = np.zeros((0, 4)), np.zeros(0, int)
+    if (folder / "boxes.h5").exists():
+        boxes: Boxes = read(up_to_date(folder / "boxes.h5"))
+        here = np.array([boxes.image_ids[i] == image_id for i in boxes.image_index], dtype=bool)
+        box, class_index = boxes.box[here], boxes.class_index[here]
+    caption = []
+    for name in ("initial_labels.h5", "final_labels.h5", "ground_truth.h5"):
+        artifact = read(up_to_date(folder / name)) if (folder / name).exists() else None
+        if artifact is not None and image_id in artifact.image_ids:
+            values = artifact.labels[artifact.image_ids.index(image_id)]
+            listed = [f"{names[c]} {values[c]:.2g}" for c in np.argsort(-values) if values[c] >= PRESENT]
+            caption.append(f"{name.removesuffix('.h5').replace('_', ' ')}: {', '.join(listed) or 'none'}")
+    path = Path(manifest.paths[manifest.image_ids.index(image_id)])
+    picture = draw_boxes(path, box, class_index, names, caption)
+    with replacing(out) as partial:
+        picture.save(partial, "PNG")
+    say(f"{out}: {image_id} with {len(box)} boxes.")
+
+
+def run_table(folder: Path) -> PlainTable:
+    """Every artifact of a run: there or not, current or stale."""
+    table = PlainTable("file", "command", "state", "fingerprint", title=str(folder))
+    for found in file_states(folder).values():
+        fingerprint = found.provenance.fingerprint if found.provenance else ""
+        table.add_row(found.name, found.command, found.state, fingerprint)
+    return table
+
+
+def origin_table(path: Path, provenance: Provenance) -> PlainTable:
+    """Where an artifact came from."""
+    table = PlainTable("", "", title=str(path), show_header=False)
+    table.add_row("schema", f"{provenance.schema} version {provenance.version}")
+    table.add_row("fingerprint", provenance.fingerprint)
+    table.add_row("made by", f"ccd {MAKERS[path.name]}" if path.name in MAKERS else "unknown")
+    if path.name in MAKERS:
+        table.add_row("state", file_state(path).state)
+    table.add_row("inputs", "\n".join(f"{name}  {value}" for name, value in provenance.inputs.items()) or "none")
+    table.add_row("config", "\n".join(f"{name} = {json.dumps(value)}" for name, value in provenance.config.items()))
+    if provenance.formulas:
+        table.add_row("formulas", ", ".join(f"{name} {version}" for name, version in provenance.formulas.items()))
+    if provenance.uses_ground_truth:
+        table.add_row("ground truth", "USED: by a study, or for the thresholds of a calibrated classifier")
+    return table
+
+
+def array_table(artifact: Artifact) -> PlainTable:
+    """Datasets of an artifact with shape and range."""
+    counts = f"{len(artifact.image_ids)} images, {len(artifact.class_names)} classes"
+    table = PlainTable("dataset", "dtype", "shape", "min", "mean", "max", title=counts)
+    for item in artifact.array_fields():
+        value = getattr(artifact, item.name)
+        if value is None:
+            table.add_row(item.name, "", "absent", "", "", "")
+            continue
+        shape = ", ".join(
+            f"{d} = {n}" if isinstance(d, str) else str(n)
+            for d, n in zip(item.metadata["dims"], value.shape, strict=True)
+        )
+        numbers = value.astype(np.float64).ravel()
+        numbers = numbers[~np.isnan(numbers)]
+        spread = [f"{f(numbers):.4g}" for f in (np.min, np.mean, np.max)] if numbers.size else ["-"] * 3
+        table.add_row(item.name, str(value.dtype), f"[{shape}]", *spread)
+    return table
+
+
+def class_table(artifact: Artifact) -> PlainTable:
+    """What an artifact says of each class."""
+    return number_table("classes", artifact.class_names, class_columns(artifact))
+
+
+def number_table(title: str, class_names: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> PlainTable:
+    """One row per class, one column of numbers per title."""
+    table = PlainTable(title=title)
+    table.add_column("class")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for c, class_name in enumerate(class_names):
+        table.add_row(class_name, *(format_number(values[c]) for values in columns.values()))
+    return table
+
+
+def class_columns(artifact: Artifact) -> dict[str, np.ndarray]:
+    """Column title to values [C]."""
+    class_count = len(artifact.class_names)
+    match artifact:
+        case Embeddings():
+            on_top = artifact.is_train & artifact.class_on_top
+            top = np.bincount(artifact.probabilities[on_top].argmax(1), minlength=class_count)
+            return {
+                "bias": artifact.bias,
+                "confident images on top": artifact.bias_counts,
+                "train images on top": top,
+                "mean probability": artifact.probabilities.mean(0),
+            }
+        case Labels():
+            return {
+                "label mean": artifact.labels.mean(0),
+                f"positives (>= {PRESENT})": (artifact.labels >= PRESENT).sum(0),
+                "clamped (> 1)": (artifact.scores > 1).sum(0),
+                "largest score": artifact.scores.max(0),
+            }
+        case Boxes():
+            known = artifact.class_index[artifact.class_index >= 0]
+            return {"boxes": np.bincount(known, minlength=class_count)}
+        case CropScores():
+            top = artifact.probabilities[artifact.class_on_top].argmax(1)
+            return {
+                "crops on top": np.bincount(top, minlength=class_count),
+                "crops cut for it": np.bincount(artifact.class_index[artifact.class_index >= 0], minlength=class_count),
+            }
+        case Corrections():
+            return {"fixed to 1": (artifact.labels == 1).sum(0), "fixed to 0": (artifact.labels == 0).sum(0)}
+        case GroundTruth():
+            return {
+                "positives": (artifact.labels == 1).sum(0),
+                "only difficult": (artifact.labels == DIFFICULT).sum(0),
+                "not labelled": (artifact.labels == UNKNOWN).sum(0),
+                "objects": np.bincount(artifact.object_class_index, minlength=class_count),
+            }
+        case EpochScores():
+            pairs = zip(artifact.epochs, artifact.scores, strict=True)
+            return {f"mean score, epoch {e}": scores.sum(0) / max(len(scores), 1) for e, scores in pairs}
+    raise TypeError(type(artifact).__name__)
+
+
+def checkpoint_table(header: CheckpointHeader) -> PlainTable:
+    """What a classifier file says of itself."""
+    table = PlainTable("", "", show_header=False)
+    for name, value in {**header.architecture, "image_size": header.image_size, "steps": header.steps}.items():
+        table.add_row(name, str(value))
+    pairs = zip(header.class_names, header.thresholds, strict=True)
+    table.add_row("thresholds", ", ".join(f"{name} {threshold:.3f}" for name, threshold in pairs))
+    return table
+
+
+def manifest_table(manifest: Manifest) -> PlainTable:
+    """Counts of a manifest, its classes, and what was skipped."""
+    table = PlainTable("", "", show_header=False)
+    for split, count in manifest.images["split"].value_counts().items():
+        table.add_row(f"{split} images", str(count))
+    table.add_row("classes", "\n".join(f"{name}: {', '.join(words)}" for name, words in manifest.display_names.items()))
+    table.add_row("skipped", "\n".join(manifest.skipped.values()) or "none")
+    return table
+
+
+def show_image(artifacts: dict[str, Artifact], image_id: str) -> None:
+    """Print what the artifacts say of one image: one row per class, then its boxes and crops."""
+    image_id = as_listed(image_id, [each for artifact in artifacts.values() for each in artifact.image_ids])
+    holding = {name: a for name, a in artifacts.items() if image_id in a.image_ids}
+    if not holding:
+        known = [i for a in artifacts.values() for i in a.image_ids]
+        raise unknown_image(image_id, known, list(artifacts))
+    columns: dict[str, Sequence[Any]] = {}
+    for name, artifact in holding.items():
+        row = artifact.image_ids.index(image_id)
+        columns |= {
+            f"{name.removesuffix('.h5')}\n{title}": values for title, values in image_columns(artifact, row).items()
+        }
+    if columns:
+        show(number_table(image_id, next(iter(holding.values())).class_names, columns))
+    for artifact in holding.values():
+        if isinstance(artifact, Boxes | CropScores):
+            show(box_table(artifact, artifact.image_ids.index(image_id)))
+
+
+def unknown_image(image_id: str, known: list[str], where: list[str]) -> PipelineError:
+    """The error for an image that is not there; names the nearest ids."""
+    return PipelineError(f"no image {image_id!r} in {', '.join(where)}. {hint(image_id, known)}")
+
+
+def truth_of(labels: LabelSet) -> np.ndarray | None:
+    """Ground truth int8 [N, C] of these images where the run has it."""
+    path = labels.path.with_name("ground_truth.h5")
+    return read(path).rows_of(labels.image_ids) if path.exists() else None
+
+
+def example_table(title: str, labels: LabelSet, rows: np.ndarray, c: int, truth: np.ndarray | None) -> PlainTable:
+    """Images with their label of one class and, where it is known, the truth."""
+    table = PlainTable("image", "label", *(["truth"] if truth is not None else []), title=title)
+    for row in rows:
+        cells = [] if truth is None else [TRUTH_WORDS[int(truth[row, c])]]
+        table.add_row(labels.image_ids[row], format_number(labels.labels[row, c]), *cells)
+    return table
+
+
+def show_box_quality(boxes: Boxes, truth: GroundTruth) -> None:
+    """Print how well the boxes lie, where there are annotated objects."""
+    if not len(truth.object_box):
+        return
+    figures = box_quality(boxes, truth)
+    table = PlainTable("", "", title="boxes against annotated objects", show_header=False)
+    table.add_row("hold the centre of an object of their class", f"{figures['centre_share']:.1%}")
+    table.add_row("mean best IoU with an object of their class", f"{figures['mean_best_iou']:.3f}")
+    table.add_row("present classes with such a box", f"{figures['recall']:.1%}")
+    show(table)
+
+
+def image_columns(artifact: Artifact, row: int) -> dict[str, Sequence[Any]]:
+    """Column title to values [C] of one image."""
+    match artifact:
+        case Embeddings():
+            return {f"probability (entropy {artifact.entropy[row]:.2f})": artifact.probabilities[row]}
+        case Labels():
+            return {"score": artifact.scores[row], "label": artifact.labels[row]}
+        case CropScores():
+            own = artifact.probabilities[artifact.image_index == row]
+            return {f"largest of {len(own)} crops": own.max(0, initial=0)}
+        case GroundTruth():
+            return {"truth": [TRUTH_WORDS[int(value)] for value in artifact.labels[row]]}
+        case Corrections():
+            return {"corrected": artifact.labels[row]}
+        case EpochScores():
+            return {"score": artifact.chosen[row]}
+    return {}
+
+
+def box_table(artifact: Boxes | CropScores, row: int) -> PlainTable:
+    """Boxes of one image, or what the teacher says of each of its crops."""
+    names = np.array([*artifact.class_names, "-"], dtype=object)
+    here = np.flatnonzero(artifact.image_index == row)
+    if isinstance(artifact, Boxes):
+        table = PlainTable("box", "class", "x1, y1, x2, y2 (pixels)", "CAM peak", title="boxes")
+        for m in here:
+            corners = ", ".join(f"{v:.0f}" for v in artifact.box[m])
+            table.add_row(str(m), names[artifact.class_index[m]], corners, format_number(artifact.cam_peak[m]))
+        return table
+    table = PlainTable("crop", "most probable classes", title="crops")
+    for m in here:
+        top = np.argsort(-artifact.probabilities[m])[:3]
+        table.add_row(str(m), ", ".join(f"{names[c]} {artifact.probabilities[m, c]:.2f}" for c in top))
+    return table
+
+
+def format_number(value: float | int | str) -> str:
+    """Integers whole, other numbers to three decimals, words as they are."""
+    if isinstance(value, str):
+        return value
+    return f"{value:d}" if isinstance(value, np.integer | int) else f"{value:.3f}"

@@ -1,0 +1,51 @@
+"""Labels to the images that a person should correct first, as tasks of Label Studio."""
+
+import json
+from pathlib import Path
+
+from pipeline.exchange import label_studio
+from pipeline.exchange.label_formats import prepare, studio_task
+from pipeline.review.queue import review_queue
+from pipeline.runs.folders import check_free
+from pipeline.runs.graph import run_argument
+from pipeline.system.files import write_text
+from pipeline.system.progress import say
+
+
+def run(
+    folder: Path,
+    count: int,
+    out: Path | None,
+    *,
+    image_prefix: str = label_studio.LOCAL_FILES,
+    chosen: Path | None = None,
+    force: bool = False,
+) -> Path:
+    """Write the tasks and, beside them, the labelling interface; returns where.
+
+    Args:
+        folder: the run folder.
+        count: most images.
+        out: JSON file; by default review.json in the run folder.
+        image_prefix: address that the photos' absolute paths are appended to.
+        chosen: CSV with the column image_id, for the images that somebody chose in the report.
+        force: replace both files.
+
+    Raises:
+        PipelineError: there are no final labels, or one of the files is there.
+    """
+    out = out or folder / "review.json"
+    check_free(out, label_studio.interface_path(out), force=force)
+    queue = review_queue(folder, count, chosen)
+    # a box of ours would be taken for one that a person let stand
+    export = prepare(queue.labels, boxes=False, image_prefix=image_prefix)
+    tasks = [studio_task(export, row, hint=f"Look for: {queue.hint(row)}") for row in queue.rows]
+    write_text(out, json.dumps(tasks, indent=1))
+    write_text(label_studio.interface_path(out), label_studio.interface(queue.labels.class_names))
+    paths = [queue.labels.manifest.paths[row] for row in queue.rows]
+    say(
+        f"{out}: {len(tasks)} images, most doubtful first; {label_studio.interface_path(out)} is the labelling interface. "
+        f"{label_studio.storage_advice(paths, image_prefix)} "
+        f"Bring the answers back with `ccd import-labels EXPORT.json --run {run_argument(folder)}`."
+    )
+    return out

@@ -1,0 +1,166 @@
+"""What `all` would do for a run, about how long it would take and how large its files would be; builds nothing."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.artifacts.state import file_state, origin_of, why_build
+from pipeline.runs.config import Config
+from pipeline.runs.graph import STAGES, Stage, options_of, run_argument
+from pipeline.runs.options import BoxesConfig, TrainConfig, WarmupConfig
+from pipeline.runs.settings import Settings
+from pipeline.runs.timings import Timing, count_images, read_timings
+from pipeline.system.errors import PipelineError, UnreadableError
+from pipeline.system.progress import PlainTable, say, show
+
+LEFT_OUT = "left out: there is no ground truth"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a plan."""
+
+    stage: str
+    why: str
+    """Why it would be built; empty if it is current."""
+    seconds: float | None
+    """About how long that would take; None where nothing tells."""
+    bytes: int | None
+    """About how large its artifacts would be; None where nothing tells."""
+
+    @property
+    def is_built(self) -> bool:
+        """Whether `all` would build it."""
+        return self.why not in ("", LEFT_OUT)
+
+
+def plan_run(folder: Path, own: Settings) -> list[Step]:
+    """A step per stage, in order. A stage after one that would be built is built as well, as its input changes."""
+    timings, images = read_timings(folder), count_images(folder)
+    steps: list[Step] = []
+    cause = ""
+    for stage in STAGES:
+        config = own.config(stage.name, options_of(stage), {})
+        if stage.name == "evaluate" and not will_have_truth(folder, cause):
+            steps.append(Step(stage.name, LEFT_OUT, 0.0, 0))
+            continue
+        why = f"after {cause}" if cause else reason(stage, folder, config, own)
+        if why and not cause:
+            cause = stage.name
+        steps.append(Step(stage.name, why, *estimate(stage, own, timings, images)) if why else done(stage, folder))
+    return steps
+
+
+def will_have_truth(folder: Path, cause: str) -> bool:
+    """Whether the run has ground truth, or may get some as `prepare` runs again."""
+    return (folder / "ground_truth.h5").exists() or cause == "prepare"
+
+
+def reason(stage: Stage, folder: Path, config: Config, own: Settings) -> str:
+    """Why a stage whose inputs are all current would be built; empty if it would not.
+
+    Raises:
+        PipelineError: the dataset of the run cannot be read.
+    """
+    if stage.name == "prepare":
+        from pipeline.stages.prepare import why_prepare
+
+        return why_prepare(folder, config, own.classes)
+    try:
+        return why_build(stage, folder, origin_of(stage, folder, config))
+    except UnreadableError:
+        raise
+    except PipelineError as error:
+        return str(error)
+
+
+def done(stage: Stage, folder: Path) -> Step:
+    """The step of a stage that is current."""
+    return Step(stage.name, "", 0.0, sum((folder / name).stat().st_size for name in stage.makes))
+
+
+def views_of(stage: str, own: Settings, images: int) -> float:
+    """About how many views a stage sends through a network; 0 for one that asks none.
+
+    A view is one image or crop at the size of prediction, forward; a training step of a whole network costs three times
+    as much, and a frozen one sees each view once and not in every epoch.
+    """
+    if stage == "embed":
+        return images
+    if stage == "boxes":
+        return images
+    if stage == "score-crops":
+        boxes = own.config("boxes", BoxesConfig, {})
+        return images * (boxes.tiles**2 if boxes.view == "grid" else boxes.classes_per_image)
+    if stage in ("warmup", "train"):
+        kind = WarmupConfig if stage == "warmup" else TrainConfig
+        config = own.config(stage, kind, {})
+        views = 2 if stage == "train" and config.consistency else 1
+        return images * (2 * views if config.freeze_backbone else 3 * views * config.epochs)
+    return 0
+
+
+def estimate(stage: Stage, own: Settings, timings: dict[str, Timing], images: int) -> tuple[float | None, int | None]:
+    """About how many seconds and bytes a stage would take.
+
+    From the last time that it ran on this run, in proportion to the images; else from the views per second of the last
+    stage before it that asked a network.
+    """
+    last = timings.get(stage.name)
+    if last is not None and last.images:
+        share = images / last.images
+        return last.seconds * share, last.bytes if stage.makes[0].endswith(".pt") else round(last.bytes * share)
+    views = views_of(stage.name, own, images)
+    if not views:
+        return 1.0, None
+    for other in reversed(STAGES[: [s.name for s in STAGES].index(stage.name)]):
+        known, seen = timings.get(other.name), views_of(other.name, own, images)
+        if known is not None and seen and known.images:
+            return known.seconds * views / views_of(other.name, own, known.images), None
+    return None, None
+
+
+def show_plan(folder: Path, own: Settings) -> None:
+    """Print the plan of a run."""
+    own.check()
+    steps = plan_run(folder, own)
+    table = PlainTable("stage", "state", "about", "size", title=str(folder))
+    for step in steps:
+        state = f"build: {step.why}" if step.is_built else step.why or "current"
+        waits = "" if not step.is_built else "?" if step.seconds is None else duration(step.seconds)
+        table.add_row(step.stage, state, waits, "" if step.bytes is None else amount(step.bytes))
+    show(table)
+    building = [step for step in steps if step.is_built]
+    unknown = sum(step.seconds is None for step in building)
+    total = duration(sum(step.seconds or 0 for step in building))
+    rest = f" and {unknown} stages of which nothing is known yet" if unknown else ""
+    say(f"{total}{rest}; `ccd all --run {run_argument(folder)}` does it." if building else "everything is current.")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{max(round(seconds), 1)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def amount(size: int) -> str:
+    """Bytes as a person says them."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size} B"
+
+
+def say_end(folder: Path) -> None:
+    """Say how long each stage took, where the files lie and what to do next."""
+    timings = read_timings(folder)
+    taken = ", ".join(f"{name} {duration(timing.seconds)}" for name, timing in timings.items())
+    say(f"Files: {folder}/. Last time each stage had work it took: {taken}.")
+    run = run_argument(folder)
+    if file_state(folder / "classifier.pt").state != "current":
+        say(f"Next: `ccd all {run}` runs the remaining stages; `ccd plan {run}` lists them.")
+    else:
+        say(
+            f"Next: `ccd report --run {run}` shows the run on one page; `ccd predict {run} PHOTOS` uses the "
+            f"classifier; `ccd review-list --run {run}` lists what is worth correcting."
+        )

@@ -1,0 +1,1 @@
+"""Ablations: plans of settings, run and compared."""

@@ -1,0 +1,363 @@
+"""A plan of settings to a table: the same chain with one thing changed at a time, common stages run once."""
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.text import Text
+
+from pipeline.artifacts.artifacts import read_arrays
+from pipeline.artifacts.manifest import Manifest, read_manifest, write_csv, write_manifest
+from pipeline.evaluation.ground_truth import has_ground_truth, read_ground_truth
+from pipeline.evaluation.intervals import scores_gain_interval
+from pipeline.evaluation.tables import read_metrics
+from pipeline.runs.graph import BY_PEOPLE, STAGES, files_of, options_of
+from pipeline.runs.options import EvaluateConfig
+from pipeline.runs.settings import Settings, assignments_to_settings, shipped, write_run
+from pipeline.stages.chain import KeptFeatures, run_chain
+from pipeline.system import distributed
+from pipeline.system.errors import PipelineError, first_line
+from pipeline.system.files import replacing
+from pipeline.system.progress import PlainTable, say
+
+FIGURES = ("label_mAP", "label_F1", "teacher_mAP", "warmup_mAP", "final_mAP", "low", "high", "oracle_mAP")
+
+SEEDED = ("warmup", "boxes", "train")
+"""Stages whose draws a study repeats; the demo scenes stay the same."""
+
+STUDIED = STAGES[1:]
+"""The stages that a study runs: all rows have the images of one run."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the study: what differs from the run's own settings."""
+
+    group: str
+    name: str
+    settings: Settings
+
+    @property
+    def title(self) -> str:
+        """What the row is called where the group does not stand beside it."""
+        return f"{self.group}: {self.name}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rows, each run once a seed."""
+
+    seeds: list[int]
+    rows: list[Row]
+
+
+def read_plan(name: str) -> Plan:
+    """A plan that ships with the package, by name, or a TOML file.
+
+    The file has `seeds` and, a row, `[[row]]` with `group`, `name` and `set`, a list of "STAGE.OPTION=VALUE".
+
+    Raises:
+        PipelineError: no such plan, no valid TOML, or a row without name.
+    """
+    path = Path(name) if name.endswith(".toml") else files("pipeline").joinpath("plans", f"{name}.toml")
+    if not path.is_file():
+        known = ", ".join(shipped("plans"))
+        raise PipelineError(f"there is no plan {name!r}; there are {known}, or give a .toml file.")
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        rows = [
+            Row(
+                text_of(row.get("group", "")),
+                text_of(row["name"]),
+                assignments_to_settings([text_of(item) for item in row.get("set", [])], name),
+            )
+            for row in content["row"]
+        ]
+        return Plan([int(seed) for seed in content.get("seeds", [0])], rows)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise PipelineError(f"{name} is not valid TOML: {first_line(error)}.") from None
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise PipelineError(
+            f"{name} is not a plan: every [[row]] needs a name and a list `set` ({first_line(error)})."
+        ) from None
+
+
+def text_of(value: object) -> str:
+    """A value that has to be a text; raises TypeError where it is none."""
+    if not isinstance(value, str):
+        raise TypeError(f"found {value!r}, expected a text")
+    return value
+
+
+def common_prefix(mine: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> int:
+    """How many of the first stages have the same options; stages after them may read other inputs."""
+    equal = [a == b for a, b in zip(mine, other, strict=True)]
+    return equal.index(False) if False in equal else len(equal)
+
+
+def link_files(source: Path, target: Path, names: Sequence[str]) -> None:
+    """Give `target` the files of `source` without copying their content; a file that is there stays.
+
+    No stage changes a file in place, so two runs may share one.
+    """
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            if (source / name).is_dir():
+                link_files(source / name, target / name, [item.name for item in (source / name).iterdir()])
+            elif (source / name).exists() and not (target / name).exists():
+                os.link(source / name, target / name)
+    except OSError as error:
+        raise PipelineError(f"{target} could not be written ({first_line(error)}). Make room, or check it.") from error
+
+
+def row_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """What the table tells of one run, from its `metrics.json`; NaN for what was not measured."""
+    final = metrics["labels"]["final"]
+    test = metrics.get("test", {})
+    low, high = test.get("final classifier", {}).get("mAP_interval", (np.nan, np.nan))
+    return {
+        "label_mAP": final["mAP"],
+        "label_F1": final["OF1"],
+        "teacher_mAP": test.get("teacher zero-shot", {}).get("mAP", np.nan),
+        "warmup_mAP": test.get("warm-up classifier", {}).get("mAP", np.nan),
+        "final_mAP": test.get("final classifier", {}).get("mAP", np.nan),
+        "low": low,
+        "high": high,
+        "oracle_mAP": metrics.get("epochs", {}).get("oracle_mAP", np.nan),
+    }
+
+
+def summarise(runs: pd.DataFrame) -> pd.DataFrame:
+    """Mean and standard deviation over seeds of every row, in the order of the plan.
+
+    Args:
+        runs: one row per run, with columns group, name, seed and `FIGURES`.
+
+    Returns:
+        A row a setting: group, name, seeds, every figure's mean, and final_mAP_std (0 for a single seed).
+    """
+    grouped = runs.groupby(["group", "name"], sort=False)
+    table = grouped[list(FIGURES)].mean()
+    table["final_mAP_std"] = grouped["final_mAP"].std(ddof=1).fillna(0.0)
+    table.insert(0, "seeds", grouped.size())
+    return table.reset_index()
+
+
+def add_differences(
+    summary: pd.DataFrame,
+    scores: Mapping[str, Sequence[np.ndarray]],
+    truth: np.ndarray,
+    reference: str,
+    **conventions: Any,
+) -> pd.DataFrame:
+    """The summary with how much higher each setting's final mAP is than that of the reference, on the same test images.
+
+    Args:
+        summary: see `summarise`.
+        scores: by the title of every row, its final classifiers' scores, float [N, C] a seed.
+        truth: int8 [N, C].
+        reference: title of the row that is compared with; "" for none.
+        conventions: `difficult` and `empty_class`, see `leave_one_out`.
+
+    Returns:
+        The summary with columns difference, difference_low and difference_high (95 % interval; NaN where there is none),
+        all NaN without reference and for the reference itself; equal scores differ by 0 with certainty.
+    """
+    titles = titles_of(summary)
+    means = dict(zip(titles, summary["final_mAP"], strict=True))
+    rows = [
+        (
+            means[title] - means[reference],
+            *scores_gain_interval(scores[reference], scores[title], truth, **conventions).edges(),
+        )
+        if reference and title != reference
+        else (np.nan, np.nan, np.nan)
+        for title in titles
+    ]
+    columns = ["difference", "difference_low", "difference_high"]
+    return pd.concat([summary, pd.DataFrame(rows, columns=columns, index=summary.index)], axis=1)
+
+
+def titles_of(summary: pd.DataFrame) -> pd.Series:
+    """`Row.title` of every line of the summary."""
+    return summary["group"] + ": " + summary["name"]
+
+
+HEADER = (
+    "",
+    "setting",
+    "label mAP",
+    "label F1",
+    "warm-up mAP",
+    "final mAP",
+    "95 % interval",
+    "to the default",
+    "seeds",
+)
+
+
+def cells(summary: pd.DataFrame) -> list[list[str]]:
+    """The summary as text in percent, one list per row, in the order of `HEADER`."""
+    lines = []
+    for row in summary.itertuples():
+        figures = [f"{100 * v:.1f}" for v in (row.label_mAP, row.label_F1, row.warmup_mAP, row.final_mAP)]
+        if row.seeds > 1:
+            figures[-1] += f" ± {100 * row.final_mAP_std:.1f}"
+        difference = ""
+        if row.difference == row.difference_low == row.difference_high == 0:
+            difference = "the same"
+        elif not np.isnan(row.difference):
+            difference = f"{100 * row.difference:+.1f} ({span(row.difference_low, row.difference_high, '+')})"
+        interval = span(row.low, row.high)
+        lines.append([row.group, row.name, *figures, interval, difference, str(row.seeds)])
+    return lines
+
+
+def span(low: float, high: float, sign: str = "") -> str:
+    """An interval in percent."""
+    return "no interval" if np.isnan(low) else f"{100 * low:{sign}.1f} to {100 * high:{sign}.1f}"
+
+
+def to_markdown(summary: pd.DataFrame) -> str:
+    """The summary as a Markdown table."""
+    lines = [HEADER, ["---"] * len(HEADER), *cells(summary)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def check_plot() -> None:
+    """Raise unless the picture of a study can be drawn, before hours are spent on it."""
+    if find_spec("matplotlib") is None:
+        raise PipelineError("the plot of a study needs matplotlib: pip install '.[plot]'.")
+
+
+def plot(summary: pd.DataFrame, path: Path) -> None:
+    """Draw the final mAP of every setting with its interval and, as a line, the teacher's mAP, a PNG; needs matplotlib.
+
+    Raises:
+        PipelineError: matplotlib is not installed.
+    """
+    check_plot()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 0.6 + 0.34 * len(summary)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    places = np.arange(len(summary))[::-1]
+    groups = list(dict.fromkeys(summary["group"]))
+    colours = [f"C{groups.index(group)}" for group in summary["group"]]
+    axes.hlines(places, 100 * summary["low"], 100 * summary["high"], colors=colours, linewidth=2, alpha=0.5)
+    axes.scatter(100 * summary["final_mAP"], places, c=colours, zorder=3)
+    teacher = 100 * summary["teacher_mAP"].mean()
+    axes.axvline(teacher, color="gray", linestyle="--", linewidth=1)
+    axes.text(teacher, -0.6, " teacher", color="gray", va="center", fontsize=8)
+    axes.set_yticks(places, titles_of(summary))
+    axes.set_xlabel("final mAP in percent, 95 % interval over test images")
+    axes.grid(axis="x", alpha=0.3)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=120)
+
+
+def ablation_table(summary: pd.DataFrame) -> PlainTable:
+    """One row per setting of a study under its group, with those columns that fit a terminal; all are in `ablation.md`."""
+    shown = [HEADER.index(name) for name in ("setting", "label mAP", "final mAP", "to the default")]
+    table = PlainTable(title=f"ablation, seeds: {summary['seeds'].max()}")
+    for k in shown:
+        table.add_column(HEADER[k], justify="left" if HEADER[k] == "setting" else "right")
+    group = None
+    for line in cells(summary):
+        if line[0] != group:
+            group = line[0]
+            table.add_section()
+            table.add_row(Text(group, style="bold"))
+        table.add_row(*(line[k] for k in shown))
+    return table
+
+
+def run_plan(base: Path, own: Settings, plan: Plan, device: str) -> pd.DataFrame:
+    """Run every row of a plan with every seed on the images of a run, and write the table.
+
+    Writes `ablation.csv` (one line per run), `ablation.md` and `ablation.png` (one line per setting) into `<base>/ablation/`, beside one run folder
+    per row and seed. A stage whose options and inputs equal those of the base or a finished run is taken from there; its
+    fingerprint is checked as always. The first row with the run's own settings is what the others are compared with.
+
+    Returns:
+        The summary, see `summarise` and `add_differences`.
+
+    Raises:
+        PipelineError: the run has no manifest, no ground truth or no test images, or a row has a wrong setting, or there
+            are several processes.
+    """
+    manifest = read_manifest(base)
+    check_plot()
+    if not has_ground_truth(base) or not manifest.split("test").image_ids:
+        raise PipelineError(f"{base} has no ground truth of test images, so a study cannot be measured.")
+    if distributed.world_size() > 1:
+        raise PipelineError("a study runs in one process; start `ccd ablation` without torchrun.")
+    seeded = [(row, seed, with_seed(own.merged(row.settings), seed)) for seed in plan.seeds for row in plan.rows]
+    for _, _, settings in seeded:
+        settings.check()
+    finished = [(base, identities_of(own))]
+    kept = KeptFeatures(base / "ablation")  # rows differ in labels and heads, seldom in what the backbone sees
+    reference, lines, scores = "", [], {}
+    for number, (row, seed, settings) in enumerate(seeded):
+        say(f"{number + 1}/{len(seeded)}: {row.title}, seed {seed}")
+        folder = base / "ablation" / f"{slug(row)}-{seed}"
+        options = identities_of(settings)
+        start_row(base, folder, manifest, settings)
+        source, other = max(finished, key=lambda pair: common_prefix(options, pair[1]))
+        shared = STUDIED[: common_prefix(options, other)]
+        link_files(source, folder, [name for stage in shared for name in files_of(stage)])
+        run_chain(folder, settings, device, stages=STUDIED, kept=kept)
+        finished.append((folder, options))
+        if options == identities_of(with_seed(own, seed)):
+            reference = reference or row.title
+        epochs = read_arrays(folder / "epoch_scores.h5")
+        scores.setdefault(row.title, []).append(epochs.chosen)
+        figures = row_figures(read_metrics(folder))
+        lines.append({"group": row.group, "name": row.name, "seed": seed, **figures})
+        write_csv(base / "ablation" / "ablation.csv", pd.DataFrame(lines))
+    kept.remove()
+    summary = summarise(pd.DataFrame(lines, columns=["group", "name", "seed", *FIGURES]))
+    truth = read_ground_truth(base).rows_of(epochs.image_ids)
+    measured = own.config("evaluate", EvaluateConfig, {})
+    conventions = {"difficult": measured.difficult, "empty_class": measured.empty_class}
+    table = add_differences(summary, scores, truth, reference, **conventions)
+    with replacing(base / "ablation" / "ablation.md") as partial:
+        partial.write_text(to_markdown(table), encoding="utf-8")
+    plot(table, base / "ablation" / "ablation.png")
+    return table
+
+
+def identities_of(settings: Settings) -> list[dict[str, Any]]:
+    """What decides the outputs of each stage of a study, in order."""
+    return [settings.config(stage.name, options_of(stage), {}).identity() for stage in STUDIED]
+
+
+def start_row(base: Path, folder: Path, manifest: Manifest, settings: Settings) -> None:
+    """Give a run of a study the images, the ground truth and the corrections of the base run."""
+    # not linked: relative paths of photos inside the base run would lead nowhere
+    write_manifest(folder, manifest)
+    for name in ("ground_truth.h5", "photos.csv", *BY_PEOPLE):
+        (folder / name).unlink(missing_ok=True)  # of an earlier study, and since then another
+        link_files(base, folder, [name])
+    write_run(folder, settings)
+
+
+def with_seed(own: Settings, seed: int) -> Settings:
+    """The settings with another seed of head, order, views and random boxes."""
+    return own.merged(Settings({stage: {"seed": seed} for stage in SEEDED}))
+
+
+def slug(row: Row) -> str:
+    """Folder name of a row."""
+    text = f"{row.group} {row.name}".lower()
+    return "-".join("".join(c if c.isalnum() else " " for c in text).split())

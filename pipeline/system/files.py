@@ -1,0 +1,193 @@
+"""Files and folders that appear whole or not at all, and hashes of their content."""
+
+import glob
+import hashlib
+import json
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pipeline.system.errors import PipelineError, first_line, system_refusal
+
+LIST = ".written-by-ccd.json"
+"""In a folder that `replacing_folder` wrote: the files in it."""
+
+UNFINISHED = ".unfinished"
+"""Ending of what is being written; nothing reads such a file."""
+
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Path to write a file to; takes the place of `path` at the end, or is removed if anything went wrong.
+
+    Args:
+        path: of the file.
+        durable: wait until the disk has it, and look for what a killed process left. A caller who writes a hundred
+            thousand files that can be made again does without, as both take milliseconds per file.
+
+    Raises:
+        PipelineError: the disk is full or the folder cannot be written to; what was there stays.
+    """
+    partial = _beside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if durable:
+            _remove_left_over(path)
+        yield partial
+        if durable:
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        # torch and h5py report a full disk as RuntimeError and OSError
+        reason = system_refusal(error) or f"({first_line(error)})."
+        raise PipelineError(f"{path} could not be written {reason} What was there is unchanged.") from error
+    finally:
+        with suppress(OSError):  # where nothing could be written there is nothing to remove
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path, *, listed: bool = True) -> Iterator[Path]:
+    """A new folder to write into, which gets its name at the end or is removed if anything went wrong.
+
+    It takes the place of an older folder only if that lists all files in it.
+
+    Args:
+        path: of the folder.
+        listed: list the files of the new one in it.
+
+    Raises:
+        PipelineError: something of that name has files of others, the disk is full, or the folder cannot be written
+            to; what was there stays.
+    """
+    path = path.resolve()  # where a link leads
+    partial, aside = _beside(path), _beside(path, "old")
+    check_ours(path)
+    try:
+        _remove_left_over(path)
+        partial.mkdir(parents=True)
+        yield partial
+        if listed:
+            (partial / LIST).write_text(json.dumps(sorted(_files_below(partial)), indent=0), encoding="utf-8")
+        check_ours(path)  # again, as writing takes time
+        if path.exists():
+            path.rename(aside)
+        try:
+            partial.rename(path)
+        except OSError:
+            if aside.exists():
+                aside.rename(path)
+            raise
+    except OSError as error:
+        raise PipelineError(
+            f"{path} could not be written ({first_line(error)}). What was there is unchanged."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def check_ours(folder: Path) -> None:
+    """Raise where a folder has a file that no command wrote, or is a file; an empty folder has none.
+
+    Raises:
+        PipelineError: names the first such file.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise PipelineError(f"{folder} is a file, expected a folder or nothing. Name another.")
+    try:
+        listed = json.loads((folder / LIST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        listed = []
+    ours = {LIST, *(name for name in (listed if isinstance(listed, list) else ()) if isinstance(name, str))}
+    foreign = next((name for name in sorted(_files_below(folder)) if name not in ours), None)
+    if foreign is not None:
+        raise PipelineError(
+            f"{folder} has a file that ccd did not write, {foreign}, so it is not replaced. Move that file, or name "
+            "another folder."
+        )
+
+
+def _files_below(folder: Path) -> Iterator[str]:
+    """Relative paths of all files and links below a folder."""
+    for root, folders, names in os.walk(folder):
+        links = [name for name in folders if Path(root, name).is_symlink()]  # which os.walk does not follow
+        for name in (*names, *links):
+            yield Path(root, name).relative_to(folder).as_posix()
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder with all that is in it, if it is there.
+
+    Raises:
+        PipelineError: part of it cannot be removed.
+    """
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        if path.exists():
+            raise PipelineError(f"{path} changed while it was removed. Run one command at a time on a run.") from None
+    except OSError as error:
+        raise PipelineError(f"{path} could not be removed ({first_line(error)}). Remove it by hand.") from error
+
+
+def _beside(path: Path, role: str = "") -> Path:
+    """A name that no other thread (without a role), process or machine writes to."""
+    owner = f"{socket.gethostname()}-{os.getpid()}-{role or threading.get_ident()}"
+    return path.with_name(f"{path.name}.{owner}{UNFINISHED}")
+
+
+def _remove_left_over(path: Path) -> None:
+    """Remove what a killed process of this machine has left of the same file or folder."""
+    for name in path.parent.glob(f"{glob.escape(path.name)}.{glob.escape(socket.gethostname())}-*{UNFINISHED}"):
+        pid = name.name.removesuffix(UNFINISHED).rsplit("-", 2)[1]
+        if not is_running(int(pid)):
+            shutil.rmtree(name) if name.is_dir() else name.unlink(missing_ok=True)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write indented JSON, whole or not at all; NaN is refused."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of all files below a folder, as hexadecimal digits.
+
+    Raises:
+        PipelineError: it cannot be read.
+    """
+    try:
+        if not path.is_dir():
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        for item in sorted(item for item in path.rglob("*") if item.is_file()):
+            digest.update(f"{item.relative_to(path).as_posix()}\0{sha256_of(item)}\n".encode())
+        return digest.hexdigest()
+    except OSError as error:
+        raise PipelineError(f"{path} cannot be read ({error.strerror or error}). Check the path.") from error

@@ -1,0 +1,159 @@
+"""What a teacher said of photos, kept by their content: a photo is encoded once, whatever it is asked about later."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from pipeline.artifacts.artifacts import take
+from pipeline.runs.config import split_teacher
+from pipeline.runs.folders import existing_run, run_folder
+from pipeline.runs.options import EmbedConfig
+from pipeline.system.errors import PipelineError, UnreadableError, first_line, system_refusal
+from pipeline.system.files import replacing
+
+FOLDER = "image_embeddings"
+"""Below a run folder; one file per teacher, view size and precision."""
+
+BLOCK = 65_536
+"""Rows that are in memory together."""
+
+
+@dataclass(frozen=True)
+class StoreKey:
+    """What decides the embedding of a photo beside the photo."""
+
+    teacher_fingerprint: str
+    image_size: int
+    """Side in pixels of the squashed view."""
+    precision: str
+    """In which the teacher computes."""
+
+    @property
+    def file(self) -> str:
+        """Name of the store's file."""
+        text = f"{self.teacher_fingerprint} {self.image_size} {self.precision}"
+        return f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.h5"
+
+
+class ImageStore:
+    """Embeddings by the SHA-256 of the photos.
+
+    The file holds `sha256` (64 characters [K]) and `image` (float32 [K, D], unit rows), and the key as attributes.
+
+    Args:
+        folder: run folder.
+        key: whose embeddings these are.
+        teacher: spec that the file names where it is written, see `check_reuse`.
+    """
+
+    def __init__(self, folder: Path, key: StoreKey, teacher: str = "") -> None:
+        self.path = folder / FOLDER / key.file
+        self.key = key
+        self._teacher = teacher
+        self._rows: dict[str, int] = {}
+        if self.path.exists():
+            digests = self._take("sha256")
+            self._rows = {digest.decode(): row for row, digest in enumerate(digests)}
+
+    def missing(self, digests: Sequence[str]) -> list[str]:
+        """Those of these photos that are not known, each once, in order."""
+        return [digest for digest in dict.fromkeys(digests) if digest not in self._rows]
+
+    def add(self, digests: Sequence[str], images: Iterable[np.ndarray]) -> None:
+        """Keep the embeddings of K photos that are missing, K at least 1, float32 [K, D] in blocks of rows."""
+        images = iter(images)
+        first = next(images)
+        kept = list(self._rows)
+        with replacing(self.path) as partial, h5py.File(partial, "w") as file:
+            file.attrs.update(vars(self.key) | {"teacher": self._teacher})
+            file["sha256"] = np.array([*kept, *digests], dtype="S64")
+            made = file.create_dataset("image", (len(kept) + len(digests), first.shape[1]), np.float32)
+            old = (self._read(slice(start, min(start + BLOCK, len(kept)))) for start in range(0, len(kept), BLOCK))
+            start = 0
+            for block in chain(old, [first], images):
+                made[start : start + len(block)] = block
+                start += len(block)
+        self._rows |= {digest: len(kept) + n for n, digest in enumerate(digests)}
+
+    def take_over(self, other: "ImageStore", digests: Sequence[str]) -> int:
+        """Copy what another store knows of those photos that are missing here, and return how many they were."""
+        found = [digest for digest in self.missing(digests) if digest in other._rows]
+        if found:
+            self.add(found, other.blocks(found))
+        return len(found)
+
+    def blocks(self, digests: Sequence[str]) -> Iterator[np.ndarray]:
+        """Embeddings of known photos in this order, float32 [at most BLOCK, D] at a time."""
+        rows = np.array([self._rows[digest] for digest in digests], dtype=np.int64)
+        for start in range(0, len(rows), BLOCK):
+            wanted, inverse = np.unique(rows[start : start + BLOCK], return_inverse=True)
+            whole = slice(int(wanted[0]), int(wanted[-1]) + 1)
+            # one read of a range is far faster than HDF5's own selection of single rows
+            yield self._read(whole)[wanted - whole.start][inverse]
+
+    def _read(self, rows: slice) -> np.ndarray:
+        with self._opened() as file:
+            return file["image"][rows]
+
+    def _take(self, name: str) -> np.ndarray:
+        with self._opened() as file:
+            wanted = {name: file.attrs.get(name) for name in vars(self.key)}
+            if wanted != vars(self.key) or file["image"].shape[:1] != file["sha256"].shape:
+                raise ValueError("it holds something else")
+            return take(file, name)
+
+    @contextmanager
+    def _opened(self) -> Iterator[h5py.File]:
+        try:
+            with h5py.File(self.path) as file:
+                yield file
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            if refusal := system_refusal(error):
+                raise UnreadableError(f"{self.path} cannot be read {refusal}") from error
+            raise PipelineError(
+                f"{self.path} is damaged ({first_line(error)}). Delete it: `ccd embed` asks the teacher again."
+            ) from error
+
+
+def check_reuse(config: EmbedConfig) -> None:
+    """Raise unless the run that `known_from` names may have the embeddings that these options need.
+
+    Looks at files alone, before any work is done: whether the weights are the same is known once the teacher is loaded.
+
+    Raises:
+        PipelineError: it is not a run, or it has embeddings of other teachers or sizes only.
+    """
+    folder = run_folder(config.known_from)
+    files = sorted((folder / FOLDER).glob("*.h5"))
+    if not files:
+        existing_run(config.known_from)
+        raise PipelineError(f"{folder} has no image embeddings. Name another run, or take the option known_from away.")
+    found = []
+    for path in files:
+        try:
+            with h5py.File(path) as file:
+                found.append((str(file.attrs.get("teacher", "")), int(file.attrs["image_size"])))
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            raise PipelineError(f"{path} is damaged ({first_line(error)}). Delete it.") from error
+    if not any(_may_fit(config, teacher, size) for teacher, size in found):
+        size = f"at {config.image_size} px" if config.image_size else "at its own size"
+        have = ", ".join(f"{teacher or 'an unnamed teacher'} at {size} px" for teacher, size in found)
+        raise PipelineError(
+            f"{folder} has no image embeddings of {config.teacher} {size}, but of {have}. Name another run, or take the "
+            "option known_from away."
+        )
+
+
+def _may_fit(config: EmbedConfig, teacher: str, size: int) -> bool:
+    """Whether embeddings of a teacher, empty where the file does not name it, and of a size may be those needed."""
+    (mine, my_file), (other, other_file) = split_teacher(config.teacher), split_teacher(teacher)
+    same_kind = mine.partition(":")[0] == other.partition(":")[0]
+    # a file may hold the weights of a name
+    same_teacher = not teacher or teacher == config.teacher or (same_kind and bool(my_file or other_file))
+    return same_teacher and config.image_size in (0, size)

@@ -1,1 +1,0 @@
-"""A run to one HTML page that opens from disk: content.py and gallery.py gather, page.py renders."""

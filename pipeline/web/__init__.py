@@ -1,0 +1,1 @@
+"""Pages: templates, styles and scripts, rendered to files that fetch nothing."""
