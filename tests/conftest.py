@@ -10,8 +10,8 @@ from colours import ColourTeacher, invoke, options, write_backbone, write_photos
 from runs import write_run
 from small import ARCHITECTURE, small_net
 
-from pipeline.artifacts.artifacts import Provenance
 from pipeline.artifacts.checkpoints import Checkpoint, write_checkpoint
+from pipeline.artifacts.provenance import Provenance
 from pipeline.runs.graph import VERSIONS
 
 

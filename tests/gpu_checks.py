@@ -22,8 +22,8 @@ from random_clip import random_clip
 from torch.nn import functional as F
 from torchvision.ops import box_iou
 
-from pipeline.artifacts.artifacts import Provenance
 from pipeline.artifacts.manifest import read_manifest
+from pipeline.artifacts.provenance import Provenance
 from pipeline.classifier import training
 from pipeline.classifier.inference import predict_logits, to_device
 from pipeline.classifier.network import build_classifier

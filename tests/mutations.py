@@ -8,8 +8,8 @@ import zipfile
 import h5py
 import numpy as np
 
-from pipeline.artifacts.artifacts import Provenance
 from pipeline.artifacts.checkpoints import DESCRIPTION, load_pt, write_tensors
+from pipeline.artifacts.provenance import Provenance
 from pipeline.system.errors import PipelineError
 from pipeline.system.files import sha256_of
 

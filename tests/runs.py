@@ -8,9 +8,14 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pipeline.artifacts.artifacts import Boxes, CropScores, Embeddings, EpochScores, Labels, Provenance, write
+from pipeline.artifacts.boxes import Boxes, CropScores
 from pipeline.artifacts.checkpoints import Checkpoint, write_checkpoint
+from pipeline.artifacts.embeddings import Embeddings
+from pipeline.artifacts.epoch_scores import EpochScores
+from pipeline.artifacts.hdf5 import write
+from pipeline.artifacts.labels import Labels
 from pipeline.artifacts.manifest import COLUMNS, Manifest, manifest_provenance, write_csv, write_manifest
+from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.state import check_current
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.read import read

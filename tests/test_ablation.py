@@ -6,8 +6,9 @@ import pytest
 from colours import invoke
 from simulated import Population, draw
 
-from pipeline.artifacts.artifacts import Provenance, write
+from pipeline.artifacts.hdf5 import write
 from pipeline.artifacts.manifest import read_manifest
+from pipeline.artifacts.provenance import Provenance
 from pipeline.classifier import inference
 from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
 from pipeline.evaluation.intervals import gain_interval, leave_one_out

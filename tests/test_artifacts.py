@@ -7,10 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.artifacts.artifacts import CropScores, Embeddings, Labels, Provenance, check_same_images, write
+from pipeline.artifacts.boxes import CropScores
 from pipeline.artifacts.checkpoints import Checkpoint, load_pt, read_checkpoint, read_header, save_pt, write_checkpoint
+from pipeline.artifacts.embeddings import Embeddings
+from pipeline.artifacts.hdf5 import write
+from pipeline.artifacts.labels import Labels
 from pipeline.artifacts.manifest import COLUMNS, Manifest, manifest_provenance, read_manifest, write_manifest
 from pipeline.artifacts.predictions import prediction_frame, write_predictions
+from pipeline.artifacts.provenance import Provenance
+from pipeline.artifacts.schema import check_same_images
 from pipeline.artifacts.state import check_current, is_built, origin_of, read_provenance
 from pipeline.evaluation.read import read
 from pipeline.method import FORMULAS

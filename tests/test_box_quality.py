@@ -3,7 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.artifacts.artifacts import Boxes, Provenance
+from pipeline.artifacts.boxes import Boxes
+from pipeline.artifacts.provenance import Provenance
 from pipeline.evaluation.box_quality import box_quality
 from pipeline.evaluation.ground_truth import GroundTruth
 

@@ -18,9 +18,9 @@ from colours import invoke, options
 from tiny import command, start, write_run
 
 from pipeline import Classifier
-from pipeline.artifacts.artifacts import Provenance
 from pipeline.artifacts.checkpoints import read_checkpoint, write_checkpoint
 from pipeline.artifacts.manifest import read_manifest
+from pipeline.artifacts.provenance import Provenance
 from pipeline.cli import is_measured
 from pipeline.deploy.calibrate import calibrated
 from pipeline.deploy.files import calibrated_file

@@ -9,7 +9,7 @@ import pytest
 from colours import invoke
 from runs import CLASSES, TRAIN, TRUTH
 
-from pipeline.artifacts.artifacts import align_corrections
+from pipeline.artifacts.corrections import align_corrections
 from pipeline.artifacts.manifest import manifest_provenance, read_manifest, write_manifest
 from pipeline.artifacts.state import check_current
 from pipeline.evaluation.read import read

@@ -3,7 +3,7 @@ import pytest
 import torch
 from small import noise_photos
 
-from pipeline.artifacts.artifacts import Provenance
+from pipeline.artifacts.provenance import Provenance
 from pipeline.method.crops import grid_boxes, random_boxes, square_boxes, truncated_size, view_size
 from pipeline.method.probabilities import class_logits
 from pipeline.photos.images import cut

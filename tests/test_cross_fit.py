@@ -3,7 +3,7 @@ import pytest
 import torch
 from small import small_net
 
-from pipeline.artifacts.artifacts import Provenance
+from pipeline.artifacts.provenance import Provenance
 from pipeline.classifier import cross_fit as module
 from pipeline.classifier.cross_fit import cross_fit, deal_folds
 from pipeline.classifier.training import TrainingSet

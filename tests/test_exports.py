@@ -14,7 +14,7 @@ from colours import invoke
 from PIL import Image
 from runs import CLASSES, HEIGHT, TRAIN, WIDTH
 
-from pipeline.artifacts.artifacts import write
+from pipeline.artifacts.hdf5 import write
 from pipeline.artifacts.manifest import read_manifest
 from pipeline.datasets import folder
 from pipeline.evaluation.read import read

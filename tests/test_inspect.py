@@ -8,7 +8,9 @@ from colours import invoke
 from PIL import Image
 from runs import CLASSES, HEIGHT, WIDTH
 
-from pipeline.artifacts.artifacts import Corrections, Provenance, write
+from pipeline.artifacts.corrections import Corrections
+from pipeline.artifacts.hdf5 import write
+from pipeline.artifacts.provenance import Provenance
 from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
 from pipeline.evaluation.read import read
 from pipeline.exchange.label_sets import read_label_set

@@ -13,8 +13,8 @@ import torch
 from colours import COLOURS, ColourTeacher, invoke
 from PIL import Image
 
-from pipeline.artifacts.artifacts import Provenance
 from pipeline.artifacts.checkpoints import load_piece, save_pt
+from pipeline.artifacts.provenance import Provenance
 from pipeline.evaluation.read import read
 from pipeline.photos.resize import load_view
 from pipeline.runs.partial_results import Pieces, digest_of

@@ -13,7 +13,7 @@ from PIL import Image
 from runs import CLASSES, TRAIN
 from simulated import Population, draw
 
-from pipeline.artifacts.artifacts import write
+from pipeline.artifacts.hdf5 import write
 from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
 from pipeline.evaluation.metrics import average_precision, precision_recall
 from pipeline.evaluation.read import read

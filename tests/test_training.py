@@ -16,8 +16,8 @@ from torch import nn
 from torch.optim import swa_utils
 from torch.overrides import TorchFunctionMode
 
-from pipeline.artifacts.artifacts import Provenance
 from pipeline.artifacts.checkpoints import load_pt, read_checkpoint
+from pipeline.artifacts.provenance import Provenance
 from pipeline.classifier import training
 from pipeline.classifier.backbones import Backbone
 from pipeline.classifier.batches import draw_order, plan_epoch

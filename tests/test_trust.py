@@ -10,7 +10,7 @@ from colours import invoke
 from PIL import Image
 
 import pipeline
-from pipeline.artifacts.artifacts import write
+from pipeline.artifacts.hdf5 import write
 from pipeline.artifacts.manifest import read_manifest
 from pipeline.artifacts.state import file_states
 from pipeline.evaluation.read import read

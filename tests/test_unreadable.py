@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from colours import invoke
 
-from pipeline.artifacts.artifacts import reporting_damage
+from pipeline.artifacts.damage import reporting_damage
 from pipeline.evaluation.read import read
 from pipeline.runs.graph import find_stage
 from pipeline.runs.options import FuseConfig

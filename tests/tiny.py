@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pipeline.artifacts.artifacts import Labels, Provenance, write
+from pipeline.artifacts.hdf5 import write
+from pipeline.artifacts.labels import Labels
 from pipeline.artifacts.manifest import COLUMNS, Manifest, manifest_provenance, read_manifest, write_manifest
+from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.state import origin_of
 from pipeline.classifier.features import FeatureStore
 from pipeline.runs.graph import find_stage, module_of

@@ -13,7 +13,8 @@ from pathlib import Path
 from pickle import UnpicklingError  # torch's word for what `weights_only` refuses; nothing is unpickled here
 from typing import TYPE_CHECKING, Any, get_args
 
-from pipeline.artifacts.artifacts import Provenance, check_schema, reporting_damage
+from pipeline.artifacts.damage import reporting_damage
+from pipeline.artifacts.provenance import Provenance, check_schema
 from pipeline.runs.graph import remedy
 from pipeline.runs.options import Squash
 from pipeline.system.errors import PipelineError, UnreadableError, system_refusal

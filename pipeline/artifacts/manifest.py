@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.artifacts.artifacts import Provenance, check_schema, reporting_damage
+from pipeline.artifacts.damage import reporting_damage
+from pipeline.artifacts.provenance import Provenance, check_schema
 from pipeline.runs.graph import VERSIONS, remedy
 from pipeline.runs.settings import Words
 from pipeline.system.errors import PipelineError

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import h5py
 
-from pipeline.artifacts.artifacts import Provenance, check_schema, reporting_damage
 from pipeline.artifacts.checkpoints import read_description
+from pipeline.artifacts.damage import reporting_damage
+from pipeline.artifacts.provenance import Provenance, check_schema
 from pipeline.method import FORMULAS
 from pipeline.runs.config import Config
 from pipeline.runs.graph import (

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.artifacts.artifacts import Provenance
 from pipeline.artifacts.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from pipeline.artifacts.manifest import Manifest, read_manifest
+from pipeline.artifacts.provenance import Provenance
 from pipeline.datasets.checks import check_files, check_unique
 from pipeline.datasets.folder import match_rows
 from pipeline.datasets.image_names import ImageNames

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.artifacts.artifacts import Boxes
+from pipeline.artifacts.boxes import Boxes
 from pipeline.evaluation.ground_truth import GroundTruth
 
 

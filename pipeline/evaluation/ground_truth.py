@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.artifacts.artifacts import Artifact, array, read_arrays
+from pipeline.artifacts.hdf5 import read_arrays
+from pipeline.artifacts.schema import Artifact, array
 from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
 from pipeline.runs.graph import remedy, run_argument
 from pipeline.system.errors import PipelineError

@@ -4,7 +4,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.artifacts import read_arrays, reporting_damage
+from pipeline.artifacts.damage import reporting_damage
+from pipeline.artifacts.hdf5 import read_arrays
 from pipeline.artifacts.state import up_to_date
 from pipeline.evaluation.ground_truth import read_ground_truth
 from pipeline.runs.graph import HISTORIES, MAKERS

@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.artifacts.artifacts import Boxes, CropScores, Embeddings, EpochScores, Labels, Provenance
+from pipeline.artifacts.boxes import Boxes, CropScores
 from pipeline.artifacts.checkpoints import read_header
+from pipeline.artifacts.embeddings import Embeddings
+from pipeline.artifacts.epoch_scores import EpochScores
+from pipeline.artifacts.labels import Labels
 from pipeline.artifacts.manifest import Manifest, read_manifest
+from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.state import file_states
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.read import read

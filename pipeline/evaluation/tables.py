@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.artifacts import corrected_count, reporting_damage
+from pipeline.artifacts.damage import reporting_damage
+from pipeline.artifacts.labels import corrected_count
 from pipeline.artifacts.state import read_provenance
 from pipeline.system.progress import PlainTable, say, show
 

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from pipeline.artifacts.artifacts import Boxes
+from pipeline.artifacts.boxes import Boxes
 from pipeline.artifacts.predictions import prediction_frame, write_predictions
 from pipeline.artifacts.state import up_to_date
 from pipeline.datasets.image_names import without_suffix

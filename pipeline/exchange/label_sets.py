@@ -7,7 +7,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from pipeline.artifacts.artifacts import EpochScores, Labels
+from pipeline.artifacts.epoch_scores import EpochScores
+from pipeline.artifacts.labels import Labels
 from pipeline.artifacts.manifest import Manifest, read_manifest
 from pipeline.artifacts.state import read_provenance, up_to_date
 from pipeline.evaluation.read import read

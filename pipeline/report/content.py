@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from pipeline.artifacts.artifacts import Labels
+from pipeline.artifacts.labels import Labels
 from pipeline.datasets.dataset import UNKNOWN
 from pipeline.evaluation.box_quality import box_quality
 from pipeline.evaluation.metrics import Difficult, apply_difficult, average_precision, precision_recall

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from pipeline.artifacts.artifacts import Boxes
+from pipeline.artifacts.boxes import Boxes
 from pipeline.evaluation.run_files import RunFiles
 from pipeline.method.extras.thresholds import PRESENT
 from pipeline.photos.drawing import jpeg

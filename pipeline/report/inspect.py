@@ -9,20 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.artifacts.artifacts import (
-    Artifact,
-    Boxes,
-    Corrections,
-    CropScores,
-    Embeddings,
-    EpochScores,
-    Labels,
-    Provenance,
-    reporting_damage,
-)
+from pipeline.artifacts.boxes import Boxes, CropScores
 from pipeline.artifacts.checkpoints import CheckpointHeader, read_header
+from pipeline.artifacts.corrections import Corrections
+from pipeline.artifacts.damage import reporting_damage
+from pipeline.artifacts.embeddings import Embeddings
+from pipeline.artifacts.epoch_scores import EpochScores
+from pipeline.artifacts.labels import Labels
 from pipeline.artifacts.manifest import Manifest, read_manifest
 from pipeline.artifacts.photo_facts import check_photos
+from pipeline.artifacts.provenance import Provenance
+from pipeline.artifacts.schema import Artifact
 from pipeline.artifacts.state import file_state, file_states, read_provenance, up_to_date
 from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
 from pipeline.evaluation.box_quality import box_quality

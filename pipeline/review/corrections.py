@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.artifacts.artifacts import Corrections, Provenance, align_corrections
+from pipeline.artifacts.corrections import Corrections, align_corrections
 from pipeline.artifacts.manifest import Manifest
+from pipeline.artifacts.provenance import Provenance
 from pipeline.datasets.folder import match_rows
 from pipeline.datasets.image_names import ImageNames
 from pipeline.datasets.tables import UNKNOWN as UNTOUCHED

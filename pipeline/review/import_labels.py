@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.artifacts.artifacts import Corrections, write
+from pipeline.artifacts.corrections import Corrections
+from pipeline.artifacts.hdf5 import write
 from pipeline.artifacts.manifest import read_manifest
 from pipeline.evaluation.read import read
 from pipeline.review.corrections import UNTOUCHED, make_corrections, read_answers

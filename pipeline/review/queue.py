@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.artifacts.artifacts import Labels, check_same_images
+from pipeline.artifacts.labels import Labels
 from pipeline.artifacts.photo_facts import check_photos
+from pipeline.artifacts.schema import check_same_images
 from pipeline.artifacts.state import up_to_date
 from pipeline.evaluation.read import read
 from pipeline.exchange.label_sets import LabelSet, read_label_set, waiting_corrections

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from pipeline.artifacts.artifacts import Corrections, write
+from pipeline.artifacts.corrections import Corrections
+from pipeline.artifacts.hdf5 import write
 from pipeline.evaluation.read import read
 from pipeline.exchange.label_sets import LabelSet
 from pipeline.photos.drawing import jpeg

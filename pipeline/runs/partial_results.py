@@ -12,7 +12,7 @@ from pipeline.system import distributed
 from pipeline.system.progress import bar
 
 if TYPE_CHECKING:
-    from pipeline.artifacts.artifacts import Provenance
+    from pipeline.artifacts.provenance import Provenance
 from pipeline.system.files import remove_folder, replacing, sha256_of, write_text
 
 

@@ -9,9 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.artifacts.artifacts import Boxes, Provenance, check_same_images, write
+from pipeline.artifacts.boxes import Boxes
 from pipeline.artifacts.checkpoints import Checkpoint, read_checkpoint
+from pipeline.artifacts.hdf5 import write
 from pipeline.artifacts.manifest import Manifest
+from pipeline.artifacts.provenance import Provenance
+from pipeline.artifacts.schema import check_same_images
 from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.inference import (
     feature_batches,

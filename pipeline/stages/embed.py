@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.artifacts.artifacts import Embeddings, Provenance, write
+from pipeline.artifacts.embeddings import Embeddings
+from pipeline.artifacts.hdf5 import write
 from pipeline.artifacts.manifest import Manifest
+from pipeline.artifacts.provenance import Provenance
 from pipeline.classifier.inference import image_batches
 from pipeline.datasets.class_names import display_names
 from pipeline.method.labels import class_bias, confident_images

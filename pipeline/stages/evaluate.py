@@ -6,9 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.artifacts.artifacts import Embeddings, EpochScores, Labels, Provenance, check_same_images, read_arrays
+from pipeline.artifacts.embeddings import Embeddings
+from pipeline.artifacts.epoch_scores import EpochScores
+from pipeline.artifacts.hdf5 import read_arrays
+from pipeline.artifacts.labels import Labels
 from pipeline.artifacts.manifest import SPLITS, Manifest, read_manifest
 from pipeline.artifacts.predictions import prediction_frame, write_predictions
+from pipeline.artifacts.provenance import Provenance
+from pipeline.artifacts.schema import check_same_images
 from pipeline.evaluation.ground_truth import need_ground_truth
 from pipeline.evaluation.intervals import gain_interval, leave_one_out, map_interval
 from pipeline.evaluation.metrics import label_metrics, mean_average_precision, multilabel_metrics, ranking_metrics

@@ -5,18 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.artifacts.artifacts import (
-    Corrections,
-    CropScores,
-    Embeddings,
-    Labels,
-    Provenance,
-    align_corrections,
-    check_same_images,
-    read_arrays,
-    read_rows,
-    write,
-)
+from pipeline.artifacts.boxes import CropScores
+from pipeline.artifacts.corrections import Corrections, align_corrections
+from pipeline.artifacts.embeddings import Embeddings
+from pipeline.artifacts.hdf5 import read_arrays, read_rows, write
+from pipeline.artifacts.labels import Labels
+from pipeline.artifacts.provenance import Provenance
+from pipeline.artifacts.schema import check_same_images
 from pipeline.method.labels import (
     clamp_labels,
     class_bias,

@@ -4,7 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.artifacts.artifacts import Embeddings, Labels, Provenance, check_same_images, read_arrays, write
+from pipeline.artifacts.embeddings import Embeddings
+from pipeline.artifacts.hdf5 import read_arrays, write
+from pipeline.artifacts.labels import Labels
+from pipeline.artifacts.provenance import Provenance
+from pipeline.artifacts.schema import check_same_images
 from pipeline.datasets.dataset import UNKNOWN
 from pipeline.evaluation.ground_truth import read_ground_truth
 from pipeline.method.labels import clamp_labels, confident_images, debias

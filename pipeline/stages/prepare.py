@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.artifacts.artifacts import Corrections, Provenance, read_arrays, write
+from pipeline.artifacts.corrections import Corrections
+from pipeline.artifacts.hdf5 import read_arrays, write
 from pipeline.artifacts.manifest import COLUMNS, Manifest, manifest_provenance, read_manifest, write_manifest
 from pipeline.artifacts.photo_facts import KnownPhotos, PhotoFacts, look, read_facts
+from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.state import read_provenance
 from pipeline.datasets import Dataset, coco, demo, folder, nuswide, voc
 from pipeline.datasets.archives import Limit

@@ -9,16 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.artifacts.artifacts import (
-    Boxes,
-    CropScores,
-    Embeddings,
-    Provenance,
-    check_same_images,
-    read_arrays,
-    write,
-)
+from pipeline.artifacts.boxes import Boxes, CropScores
+from pipeline.artifacts.embeddings import Embeddings
+from pipeline.artifacts.hdf5 import read_arrays, write
 from pipeline.artifacts.manifest import Manifest
+from pipeline.artifacts.provenance import Provenance
+from pipeline.artifacts.schema import check_same_images
 from pipeline.datasets.class_names import display_names
 from pipeline.method.crops import square_boxes, truncated_size, view_size
 from pipeline.method.probabilities import Answers, softmax_answers

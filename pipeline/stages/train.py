@@ -8,18 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.artifacts.artifacts import (
-    Corrections,
-    EpochScores,
-    Labels,
-    Provenance,
-    align_corrections,
-    check_same_images,
-    read_arrays,
-    write,
-)
 from pipeline.artifacts.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
+from pipeline.artifacts.corrections import Corrections, align_corrections
+from pipeline.artifacts.epoch_scores import EpochScores
+from pipeline.artifacts.hdf5 import read_arrays, write
+from pipeline.artifacts.labels import Labels
 from pipeline.artifacts.manifest import Manifest, write_csv
+from pipeline.artifacts.provenance import Provenance
+from pipeline.artifacts.schema import check_same_images
 from pipeline.classifier.cross_fit import cross_fit
 from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.inference import load_classifier, predict_once, predict_together

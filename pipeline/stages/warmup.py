@@ -4,9 +4,12 @@ from pathlib import Path
 
 import torch
 
-from pipeline.artifacts.artifacts import Labels, Provenance, check_same_images, read_arrays
 from pipeline.artifacts.checkpoints import Checkpoint, write_checkpoint
+from pipeline.artifacts.hdf5 import read_arrays
+from pipeline.artifacts.labels import Labels
 from pipeline.artifacts.manifest import Manifest, write_csv
+from pipeline.artifacts.provenance import Provenance
+from pipeline.artifacts.schema import check_same_images
 from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.network import build_classifier
 from pipeline.classifier.training import TrainingSet, fit, start_training, targets_of

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from rich.text import Text
 
-from pipeline.artifacts.artifacts import read_arrays
+from pipeline.artifacts.hdf5 import read_arrays
 from pipeline.artifacts.manifest import Manifest, read_manifest, write_csv, write_manifest
 from pipeline.evaluation.ground_truth import has_ground_truth, read_ground_truth
 from pipeline.evaluation.intervals import scores_gain_interval

@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from pipeline.artifacts.artifacts import take
+from pipeline.artifacts.hdf5 import take
 from pipeline.runs.config import split_teacher
 from pipeline.runs.folders import existing_run, run_folder
 from pipeline.runs.options import EmbedConfig

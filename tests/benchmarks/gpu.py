@@ -30,8 +30,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.artifacts.artifacts import Provenance
 from pipeline.artifacts.manifest import Manifest, read_manifest
+from pipeline.artifacts.provenance import Provenance
 from pipeline.classifier.network import build_classifier
 from pipeline.classifier.training import Consistency, losses_of
 from pipeline.photos.resize import load_view

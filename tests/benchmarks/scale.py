@@ -24,9 +24,14 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.artifacts.artifacts import CropScores, Embeddings, EpochScores, Labels, Provenance, read_arrays, write
+from pipeline.artifacts.boxes import CropScores
 from pipeline.artifacts.checkpoints import Checkpoint, write_checkpoint
+from pipeline.artifacts.embeddings import Embeddings
+from pipeline.artifacts.epoch_scores import EpochScores
+from pipeline.artifacts.hdf5 import read_arrays, write
+from pipeline.artifacts.labels import Labels
 from pipeline.artifacts.manifest import COLUMNS, Manifest, manifest_provenance, write_manifest
+from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.state import check_current
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.runs.graph import MAKERS, VERSIONS, find_stage, options_of

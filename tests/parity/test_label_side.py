@@ -10,8 +10,8 @@ from colours import invoke
 from parity import reference
 from torch.nn import functional as F
 
-from pipeline.artifacts.artifacts import read_arrays
 from pipeline.artifacts.checkpoints import read_checkpoint
+from pipeline.artifacts.hdf5 import read_arrays
 from pipeline.classifier.inference import load_classifier
 from pipeline.datasets import voc
 from pipeline.runs.options import BoxesConfig

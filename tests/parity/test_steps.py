@@ -7,7 +7,8 @@ from parity import reference
 from PIL import Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from pipeline.artifacts.artifacts import CropScores, Provenance
+from pipeline.artifacts.boxes import CropScores
+from pipeline.artifacts.provenance import Provenance
 from pipeline.classifier.training import Consistency, losses_of
 from pipeline.datasets.dataset import DIFFICULT
 from pipeline.evaluation.metrics import multilabel_metrics

@@ -1,0 +1,67 @@
+"""boxes.h5 and crop_scores.h5: where to look closer, and the teacher's scores of these crops."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+from pipeline.artifacts.schema import Artifact, array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boxes(Artifact):
+    """Where on the train images to look closer."""
+
+    SCHEMAS = ("boxes",)
+
+    image_index: np.ndarray = array("int64", "M", index="N", ascending=True)
+    """Row of `image_ids`, ascending."""
+    class_index: np.ndarray = array("int64", "M", low=-1, index="C")
+    """Class whose CAM gave the box; -1 for a view that knows no class."""
+    box: np.ndarray = array("float32", "M", 4, low=0)
+    """xyxy in pixels of the original image, 0 <= x1 < x2 <= width."""
+    cam_peak: np.ndarray = array("float32", "M", nan=True)
+    """Largest value of the CAM before normalisation; NaN where no CAM was used."""
+    cam: np.ndarray = array("uint8", "M", "h", "w", optional=True)
+    """The CAM of each box at the classifier's resolution, 0 at its smallest and 255 at its largest value; to look at."""
+    tau: float
+    """Threshold that selected the classes, on sigmoid(z) or on `relative_scores`; NaN where none was used."""
+
+    def frame(self) -> "pd.DataFrame":
+        """One row per box: image_id, class (None for a view that knows none), x1, y1, x2, y2, cam_peak."""
+        import pandas as pd
+
+        names = np.array([*self.class_names, None], dtype=object)
+        frame = pd.DataFrame(self.box, columns=["x1", "y1", "x2", "y2"])
+        frame.insert(0, "image_id", np.array(self.image_ids, dtype=object)[self.image_index])
+        frame.insert(1, "class", names[self.class_index])
+        return frame.assign(cam_peak=self.cam_peak)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropScores(Artifact):
+    """What the teacher says of every crop; nothing is combined yet."""
+
+    SCHEMAS = ("crop_scores",)
+
+    image_index: np.ndarray = array("int64", "M", index="N", ascending=True)
+    """Row of `image_ids`, as in `boxes.h5`."""
+    class_index: np.ndarray = array("int64", "M", low=-1, index="C")
+    """Class that the crop was cut for, as in `boxes.h5`."""
+    probabilities: np.ndarray = array("float32", "M", "C", low=0, high=1)
+    """As in `embeddings.h5`."""
+    entropy: np.ndarray = array("float32", "M", low=0)
+    """As in `embeddings.h5`."""
+    class_on_top: np.ndarray = array("bool", "M")
+    """As in `embeddings.h5`."""
+    outcomes: int
+    """C and the number of others."""
+
+    def frame(self) -> "pd.DataFrame":
+        """Probabilities, one row per crop: index image id, one column per class."""
+        import pandas as pd
+
+        index = pd.Index(np.array(self.image_ids, dtype=object)[self.image_index], name="image_id")
+        return pd.DataFrame(self.probabilities, index=index, columns=self.class_names)

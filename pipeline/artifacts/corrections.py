@@ -1,0 +1,62 @@
+"""corrections.h5: what people corrected, and its place among the images and classes of a run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+from pipeline.artifacts.schema import Artifact, array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corrections(Artifact):
+    """What a person has said of some images; `fuse` puts it in the place of the pseudo-labels of the same images.
+
+    It names images and classes of its own, made from nothing but what was said: it stays true when photos are added or
+    the class list changes, see `align_corrections`.
+    """
+
+    SCHEMAS = ("corrections",)
+
+    labels: np.ndarray = array("int8", "N", "C", low=-1, high=1)
+    """1 present, 0 absent, -1 not looked at."""
+
+    def frame(self) -> "pd.DataFrame":
+        """Labels 1, 0 or -1."""
+        return self.by_class(self.labels)
+
+
+@dataclass(frozen=True)
+class AlignedCorrections:
+    """Corrections at the rows and columns of other images and classes."""
+
+    labels: np.ndarray
+    """int8 [N, C]: 1 present, 0 absent, -1 nothing said."""
+    unknown_images: list[str]
+    """Corrected images that are not among these."""
+    unknown_classes: list[str]
+    """Corrected classes that are not among these."""
+
+
+def align_corrections(
+    corrections: Corrections, image_ids: Sequence[str], class_names: Sequence[str]
+) -> AlignedCorrections:
+    """What people said of these N images and C classes, wherever it stands in the corrections."""
+    said = corrections.labels >= 0
+    rows, columns = (
+        np.array([place.get(name, -1) for name in names], dtype=np.int64)
+        for place, names in (
+            ({image_id: row for row, image_id in enumerate(image_ids)}, corrections.image_ids),
+            ({name: column for column, name in enumerate(class_names)}, corrections.class_names),
+        )
+    )
+    labels = np.full((len(image_ids), len(class_names)), -1, np.int8)
+    labels[np.ix_(rows[rows >= 0], columns[columns >= 0])] = corrections.labels[np.ix_(rows >= 0, columns >= 0)]
+    return AlignedCorrections(
+        labels=labels,
+        unknown_images=[corrections.image_ids[i] for i in np.flatnonzero((rows < 0) & said.any(axis=1))],
+        unknown_classes=[corrections.class_names[c] for c in np.flatnonzero((columns < 0) & said.any(axis=0))],
+    )

@@ -1,0 +1,46 @@
+"""What a library raises on a missing, damaged or unreadable file, as one line that names the command to run."""
+
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.runs.graph import advice
+from pipeline.system.errors import PipelineError, UnreadableError, first_line, system_refusal
+
+if TYPE_CHECKING:
+    pass
+
+
+@contextmanager
+def reporting_damage(path: Path) -> Iterator[None]:
+    """Turn what a library says of a missing, damaged or locked file into one line that names what to do.
+
+    Raises:
+        UnreadableError: the operating system does not let us read it, so nothing is known of its content.
+        PipelineError: it is missing or damaged.
+    """
+    if not path.exists():
+        raise PipelineError(f"{path} is missing. {advice(path, 'Create')}")
+    try:
+        yield
+    except (
+        OSError,
+        RuntimeError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        MemoryError,
+        OverflowError,
+        RecursionError,
+        zipfile.BadZipFile,
+    ) as error:
+        if refusal := system_refusal(error):
+            raise UnreadableError(f"{path} cannot be read {refusal}") from error
+        raise PipelineError(
+            f"{path} is damaged or not an artifact of this tool ({first_line(error)}). "
+            f"{advice(path, 'Rebuild', force=True)}"
+        ) from error

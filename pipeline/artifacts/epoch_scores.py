@@ -1,0 +1,37 @@
+"""epoch_scores.h5: the classifier's scores of the test images, epoch by epoch."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+from pipeline.artifacts.schema import Artifact, array
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochScores(Artifact):
+    """What the classifier says of the test images before the final training and after its epochs."""
+
+    SCHEMAS = ("epoch_scores",)
+
+    epochs: np.ndarray = array("int64", "E", low=0)
+    """Epoch of each row of `scores`; 0 is the warm-up classifier."""
+    scores: np.ndarray = array("float32", "E", "N", "C", low=0, high=1)
+    """sigmoid(z); N counts the images of the test split. From epoch 1 on calibrated as `classifier.pt` is."""
+    chosen_epoch: int
+    """Epoch (from 1) whose weights `classifier.pt` holds."""
+
+    def of_epoch(self, epoch: int) -> np.ndarray:
+        """Scores float32 [N, C] after an epoch; 0 is the warm-up classifier."""
+        return self.scores[np.flatnonzero(self.epochs == epoch)[0]]
+
+    @property
+    def chosen(self) -> np.ndarray:
+        """Scores float32 [N, C] of the epoch that `classifier.pt` holds."""
+        return self.of_epoch(self.chosen_epoch)
+
+    def frame(self) -> "pd.DataFrame":
+        """Scores of the chosen epoch."""
+        return self.by_class(self.chosen)

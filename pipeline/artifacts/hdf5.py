@@ -1,0 +1,142 @@
+"""Reading and writing of HDF5 artifacts; the only code that opens them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from pipeline.runs.graph import remedy
+from pipeline.system.errors import PipelineError
+from pipeline.system.files import replacing
+
+if TYPE_CHECKING:
+    pass
+from pipeline.artifacts.boxes import Boxes, CropScores
+from pipeline.artifacts.corrections import Corrections
+from pipeline.artifacts.damage import reporting_damage
+from pipeline.artifacts.embeddings import Embeddings
+from pipeline.artifacts.epoch_scores import EpochScores
+from pipeline.artifacts.labels import Labels
+from pipeline.artifacts.provenance import Provenance, check_schema
+from pipeline.artifacts.schema import Artifact, check_array, check_arrays
+
+COMPRESSION = 1100
+"""No filter of HDF5 makes more of a byte than this many; a dataset that claims more is no honest one."""
+
+
+KINDS: dict[str, type[Artifact]] = {
+    schema: kind
+    for kind in (Embeddings, Labels, Boxes, CropScores, Corrections, EpochScores)
+    for schema in kind.SCHEMAS
+}
+"""Schema to kind. Ground truth is not among them: `pipeline.evaluation.ground_truth` reads it, and a linter holds who
+may import that."""
+
+
+def read_arrays(path: Path, kinds: Mapping[str, type[Artifact]] = KINDS, without: Sequence[str] = ()) -> Any:
+    """An HDF5 artifact, checked against its specification.
+
+    Args:
+        path: the file.
+        kinds: schema to the kind that is made of the content.
+        without: large arrays that are not needed, in whose place stands one of no rows.
+
+    Raises:
+        PipelineError: missing, damaged, not one of ours, of another schema than its name says, or not as specified.
+    """
+    path = Path(path)
+    with reporting_damage(path), h5py.File(path) as file:
+        provenance = Provenance.from_attributes(file.attrs)
+        check_schema(path, provenance)
+        kind = kinds.get(provenance.schema)
+        if kind is None:
+            raise PipelineError(f"{path} holds {provenance.schema}, expected {', '.join(kinds)}.")
+        values: dict[str, Any] = {
+            f.name: take(file, f.name) for f in kind.array_fields() if f.name in file and f.name not in without
+        }
+        values |= {name: take_names(file, name) for name in ("image_ids", "class_names")}
+        for item in kind.scalar_fields():
+            if item.name in file.attrs:
+                values[item.name] = plain_scalar(file.attrs[item.name], item)
+        left_out = {name: unread(file, name) for name in without if name in file}
+        values |= {name: found[:0] for name, found in left_out.items()}
+        try:
+            artifact = kind(provenance=provenance, **values)
+        except TypeError as error:
+            raise PipelineError(f"{path} is incomplete ({error}). Rebuild it with {remedy(path)}.") from None
+    check_arrays(artifact, path, left_out)
+    return artifact
+
+
+def read_rows(path: Path, artifact: Artifact, name: str, rows: slice) -> np.ndarray:
+    """Some rows of an array that `read_arrays` left out of an artifact, checked as it checks a whole one.
+
+    Raises:
+        PipelineError: the file is damaged, or has values that the specification does not allow.
+    """
+    with reporting_damage(path), h5py.File(path) as file:
+        values = take(file, name, rows)
+    item = next(field for field in artifact.array_fields() if field.name == name)
+    check_array(values, item, {"C": len(artifact.class_names), item.metadata["dims"][0]: rows.stop - rows.start}, path)
+    return values
+
+
+def unread(file: h5py.File, name: str) -> np.ndarray:
+    """An array of the shape and dtype of a dataset that takes no memory; its values mean nothing."""
+    return np.broadcast_to(np.zeros((), file[name].dtype), file[name].shape)
+
+
+def take(file: h5py.File, name: str, rows: slice = slice(None)) -> np.ndarray:
+    """Rows of a dataset of a file, refused where its content lies elsewhere or is less than it claims.
+
+    Raises:
+        ValueError: it is a link or external, is no dataset, or claims more than the file holds.
+    """
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        raise ValueError(f"{name} is a link, expected a dataset in this file")
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
+        raise ValueError(f"{name} is no array")
+    if dataset.external or dataset.is_virtual:
+        raise ValueError(f"{name} lies in another file, expected a dataset in this file")
+    if dataset.nbytes > COMPRESSION * (dataset.id.get_storage_size() + 4096):
+        raise ValueError(f"{name} claims {dataset.nbytes:,} bytes, and the file holds fewer")
+    return dataset[rows] if dataset.ndim else dataset[()]
+
+
+def take_names(file: h5py.File, name: str) -> list[str]:
+    """A dataset of unique texts."""
+    found = take(file, name)
+    if h5py.check_string_dtype(file[name].dtype) is None or found.ndim != 1:
+        raise ValueError(f"{name} is no list of texts")
+    names = [item.decode() for item in found]
+    if len(set(names)) != len(names):
+        raise ValueError(f"{name} names one of them twice")
+    return names
+
+
+def plain_scalar(value: Any, item: Any) -> Any:
+    """A root attribute as the plain Python value that its field has."""
+    kind = {"int": int, "float": float, "str": str}[getattr(item.type, "__name__", item.type)]
+    if np.ndim(value) or isinstance(value, str | bytes) != (kind is str):
+        raise ValueError(f"{item.name} is {value!r}, expected one {kind.__name__}")
+    return kind(value)
+
+
+def write(path: Path, artifact: Artifact) -> None:
+    """Write an HDF5 artifact whole or not at all.
+
+    Raises:
+        PipelineError: an array does not have the dtype, shape or range that the specification gives.
+    """
+    check_arrays(artifact, path)
+    with replacing(path) as partial, h5py.File(partial, "w") as file:
+        file.attrs.update(artifact.provenance.to_attributes())
+        file.attrs.update({item.name: getattr(artifact, item.name) for item in artifact.scalar_fields()})
+        for name in ("image_ids", "class_names"):
+            file.create_dataset(name, data=np.array(getattr(artifact, name), dtype=object), dtype=h5py.string_dtype())
+        for item in artifact.array_fields():
+            if getattr(artifact, item.name) is not None:
+                file.create_dataset(item.name, data=getattr(artifact, item.name))
