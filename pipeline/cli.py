@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 from typer.core import TyperCommand, TyperOption
 
+from pipeline.exchange.formats import FORMATS
 from pipeline.runs import settings
 from pipeline.runs.config import Config, each_of
 from pipeline.runs.folders import (
@@ -617,10 +618,7 @@ def export_labels(
         ),
     ] = "",
     format: Annotated[
-        Literal[
-            *("csv", "parquet", "coco", "label-studio", "fiftyone", "cleanlab", "yolo", "imagefolder"),
-            *("huggingface", "cvat", "voc"),
-        ],
+        Literal[*FORMATS],
         typer.Option(help="What to write."),
     ] = "csv",
     out: Annotated[

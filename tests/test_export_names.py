@@ -20,7 +20,8 @@ from test_exports import fiftyone_stand_in
 
 from pipeline.datasets import folder, voc
 from pipeline.exchange import export_labels
-from pipeline.exchange.label_formats import ENDINGS, FORMATS, yaml_text
+from pipeline.exchange.formats import FORMATS
+from pipeline.exchange.formats.yolo import yaml_text
 from pipeline.review.corrections import read_answers
 from pipeline.system.errors import PipelineError
 
@@ -43,7 +44,7 @@ def run(tmp_path_factory):
 
 
 def exported(run, format, out, **options):
-    return export_labels.run(run, format, out / f"labels{ENDINGS.get(format, '')}", **options)
+    return export_labels.run(run, format, out / f"labels{FORMATS[format].suffix}", **options)
 
 
 def corner(photo):

@@ -19,7 +19,10 @@ from pipeline.artifacts.manifest import read_manifest
 from pipeline.datasets import folder
 from pipeline.evaluation.read import read
 from pipeline.exchange import export_labels
-from pipeline.exchange.label_formats import ENDINGS, FORMATS, prepare, write_table, write_voc
+from pipeline.exchange.formats import FORMATS
+from pipeline.exchange.formats.export import prepare
+from pipeline.exchange.formats.tables import write as write_table
+from pipeline.exchange.formats.voc import write as write_voc
 from pipeline.exchange.label_sets import read_label_set
 from pipeline.review.corrections import read_answers
 from pipeline.system.errors import PipelineError
@@ -31,7 +34,7 @@ PRESENT[4] = ["cat"]
 
 
 def exported(run, format, tmp_path, **options):
-    return export_labels.run(run, format, tmp_path / f"out{ENDINGS.get(format, '')}", **options)
+    return export_labels.run(run, format, tmp_path / f"out{FORMATS[format].suffix}", **options)
 
 
 def fiftyone_stand_in(monkeypatch):
@@ -349,4 +352,4 @@ def test_an_existing_folder_is_kept(small_run, tmp_path):
 def test_command_writes_beside_the_labels_by_default(small_run, format):
     code, output = invoke("export-labels", small_run, "--format", format)
     assert code == 0, output
-    assert (small_run / f"final_labels-{format}{ENDINGS.get(format, '')}").exists()
+    assert (small_run / f"final_labels-{format}{FORMATS[format].suffix}").exists()

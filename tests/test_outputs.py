@@ -7,7 +7,7 @@ from colours import invoke
 from runs import IDS, write_run
 
 from pipeline.deploy import hub
-from pipeline.exchange.label_formats import ENDINGS, FORMATS
+from pipeline.exchange.formats import FORMATS
 from pipeline.system.errors import PipelineError
 from pipeline.system.files import LIST, replacing_folder
 
@@ -38,7 +38,7 @@ def test_an_output_in_its_default_place_is_replaced_by_force_alone(run, command)
     assert tree(run) == before  # the same is written again, and the photos behind the links are where they were
 
 
-@pytest.mark.parametrize("format", sorted({*FORMATS} - {*ENDINGS}))
+@pytest.mark.parametrize("format", sorted({name for name, each in FORMATS.items() if not each.suffix}))
 def test_a_folder_with_a_file_of_others_is_never_replaced(run, tmp_path, format):
     command = ("export-labels", run, "--format", format, "--out", tmp_path / "out", *(["--boxes"] * (format == "yolo")))
     assert invoke(*command)[0] == 0

@@ -16,7 +16,7 @@ from pipeline.deploy.classifier import Classifier
 from pipeline.deploy.export import TOLERANCE, Scorer, check_recipe, largest_difference, preprocessing, recipe
 from pipeline.evaluation.run_files import RunFiles, read_run
 from pipeline.evaluation.tables import sources_of
-from pipeline.exchange.label_formats import markdown
+from pipeline.exchange.formats.export import markdown
 from pipeline.method.extras.thresholds import PRESENT
 from pipeline.runs.folders import check_free
 from pipeline.system.errors import PipelineError

@@ -1,34 +1,20 @@
 """Labels of a run to a file or folder that another tool reads."""
 
 from pathlib import Path
-from typing import Literal
 
 from pipeline.artifacts.photo_facts import check_photos
-from pipeline.exchange.label_formats import ENDINGS, FORMATS, WITH_BOXES, WITH_PHOTOS, prepare
+from pipeline.exchange.formats import FORMATS
+from pipeline.exchange.formats.export import prepare
 from pipeline.exchange.label_sets import Part, read_label_set, waiting_corrections
 from pipeline.exchange.label_studio import LOCAL_FILES, interface_path
 from pipeline.runs.folders import check_free
 from pipeline.system.errors import PipelineError
 from pipeline.system.progress import say
 
-Format = Literal[
-    "csv",
-    "parquet",
-    "coco",
-    "label-studio",
-    "fiftyone",
-    "cleanlab",
-    "yolo",
-    "imagefolder",
-    "huggingface",
-    "cvat",
-    "voc",
-]
-
 
 def run(
     source: Path,
-    format: Format,
+    format: str,
     out: Path | None,
     *,
     part: Part | None = None,
@@ -41,7 +27,7 @@ def run(
 
     Args:
         source: a run folder, a labels file, or epoch_scores.h5 (the classifier's test scores).
-        format: one of `pipeline.exchange.label_formats.FORMATS`.
+        format: one of `pipeline.exchange.formats.FORMATS`.
         out: file or folder; by default beside the source.
         part: see `read_label_set`.
         boxes: take the run's boxes along, which are where the classifier looked and no objects.
@@ -53,23 +39,28 @@ def run(
         PipelineError: no labels, or out of date, photos that have changed, an option that the format has no use for,
             or the output is there.
     """
-    if boxes and format not in WITH_BOXES:
-        raise PipelineError(f"{format} has no place for boxes; leave out --boxes, or choose {', '.join(WITH_BOXES)}.")
-    if copy_images and format not in WITH_PHOTOS:
-        raise PipelineError(f"{format} has no folder of photos; leave out --copy, or choose {', '.join(WITH_PHOTOS)}.")
+    kind = FORMATS[format]
+    if boxes and not kind.boxes:
+        raise PipelineError(
+            f"{format} has no place for boxes; leave out --boxes, or choose {', '.join(name for name, each in FORMATS.items() if each.boxes)}."
+        )
+    if copy_images and not kind.photos:
+        raise PipelineError(
+            f"{format} has no folder of photos; leave out --copy, or choose {', '.join(name for name, each in FORMATS.items() if each.photos)}."
+        )
     if image_prefix is not None and format != "label-studio":
         raise PipelineError(f"--image-prefix is for label-studio, and {format} has no addresses. Leave it out.")
     labels = read_label_set(source, part)
     name = labels.path.stem if part != "both" else "labels"
-    out = out or labels.path.with_name(f"{name}-{format}{ENDINGS.get(format, '')}")
+    out = out or labels.path.with_name(f"{name}-{format}{kind.suffix}")
     outs = [out, interface_path(out)] if format == "label-studio" else [out]
-    check_free(*outs, force=force, folder=format not in ENDINGS)
+    check_free(*outs, force=force, folder=not kind.suffix)
     check_photos(labels.path.parent, labels.manifest, remember=False)
     export = prepare(labels, boxes=boxes, copy_images=copy_images, image_prefix=image_prefix or LOCAL_FILES)
-    FORMATS[format](export, out)
+    kind.write(export, out)
     waiting = waiting_corrections(labels.path)
     if waiting:
         say(waiting)
-    note = f" {export.note}" if format in WITH_BOXES else ""
+    note = f" {export.note}" if kind.boxes else ""
     say(f"{out}: {len(labels.image_ids)} images, {labels.present.sum()} labels as {format}.{note}")
     return out

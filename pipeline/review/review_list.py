@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 from pipeline.exchange import label_studio
-from pipeline.exchange.label_formats import prepare, studio_task
+from pipeline.exchange.formats.export import prepare
+from pipeline.exchange.formats.label_studio_tasks import studio_task
 from pipeline.review.queue import review_queue
 from pipeline.runs.folders import check_free
 from pipeline.runs.graph import run_argument

@@ -1,0 +1,31 @@
+"""CVAT's XML for images."""
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+from pipeline.exchange.formats.export import Export, xml_text
+from pipeline.system.files import write_text
+
+
+def write(export: Export, out: Path) -> None:
+    """CVAT for images 1.1: a tag a label; with boxes also rectangles."""
+    labels = export.labels
+    root = ElementTree.Element("annotations")
+    ElementTree.SubElement(root, "version").text = "1.1"
+    listed = ElementTree.SubElement(ElementTree.SubElement(ElementTree.SubElement(root, "meta"), "task"), "labels")
+    for name in labels.class_names:
+        label = ElementTree.SubElement(listed, "label")
+        ElementTree.SubElement(label, "name").text = name
+        ElementTree.SubElement(label, "type").text = "any"
+        ElementTree.SubElement(label, "attributes")
+    for row, image_id in enumerate(labels.image_ids):
+        height, width = export.size(row)
+        place = {"id": str(row), "name": image_id, "subset": labels.splits[row]}
+        image = ElementTree.SubElement(root, "image", **place, width=str(width), height=str(height))
+        for name in export.names(row):
+            ElementTree.SubElement(image, "tag", label=name, source="auto")
+        for c, corners in export.boxes_of(row):
+            values = dict(zip(("xtl", "ytl", "xbr", "ybr"), (f"{v:.2f}" for v in corners), strict=True))
+            rectangle = {"label": labels.class_names[c], "source": "auto", "occluded": "0", "z_order": "0"}
+            ElementTree.SubElement(image, "box", **rectangle, **values)
+    write_text(out, xml_text(root))

@@ -1,0 +1,89 @@
+"""A folder that its own `load.py` turns into a FiftyOne dataset."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.artifacts.state import up_to_date
+from pipeline.evaluation.read import read
+from pipeline.exchange.formats.export import Export, described
+from pipeline.exchange.label_sets import LabelSet
+from pipeline.system.files import replacing_folder
+from pipeline.teachers.embedding_cache import ImageStore, StoreKey
+
+FIFTYONE_LOADER = '''\
+"""Makes a FiftyOne dataset of samples.jsonl beside it: `python load.py [NAME]`, then open it in the app."""
+
+import json
+import sys
+from pathlib import Path
+
+import fiftyone as fo
+import numpy as np
+
+
+def load(name=None):
+    """The dataset: field pseudo_labels, all scores, boxes and embeddings where there are any; the split is a tag."""
+    here = Path(__file__).parent
+    with (here / "samples.jsonl").open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    vectors = np.load(here / "embeddings.npy") if (here / "embeddings.npy").exists() else [None] * len(rows)
+    dataset = fo.Dataset(name, overwrite=name is not None)
+    for row, vector in zip(rows, vectors):
+        found = [fo.Classification(label=name, confidence=row["scores"][name]) for name in row["labels"]]
+        sample = fo.Sample(filepath=row["path"], tags=[row["split"]], image_id=row["image_id"])
+        sample["pseudo_labels"] = fo.Classifications(classifications=found)
+        sample["scores"] = row["scores"]
+        if vector is not None:
+            sample["embedding"] = vector
+        if "boxes" in row:
+            boxes = [fo.Detection(label=name, bounding_box=box) for name, box in row["boxes"]]
+            sample["looked_at"] = fo.Detections(detections=boxes)
+        dataset.add_sample(sample)
+    return dataset
+
+
+if __name__ == "__main__":
+    made = load(*sys.argv[1:2])
+    made.persistent = True
+    print(made)
+'''
+
+
+def write(export: Export, out: Path) -> None:
+    """Folder of samples.jsonl, embeddings.npy and load.py, which makes a FiftyOne dataset of them."""
+    embeddings = teacher_embeddings(export.labels)
+    lines = []
+    for row, path in enumerate(export.labels.manifest.paths):
+        height, width = export.size(row)
+        sample = {"path": path, **described(export, row)}
+        if export.boxes is not None:
+            found = export.boxes_of(row)
+            sample["boxes"] = [
+                [
+                    export.labels.class_names[c],
+                    [x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height],
+                ]
+                for c, (x1, y1, x2, y2) in found
+            ]
+        lines.append(json.dumps(sample, ensure_ascii=False))
+    with replacing_folder(out) as folder:
+        (folder / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        (folder / "load.py").write_text(FIFTYONE_LOADER, encoding="utf-8")
+        if embeddings is not None:
+            np.save(folder / "embeddings.npy", embeddings)
+
+
+def teacher_embeddings(labels: LabelSet) -> np.ndarray | None:
+    """What the teacher said of the images, float32 [N, D] of unit rows; None where the run does not have it of them all."""
+    path = labels.path.with_name("embeddings.h5")
+    if not path.exists():
+        return None
+    found = read(up_to_date(path))
+    asked = found.provenance.config.get("precision", "float32")
+    for precision in (asked, "float32"):  # which a CPU takes, whatever was asked for
+        store = ImageStore(path.parent, StoreKey(found.teacher_fingerprint, found.image_size, precision))
+        if not store.missing(labels.manifest.digests):
+            return np.concatenate(list(store.blocks(labels.manifest.digests)))
+    return None
