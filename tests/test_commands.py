@@ -21,7 +21,7 @@ from pipeline import Classifier
 from pipeline.artifacts.checkpoints import read_checkpoint, write_checkpoint
 from pipeline.artifacts.manifest import read_manifest
 from pipeline.artifacts.provenance import Provenance
-from pipeline.cli import is_measured
+from pipeline.cli.stages import is_measured
 from pipeline.deploy.calibrate import calibrated
 from pipeline.deploy.files import calibrated_file
 from pipeline.runs.lock import locked
@@ -544,10 +544,10 @@ def test_the_command_line_turns_a_failing_disk_into_one_line(run, tmp_path, monk
 
 
 def below_a_file():
-    from pipeline import cli
+    from pipeline.cli import entry
 
-    cli.app = full_disk
-    cli.main()
+    entry.app = full_disk
+    entry.main()
 
 
 MAKE_CLEAN = ("", "..", ".", "a/../..", "/", "artifacts/x", ".hidden")

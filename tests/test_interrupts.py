@@ -12,6 +12,8 @@ import pytest
 import tiny
 
 from pipeline import cli
+from pipeline.cli import entry
+from pipeline.runs.graph import STAGE_NAMES
 
 
 class Doomed:
@@ -76,7 +78,7 @@ def test_only_what_is_kept_is_said_to_be_kept(tool, arguments, kept, tiny_classi
     shutil.copy(tiny_classifier, tmp_path / "classifier.pt")
     monkeypatch.setattr(tool, interrupt)
     monkeypatch.setattr(sys, "argv", ["ccd", *arguments])
-    monkeypatch.setattr(cli.interrupts, "watch", lambda: None)
+    monkeypatch.setattr(entry.interrupts, "watch", lambda: None)
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == 130
@@ -87,7 +89,7 @@ def test_only_what_is_kept_is_said_to_be_kept(tool, arguments, kept, tiny_classi
 
 
 def test_every_stage_with_partial_results_keeps_its_work():
-    assert {name for name in cli.STAGE_NAMES if "finished work is kept" in cli.next_step([name])} == {
+    assert {name for name in STAGE_NAMES if "finished work is kept" in entry.next_step([name])} == {
         *("prepare", "embed", "warmup", "boxes", "score-crops", "train")
     }
-    assert "finished work is kept" in cli.next_step(["--verbose", "all", "--run", "demo"])
+    assert "finished work is kept" in entry.next_step(["--verbose", "all", "--run", "demo"])

@@ -1,0 +1,160 @@
+"""Commands that use a trained classifier."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from pipeline.cli.app import (
+    BatchOption,
+    ClassifierArgument,
+    DeviceOption,
+    OverwriteOption,
+    RunOption,
+    TargetOption,
+    app,
+    chosen_run,
+    given_options,
+    named_run,
+    reporting,
+    split_target,
+    with_options,
+)
+from pipeline.runs.folders import (
+    check_free,
+    run_or_file,
+)
+from pipeline.runs.options import CalibrateConfig, ServeConfig
+from pipeline.system.errors import PipelineError
+
+
+def classifier_file(target: str) -> Path:
+    """The classifier of a run (the only one, if none is named), or the file that was given."""
+    from pipeline.deploy.files import trained_file
+
+    found = run_or_file(target) if target else chosen_run("")
+    return trained_file(found) if found.is_dir() else found
+
+
+def classifier_to_use(target: str) -> Path:
+    """The classifier of a run (the only one, if none is named) as it is used for prediction, or the file that was given."""
+    from pipeline.deploy import files
+
+    return files.classifier_to_use(target or chosen_run(""))
+
+
+@app.command(rich_help_panel="Deploy")
+def predict(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN_OR_FILE IMAGES",
+            help="A run or a classifier file, unless --run names it; then photos, videos, folders (searched to any depth), globs, addresses, lists of them (.txt, .csv, .parquet, or - for "
+            "standard input), Parquet files with images in them, tars, zips.",
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help=".csv, .jsonl or .parquet file; by default CSV on standard output.")
+    ] = None,
+    exclude: Annotated[
+        list[str],
+        typer.Option(help="Names to pass over, as '*_thumb.jpg' or 'raw': of files or folders; may be repeated."),
+    ] = [],  # noqa: B006 - typer copies it
+    every: Annotated[float, typer.Option(min=0.001, help="Seconds between two frames of a video.")] = 1.0,
+    batch_size: BatchOption = 16,
+    device: DeviceOption = "auto",
+    engine: Annotated[
+        Literal["auto", "torch", "onnxruntime", "openvino"],
+        typer.Option(
+            envvar="CCD_ENGINE",
+            help="What runs the network on a CPU; auto: torch. onnxruntime: `pip install '.\\[onnx]'`, openvino: "
+            "`pip install '.\\[openvino]'`.",
+        ),
+    ] = "auto",
+    force: OverwriteOption = False,
+    run: TargetOption = "",
+) -> None:
+    """Say which classes are in photos, with a trained classifier alone: labels by its thresholds, and scores."""
+    from pipeline.deploy import predict as tool
+    from pipeline.system.devices import pick_device
+
+    check_free(out, force=force)
+    target, images = split_target(arguments, run, "IMAGES")
+    path = classifier_to_use(target)
+    options = {"every": every, "batch_size": batch_size, "engine": engine, "exclude": exclude}
+    tool.run(path, images, out, device=pick_device(device), **options)
+
+
+@app.command(rich_help_panel="Deploy")
+@with_options(ServeConfig)
+def serve(
+    classifier: ClassifierArgument = "", *, run: RunOption = "", device: DeviceOption = "auto", **given: Any
+) -> None:
+    """Answer requests with photos, to this machine alone by default: /predict, /classes, /healthz, and a page at /."""
+    from pipeline.deploy import serve as tool
+    from pipeline.system.devices import pick_device
+
+    path = classifier_to_use(named_run(classifier, run))
+    config = ServeConfig(**given_options(given))
+    tool.run(path, config, device=pick_device(device), verbose=reporting["traceback"])
+
+
+@app.command(rich_help_panel="Deploy")
+@with_options(CalibrateConfig)
+def calibrate(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN_OR_FILE LABELLED",
+            help="A run or a classifier file, unless --run names it; then a CSV or Parquet with the columns image and labels (joined by ;), or a .json file of thresholds by class, "
+            "as the report gives them.",
+        ),
+    ],
+    *,
+    run: TargetOption = "",
+    out: Annotated[Path | None, typer.Option(help="File to write; by default calibrated.pt beside the other.")] = None,
+    batch_size: BatchOption = 16,
+    device: DeviceOption = "auto",
+    force: OverwriteOption = False,
+    **given: Any,
+) -> None:
+    """Write a classifier file whose thresholds are those of highest F1 on labelled photos, or those of a file."""
+    from pipeline.deploy import calibrate as tool
+    from pipeline.system.devices import pick_device
+
+    target, tables = split_target(arguments, run, "LABELLED")
+    if len(tables) > 1:
+        raise PipelineError(f"calibrate takes one file of labels or thresholds, not {' and '.join(tables)}.")
+    path, labelled = classifier_file(target), Path(tables[0])
+    options = CalibrateConfig(**given_options(given))
+    out = out or path.with_name("calibrated.pt")
+    check_free(out, force=force)
+    if labelled.suffix.lower() == ".json":
+        tool.run_given(path, labelled, out)
+        return
+    tool.run(path, labelled, out, options, batch_size=batch_size, device=pick_device(device))
+
+
+@app.command(rich_help_panel="Deploy")
+def export(
+    classifier: ClassifierArgument = "",
+    format: Annotated[
+        Literal["onnx", "torch-export", "hub"],
+        typer.Option(help="What to write; hub: a folder for the Hugging Face Hub. Nothing is uploaded."),
+    ] = "onnx",
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; by default beside the classifier, with the format's ending.")
+    ] = None,
+    force: OverwriteOption = False,
+    run: RunOption = "",
+) -> None:
+    """Write a classifier as an ONNX or torch.export model or a folder for the Hub, and check that it gives the same scores."""
+    path = classifier_to_use(named_run(classifier, run))
+    if format == "hub":
+        from pipeline.deploy import hub
+
+        hub.run(path, out, force=force)
+        return
+    from pipeline.deploy import export as tool
+
+    tool.run(path, format, out, force=force)

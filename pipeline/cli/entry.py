@@ -1,0 +1,65 @@
+"""Entry point: turns our errors and Ctrl-C into one line and an exit code."""
+
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+from pipeline.cli.app import app, reporting
+from pipeline.runs.graph import STAGES
+from pipeline.system import distributed, interrupts
+from pipeline.system.errors import PipelineError, first_line, printable
+from pipeline.system.memory import keep_freed_memory
+from pipeline.system.progress import console, say
+
+INTERRUPTED = 130
+"""Exit code of a command that was ended by Ctrl-C; Typer turns the exception into it."""
+
+
+KEEPS_WORK = {"prepare", "all", "ablation", "download", *(stage.name for stage in STAGES if stage.asks)}
+"""Commands that go on where they were stopped; the others start from the beginning."""
+
+
+def next_step(arguments: Sequence[str]) -> str:
+    """What a command that was ended by Ctrl-C leaves, and how to go on."""
+    command = next((each for each in arguments if not each.startswith("-")), "")
+    typed = f"`{shlex.join(['ccd', *arguments])}`"
+    if command in KEEPS_WORK:
+        return f"finished work is kept. Continue with {typed}"
+    return f"nothing of its work is kept. Start again with {typed}"
+
+
+def end_with(error: BaseException, text: str) -> NoReturn:
+    """Report what ended a command in one line, after the traceback where it was asked for, and end with exit code 1."""
+    if reporting["traceback"]:
+        traceback.print_exception(error)
+    process = "" if distributed.is_main() else f"process {distributed.rank()}: "
+    console.quiet = False
+    console.print(f"{process}error: {printable(text)}", style="red", soft_wrap=True, markup=False)
+    sys.exit(1)
+
+
+def main() -> None:
+    """Entry point: turns what a user can mend, and Ctrl-C, into one line and an exit code."""
+    keep_freed_memory()
+    interrupts.watch()
+    try:
+        distributed.join()
+        app()
+    except PipelineError as error:
+        end_with(error, str(error))
+    except BrokenPipeError:
+        # whoever read our output, as `head` does, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        # a disk, a folder or a device that fails where nothing more is known of what was done
+        end_with(error, f"{first_line(error)}. Check the disk and the permissions.")
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            say(f"interrupted; {next_step(sys.argv[1:])}.")
+        raise
+    finally:
+        distributed.leave()

@@ -1,0 +1,58 @@
+"""Commands that write labels for other tools."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from pipeline.cli.app import LOCAL_FILES, OverwriteOption, RunOption, app, chosen_run, named_run
+from pipeline.exchange.formats import FORMATS
+from pipeline.runs.folders import (
+    run_or_file,
+)
+
+
+@app.command("export-labels", rich_help_panel="Exchange")
+def export_labels(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN_OR_FILE", help="Run (its final labels), labels file, or epoch_scores.h5 (the test images)."
+        ),
+    ] = "",
+    format: Annotated[
+        Literal[*FORMATS],
+        typer.Option(help="What to write."),
+    ] = "csv",
+    out: Annotated[
+        Path | None, typer.Option(help="File, or folder where the format is one; by default beside it.")
+    ] = None,
+    part: Annotated[
+        Literal["train", "test", "both"] | None,
+        typer.Option(
+            "--split",
+            help="Of a run: its final labels (train, the default), the classifier's labels of the test images, or both.",
+        ),
+    ] = None,
+    boxes: Annotated[
+        bool,
+        typer.Option("--boxes", help="Take the boxes along: where the classifier looked, not the extent of objects."),
+    ] = False,
+    copy_images: Annotated[
+        bool, typer.Option("--copy", help="Copy photos into a folder, instead of linking them.")
+    ] = False,
+    image_prefix: Annotated[
+        str | None,
+        typer.Option(
+            help=f"For label-studio: address that the photos' absolute paths are appended to (default: {LOCAL_FILES})."
+        ),
+    ] = None,
+    force: OverwriteOption = False,
+    run: RunOption = "",
+) -> None:
+    """Write labels and scores for another tool: tables, COCO, VOC, YOLO, CVAT, Label Studio, FiftyOne, cleanlab, datasets."""
+    from pipeline.exchange import export_labels as tool
+
+    places = {"copy_images": copy_images, "image_prefix": image_prefix, "force": force}
+    target = named_run(source, run)
+    tool.run(run_or_file(target) if target else chosen_run(""), format, out, part=part, boxes=boxes, **places)

@@ -1,0 +1,33 @@
+"""Commands about runs as a whole: their list, plan and settings."""
+
+from pipeline.cli.app import RunArgument, RunOption, app, chosen_run, named_run
+from pipeline.cli.started import check_kind
+from pipeline.runs import settings
+
+
+@app.command(rich_help_panel="Runs")
+def plan(name: RunArgument = "", run: RunOption = "") -> None:
+    """Print what `all` would do for a run, and about how long it would take; builds nothing."""
+    from pipeline.stages.plan import show_plan
+
+    folder = chosen_run(named_run(name, run))
+    own = settings.read_run(folder)
+    check_kind(folder, own, {})
+    show_plan(folder, own)
+
+
+@app.command(rich_help_panel="Runs")
+def runs() -> None:
+    """List the runs under artifacts/."""
+    from pipeline.report.runs import show_runs
+
+    show_runs()
+
+
+@app.command(rich_help_panel="Runs")
+def config(name: RunArgument = "", run: RunOption = "") -> None:
+    """Print the settings of a run, and where each comes from."""
+    from pipeline.report.runs import show_config
+
+    folder = chosen_run(named_run(name, run))
+    show_config(folder, settings.read_run(folder))

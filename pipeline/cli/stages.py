@@ -1,0 +1,127 @@
+"""Commands of the stages, and `all`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.cli.app import (
+    DeviceOption,
+    ForceOption,
+    NewRunOption,
+    PresetOption,
+    RecipeOption,
+    ResetOption,
+    RunArgument,
+    RunOption,
+    SetOption,
+    app,
+    chosen_run,
+    given_options,
+    named_run,
+    with_options,
+)
+from pipeline.cli.started import begun_run, keep_settings
+from pipeline.runs import settings
+from pipeline.runs.graph import STAGE_NAMES, STAGES, Stage, find_stage, options_of, up_to
+from pipeline.runs.lock import locked
+from pipeline.runs.options import PrepareConfig
+from pipeline.system import distributed
+from pipeline.system.errors import PipelineError
+from pipeline.system.progress import say
+
+
+def add_stage(stage: Stage) -> None:
+    """Register the command of a stage."""
+
+    @with_options(options_of(stage))
+    def command(
+        name: RunArgument = "",
+        *,
+        run: RunOption = "",
+        device: DeviceOption = "auto",
+        force: ForceOption = False,
+        **given: Any,
+    ) -> None:
+        from pipeline.stages.chain import run_stage
+
+        folder = chosen_run(named_run(name, run))
+        with locked(folder):
+            before = settings.read_run(folder)
+            if not (folder / settings.FILE).exists():
+                say(f"warning: {folder} has no {settings.FILE}, so this stage runs with the default settings.")
+            own = before.merged(settings.Settings({stage.name: given_options(given)}, where=before.where)).absolute()
+            run_stage(stage, folder, own, device, force)
+            keep_settings(folder, before, own)
+            if stage.name == "evaluate":
+                show_figures(folder)
+
+    app.command(stage.name, help=stage.summary, rich_help_panel="Stages")(command)
+
+
+@app.command("prepare", help=find_stage("prepare").summary, rich_help_panel="Stages")
+@with_options(PrepareConfig)
+def prepare(
+    name: RunArgument = "",
+    *,
+    run: NewRunOption = "",
+    preset: PresetOption = "",
+    recipe: RecipeOption = "",
+    assignments: SetOption = [],  # noqa: B006 - typer copies it
+    force: ForceOption = False,
+    reset: ResetOption = False,
+    **given: Any,
+) -> None:
+    """Begin a run: the first stage, and with `all` the only one that takes a preset."""
+    with begun_run(named_run(name, run), preset, recipe, given_options(given), assignments, reset, force):
+        pass
+
+
+@app.command("all", rich_help_panel="Stages")
+@with_options(PrepareConfig)
+def run_all(
+    name: RunArgument = "",
+    *,
+    run: NewRunOption = "",
+    preset: PresetOption = "",
+    recipe: RecipeOption = "",
+    assignments: SetOption = [],  # noqa: B006 - typer copies it
+    device: DeviceOption = "auto",
+    force: ForceOption = False,
+    reset: ResetOption = False,
+    to: Annotated[str, typer.Option("--to", help=f"Last stage to run: one of {', '.join(STAGE_NAMES)}.")] = "evaluate",
+    **given: Any,
+) -> None:
+    """Run every stage, from photos and class names to a trained classifier and its figures."""
+    from pipeline.stages.chain import run_chain
+    from pipeline.stages.plan import say_end
+
+    if to not in STAGE_NAMES:
+        raise PipelineError(f"--to names the stage {to!r}, expected one of {', '.join(STAGE_NAMES)}.")
+    with begun_run(named_run(name, run), preset, recipe, given_options(given), assignments, reset, force) as (
+        folder,
+        own,
+    ):
+        run_chain(folder, own, device, force, up_to(to)[1:])
+        if to == "evaluate" and is_measured(folder):
+            show_figures(folder)
+        say_end(folder)
+
+
+def is_measured(folder: Path) -> bool:
+    """Whether a run has figures of its present labels: those that have been taken away leave old ones behind."""
+    from pipeline.artifacts.state import file_states
+
+    return file_states(folder)["metrics.json"].state == "current"
+
+
+def show_figures(folder: Path) -> None:
+    """Print the tables of a measured run."""
+    from pipeline.evaluation.tables import show_metrics
+
+    if distributed.is_main():
+        show_metrics(folder)
+
+
+for _stage in STAGES[1:]:
+    add_stage(_stage)

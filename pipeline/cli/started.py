@@ -1,0 +1,138 @@
+"""The settings of a run that is started or continued: what it has, preset, recipe and command line."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from pipeline.runs import settings
+from pipeline.runs.config import each_of
+from pipeline.runs.folders import (
+    discard,
+    missing_folders,
+    run_folder,
+)
+from pipeline.runs.graph import STAGES, run_argument
+from pipeline.runs.lock import locked
+from pipeline.runs.options import EmbedConfig, PrepareConfig
+from pipeline.system import distributed
+from pipeline.system.errors import PipelineError
+from pipeline.system.progress import say
+
+
+@contextmanager
+def begun_run(
+    run: str, preset: str, recipe: str, given: dict[str, Any], assignments: list[str], reset: bool, force: bool
+) -> Iterator[tuple[Path, settings.Settings]]:
+    """Folder and settings of a run that is begun or taken up again, with its images prepared and its folder locked.
+
+    The settings are kept in the run's `run.toml` once the images are there: a command that fails changes nothing.
+    """
+    from pipeline.stages.chain import run_stage
+
+    if given.get("images") and not preset and given.get("kind", "folder") == "folder":
+        preset = "folder"
+    folder = run_folder(run or default_run(preset, given))
+    before = settings.Settings() if reset else settings.read_run(folder)
+    own = compose(folder, before, preset, recipe, given, assignments)
+    check_kind(folder, own, given)
+    check_new_reuse(before, own)
+    if not run and not reset:
+        check_same_photos(folder, before, own)
+    new = missing_folders(folder)
+    with locked(folder):
+        try:
+            run_stage(STAGES[0], folder, own, "cpu", force)
+        except (PipelineError, OSError):
+            if distributed.is_main():
+                discard(folder, new)
+            raise
+        keep_settings(folder, before, own)
+        yield folder, own
+
+
+def check_new_reuse(before: settings.Settings, own: settings.Settings) -> None:
+    """Raise where another run is newly named as a source of embeddings and cannot be one, before photos are read."""
+    embed = own.config("embed", EmbedConfig, {})
+    if embed.known_from and not embed.precomputed and embed != before.config("embed", EmbedConfig, {}):
+        from pipeline.teachers.embedding_cache import check_reuse
+
+        check_reuse(embed)
+
+
+def keep_settings(folder: Path, before: settings.Settings, own: settings.Settings) -> None:
+    """Write the settings of a run where they are new, and print what changed in them.
+
+    Unchanged settings are not written, so that the comments of whoever edits the file stay.
+    """
+    if distributed.is_main() and (own != before or not (folder / settings.FILE).exists()):
+        if before.tables:
+            for line in before.changes(own):
+                say(f"changed for this run: {line}")
+        settings.write_run(folder, own)
+
+
+def default_run(preset: str, given: Mapping[str, Any]) -> str:
+    """Name of a run that was given none."""
+    if sources := each_of(given.get("images") or ""):
+        from pipeline.datasets.folder import name_of
+
+        name = name_of(sources[0])
+        if not name:
+            raise PipelineError(f"{sources[0]} has no name to call the run by. Name the run with --run.")
+        return name
+    if not preset:
+        raise PipelineError(
+            'nothing says which photos: give --images DIR --classes "dog,cat,car", or --preset demo (scenes that ship '
+            "with ccd), voc12 and the like, or --run NAME of a run that has been begun."
+        )
+    return Path(preset).name.removesuffix(".toml")
+
+
+def compose(
+    folder: Path,
+    before: settings.Settings,
+    preset: str,
+    recipe: str,
+    given: Mapping[str, Any],
+    assignments: list[str],
+) -> settings.Settings:
+    """Settings of a run: what it has already, the preset, the recipe, and the command line on top."""
+    where = str(folder / settings.FILE)
+    own = before.given("preset", preset).given("recipe", recipe)
+    own = own.merged(settings.Settings({"prepare": dict(given)}, where=where))
+    own = own.merged(settings.assignments_to_settings(assignments, where))
+    own.check()
+    return own.absolute()
+
+
+def check_kind(folder: Path, own: settings.Settings, given: Mapping[str, Any]) -> None:
+    """Raise where no dataset is named, or an option is given that another kind of dataset has."""
+    kind = own.tables.get("prepare", {}).get("kind", "")
+    if not kind:
+        raise PipelineError(
+            f'nothing says which photos {folder} is about: give --images DIR --classes "dog,cat,car", or --preset demo, '
+            "voc12 and the like."
+        )
+    for item in fields(PrepareConfig):
+        if item.name in given and item.metadata["kinds"] and kind not in item.metadata["kinds"]:
+            name = item.name.replace("_", "-")
+            raise PipelineError(
+                f"--{name} is for datasets of kind {' or '.join(item.metadata['kinds'])}, and this one is of kind {kind}."
+            )
+
+
+def check_same_photos(folder: Path, before: settings.Settings, own: settings.Settings) -> None:
+    """Raise where a run of the same name has other photos, and nobody said that it is meant."""
+    old, new = (each.tables.get("prepare", {}).get("images", "") for each in (before, own))
+    if old and new and real_places(old) != real_places(new):
+        raise PipelineError(
+            f"{folder} is the run of {old}. Name another run for {new} with --run, or say --run {run_argument(folder)} "
+            "if the same photos lie there now."
+        )
+
+
+def real_places(sources: str | list[str]) -> list[str]:
+    """Sources with links followed; addresses as they are."""
+    return [each if "://" in each else str(Path(each).expanduser().resolve()) for each in each_of(sources)]

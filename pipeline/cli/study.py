@@ -1,0 +1,42 @@
+"""Commands for research: ablations and benchmark datasets."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from pipeline.cli.app import DeviceOption, RunArgument, RunOption, app, chosen_run, named_run
+from pipeline.runs import settings
+from pipeline.runs.lock import locked
+from pipeline.system.progress import say, show
+
+
+@app.command(rich_help_panel="Study")
+def ablation(
+    plan: Annotated[str, typer.Argument(help="Plan that ships with the package (paper), or a .toml file.")] = "paper",
+    name: RunArgument = "",
+    run: RunOption = "",
+    device: DeviceOption = "auto",
+) -> None:
+    """Run a plan of settings on the images of a run and compare them: label and classifier mAP, with intervals."""
+    from pipeline.study.ablation import ablation_table, read_plan, run_plan
+
+    folder = chosen_run(named_run(name, run))
+    with locked(folder):
+        show(ablation_table(run_plan(folder, settings.read_run(folder), read_plan(plan), device)))
+
+
+@app.command(rich_help_panel="Study")
+def download(
+    benchmark: Annotated[Literal["voc07", "voc12", "coco14"], typer.Argument(help="What to fetch.")],
+    root: Annotated[Path, typer.Option(help="Folder for the archives and the images, the --root of `prepare` later.")],
+    mirror: Annotated[
+        str | None, typer.Option(help="Address of a folder with the same archives; by default the official servers.")
+    ] = None,
+) -> None:
+    """Fetch a benchmark dataset and unpack it; a second call continues where the first one was interrupted."""
+    from pipeline.datasets.benchmarks import fetch
+
+    fetch(benchmark, root, mirror)
+    say(f"{root}: {benchmark} is complete. Go on with `ccd all --preset {benchmark} --root {shlex.quote(str(root))}`.")
