@@ -32,7 +32,7 @@ from pipeline.evaluation.metrics import average_precision
 from pipeline.evaluation.read import read
 from pipeline.photos.resize import load_view
 from pipeline.runs.options import TrainingConfig
-from pipeline.runs.partial_results import Pieces
+from pipeline.runs.partial_results import PartialResults
 from pipeline.stages import embed, score_crops
 from pipeline.system.precision import autocast, autocast_dtype
 from pipeline.teachers import openai_clip
@@ -100,7 +100,7 @@ REHEARSAL = Sizes(
     epochs=2,
     matrix=64,
     copies=8,
-    demo=("prepare.train_scenes=16", "prepare.test_scenes=8", "train.epochs=1", "train.refine_rounds=0"),
+    demo=("prepare.train_scenes=16", "prepare.test_scenes=8", "train.epochs=1", "train.cross_fit_rounds=0"),
     gain=-100.0,
 )
 
@@ -140,7 +140,7 @@ class Rig:
                 "image_size": sizes.view,
                 "logit_scale": 10,
                 "entropy_limit": 1,
-                "others": "none",
+                "background": "none",
                 "batch_size": sizes.batch,
             },
             "warmup": {"backbone": sizes.backbone, "weights": weights / "backbone.pt", "epochs": 1},
@@ -247,7 +247,7 @@ def check_bfloat16_training(rig: Rig) -> str:
         losses_of(forward, views, labels[: len(pixels)].to(device), ones, jitter)[1].sum().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
         state.optimizer.zero_grad()
-        pieces = Pieces(rig.folder / precision / "model.pt", Provenance("classifier", 1, {}, {}))
+        pieces = PartialResults(rig.folder / precision / "model.pt", Provenance("classifier", 1, {}, {}))
         losses.append(fit(state, data, config, pieces, consistency=jitter)["loss"].to_numpy())
         scores = predict_logits(state.predictor, data.paths, rig.sizes.side).numpy()
         maps.append(100 * np.nanmean(average_precision(scores, truth.labels)))

@@ -68,7 +68,7 @@ def write_run(folder: Path, ids: list[str] = IDS, classes: list[str] = CLASSES) 
         is_train=index < TRAIN,
         probabilities=probabilities,
         entropy=entropy,
-        class_on_top=np.ones(TRAIN + TEST, bool),
+        class_is_top1=np.ones(TRAIN + TEST, bool),
         outcomes=3,
         bias=np.float32([0.9, 0.5, 0.7]),
         bias_counts=np.array([4, 3, 0]),
@@ -114,7 +114,7 @@ def write_run(folder: Path, ids: list[str] = IDS, classes: list[str] = CLASSES) 
         class_index=np.array([0, 1] * TRAIN),
         probabilities=crops,
         entropy=-(crops * np.log(crops)).sum(1),
-        class_on_top=np.ones(2 * TRAIN, bool),
+        class_is_top1=np.ones(2 * TRAIN, bool),
         outcomes=3,
     )
     final = 0.1 + 0.8 * truth[:TRAIN]

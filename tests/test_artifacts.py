@@ -21,7 +21,7 @@ from pipeline.evaluation.read import read
 from pipeline.method import FORMULAS
 from pipeline.runs.graph import find_stage
 from pipeline.runs.options import FuseConfig
-from pipeline.runs.partial_results import Pieces
+from pipeline.runs.partial_results import PartialResults
 from pipeline.system.errors import PipelineError
 from pipeline.system.files import replacing, write_json
 
@@ -47,7 +47,7 @@ def crop_scores(inputs=None, **config):
         class_index=np.zeros(0, np.int64),
         probabilities=np.zeros((0, 3), np.float32),
         entropy=np.zeros(0, np.float32),
-        class_on_top=np.zeros(0, bool),
+        class_is_top1=np.zeros(0, bool),
         outcomes=3,
     )
 
@@ -60,7 +60,7 @@ def embeddings(**config):
         is_train=np.array([True, True]),
         probabilities=np.full((2, 3), 1 / 3, np.float32),
         entropy=np.ones(2, np.float32),
-        class_on_top=np.ones(2, bool),
+        class_is_top1=np.ones(2, bool),
         bias=np.ones(3, np.float32),
         bias_counts=np.ones(3, np.int64),
         logit_scale=10.0,
@@ -380,14 +380,14 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
 def test_unfinished_work_is_kept_for_the_same_provenance_alone(tmp_path):
     target = tmp_path / "embeddings.h5"
     first, other = Provenance("embeddings", 1, {}, {}), Provenance("embeddings", 1, {"x": 1}, {})
-    Pieces(target, first).save_arrays(3, {"image": np.arange(4)})
-    again = Pieces(target, first)
+    PartialResults(target, first).save_arrays(3, {"image": np.arange(4)})
+    again = PartialResults(target, first)
     assert again.has_arrays(3) and not again.has_arrays(2)
     assert again.load_arrays(3)["image"].tolist() == [0, 1, 2, 3]
-    assert not Pieces(target, first, fresh=True).has_arrays(3)
+    assert not PartialResults(target, first, fresh=True).has_arrays(3)
     again.save_arrays(3, {"image": np.arange(4)})
-    assert not Pieces(target, other).has_arrays(3)
-    Pieces(target, other).remove()
+    assert not PartialResults(target, other).has_arrays(3)
+    PartialResults(target, other).remove()
     assert not list(tmp_path.iterdir())
 
 

@@ -9,12 +9,12 @@ from pipeline.method.cam import (
     normalise,
     peak_boxes,
     quantile_threshold,
-    relative_scores,
     rescale_boxes,
     search_threshold,
     search_windows,
     threshold_boxes,
     upsample,
+    z_scores,
 )
 
 PAPER = {"threshold": 0.95, "margin": 0.125, "rule": "extent", "peak_limit": 3, "epsilon": 0.0}
@@ -86,7 +86,7 @@ def test_a_search_that_is_used_up_ends_one_step_on():
 
 def test_relative_scores_select_a_class_that_the_classifier_hardly_dares_to_name():
     logits = torch.tensor([[3.0, -4.0, 1.0], [2.0, -4.0, 1.0], [1.0, -2.0, 1.0]])
-    found = relative_scores(logits.sigmoid())
+    found = z_scores(logits.sigmoid())
     root = math.sqrt(1.5)  # of one over the variance 2/3
     expected = torch.tensor([[root, -math.sqrt(0.5), 0], [0, -math.sqrt(0.5), 0], [-root, math.sqrt(2), 0]])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
@@ -95,8 +95,8 @@ def test_relative_scores_select_a_class_that_the_classifier_hardly_dares_to_name
 
 
 def test_relative_scores_of_one_image_or_of_certain_scores_are_finite():
-    assert relative_scores(torch.rand(1, 3)).tolist() == [[0.0] * 3]
-    assert relative_scores(torch.tensor([[0.0, 1.0], [1.0, 1.0]])).tolist() == [[-1.0, 0.0], [1.0, 0.0]]
+    assert z_scores(torch.rand(1, 3)).tolist() == [[0.0] * 3]
+    assert z_scores(torch.tensor([[0.0, 1.0], [1.0, 1.0]])).tolist() == [[-1.0, 0.0], [1.0, 0.0]]
 
 
 @pytest.mark.parametrize(("corners", "naive"), [(False, naive_extent), (True, naive_corners)])

@@ -360,8 +360,8 @@ def test_the_run_whose_embeddings_are_reused_is_the_same_from_every_directory(fi
     monkeypatch.chdir(tmp_path)
     shutil.copytree(finished, tmp_path / "artifacts/first")
     assert invoke("prepare", "--run", "second", "--images", photos / "train", "--classes", "red,green,blue")[0] == 0
-    assert invoke("prepare", "--run", "second", "--set", "embed.known_from=first")[0] == 0
-    assert read_run(Path("artifacts/second")).tables["embed"]["known_from"] == str(tmp_path / "artifacts/first")
+    assert invoke("prepare", "--run", "second", "--set", "embed.reuse_embeddings=first")[0] == 0
+    assert read_run(Path("artifacts/second")).tables["embed"]["reuse_embeddings"] == str(tmp_path / "artifacts/first")
 
 
 def test_a_first_run_that_fails_leaves_no_folder(photos, tmp_path):

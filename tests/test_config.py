@@ -4,7 +4,7 @@ from importlib.resources import files
 import pytest
 
 from pipeline.runs import settings
-from pipeline.runs.graph import STAGES, options_of
+from pipeline.runs.graph import STAGES, find_stage, options_of
 from pipeline.runs.options import BoxesConfig, EmbedConfig, FuseConfig, TrainConfig, WarmupConfig
 from pipeline.system.errors import PipelineError
 
@@ -19,7 +19,7 @@ from pipeline.system.errors import PipelineError
         (TrainConfig, {"epochs": 2.5}, "epochs is 2.5, expected int"),
         (TrainConfig, {"freeze_norms": 1}, "freeze_norms is 1, expected bool"),
         (BoxesConfig, {"view": "cams"}, "view is 'cams', expected one of cam, grid, random, none, gt, around-gt"),
-        (BoxesConfig, {"tau_rule": "search"}, "tau_rule is 'search' and select is 'relative'.*Set select to 'score'"),
+        (BoxesConfig, {"tau_rule": "search"}, "tau_rule is 'search' and select is 'z-score'.*Set select to 'score'"),
     ],
 )
 def test_impossible_values_are_refused_by_value(kind, options, message):
@@ -30,6 +30,20 @@ def test_impossible_values_are_refused_by_value(kind, options, message):
 def test_an_unknown_option_names_the_nearest():
     with pytest.raises(PipelineError, match=r"\[fuse\] in run.toml has an unknown option 'rato'. Did you mean 'ratio'"):
         FuseConfig.from_table({"rato": 0.5}, "[fuse] in run.toml")
+
+
+@pytest.mark.parametrize(
+    ("stage", "old", "new"),
+    [
+        ("embed", "others", "background"),
+        ("fuse", "votes", "crop_scope"),
+        ("train", "refine_rounds", "cross_fit_rounds"),
+    ],
+)
+def test_an_option_that_was_renamed_names_the_new_one(stage, old, new):
+    kind = options_of(find_stage(stage))
+    with pytest.raises(PipelineError, match=f"{old!r}, which is now {new!r}"):
+        kind.from_table({old: 1}, "run.toml")
 
 
 def test_what_changes_only_the_speed_is_not_part_of_the_identity():
@@ -57,7 +71,7 @@ def test_the_authors_recipe_has_their_scripts_numbers():
     tables = settings.load("recipes", "ccd").tables
     assert tables["fuse"]["ratio"] == 0.2
     assert (tables["warmup"]["backbone"], tables["warmup"]["weights"]) == ("resnet50", "IMAGENET1K_V1")
-    assert tables["boxes"]["rule"] == "corners" and tables["fuse"]["votes"] == "all"
+    assert tables["boxes"]["rule"] == "corners" and tables["fuse"]["crop_scope"] == "all"
     assert tables["embed"]["entropy_limit"] * math.log(20) == pytest.approx(2, abs=1e-12)
 
 

@@ -7,9 +7,9 @@ from pipeline.artifacts.provenance import Provenance
 from pipeline.method.crops import grid_boxes, random_boxes, square_boxes, truncated_size, view_size
 from pipeline.method.probabilities import class_logits
 from pipeline.photos.images import cut
-from pipeline.runs.partial_results import Pieces
+from pipeline.runs.partial_results import PartialResults
 from pipeline.stages import score_crops
-from pipeline.teachers.zero_shot_head import Question
+from pipeline.teachers.zero_shot_head import ZeroShotHead
 
 RULES = score_crops.CropRules(32, 0, "bicubic", "bicubic", "snapped")
 
@@ -73,16 +73,18 @@ class MeanTeacher:
 
 
 def test_crops_share_batches_across_photos_and_a_stopped_stage_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(score_crops, "PIECE", 2)
+    monkeypatch.setattr(score_crops, "PART", 2)
     paths = noise_photos(tmp_path, [(40, 60)] * 9)
     owner = torch.tensor([0, 0, 1, 3, 3, 3, 4, 5, 7, 8])  # photos 2 and 6 have no box
     boxes = torch.tensor([[0.0, 0, 20, 20], [20, 0, 60, 20], [0, 0, 40, 40], [5, 5, 25, 25], [0, 0, 60, 30]] * 2)
 
     def asked(teacher):
-        return score_crops.CropTeacher(teacher, Question(torch.eye(3), torch.arange(3), torch.eye(3)[:0], 5.0), RULES)
+        return score_crops.CropTeacher(
+            teacher, ZeroShotHead(torch.eye(3), torch.arange(3), torch.eye(3)[:0], 5.0), RULES
+        )
 
     def pieces(name):
-        return Pieces(tmp_path / name, Provenance("crop_scores", 1, {}, {}))
+        return PartialResults(tmp_path / name, Provenance("crop_scores", 1, {}, {}))
 
     alone = torch.cat(
         [

@@ -9,11 +9,11 @@ from pipeline.classifier.cross_fit import cross_fit, deal_folds
 from pipeline.classifier.training import TrainingSet
 from pipeline.method.extras.calibration import platt_scores
 from pipeline.runs.options import TrainConfig
-from pipeline.runs.partial_results import Pieces
+from pipeline.runs.partial_results import PartialResults
 from pipeline.system.errors import PipelineError
 
 COUNT, CLASSES = 10, 3
-CONFIG = TrainConfig(refine_rounds=2, refine_folds=3, seed=4)
+CONFIG = TrainConfig(cross_fit_rounds=2, cross_fit_folds=3, seed=4)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def data():
 
 
 def pieces_in(folder):
-    return Pieces(folder / "classifier.pt", Provenance("classifier", 1, {}, {}))
+    return PartialResults(folder / "classifier.pt", Provenance("classifier", 1, {}, {}))
 
 
 def run(data, folder, begin=lambda _: small_net(head_std=0.1), share=0.3):

@@ -44,7 +44,7 @@ def run_stages(folder, backbone):
     """Every stage that processes share, and one that they do not, in pieces of three images."""
     for stage in (embed, score_crops):
         stage.load_teacher = lambda spec, device="cpu", precision="float32", rules=None: ColourTeacher()
-        stage.PIECE = 3
+        stage.PART = 3
     given = {
         "embed": {},
         # of eight images the last is a batch of its own, of which one process gets nothing
@@ -52,7 +52,7 @@ def run_stages(folder, backbone):
             **TRAINING,
             "freeze_backbone": True,  # each process has the features of half of the images
             "batch_size": 7,
-            "informed_head": False,
+            "init_head_bias": False,
             "backbone": "timm:test_resnet",
             "weights": str(backbone),
         },
@@ -102,7 +102,7 @@ class SlowTeacher(ColourTeacher):
 def embed_in_pieces(folder, teacher):
     """`embed` in pieces of one image, so that a kill lies between two."""
     embed.load_teacher = lambda *_, **__: teacher()
-    embed.PIECE = 1
+    embed.PART = 1
     distributed.join()
     run_stage(find_stage("embed"), folder, Settings({"embed": {"batch_size": 1}}), "cpu", force=False)
     distributed.leave()

@@ -42,7 +42,7 @@ def of_probabilities():
     images, texts = (values / values.norm(dim=1, keepdim=True) for values in (images, texts))
     logits = probabilities.class_logits(images, texts, 10.0, torch.tensor([0, 1, 1]))
     logits = torch.cat([logits, 20 * torch.from_numpy(draws(4, 2, seed=5)) - 10], 1)
-    found = [probabilities.softmax_answers(logits, 2), probabilities.sigmoid_answers(logits)]
+    found = [probabilities.softmax_probabilities(logits, 2), probabilities.sigmoid_probabilities(logits)]
     return [value for each in found for value in vars(each).values()]
 
 
@@ -77,13 +77,13 @@ def of_losses():
         weights,
         losses.label_loss(logits, targets, weights),
         losses.consistency_loss(logits.flip(0), logits),
-        np.array([losses.indecision(targets**4), losses.indecision(targets.round())]),
+        np.array([losses.mean_label_entropy(targets**4), losses.mean_label_entropy(targets.round())]),
     ]
 
 
 def of_cam():
     maps, scores = torch.from_numpy(draws(3, 4, 5) - 0.3), torch.from_numpy(draws(6, 4, seed=2))
-    found = [cam.quantile_threshold(scores, 1.5), cam.relative_scores(scores), cam.normalise(maps)]
+    found = [cam.quantile_threshold(scores, 1.5), cam.z_scores(scores), cam.normalise(maps)]
     found += [cam.normalise(maps, 1e-2)]
     for rule in ("extent", "corners", "peaks"):
         found += cam.cam_boxes(maps, (32, 40), threshold=0.8, margin=0.1, rule=rule, peak_limit=2, epsilon=0.0)
@@ -221,7 +221,7 @@ def test_the_source_leads_to_formulas_through_modules_methods_and_late_imports()
     ("formula", "stale"),
     [
         ("metrics", {"metrics.json"}),
-        ("boost", {"warmup.pt", "boxes.h5", "classifier.pt", "epoch_scores.h5", "refined_labels.h5"}),
+        ("boost", {"warmup.pt", "boxes.h5", "classifier.pt", "epoch_scores.h5", "cross_fitted_labels.h5"}),
     ],
 )
 def test_a_corrected_formula_makes_stale_what_it_decides(formula, stale, finished, monkeypatch):

@@ -7,7 +7,7 @@ from colours import invoke
 from kills import kill_and_go_on
 from tiny import command, start
 
-from pipeline.runs.partial_results import Pieces
+from pipeline.runs.partial_results import PartialResults
 
 
 @pytest.mark.slow
@@ -17,14 +17,14 @@ def test_a_chain_killed_at_twenty_moments_ends_like_an_unbroken_one(photos, back
 
 def killed_at_piece(number, *arguments):
     """Body of a process: a command that is killed when it comes to keep its piece of this number."""
-    save = Pieces.save_arrays
+    save = PartialResults.save_arrays
 
     def save_or_die(pieces, index, arrays):
         if index == number:
             os.kill(os.getpid(), signal.SIGKILL)
         save(pieces, index, arrays)
 
-    Pieces.save_arrays = save_or_die
+    PartialResults.save_arrays = save_or_die
     command(*arguments)
 
 
@@ -42,8 +42,8 @@ def test_killed_boxes_go_on_to_the_same_bytes(maps, kept, finished, tmp_path, mo
     partial = run / "boxes.h5.partial"
     names = {"fingerprint", "logits.pt", *(f"{n:08d}.npz" for n in range(kept))}
     assert {path.name for path in partial.rglob("*") if path.is_file()} == names
-    made, save = [], Pieces.save_arrays
-    monkeypatch.setattr(Pieces, "save_arrays", lambda *piece: made.append(piece[1]) or save(*piece))
+    made, save = [], PartialResults.save_arrays
+    monkeypatch.setattr(PartialResults, "save_arrays", lambda *piece: made.append(piece[1]) or save(*piece))
     code, output = invoke(*arguments)
     assert code == 0, output
     assert made == list(range(kept, 4))

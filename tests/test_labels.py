@@ -6,7 +6,7 @@ import torch
 
 from pipeline.method.labels import clamp_labels, class_bias, confident_images, debias, fuse_scores, local_scores
 from pipeline.method.losses import consistency_loss, image_weights, label_loss, training_targets
-from pipeline.method.probabilities import class_logits, entropy, sigmoid_answers, softmax_answers
+from pipeline.method.probabilities import class_logits, entropy, sigmoid_probabilities, softmax_probabilities
 from pipeline.runs.options import EmbedConfig
 
 LIMIT = EmbedConfig.entropy_limit
@@ -111,9 +111,9 @@ def test_debiasing_keeps_the_order_within_a_class():
 
 def test_local_scores_by_hand():
     crops = array([[0.2, 0.8], [0.6, 0.4], [0.1, 0.9]])
-    local, votes = local_scores(crops, np.array([0, 0, 2]), 3)
+    local, crop_scope = local_scores(crops, np.array([0, 0, 2]), 3)
     np.testing.assert_allclose(local, array([[0.6, 0.8], [0.0, 0.0], [0.1, 0.9]]), rtol=1e-5)
-    assert votes.tolist() == [[2, 2], [0, 0], [1, 1]]
+    assert crop_scope.tolist() == [[2, 2], [0, 0], [1, 1]]
     mean, _ = local_scores(crops, np.array([0, 0, 2]), 3, combine="mean")
     np.testing.assert_allclose(mean, array([[0.4, 0.6], [0.0, 0.0], [0.1, 0.9]]), rtol=1e-5)
 
@@ -121,9 +121,9 @@ def test_local_scores_by_hand():
 def test_a_crop_speaks_of_the_class_that_it_was_cut_for():
     crops = array([[0.2, 0.8], [0.6, 0.4], [0.1, 0.9], [0.3, 0.7]])
     image, spoken = np.array([0, 0, 0, 1]), np.array([0, 0, 1, -1])
-    local, votes = local_scores(crops, image, 2, spoken_class=spoken)
+    local, crop_scope = local_scores(crops, image, 2, crop_class=spoken)
     np.testing.assert_allclose(local, array([[0.6, 0.9], [0.3, 0.7]]), rtol=1e-5)
-    assert votes.tolist() == [[2, 1], [1, 1]]
+    assert crop_scope.tolist() == [[2, 1], [1, 1]]
     mean, _ = local_scores(crops, image, 2, "mean", spoken)
     np.testing.assert_allclose(mean, array([[0.4, 0.9], [0.3, 0.7]]), rtol=1e-5)
 
@@ -134,20 +134,20 @@ def test_local_scores_equal_a_naive_loop(combine, all_speak):
     crops, generator = rows(60, 4), np.random.default_rng(5)
     image = np.sort(generator.integers(20, size=60))
     spoken = None if all_speak else generator.integers(-1, 4, size=60)
-    local, votes = local_scores(crops, image, 20, combine, spoken)
+    local, crop_scope = local_scores(crops, image, 20, combine, spoken)
     for i in range(20):
         for c in range(4):
             heard = [
                 crops[m, c].item() for m in range(60) if image[m] == i and (all_speak or spoken[m].item() in (-1, c))
             ]
             expected = (max(heard) if combine == "max" else sum(heard) / len(heard)) if heard else 0.0
-            assert votes[i, c] == len(heard)
+            assert crop_scope[i, c] == len(heard)
             assert local[i, c].item() == pytest.approx(expected)
 
 
 def test_local_scores_without_any_crop():
-    local, votes = local_scores(np.zeros((0, 3), np.float32), np.zeros(0, np.int64), 2)
-    assert local.tolist() == votes.tolist() == [[0] * 3] * 2
+    local, crop_scope = local_scores(np.zeros((0, 3), np.float32), np.zeros(0, np.int64), 2)
+    assert local.tolist() == crop_scope.tolist() == [[0] * 3] * 2
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.2, 1.0])
@@ -167,35 +167,35 @@ def test_an_image_without_crops_keeps_its_initial_labels():
 def test_probabilities_by_hand():
     image = torch.tensor([[1.0, 0.0]])
     text = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    found = softmax_answers(class_logits(image, text, math.log(3), torch.tensor([0, 1])), 2)
+    found = softmax_probabilities(class_logits(image, text, math.log(3), torch.tensor([0, 1])), 2)
     torch.testing.assert_close(found.probabilities, torch.tensor([[0.75, 0.25]]))
     torch.testing.assert_close(found.entropy, torch.tensor([math.log(4) - 0.75 * math.log(3)]))
-    assert found.class_on_top.tolist() == [True]
+    assert found.class_is_top1.tolist() == [True]
 
 
 def test_others_take_their_share_and_are_no_output():
     logits = torch.tensor([[6.0, 3.0, 2.0, 1.0], [1.0, 1.0, 1.0, 5.0]]).log()
-    found = softmax_answers(logits, 2)
+    found = softmax_probabilities(logits, 2)
     torch.testing.assert_close(found.probabilities, torch.tensor([[0.5, 0.25], [0.125, 0.125]]))
     torch.testing.assert_close(
         found.entropy, entropy(torch.tensor([[6.0, 3, 2, 1], [1, 1, 1, 5]]) / torch.tensor([[12], [8]]))
     )
-    assert found.class_on_top.tolist() == [True, False]
+    assert found.class_is_top1.tolist() == [True, False]
 
 
 def test_sigmoids_by_hand():
     """0.8, 0.2 and 0.25 of four; a row of small probabilities in the same proportions has the same entropy."""
     odds = torch.tensor([[4.0, 0.25, 1 / 3, 1e-6], [1e-3, 1e-9, 1e-9, 1e-9]])
-    found = sigmoid_answers(odds.log())
+    found = sigmoid_probabilities(odds.log())
     torch.testing.assert_close(found.probabilities[0, :3], torch.tensor([0.8, 0.2, 0.25]))
     torch.testing.assert_close(found.entropy[:1], entropy(torch.tensor([[0.64, 0.16, 0.2]])), atol=1e-4, rtol=0)
-    assert found.entropy[1] < 1e-4 and found.class_on_top.tolist() == [True, False]
+    assert found.entropy[1] < 1e-4 and found.class_is_top1.tolist() == [True, False]
 
 
 def test_sigmoids_that_underflow_have_an_entropy():
-    found = sigmoid_answers(torch.tensor([[-200.0, -200.0], [-300.0, -200.0]]))
+    found = sigmoid_probabilities(torch.tensor([[-200.0, -200.0], [-300.0, -200.0]]))
     torch.testing.assert_close(found.entropy, torch.tensor([math.log(2), 0.0]))
-    assert not found.class_on_top.any()
+    assert not found.class_is_top1.any()
 
 
 def test_the_best_synonym_scores_its_class():

@@ -13,15 +13,15 @@ import torch
 from colours import COLOURS, ColourTeacher, invoke
 from PIL import Image
 
-from pipeline.artifacts.checkpoints import load_piece, save_pt
+from pipeline.artifacts.checkpoints import load_partial, save_pt
 from pipeline.artifacts.provenance import Provenance
 from pipeline.evaluation.read import read
 from pipeline.photos.resize import load_view
-from pipeline.runs.partial_results import Pieces, digest_of
+from pipeline.runs.partial_results import PartialResults, digest_of
 from pipeline.stages import embed
 from pipeline.stages.score_crops import CropRules, CropTeacher, score_crops
 from pipeline.system.errors import PipelineError
-from pipeline.teachers.zero_shot_head import Question
+from pipeline.teachers.zero_shot_head import ZeroShotHead
 
 
 @pytest.fixture
@@ -46,16 +46,16 @@ def many(tmp_path):
 
 def embed_and_die(limit, *arguments):
     """Body of a process: `ccd embed` in partial results of four images, killed before it keeps number `limit`."""
-    save = Pieces.save_arrays
+    save = PartialResults.save_arrays
 
     def save_or_die(pieces, index, arrays):
         if index == limit:
             os.kill(os.getpid(), signal.SIGKILL)
         save(pieces, index, arrays)
 
-    Pieces.save_arrays = save_or_die
+    PartialResults.save_arrays = save_or_die
     embed.load_teacher = lambda *_, **__: ColourTeacher()
-    embed.PIECE = 4
+    embed.PART = 4
     tiny.command("embed", *arguments, "--device", "cpu")
 
 
@@ -81,7 +81,7 @@ def check_embeddings(run):
         np.testing.assert_allclose(row, own[digest], atol=1e-5)
     embeddings = read(run / "embeddings.h5")
     images = np.stack([own[digest] for digest in manifest.digests])
-    joint = np.concatenate([embeddings.text, embeddings.other_text])
+    joint = np.concatenate([embeddings.text, embeddings.background_text])
     logits = np.exp(embeddings.logit_scale * (images @ joint.T))
     expected = (logits / logits.sum(1, keepdims=True))[:, : len(embeddings.text)]
     np.testing.assert_allclose(embeddings.probabilities, expected, atol=1e-4)
@@ -91,8 +91,8 @@ def test_embeddings_taken_over_between_kill_and_resume_move_no_photo(many, colou
     whole, some = many / "run-all", many / "run-some"
     assert invoke("embed", "--run", some, "--device", "cpu")[0] == 0
     killed_embed(whole, 1, log=many / "log")
-    monkeypatch.setattr(embed, "PIECE", 4)
-    code, output = invoke("embed", "--run", whole, "--device", "cpu", "--known-from", some)
+    monkeypatch.setattr(embed, "PART", 4)
+    code, output = invoke("embed", "--run", whole, "--device", "cpu", "--reuse-embeddings", some)
     assert code == 0, output
     check_embeddings(whole)
 
@@ -100,9 +100,9 @@ def test_embeddings_taken_over_between_kill_and_resume_move_no_photo(many, colou
 def test_embeddings_deleted_between_kill_and_resume_move_no_photo(many, colour_teacher, monkeypatch):
     whole, some = many / "run-all", many / "run-some"
     assert invoke("embed", "--run", some, "--device", "cpu")[0] == 0
-    killed_embed(whole, 1, "--known-from", some, log=many / "log")
+    killed_embed(whole, 1, "--reuse-embeddings", some, log=many / "log")
     shutil.rmtree(whole / "image_embeddings")
-    monkeypatch.setattr(embed, "PIECE", 4)
+    monkeypatch.setattr(embed, "PART", 4)
     assert invoke("embed", "--run", whole, "--device", "cpu")[0] == 0
     check_embeddings(whole)
 
@@ -116,7 +116,7 @@ def test_partial_results_of_another_precision_are_not_taken(many, monkeypatch):
 
     run = many / "run-all"
     killed_embed(run, 1, log=many / "log")
-    monkeypatch.setattr(embed, "PIECE", 4)
+    monkeypatch.setattr(embed, "PART", 4)
     monkeypatch.setattr(embed, "load_teacher", lambda *_, **__: Half())
     assert invoke("embed", "--run", run, "--device", "cpu")[0] == 0
     (store,) = (run / "image_embeddings").glob("*.h5")
@@ -131,7 +131,7 @@ def test_boxes_resumed_in_other_batches_are_those_of_all_photos(size, finished, 
     assert invoke(*arguments, size)[0] == 0
     unbroken = read(run / "boxes.h5")
     (run / "boxes.h5").unlink()
-    save = Pieces.save_arrays
+    save = PartialResults.save_arrays
 
     def save_two(pieces, index, arrays):
         if index == 2:
@@ -139,7 +139,7 @@ def test_boxes_resumed_in_other_batches_are_those_of_all_photos(size, finished, 
         save(pieces, index, arrays)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Pieces, "save_arrays", save_two)
+        patch.setattr(PartialResults, "save_arrays", save_two)
         assert invoke(*arguments[:5], "--batch-size", 2)[0] == 130
     assert invoke(*arguments[:5], "--batch-size", size)[0] == 0
     found = read(run / "boxes.h5")
@@ -152,12 +152,12 @@ def test_crops_of_other_boxes_are_scored_again(tmp_path):
     paths = [tmp_path / f"{n}.png" for n in range(3)]
     for path in paths:
         Image.fromarray(rng.integers(0, 256, (40, 40, 3)).astype(np.uint8)).save(path)
-    question = Question(torch.eye(3), torch.arange(3), torch.eye(3)[:0], 5.0)
-    asked = CropTeacher(ColourTeacher(), question, CropRules(32, 0, "bicubic", "bicubic", "snapped"))
+    head = ZeroShotHead(torch.eye(3), torch.arange(3), torch.eye(3)[:0], 5.0)
+    asked = CropTeacher(ColourTeacher(), head, CropRules(32, 0, "bicubic", "bicubic", "snapped"))
     first = torch.tensor([[0.0, 0, 20, 20]]).repeat(3, 1)
 
     def scores(name, boxes):
-        pieces = Pieces(tmp_path / name, Provenance("crop_scores", 1, {}, {}))
+        pieces = PartialResults(tmp_path / name, Provenance("crop_scores", 1, {}, {}))
         return np.concatenate(list(score_crops(asked, paths, torch.arange(3), boxes, 2, pieces)))
 
     before = scores("resumed", first)
@@ -170,16 +170,16 @@ def test_an_input_with_another_content_and_the_same_fingerprint_makes_partial_re
     (tmp_path / "manifest.csv").write_text("one place")
     (tmp_path / "warmup.pt").write_bytes(b"of a CPU")
     target = tmp_path / "boxes.h5"
-    Pieces(target, provenance).save_arrays(0, {"x": np.arange(2)})
+    PartialResults(target, provenance).save_arrays(0, {"x": np.arange(2)})
     (tmp_path / "manifest.csv").write_text("the same photos in another place")
-    assert Pieces(target, provenance).has_arrays(0)
+    assert PartialResults(target, provenance).has_arrays(0)
     (tmp_path / "warmup.pt").write_bytes(b"of a GPU")
-    assert not Pieces(target, provenance).has_arrays(0)
+    assert not PartialResults(target, provenance).has_arrays(0)
 
 
 def test_what_cannot_be_removed_is_not_taken_for_new(tmp_path, monkeypatch):
     target = tmp_path / "boxes.h5"
-    Pieces(target, Provenance("boxes", 1, {}, {})).save_arrays(0, {"x": np.arange(2)})
+    PartialResults(target, Provenance("boxes", 1, {}, {})).save_arrays(0, {"x": np.arange(2)})
 
     def busy(path, ignore_errors=False, **_):
         if not ignore_errors:
@@ -188,8 +188,8 @@ def test_what_cannot_be_removed_is_not_taken_for_new(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", busy)
         with pytest.raises(PipelineError, match=r"boxes.h5.partial could not be removed .*Directory not empty"):
-            Pieces(target, Provenance("boxes", 1, {"x": 1}, {}))
-    assert not Pieces(target, Provenance("boxes", 1, {"x": 1}, {})).has_arrays(0)
+            PartialResults(target, Provenance("boxes", 1, {"x": 1}, {}))
+    assert not PartialResults(target, Provenance("boxes", 1, {"x": 1}, {})).has_arrays(0)
 
 
 def test_lists_that_differ_have_different_digests():
@@ -206,14 +206,14 @@ def test_no_partial_result_is_mapped_when_its_folder_is_removed(tmp_path, backbo
     from pipeline.runs.options import TrainConfig, WarmupConfig
 
     folder, seen = tiny.write_run(tmp_path / "run"), []
-    remove = Pieces.remove
+    remove = PartialResults.remove
 
     def look_and_remove(pieces):
         seen.extend(line for line in mapped_files().splitlines() if ".partial/" in line)
         seen.append(pieces.folder.name)
         remove(pieces)
 
-    monkeypatch.setattr(Pieces, "remove", look_and_remove)
+    monkeypatch.setattr(PartialResults, "remove", look_and_remove)
     shared = {"image_size": 32, "predict_size": 0, "batch_size": 4, "freeze_backbone": False}
     stages = [
         ("warmup", WarmupConfig(backbone="timm:test_resnet", weights=str(backbone), epochs=2, **shared)),
@@ -240,7 +240,7 @@ def stopped_after_fit(name):
 def test_a_damaged_partial_result_of_a_part_names_the_stage(tmp_path):
     path = tmp_path / "run" / "classifier.pt.partial" / "round1_fold2" / "last.pt"
     save_pt(path, {"rows": []})
-    assert load_piece(path, "rows") == {"rows": []}
+    assert load_partial(path, "rows") == {"rows": []}
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(PipelineError, match=r"last.pt is damaged .*`ccd train --run .*run --force`"):
-        load_piece(path)
+        load_partial(path)

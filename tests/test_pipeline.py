@@ -17,7 +17,7 @@ from pipeline.artifacts.manifest import read_manifest
 from pipeline.classifier.inference import load_classifier, predict_logits
 from pipeline.evaluation.read import read
 from pipeline.method.extras.calibration import fit_calibration
-from pipeline.method.losses import indecision
+from pipeline.method.losses import mean_label_entropy
 from pipeline.runs.graph import MAKERS
 
 STAGES = ["prepare", "embed", "init-labels", "warmup", "boxes", "score-crops", "fuse", "train", "evaluate"]
@@ -57,9 +57,9 @@ def test_bias_is_estimated_on_train_images_alone(finished):
     assert embeddings.bias_counts.sum() <= embeddings.is_train.sum()
     train = embeddings.probabilities[embeddings.is_train]
     for c in range(3):
-        on_top = train[train.argmax(1) == c, c]
-        if embeddings.bias_counts[c] == len(on_top) > 0:
-            assert embeddings.bias[c] == pytest.approx(on_top.mean(), abs=1e-5)
+        top1 = train[train.argmax(1) == c, c]
+        if embeddings.bias_counts[c] == len(top1) > 0:
+            assert embeddings.bias[c] == pytest.approx(top1.mean(), abs=1e-5)
 
 
 def test_boxes_lie_in_the_original_photos(finished):
@@ -82,7 +82,7 @@ def test_scores_are_calibrated_on_the_train_images_and_the_labels_trained_on(fin
     manifest = read_manifest(finished)
     # at the size of prediction, which is not that of training here
     logits = predict_logits(raw, manifest.split("train").paths, checkpoint.image_size).numpy()
-    scale, offset = fit_calibration(logits, read(finished / "refined_labels.h5").labels)
+    scale, offset = fit_calibration(logits, read(finished / "cross_fitted_labels.h5").labels)
     np.testing.assert_allclose(checkpoint.weights["scale"], scale, rtol=1e-3)
     np.testing.assert_allclose(checkpoint.weights["offset"], offset, rtol=1e-3, atol=1e-3)
     scores = Classifier.load(finished / "classifier.pt").scores(manifest.split("test").paths)
@@ -92,14 +92,14 @@ def test_scores_are_calibrated_on_the_train_images_and_the_labels_trained_on(fin
 
 
 def test_labels_are_refined_as_far_as_they_are_undecided(finished, run):
-    final, refined = (read(finished / f"{name}_labels.h5") for name in ("final", "refined"))
-    share = 0.5 * indecision(torch.from_numpy(final.labels))
+    final, refined = (read(finished / f"{name}_labels.h5") for name in ("final", "cross_fitted"))
+    share = 0.5 * mean_label_entropy(torch.from_numpy(final.labels))
     changed = np.abs(refined.labels - final.labels)
     assert 0 < changed.max() <= share + 1e-6
     np.testing.assert_allclose(refined.scores - refined.labels, (1 - share) * (final.scores - final.labels), atol=1e-6)
-    code, output = invoke("train", "--run", run, "--refine-rounds", "0")
+    code, output = invoke("train", "--run", run, "--cross-fit-rounds", "0")
     assert code == 0, output
-    np.testing.assert_array_equal(read(run / "refined_labels.h5").labels, final.labels)
+    np.testing.assert_array_equal(read(run / "cross_fitted_labels.h5").labels, final.labels)
 
 
 def test_what_people_said_is_not_refined(finished, run):
@@ -109,7 +109,7 @@ def test_what_people_said_is_not_refined(finished, run):
     for command in (("import-labels", run.parent / "said.csv"), ("fuse",), ("train",)):
         code, output = invoke(*command, "--run", run)
         assert code == 0, output
-    refined = read(run / "refined_labels.h5")
+    refined = read(run / "cross_fitted_labels.h5")
     assert refined.corrected_entries == 3
     assert refined.labels[0].tolist() == [0, 1, 0]
     assert np.abs(refined.labels[1:] - read(run / "final_labels.h5").labels[1:]).max() > 0

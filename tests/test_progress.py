@@ -44,7 +44,7 @@ def test_no_terminal_no_bar(capsys):
 
 
 def test_messages_come_from_the_first_process_alone(capsys, monkeypatch):
-    progress.say("one [line] only")
+    progress.log("one [line] only")
     monkeypatch.setattr("pipeline.system.distributed.rank", lambda: 1)
-    progress.say("not this")
+    progress.log("not this")
     assert capsys.readouterr().err == "one [line] only\n"

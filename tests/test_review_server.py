@@ -157,7 +157,7 @@ def test_a_form_of_a_foreign_page_is_no_answer(served):
 
 @pytest.fixture
 def reopened(served):
-    """Answers to the first three questions, and the server of the next day."""
+    """ClassProbabilities to the first three questions, and the server of the next day."""
     server, folder = served
     asked = server.review.queue.rows[:3]
     for index in (0, 1, 2):
@@ -174,9 +174,9 @@ def test_yesterdays_answers_are_shown_in_their_order_and_undone(reopened):
     server, folder, asked = reopened
     content = server.review.content()
     ids = read_manifest(folder).split("train").image_ids
-    assert [question["id"] for question in content["questions"][:3]] == [ids[row] for row in asked]
+    assert [head["id"] for head in content["questions"][:3]] == [ids[row] for row in asked]
     assert (content["earlier"], content["history"]) == (3, [0, 1, 2])
-    assert [question["present"] for question in content["questions"][:3]] == [[0], [1], [2]]
+    assert [head["present"] for head in content["questions"][:3]] == [[0], [1], [2]]
     assert len(content["questions"]) == TRAIN and set(server.review.queue.rows).isdisjoint(asked)
     assert json.loads(answer(server, {"index": 2, "present": None})[2])["answered"] is False
     labels = read(folder / "corrections.h5").labels
@@ -241,7 +241,7 @@ PERSON = r"""(async () => {
   const press = (key) => document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
   const wait = (holds) => new Promise((done) => { const look = () => (holds() ? done() : setTimeout(look, 20)); look(); });
   const seen = [];
-  while (!byId("question").hidden) {
+  while (!byId("head").hidden) {
     const id = byId("photo-id").textContent;
     await wait(() => byId("photo").complete && byId("photo").naturalWidth > 0);
     seen.push(id);
@@ -250,7 +250,7 @@ PERSON = r"""(async () => {
       if (truth[id].includes(row.querySelector(".name").textContent) !== on) press(row.querySelector("kbd").textContent);
     }
     press("Enter");
-    await wait(() => byId("question").hidden || byId("photo-id").textContent !== id);
+    await wait(() => byId("head").hidden || byId("photo-id").textContent !== id);
   }
   return { seen, progress: byId("progress").textContent, overflow: document.documentElement.scrollWidth - innerWidth };
 })()"""

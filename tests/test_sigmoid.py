@@ -1,4 +1,4 @@
-"""A teacher that scores each class on its own, through the stages that ask it."""
+"""A teacher that scores each class on its own, through the stages that zero_shot_head it."""
 
 import shutil
 
@@ -39,9 +39,9 @@ def test_labels_are_each_class_against_what_is_usual_for_it(run):
     assert sums.max() - sums.min() > 0.1  # no softmax
     shares = found.probabilities / sums[:, None]
     np.testing.assert_allclose(found.entropy, -(shares * np.log(shares)).sum(1), atol=1e-4)
-    assert found.class_on_top.tolist() == (found.probabilities.max(1) >= 1 / 3).tolist()
-    assert 0 < found.class_on_top.sum() < len(sums)
-    confident = confident_images(found.entropy, 3, 0.668) & found.class_on_top & found.is_train
+    assert found.class_is_top1.tolist() == (found.probabilities.max(1) >= 1 / 3).tolist()
+    assert 0 < found.class_is_top1.sum() < len(sums)
+    confident = confident_images(found.entropy, 3, 0.668) & found.class_is_top1 & found.is_train
     expected, counts = class_bias(found.probabilities, confident)
     assert found.bias_counts.tolist() == counts.tolist() and counts.sum() > 0
     np.testing.assert_allclose(found.bias, expected, atol=1e-6)
@@ -61,8 +61,8 @@ def test_crops_are_scored_in_the_same_way(run):
 
 
 def test_others_that_are_named_are_refused(run):
-    code, output = invoke("embed", "--run", run, "--others", "sky")
-    assert code == 1 and "scores each class on its own, so others cannot be 'sky'" in output
+    code, output = invoke("embed", "--run", run, "--background", "sky")
+    assert code == 1 and "scores each class on its own, so background cannot be 'sky'" in output
 
 
 @pytest.mark.parametrize(("scale", "bias"), [(0, BIAS), (40, BIAS / 2)])

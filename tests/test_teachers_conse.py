@@ -15,7 +15,7 @@ from pipeline.method.labels import class_bias, confident_images, debias
 from pipeline.runs.options import EmbedConfig
 from pipeline.system.errors import PipelineError
 from pipeline.teachers.teacher import Teacher, load_teacher
-from pipeline.teachers.zero_shot_head import EVERYDAY, ask, too_near
+from pipeline.teachers.zero_shot_head import EVERYDAY, too_near, zero_shot_head
 
 VOC = Path(__file__).resolve().parents[2] / "shared/data/VOCdevkit/VOC2012"
 VOC_NAMES = [
@@ -94,20 +94,20 @@ def test_zero_shot_on_real_photos(conse):
     assert sum(precision) / len(precision) > 0.75
 
 
-def question(conse, names, others):
-    return ask(conse, [{name: 1.0} for name in names], names, "paper", "mean", others)
+def head(conse, names, background):
+    return zero_shot_head(conse, [{name: 1.0} for name in names], names, "paper", "mean", background)
 
 
 def test_others_near_a_class_are_left_out_whether_texts_are_centred_or_not(conse):
     names = [WORDS.get(name, name) for name in VOC_NAMES]
-    found = question(conse, names, "everyday")
+    found = head(conse, names, "everyday")
     assert {"sky", "water", "road", "grass", "flower"} <= set(found.left_out)
-    assert {"snow", "rock", "forest", "sign"} <= set(found.others) and len(found.others) == 13
+    assert {"snow", "rock", "forest", "sign"} <= set(found.background) and len(found.background) == 13
     raw = conse._embed([f"a photo of the {name}" for name in (*names, *EVERYDAY)])  # as CLIP's texts are: all alike
     assert (raw[20:] @ raw[:20].T).min() > 0.2
     kept = [name for name, near in zip(EVERYDAY, too_near(raw[:20], raw[20:]), strict=True) if not near]
-    assert kept == found.others
-    assert len(question(conse, ["bird", "cat", "cow", "dog", "horse", "sheep"], "everyday").others) == 29
+    assert kept == found.background
+    assert len(head(conse, ["bird", "cat", "cow", "dog", "horse", "sheep"], "everyday").background) == 29
 
 
 def test_photos_that_show_no_class_get_few_labels(conse):
@@ -122,16 +122,16 @@ def test_photos_that_show_no_class_get_few_labels(conse):
     shows = np.array([cutout.class_name in ("cattle", "sheep") for cutout in cutouts])
     assert shows.sum() >= 6 and (~shows).sum() >= 40
     false, true = {}, {}
-    for others in ("none", "everyday"):
-        asked = question(conse, ["cattle", "sheep", "horse"], others)
+    for background in ("none", "everyday"):
+        asked = head(conse, ["cattle", "sheep", "horse"], background)
         said = asked.answers(asked.logits(images))
         probabilities, confident = (
             said.probabilities.numpy(),
             confident_images(said.entropy.numpy(), asked.outcomes, EmbedConfig.entropy_limit),
         )
-        bias, _ = class_bias(probabilities, confident & said.class_on_top.numpy())
+        bias, _ = class_bias(probabilities, confident & said.class_is_top1.numpy())
         labels = debias(probabilities, bias) >= 0.5
-        false[others], true[others] = labels[~shows].sum() / (~shows).sum(), labels[shows].any(1).mean()
+        false[background], true[background] = labels[~shows].sum() / (~shows).sum(), labels[shows].any(1).mean()
     assert false["none"] > 0.6 and false["everyday"] < 0.2 * false["none"]
     assert true["everyday"] >= true["none"] - 0.15
 

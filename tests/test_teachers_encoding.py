@@ -10,7 +10,7 @@ from pipeline.artifacts.manifest import read_manifest
 from pipeline.photos.resize import load_view
 from pipeline.system.errors import PipelineError
 from pipeline.teachers.encoding import (
-    Halving,
+    OutOfMemoryBackoff,
     ViewRules,
     compute_dtype,
     encode_in_chunks,
@@ -139,7 +139,7 @@ def test_a_batch_that_no_longer_fits_is_halved_for_good_and_every_view_answered(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return images.flatten(1)
 
-    halving = Halving(encode)
+    halving = OutOfMemoryBackoff(encode)
     images = torch.arange(19).view(19, 1, 1, 1)
     assert torch.equal(halving(images), images.flatten(1))
     assert torch.equal(halving(images[:6]), images[:6].flatten(1))
@@ -150,7 +150,7 @@ def test_a_batch_that_no_longer_fits_is_halved_for_good_and_every_view_answered(
 
 def test_one_view_that_does_not_fit_is_one_line():
     with pytest.raises(PipelineError, match="one view of 8x9 pixels no longer fits"):
-        Halving(out_of_memory_above(0))(torch.zeros(2, 3, 8, 9))
+        OutOfMemoryBackoff(out_of_memory_above(0))(torch.zeros(2, 3, 8, 9))
 
 
 @pytest.mark.parametrize(

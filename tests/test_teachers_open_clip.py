@@ -11,7 +11,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from pipeline.system.errors import PipelineError
 from pipeline.teachers.teacher import Teacher, load_teacher
-from pipeline.teachers.zero_shot_head import ask
+from pipeline.teachers.zero_shot_head import zero_shot_head
 
 open_clip = pytest.importorskip("open_clip")
 from open_clip.transform import PreprocessCfg, image_transform_v2  # noqa: E402
@@ -75,20 +75,22 @@ def test_sigmoid_models_state_scale_and_bias(tmp_path):
 def test_classes_of_a_sigmoid_model_are_scored_as_the_package_does_each_on_its_own(tmp_path):
     model = save_model(tmp_path, **SIGLIP)
     teacher = load_teacher(f"open_clip:local-dir:{tmp_path}")
-    names, others = ["cat", "dog", "cow"], "sky,rock"
-    asked = ask(teacher, [{name: 1.0} for name in names], names, "a {}", "mean", others)
-    assert asked.outcomes == 3 and asked.others == []
+    names, background = ["cat", "dog", "cow"], "sky,rock"
+    asked = zero_shot_head(teacher, [{name: 1.0} for name in names], names, "a {}", "mean", background)
+    assert asked.outcomes == 3 and asked.background == []
     images = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     mean, std = (torch.tensor(PREPROCESSING[key]).view(3, 1, 1) for key in ("mean", "std"))
     with torch.no_grad():
         logits = model.get_logits((images / 255 - mean) / std, open_clip.tokenize([f"a {name}" for name in names]))[0]
     image = teacher.encode_images(images)
     torch.testing.assert_close(asked.answers(asked.logits(image)).probabilities, logits.sigmoid(), atol=1e-5, rtol=1e-3)
-    fewer = ask(
+    fewer = zero_shot_head(
         teacher, [{"cat": 1.0}, {"dog": 1.0}], names[:2], "a {}", "mean", "none"
     )  # a class less changes no other
     torch.testing.assert_close(fewer.logits(image), asked.logits(image)[:, :2])
-    doubled = ask(teacher, [{name: 1.0} for name in names], names, "a {}", "mean", "none", 2 * teacher.logit_scale)
+    doubled = zero_shot_head(
+        teacher, [{name: 1.0} for name in names], names, "a {}", "mean", "none", 2 * teacher.logit_scale
+    )
     torch.testing.assert_close(doubled.logits(image), 2 * asked.logits(image))
 
 

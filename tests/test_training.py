@@ -35,9 +35,9 @@ from pipeline.classifier.training import (
     targets_of,
 )
 from pipeline.evaluation.read import read
-from pipeline.method.losses import indecision
+from pipeline.method.losses import mean_label_entropy
 from pipeline.runs.options import BoxesConfig, TrainConfig, TrainingConfig, WarmupConfig
-from pipeline.runs.partial_results import Pieces
+from pipeline.runs.partial_results import PartialResults
 from pipeline.stages import train
 from pipeline.system.devices import widest_float
 from pipeline.system.errors import PipelineError
@@ -81,7 +81,7 @@ def fitted(data, folder, config, model=None, consistency=None):
 
 
 def partial_of(folder):
-    return Pieces(folder / "model.pt", Provenance("classifier", 1, {}, {}))
+    return PartialResults(folder / "model.pt", Provenance("classifier", 1, {}, {}))
 
 
 def weights_of(state):
@@ -473,11 +473,15 @@ def test_every_row_of_the_history_is_plain_numbers(data, tmp_path):
 def test_undecided_labels_are_made_steeper_and_decided_ones_are_not():
     certain = torch.eye(4)
     half = torch.tensor([[1.0, 1.0, 0, 0]])  # entropy log 2 of log 4
-    assert indecision(certain) == 0 and indecision(half) == 1 and indecision(torch.zeros(3, 4)) == 0
+    assert (
+        mean_label_entropy(certain) == 0
+        and mean_label_entropy(half) == 1
+        and mean_label_entropy(torch.zeros(3, 4)) == 0
+    )
     mixed = torch.cat(
         [half] * 3 + [certain[:1]] * 2 + [torch.zeros(5, 4)]
     )  # 3/5 of the labelled rows have half of log C
-    assert indecision(mixed) == pytest.approx(5 * 0.3 - 1)
+    assert mean_label_entropy(mixed) == pytest.approx(5 * 0.3 - 1)
     assert exponent_of(mixed, TrainingConfig()) == pytest.approx(1.5)
     assert exponent_of(mixed, TrainingConfig(target_exponent=3.0)) == 3
     torch.testing.assert_close(targets_of(mixed, TrainingConfig(target_smoothing=0.0)), mixed**1.5)

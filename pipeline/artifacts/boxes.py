@@ -27,7 +27,7 @@ class Boxes(Artifact):
     cam: np.ndarray = array("uint8", "M", "h", "w", optional=True)
     """The CAM of each box at the classifier's resolution, 0 at its smallest and 255 at its largest value; to look at."""
     tau: float
-    """Threshold that selected the classes, on sigmoid(z) or on `relative_scores`; NaN where none was used."""
+    """Threshold that selected the classes, on sigmoid(z) or on `z_scores`; NaN where none was used."""
 
     def frame(self) -> "pd.DataFrame":
         """One row per box: image_id, class (None for a view that knows none), x1, y1, x2, y2, cam_peak."""
@@ -54,7 +54,7 @@ class CropScores(Artifact):
     """As in `embeddings.h5`."""
     entropy: np.ndarray = array("float32", "M", low=0)
     """As in `embeddings.h5`."""
-    class_on_top: np.ndarray = array("bool", "M")
+    class_is_top1: np.ndarray = array("bool", "M")
     """As in `embeddings.h5`."""
     outcomes: int
     """C and the number of others."""

@@ -168,7 +168,7 @@ def load_pt(path: Path) -> Any:
         raise ValueError("it holds more than tensors and plain values") from None
 
 
-def load_piece(path: Path, *names: str) -> dict[str, Any]:
+def load_partial(path: Path, *names: str) -> dict[str, Any]:
     """Entries of a piece of unfinished training, all of them where none is named.
 
     They are copies: a file that is still mapped into memory keeps its folder from being removed on NFS.

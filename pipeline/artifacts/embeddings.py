@@ -25,27 +25,27 @@ class Embeddings(Artifact):
     """Unit rows; one per class, or one per synonym."""
     text_class_index: np.ndarray = array("int64", "S", optional=True, index="C")
     """Class of each row of `text`."""
-    other_text: np.ndarray = array("float32", "O", "D", optional=True)
-    """Unit rows, of the others: what joined the softmax and is no class."""
+    background_text: np.ndarray = array("float32", "O", "D", optional=True)
+    """Unit rows, of the background: what joined the softmax and is no class."""
     probabilities: np.ndarray = array("float32", "N", "C", low=0, high=1)
-    """Softmax over classes and others, the columns of the classes: rows sum to at most 1; or sigmoids, with `logit_bias`."""
+    """Softmax over classes and background, the columns of the classes: rows sum to at most 1; or sigmoids, with `logit_bias`."""
     entropy: np.ndarray = array("float32", "N", low=0)
     """Nats, in [0, log `outcomes`], of the softmax, or of the shares in the sum of the sigmoids."""
-    class_on_top: np.ndarray = array("bool", "N")
-    """A class, and none of the others, is the most probable; of sigmoids, one has at least 1/C."""
+    class_is_top1: np.ndarray = array("bool", "N")
+    """A class, and none of the background, is the most probable; of sigmoids, one has at least 1/C."""
     bias: np.ndarray = array("float32", "C", low=0, high=1)
     """Mean probability where the class is on top of a confident train image; in (0, 1]."""
     bias_counts: np.ndarray = array("int64", "C", low=0)
-    """Train images behind each bias; 0 marks a class that got the mean of the others."""
+    """Train images behind each bias; 0 marks a class that got the mean of the background."""
     logit_scale: float
     """s of softmax(s * f . t) behind `probabilities`."""
     logit_bias: float = math.nan
     """b of sigmoid(s * f . t + b); NaN for a softmax."""
     outcomes: int
-    """C and the number of others: how many the softmax chose among."""
-    others: str = ""
-    """Names of the others, joined by ", "."""
-    others_left_out: str = ""
+    """C and the number of background: how many the softmax chose among."""
+    background: str = ""
+    """Names of the background, joined by ", "."""
+    background_left_out: str = ""
     """Names of those that are too near a class, joined by ", "."""
     image_size: int
     """Side in pixels of the squashed global view; 0 where precomputed scores were given."""

@@ -1,4 +1,4 @@
-"""initial_labels.h5, final_labels.h5, refined_labels.h5: pseudo-labels of the train images."""
+"""initial_labels.h5, final_labels.h5, cross_fitted_labels.h5: pseudo-labels of the train images."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ def corrected_count(images: int, entries: int) -> str:
 class Labels(Artifact):
     """Pseudo-labels of the train images: initial, final, or as they are trained on."""
 
-    SCHEMAS = ("initial_labels", "final_labels", "refined_labels")
+    SCHEMAS = ("initial_labels", "final_labels", "cross_fitted_labels")
 
     labels: np.ndarray = array("float32", "N", "C", low=0, high=1)
     """Soft targets in [0, 1]."""

@@ -1,4 +1,4 @@
-"""What is built, what is stale and why: the question that every command asks first, answered without a network."""
+"""What is built, what is stale and why: the head that every command asks first, answered without a network."""
 
 import json
 from collections.abc import Mapping, Sequence

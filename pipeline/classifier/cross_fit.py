@@ -11,14 +11,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pipeline.artifacts.checkpoints import load_piece, save_pt
+from pipeline.artifacts.checkpoints import load_partial, save_pt
 from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.inference import predict_together
 from pipeline.classifier.network import CamNet
 from pipeline.classifier.training import Consistency, TrainingSet, fit, start_training
 from pipeline.method.extras.calibration import platt_scores
 from pipeline.runs.options import TrainConfig
-from pipeline.runs.partial_results import Pieces
+from pipeline.runs.partial_results import PartialResults
 from pipeline.system import distributed
 
 
@@ -32,7 +32,7 @@ def cross_fit(
     data: TrainingSet,
     config: TrainConfig,
     share: float,
-    pieces: Pieces,
+    pieces: PartialResults,
     *,
     device: str,
     consistency: Consistency | None = None,
@@ -46,7 +46,7 @@ def cross_fit(
     Args:
         begin: labels Tensor[n, C] that a classifier will be trained on to an untrained one.
         data: all images, with their labels.
-        config: how to train; `refine_rounds` and `refine_folds`.
+        config: how to train; `cross_fit_rounds` and `cross_fit_folds`.
         share: in [0, 1].
         pieces: keeps the logits of each fold, so that a killed command goes on from there.
         device: torch device.
@@ -57,16 +57,16 @@ def cross_fit(
         float32 Tensor[N, C] in [0, 1].
     """
     count = len(data.paths)
-    fold_of = deal_folds(count, config.refine_folds, config.seed)
+    fold_of = deal_folds(count, config.cross_fit_folds, config.seed)
     labels = data.labels
-    for number in range(config.refine_rounds):
+    for number in range(config.cross_fit_rounds):
         logits = torch.zeros_like(labels)
-        for fold in range(config.refine_folds):
+        for fold in range(config.cross_fit_folds):
             held_out = fold_of == fold
             path = pieces.path(f"round{number + 1}_fold{fold + 1}.pt")
             if not path.exists():
                 rows = (~held_out).nonzero()[:, 0]
-                title = f"refine {number + 1}/{config.refine_rounds} fold {fold + 1}/{config.refine_folds}"
+                title = f"refine {number + 1}/{config.cross_fit_rounds} fold {fold + 1}/{config.cross_fit_folds}"
                 inner = pieces.below(path.stem)
                 state = start_training(begin(labels[rows]), config, torch.device(device))
                 part = replace(data, labels=labels, rows=rows)
@@ -78,7 +78,7 @@ def cross_fit(
                     save_pt(path, {"logits": found[held_out]})
                     inner.remove()
                 distributed.barrier()  # all find it
-            logits[held_out] = load_piece(path)["logits"]
+            logits[held_out] = load_partial(path)["logits"]
         heard = platt_scores(logits.numpy(), data.labels.numpy())
         labels = ((1 - share) * data.labels.double() + share * torch.from_numpy(heard)).float()
     return labels

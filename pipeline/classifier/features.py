@@ -19,7 +19,7 @@ from pipeline.classifier.network import CamNet
 from pipeline.system.devices import free_memory
 from pipeline.system.errors import PipelineError, first_line
 from pipeline.system.files import write_text
-from pipeline.system.progress import say
+from pipeline.system.progress import log
 
 MEMORY = 4 * 2**30
 """Bytes of memory that the maps of a process may take."""
@@ -149,7 +149,7 @@ class FeatureStore:
         existing = next(parent for parent in file.absolute().parents if parent.is_dir())
         if taken + size <= self._disk and size <= FREE_SHARE * shutil.disk_usage(existing).free:
             return True
-        say(
+        log(
             f"{size / 1e9:.1f} GB of features fit neither in memory nor in {file.parent}: they are computed every time."
         )
         return False

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.artifacts.checkpoints import Checkpoint, load_piece, save_pt
+from pipeline.artifacts.checkpoints import Checkpoint, load_partial, save_pt
 from pipeline.classifier.engines import Engine, Run, run_of
 from pipeline.classifier.features import FeatureStore, map_shape
 from pipeline.classifier.network import CamNet, build_classifier
@@ -164,7 +164,7 @@ def predict_together(model: CamNet, paths: Sequence[Path | str], size: int, batc
 def predict_once(path: Path, model: CamNet, paths: Sequence[Path | str], size: int, **how: Any) -> Tensor:
     """`predict_together`, kept in the piece at `path`, from which a command that was killed takes it when it goes on."""
     if path.exists():
-        return load_piece(path)["logits"]
+        return load_partial(path)["logits"]
     logits = predict_together(model, paths, size, **how)
     if distributed.is_main():
         save_pt(path, {"logits": logits})

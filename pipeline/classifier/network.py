@@ -41,7 +41,7 @@ class CamNet(nn.Module):
         """What the head sees: Tensor[B, D, h, w] of float Tensor[B, 3, H, W] in [0, 1]."""
         return self.stages((images - self.mean) / self.std)
 
-    def begin_head(self, prior: Tensor) -> None:
+    def init_head(self, prior: Tensor) -> None:
         """Start the head at the prior of each class instead of at random.
 
         Args:

@@ -17,16 +17,16 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from pipeline.artifacts.checkpoints import load_piece, save_pt
+from pipeline.artifacts.checkpoints import load_partial, save_pt
 from pipeline.classifier.batches import draw_order, plan_epoch
 from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.network import CamNet, Head, parameter_groups
 from pipeline.classifier.view_sources import PhotoSource, ViewSource, frozen_source, is_frozen
-from pipeline.method.losses import consistency_loss, indecision, label_loss, training_targets
+from pipeline.method.losses import consistency_loss, label_loss, mean_label_entropy, training_targets
 from pipeline.method.ranking import average_precision
 from pipeline.photos.image_cache import ImageCache
 from pipeline.runs.options import TrainingConfig
-from pipeline.runs.partial_results import Pieces
+from pipeline.runs.partial_results import PartialResults
 from pipeline.system import distributed
 from pipeline.system.devices import widest_float
 from pipeline.system.errors import PipelineError
@@ -131,7 +131,7 @@ class TrainingState:
 
 def exponent_of(labels: Tensor, config: TrainingConfig) -> float:
     """Power of the labels Tensor[N, C] that is trained on: the undecided are made steeper, unless the options say."""
-    return config.target_exponent or 1 + indecision(labels)
+    return config.target_exponent or 1 + mean_label_entropy(labels)
 
 
 def targets_of(labels: Tensor, config: TrainingConfig) -> Tensor:
@@ -188,7 +188,7 @@ def fit(
     state: TrainingState,
     data: TrainingSet,
     config: TrainingConfig,
-    pieces: Pieces,
+    pieces: PartialResults,
     *,
     consistency: Consistency | None = None,
     after_epoch: Callable[[CamNet], Tensor] | None = None,
@@ -215,7 +215,7 @@ def fit(
     """
     rows: list[dict[str, float]] = []
     if pieces.path("last.pt").exists():
-        content = load_piece(pieces.path("last.pt"))
+        content = load_partial(pieces.path("last.pt"))
         state.restore(content)
         for group, kept in zip(state.optimizer.param_groups, content["optimizer"]["param_groups"], strict=True):
             group["lr"] = kept["lr"]  # where the schedule stood: what is kept is the same if no epoch is left to train
@@ -277,9 +277,9 @@ def epoch_name(epoch: int) -> str:
     return f"epoch_{epoch:03d}.pt"
 
 
-def read_epoch(pieces: Pieces, epoch: int, name: str) -> Any:
+def read_epoch(pieces: PartialResults, epoch: int, name: str) -> Any:
     """Of a finished epoch "weights", a state dict to predict with, or "after", what `after_epoch` gave."""
-    return load_piece(pieces.path(epoch_name(epoch)), name)[name]
+    return load_partial(pieces.path(epoch_name(epoch)), name)[name]
 
 
 def train_one_epoch(

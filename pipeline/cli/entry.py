@@ -12,7 +12,7 @@ from pipeline.runs.graph import STAGES
 from pipeline.system import distributed, interrupts
 from pipeline.system.errors import PipelineError, first_line, printable
 from pipeline.system.memory import keep_freed_memory
-from pipeline.system.progress import console, say
+from pipeline.system.progress import console, log
 
 INTERRUPTED = 130
 """Exit code of a command that was ended by Ctrl-C; Typer turns the exception into it."""
@@ -59,7 +59,7 @@ def main() -> None:
         end_with(error, f"{first_line(error)}. Check the disk and the permissions.")
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            say(f"interrupted; {next_step(sys.argv[1:])}.")
+            log(f"interrupted; {next_step(sys.argv[1:])}.")
         raise
     finally:
         distributed.leave()

@@ -21,14 +21,14 @@ from pipeline.cli.app import (
     named_run,
     with_options,
 )
-from pipeline.cli.started import begun_run, keep_settings
+from pipeline.cli.started import keep_settings, started_run
 from pipeline.runs import settings
 from pipeline.runs.graph import STAGE_NAMES, STAGES, Stage, find_stage, options_of, up_to
 from pipeline.runs.lock import locked
 from pipeline.runs.options import PrepareConfig
 from pipeline.system import distributed
 from pipeline.system.errors import PipelineError
-from pipeline.system.progress import say
+from pipeline.system.progress import log
 
 
 def add_stage(stage: Stage) -> None:
@@ -49,7 +49,7 @@ def add_stage(stage: Stage) -> None:
         with locked(folder):
             before = settings.read_run(folder)
             if not (folder / settings.FILE).exists():
-                say(f"warning: {folder} has no {settings.FILE}, so this stage runs with the default settings.")
+                log(f"warning: {folder} has no {settings.FILE}, so this stage runs with the default settings.")
             own = before.merged(settings.Settings({stage.name: given_options(given)}, where=before.where)).absolute()
             run_stage(stage, folder, own, device, force)
             keep_settings(folder, before, own)
@@ -73,7 +73,7 @@ def prepare(
     **given: Any,
 ) -> None:
     """Begin a run: the first stage, and with `all` the only one that takes a preset."""
-    with begun_run(named_run(name, run), preset, recipe, given_options(given), assignments, reset, force):
+    with started_run(named_run(name, run), preset, recipe, given_options(given), assignments, reset, force):
         pass
 
 
@@ -94,18 +94,18 @@ def run_all(
 ) -> None:
     """Run every stage, from photos and class names to a trained classifier and its figures."""
     from pipeline.stages.chain import run_chain
-    from pipeline.stages.plan import say_end
+    from pipeline.stages.plan import log_end
 
     if to not in STAGE_NAMES:
         raise PipelineError(f"--to names the stage {to!r}, expected one of {', '.join(STAGE_NAMES)}.")
-    with begun_run(named_run(name, run), preset, recipe, given_options(given), assignments, reset, force) as (
+    with started_run(named_run(name, run), preset, recipe, given_options(given), assignments, reset, force) as (
         folder,
         own,
     ):
         run_chain(folder, own, device, force, up_to(to)[1:])
         if to == "evaluate" and is_measured(folder):
             show_figures(folder)
-        say_end(folder)
+        log_end(folder)
 
 
 def is_measured(folder: Path) -> bool:

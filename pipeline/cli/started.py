@@ -18,11 +18,11 @@ from pipeline.runs.lock import locked
 from pipeline.runs.options import EmbedConfig, PrepareConfig
 from pipeline.system import distributed
 from pipeline.system.errors import PipelineError
-from pipeline.system.progress import say
+from pipeline.system.progress import log
 
 
 @contextmanager
-def begun_run(
+def started_run(
     run: str, preset: str, recipe: str, given: dict[str, Any], assignments: list[str], reset: bool, force: bool
 ) -> Iterator[tuple[Path, settings.Settings]]:
     """Folder and settings of a run that is begun or taken up again, with its images prepared and its folder locked.
@@ -55,7 +55,7 @@ def begun_run(
 def check_new_reuse(before: settings.Settings, own: settings.Settings) -> None:
     """Raise where another run is newly named as a source of embeddings and cannot be one, before photos are read."""
     embed = own.config("embed", EmbedConfig, {})
-    if embed.known_from and not embed.precomputed and embed != before.config("embed", EmbedConfig, {}):
+    if embed.reuse_embeddings and not embed.precomputed and embed != before.config("embed", EmbedConfig, {}):
         from pipeline.teachers.embedding_cache import check_reuse
 
         check_reuse(embed)
@@ -69,7 +69,7 @@ def keep_settings(folder: Path, before: settings.Settings, own: settings.Setting
     if distributed.is_main() and (own != before or not (folder / settings.FILE).exists()):
         if before.tables:
             for line in before.changes(own):
-                say(f"changed for this run: {line}")
+                log(f"changed for this run: {line}")
         settings.write_run(folder, own)
 
 

@@ -9,7 +9,7 @@ import typer
 from pipeline.cli.app import DeviceOption, RunArgument, RunOption, app, chosen_run, named_run
 from pipeline.runs import settings
 from pipeline.runs.lock import locked
-from pipeline.system.progress import say, show
+from pipeline.system.progress import log, show
 
 
 @app.command(rich_help_panel="Study")
@@ -39,4 +39,4 @@ def download(
     from pipeline.datasets.benchmarks import fetch
 
     fetch(benchmark, root, mirror)
-    say(f"{root}: {benchmark} is complete. Go on with `ccd all --preset {benchmark} --root {shlex.quote(str(root))}`.")
+    log(f"{root}: {benchmark} is complete. Go on with `ccd all --preset {benchmark} --root {shlex.quote(str(root))}`.")

@@ -12,7 +12,7 @@ from pipeline.datasets.checks import check_unique, missing_files
 from pipeline.datasets.class_names import check_class_names
 from pipeline.datasets.dataset import Dataset, Objects, without_images
 from pipeline.system.errors import PipelineError
-from pipeline.system.progress import say
+from pipeline.system.progress import log
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def load(
     """
     root = root.absolute()
     if test_split is not None and _is_only_file(root, train_split):
-        say(f"{root / 'annotations'} has {train_split} alone, so there are no test images.")
+        log(f"{root / 'annotations'} has {train_split} alone, so there are no test images.")
         test_split = None
     parts = {"train": _read_instances(root, train_split)}
     if test_split is not None:
@@ -179,7 +179,7 @@ def _objects(part: _Instances, numbers: list[int], offset: int) -> Objects:
     boxes = np.clip(boxes, 0, np.where(sizes > 0, sizes, np.inf)[:, [0, 1, 0, 1]])
     solid = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     if not solid.all():
-        say(f"{part.path}: {np.count_nonzero(~solid)} boxes without area within their image are left out.")
+        log(f"{part.path}: {np.count_nonzero(~solid)} boxes without area within their image are left out.")
     kept = [a for a, keep in zip(part.annotations, solid, strict=True) if keep]
     boxes = boxes[solid]
     return Objects(

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.artifacts.predictions import LABEL_SEPARATOR
 from pipeline.system.errors import printable
-from pipeline.system.progress import say
+from pipeline.system.progress import log
 from pipeline.system.text import nfc
 
 
@@ -99,14 +99,14 @@ def why_passed_over(name: str, patterns: Sequence[str] = (), *, is_folder: bool 
     return JUNK if is_folder and base.casefold() in JUNK_FOLDERS else None
 
 
-def say_left_out(left_out: Mapping[str, str], source: Path | str) -> None:
+def log_left_out(left_out: Mapping[str, str], source: Path | str) -> None:
     """Say how many files were left out, and for each reason name the first."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in left_out.items():
         by_reason.setdefault(reason, []).append(name)
     for reason, names in by_reason.items():
         others = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        say(f"{source}: {printable(names[0])}{others} left out: {reason}.")
+        log(f"{source}: {printable(names[0])}{others} left out: {reason}.")
 
 
 def describe_passed_over(passed_over: Mapping[str, Sequence[str]]) -> str:

@@ -33,7 +33,7 @@ def is_address(source: Path | str) -> bool:
 
 
 def path_of(address: str) -> PurePosixPath:
-    """The path in an address; what a web server is told behind a question mark is none of it."""
+    """The path in an address; what a web server is told behind a head mark is none of it."""
     return PurePosixPath(address.split("?")[0] if address.startswith(("http://", "https://")) else address)
 
 
@@ -169,7 +169,7 @@ def _fetch_one(system: Any, name: str, mark: Any, known: dict[str, Any], cache: 
 
 
 def _blocks(source: IO[bytes], name: str) -> Iterator[bytes]:
-    """Pieces of a remote file; an error of the network is told from one of the disk that they go to."""
+    """PartialResults of a remote file; an error of the network is told from one of the disk that they go to."""
     try:
         while block := source.read(BLOCK):
             yield block

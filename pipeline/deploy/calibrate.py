@@ -21,7 +21,7 @@ from pipeline.runs.graph import VERSIONS
 from pipeline.runs.options import CalibrateConfig
 from pipeline.system.errors import PipelineError, first_line
 from pipeline.system.files import sha256_of
-from pipeline.system.progress import PlainTable, say, show
+from pipeline.system.progress import PlainTable, log, show
 from pipeline.system.text import nfc
 
 
@@ -101,16 +101,16 @@ def run(
     show(threshold_table(checkpoint, new, truth))
     counted = (truth == 1).any(axis=0)
     means = [100 * figure[counted].mean() if counted.any() else 0.0 for figure in (new.f1_before, new.f1_expected)]
-    say(f"{out}: mean F1 on {len(truth)} photos {means[0]:.1f} before, {means[1]:.1f} to expect now (out of fold).")
+    log(f"{out}: mean F1 on {len(truth)} photos {means[0]:.1f} before, {means[1]:.1f} to expect now (out of fold).")
     if new.kept.any():
-        say(f"{new.kept.sum()} of {len(new.kept)} thresholds are kept: no other has a higher F1 out of fold.")
+        log(f"{new.kept.sum()} of {len(new.kept)} thresholds are kept: no other has a higher F1 out of fold.")
     warn_of_common(checkpoint.class_names, found.scores >= new.thresholds, truth)
 
 
 def warn_of_common(class_names: list[str], decisions: np.ndarray, truth: np.ndarray) -> None:
     """Say which classes would be predicted in nearly every photo, though far from every labelled photo shows them."""
     for c in np.flatnonzero(predicted_nearly_everywhere(decisions, truth)):
-        say(
+        log(
             f"Warning: {class_names[c]!r} is predicted in {decisions[:, c].mean():.0%} of these photos and present in "
             f"{(truth[:, c] == 1).sum()} of {(truth[:, c] >= 0).sum()}. Its scores don't tell these photos apart: "
             "raise its threshold, or leave the class out."
@@ -166,7 +166,7 @@ def run_given(classifier_path: Path, thresholds_path: Path, out: Path) -> None:
     )
     write_checkpoint(out, calibrated(checkpoint, thresholds, provenance))
     moved = int((~np.isclose(thresholds, checkpoint.thresholds, atol=1e-6)).sum())
-    say(
+    log(
         f"{out}: {moved} of {len(thresholds)} thresholds are others than before; use it with `ccd predict {shlex.quote(str(out))} PHOTOS`."
     )
 

@@ -31,7 +31,7 @@ from pipeline.photos.images import UnreadableImage, from_pillow
 from pipeline.photos.prefetch import Prefetch, default_workers
 from pipeline.photos.resize import load_view, squash_image
 from pipeline.system.errors import PipelineError
-from pipeline.system.progress import bar, say
+from pipeline.system.progress import bar, log
 
 Photo = str | Path | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray
 """A file, one that is open in binary mode, the content of one, a Pillow image, or uint8 pixels [H, W, 3] in RGB or
@@ -175,9 +175,9 @@ def score_photos(
             count += len(loaded)
             progress.advance(len(loaded))
     if errors:
-        say(f"{len(errors)} of {count} images cannot be read and are skipped:")
+        log(f"{len(errors)} of {count} images cannot be read and are skipped:")
         for row, error in errors.items():
-            say(f"  {error}" if names[row] in str(error) else f"  {names[row]}: {error}")
+            log(f"  {error}" if names[row] in str(error) else f"  {names[row]}: {error}")
     if not rows:
         raise PipelineError(f"none of the {count} images can be read; see the list above.")
     return Scored(rows, np.concatenate(scores))

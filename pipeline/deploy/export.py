@@ -21,7 +21,7 @@ from pipeline.photos.rgb import load_square
 from pipeline.runs.folders import check_free
 from pipeline.system.errors import PipelineError, first_line
 from pipeline.system.files import replacing
-from pipeline.system.progress import say
+from pipeline.system.progress import log
 
 Format = Literal["onnx", "torch-export"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
@@ -258,4 +258,4 @@ def run(classifier_path: Path, format: Format, out: Path | None = None, *, force
                 )[0],
                 f"the {format} model",
             )
-    say(f"{out}: {out.stat().st_size / 1e6:.1f} MB, scores within {difference:.1e} of the classifier's.")
+    log(f"{out}: {out.stat().st_size / 1e6:.1f} MB, scores within {difference:.1e} of the classifier's.")

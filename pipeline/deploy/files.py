@@ -9,7 +9,7 @@ from pipeline.method import FORMULAS
 from pipeline.runs.folders import run_or_file
 from pipeline.runs.graph import run_argument
 from pipeline.system.errors import PipelineError
-from pipeline.system.progress import say
+from pipeline.system.progress import log
 
 
 def classifier_to_use(target: str | Path) -> Path:
@@ -40,7 +40,7 @@ def trained_file(folder: Path) -> Path:
     try:
         return up_to_date(path)
     except PipelineError as error:
-        say(f"warning: {error} Until then the classifier is used as it is.")
+        log(f"warning: {error} Until then the classifier is used as it is.")
         return path
 
 
@@ -57,9 +57,9 @@ def calibrated_file(folder: Path) -> Path:
     stale = made.inputs.get("classifier.pt") != read_header(base).provenance.fingerprint
     if stale or any(FORMULAS.get(name) != version for name, version in made.formulas.items()):
         earlier = f"an earlier {base.name}" if stale else "earlier formulas"
-        say(
+        log(
             f"{path} was made with {earlier} and is not used; `ccd calibrate {run_argument(folder)} TABLE` makes it again."
         )
         return base
-    say(f"{path}: thresholds calibrated on labelled photos. Those without are in {base}.")
+    log(f"{path}: thresholds calibrated on labelled photos. Those without are in {base}.")
     return path

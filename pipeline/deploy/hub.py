@@ -21,7 +21,7 @@ from pipeline.method.extras.thresholds import PRESENT
 from pipeline.runs.folders import check_free
 from pipeline.system.errors import PipelineError
 from pipeline.system.files import replacing_folder
-from pipeline.system.progress import say
+from pipeline.system.progress import log
 
 LOADER = '''\
 """Says what is in a photo: `python load.py photo.jpg`. Needs torch, timm and what these bring along."""
@@ -235,5 +235,5 @@ def run(classifier_path: Path, out: Path | None = None, *, force: bool = False) 
             (target / name).write_text(text, encoding="utf-8")
         scores = runpy.run_path(str(target / "load.py"))["scores"]
         check_recipe(Classifier(checkpoint), lambda path: list(scores(path).values()), "load.py")
-    say(f"{out}: weights, config.json, load.py and two cards; scores within {difference:.1e} of the classifier's.")
+    log(f"{out}: weights, config.json, load.py and two cards; scores within {difference:.1e} of the classifier's.")
     return out

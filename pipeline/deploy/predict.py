@@ -11,7 +11,7 @@ from pipeline.artifacts.predictions import check_suffix, prediction_frame, print
 from pipeline.classifier.engines import Engine
 from pipeline.datasets.checks import read_lines
 from pipeline.datasets.folder import Reading, notes_of, read_fetched, read_source, unused_patterns
-from pipeline.datasets.listing import Listing, excluded_by, say_left_out
+from pipeline.datasets.listing import Listing, excluded_by, log_left_out
 from pipeline.datasets.parquet_images import image_column
 from pipeline.datasets.remote import Fetched, fetch_each, is_address, path_of
 from pipeline.datasets.scan import NO_UTF8, is_archive, shown
@@ -21,13 +21,13 @@ from pipeline.photos.images import UnreadableImage
 from pipeline.photos.video import VIDEO_SUFFIXES, frame_count, frames
 from pipeline.system.downloads import cache_folder
 from pipeline.system.errors import PipelineError
-from pipeline.system.progress import say
+from pipeline.system.progress import log
 
 STANDARD_INPUT = "-"
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundPhoto:
     """A photo or a video of a source."""
 
     name: str
@@ -41,7 +41,9 @@ class Found:
         return isinstance(self.place, Path) and self.place.suffix.lower() in VIDEO_SUFFIXES
 
 
-def find_images(sources: Sequence[str], class_names: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Found]:
+def find_images(
+    sources: Sequence[str], class_names: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> list[FoundPhoto]:
     """What sources stand for: each photo and video once, in the order given; says what is passed over.
 
     Args:
@@ -63,7 +65,7 @@ def find_images(sources: Sequence[str], class_names: Sequence[str] = (), exclude
             named.append((name, place))
     addresses = list(dict.fromkeys(place for _, place in named if is_address(place)))
     fetched = fetch_each(addresses, reading.cache, exclude) if addresses else {}
-    found: dict[tuple[str, str], Found] = {}
+    found: dict[tuple[str, str], FoundPhoto] = {}
     for name, place in named:
         if is_address(place):
             photos, listing = from_address(place, fetched[place], class_names, reading)
@@ -71,11 +73,11 @@ def find_images(sources: Sequence[str], class_names: Sequence[str] = (), exclude
             photos, listing = from_path(name, Path(place), class_names, reading)
         listings.append(listing)
         for note in notes_of(name, listing):
-            say(f"{note}.")
+            log(f"{note}.")
         for photo in photos:
             found.setdefault((photo.name, str(photo.place)), photo)
     for note in unused_patterns(listings, exclude):
-        say(f"{note}.")
+        log(f"{note}.")
     if not found:
         raise PipelineError(f"--exclude {' '.join(exclude)} leaves no photo of {', '.join(sources)[:200]}.")
     return list(found.values())
@@ -136,33 +138,33 @@ def matches_of(source: str) -> list[tuple[str, str]]:
     return [(str(Path(match)), match) for match in matches]
 
 
-def from_path(name: str, path: Path, class_names: Sequence[str], reading: Reading) -> tuple[list[Found], Listing]:
+def from_path(name: str, path: Path, class_names: Sequence[str], reading: Reading) -> tuple[list[FoundPhoto], Listing]:
     """The photos of a folder or an archive, or the file itself, whatever its ending."""
     is_shard = is_archive(path) or (path.suffix.lower() == ".parquet" and image_column(path))
     if not path.is_dir() and not is_shard:
         if shown(name) != name:
-            return [Found(shown(name), UnreadableImage(f"{shown(name)} is left out: {NO_UTF8}."))], Listing([])
-        return [Found(name, path.absolute())], Listing([])
+            return [FoundPhoto(shown(name), UnreadableImage(f"{shown(name)} is left out: {NO_UTF8}."))], Listing([])
+        return [FoundPhoto(name, path.absolute())], Listing([])
     listing = read_source(path, class_names, reading)
-    say_left_out(listing.left_out, path)
+    log_left_out(listing.left_out, path)
     folder = path if path.is_dir() else path.parent
-    return [Found(str(folder / image.image_id), image.path) for image in listing.images], listing
+    return [FoundPhoto(str(folder / image.image_id), image.path) for image in listing.images], listing
 
 
 def from_address(
     address: str, fetched: Fetched | PipelineError, class_names: Sequence[str], reading: Reading
-) -> tuple[list[Found], Listing]:
+) -> tuple[list[FoundPhoto], Listing]:
     """The photos of what was fetched from an address; one entry that says why where nothing was."""
     if isinstance(fetched, PipelineError):
-        return [Found(address, UnreadableImage(str(fetched)))], Listing([])
+        return [FoundPhoto(address, UnreadableImage(str(fetched)))], Listing([])
     listing = read_fetched(fetched, class_names, reading)
-    say_left_out(listing.left_out, address)
+    log_left_out(listing.left_out, address)
     alone = list(fetched.files) == [path_of(address).name]
     names = [address if alone else f"{address.rstrip('/')}/{image.image_id}" for image in listing.images]
-    return [Found(name, image.path) for name, image in zip(names, listing.images, strict=True)], listing
+    return [FoundPhoto(name, image.path) for name, image in zip(names, listing.images, strict=True)], listing
 
 
-def photos_of(found: Sequence[Found], every: float, names: list[str]) -> Iterator[Photo | UnreadableImage]:
+def photos_of(found: Sequence[FoundPhoto], every: float, names: list[str]) -> Iterator[Photo | UnreadableImage]:
     """The photos and the frames of the videos; the name of each is appended to `names` before."""
     for each in found:
         if not each.is_video:
@@ -213,7 +215,7 @@ def run(
     scored = score_photos(classifier, photos_of(found, every, names), names, total, batch_size)
     images = [names[row] for row in scored.rows]
     if not (scored.scores >= classifier.thresholds).any():
-        say(
+        log(
             f"no class reaches its threshold in any photo; the highest score is {scored.scores.max():.2f}. The scores "
             f"rank the photos all the same; `ccd calibrate {shlex.quote(str(classifier_path))} TABLE` sets thresholds by labelled photos."
         )
@@ -222,4 +224,4 @@ def run(
         print_predictions(frame)
         return
     write_predictions(out, frame)
-    say(f"{out}: {len(images)} images, {len(classifier.class_names)} classes.")
+    log(f"{out}: {len(images)} images, {len(classifier.class_names)} classes.")

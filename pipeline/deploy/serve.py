@@ -22,7 +22,7 @@ from pipeline.photos.images import UnreadableImage
 from pipeline.photos.prefetch import default_workers
 from pipeline.runs.options import ServeConfig
 from pipeline.system.errors import PipelineError
-from pipeline.system.progress import say
+from pipeline.system.progress import log
 from pipeline.web.page import HEADERS, render
 
 try:
@@ -89,7 +89,7 @@ class Batcher:
 
 
 class Service:
-    """Answers requests about one classifier.
+    """ClassProbabilities requests about one classifier.
 
     Args:
         classifier: scores the photos.
@@ -198,7 +198,7 @@ def is_loopback(host: str) -> bool:
 
 
 class LoopbackNames:
-    """Answers only requests whose Host header is a loopback address or localhost, with or without a port.
+    """ClassProbabilities only requests whose Host header is a loopback address or localhost, with or without a port.
 
     Args:
         app: answers them.
@@ -274,7 +274,7 @@ def run(classifier_path: Path, config: ServeConfig, *, device: str, verbose: boo
     app = build_app(classifier, f"{folder.name}/{classifier_path.name}", config)
     with listen(config.host, config.port) as listening:
         host = f"[{config.host}]" if ":" in config.host else config.host
-        say(f"{classifier_path}: open http://{host}:{listening.getsockname()[1]}/ (Ctrl-C ends).")
+        log(f"{classifier_path}: open http://{host}:{listening.getsockname()[1]}/ (Ctrl-C ends).")
         log_level = "info" if verbose else "warning"
         server = uvicorn.Server(
             uvicorn.Config(app, log_level=log_level, access_log=verbose, limit_concurrency=MOST_CONNECTIONS)

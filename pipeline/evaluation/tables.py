@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.artifacts.damage import reporting_damage
 from pipeline.artifacts.labels import corrected_count
 from pipeline.artifacts.state import read_provenance
-from pipeline.system.progress import PlainTable, say, show
+from pipeline.system.progress import PlainTable, log, show
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
@@ -35,15 +35,15 @@ def show_metrics(folder: Path) -> None:
         show(summary_table(metrics))
         show(class_table(metrics))
     for sentence in metrics["not_measured"]:
-        say(sentence)
+        log(sentence)
     final = metrics.get("labels", {}).get("final", {})
     if by_hand := corrected_count(final.get("corrected_images", 0), final.get("corrected_entries", 0)):
-        say(f"Corrected by hand: {by_hand}. So the classifier was trained with human labels.")
+        log(f"Corrected by hand: {by_hand}. So the classifier was trained with human labels.")
     if "gain" in metrics:
-        say(gain_sentence(metrics["gain"]))
+        log(gain_sentence(metrics["gain"]))
     if "epochs" in metrics:
         epochs = metrics["epochs"]
-        say(
+        log(
             f"Epoch {epochs['chosen_epoch']} was chosen without labels (mAP {100 * epochs['chosen_mAP']:.1f}); "
             f"the oracle, which looks at ground truth, is epoch {epochs['oracle_epoch']} ({100 * epochs['oracle_mAP']:.1f})."
         )

@@ -9,7 +9,7 @@ from pipeline.exchange.label_sets import Part, read_label_set, waiting_correctio
 from pipeline.exchange.label_studio import LOCAL_FILES, interface_path
 from pipeline.runs.folders import check_free
 from pipeline.system.errors import PipelineError
-from pipeline.system.progress import say
+from pipeline.system.progress import log
 
 
 def run(
@@ -60,7 +60,7 @@ def run(
     kind.write(export, out)
     waiting = waiting_corrections(labels.path)
     if waiting:
-        say(waiting)
+        log(waiting)
     note = f" {export.note}" if kind.boxes else ""
-    say(f"{out}: {len(labels.image_ids)} images, {labels.present.sum()} labels as {format}.{note}")
+    log(f"{out}: {len(labels.image_ids)} images, {labels.present.sum()} labels as {format}.{note}")
     return out

@@ -72,7 +72,7 @@ def search_windows(order: Tensor) -> list[Tensor]:
     return [order[look - SEARCH_WINDOW + (look > SEARCH_WINDOW) : look + 1] for look in looks]
 
 
-def relative_scores(scores: Tensor) -> Tensor:
+def z_scores(scores: Tensor) -> Tensor:
     """How much a class stands out in an image against the other images: its logits in standard deviations.
 
     A classifier that has seen few labels of a class gives it low scores everywhere, and one threshold for all classes

@@ -84,7 +84,7 @@ def local_scores(
     image_index: np.ndarray,
     image_count: int,
     combine: str = "max",
-    spoken_class: np.ndarray | None = None,
+    crop_class: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Per image and class, the maximum (or mean) over those crops of the image that speak of the class.
 
@@ -93,25 +93,25 @@ def local_scores(
         image_index: int64 [M], the image of each crop, in [0, N).
         image_count: N.
         combine: "max" (the paper) or "mean".
-        spoken_class: int64 [M], the one class that each crop speaks of, -1 for all; None: all do (the paper).
+        crop_class: int64 [M], the one class that each crop counted of, -1 for all; None: all do (the paper).
 
     Returns:
-        local: float32 [N, C]; 0 where no crop speaks.
-        votes: uint16 [N, C], crops that speak.
+        local: float32 [N, C]; 0 where no crop counted.
+        counts: uint16 [N, C], crops that speak.
     """
     classes = np.arange(probabilities.shape[1])
-    votes = np.zeros((image_count, len(classes)), dtype=np.uint16)
+    counts = np.zeros((image_count, len(classes)), dtype=np.uint16)
     local = np.zeros((image_count, len(classes)), dtype=np.float32)
     gather = np.add if combine == "mean" else np.maximum
     for start in range(0, len(probabilities), BLOCK):
         rows = slice(start, start + BLOCK)
-        speaks = np.ones(probabilities[rows].shape, dtype=bool)
-        if spoken_class is not None:
-            spoken = spoken_class[rows, None]
-            speaks = (spoken == classes) | (spoken < 0)
-        np.add.at(votes, image_index[rows], speaks)
-        gather.at(local, image_index[rows], np.where(speaks, probabilities[rows], np.float32(0)))
-    return (local / np.maximum(votes, 1).astype(np.float32) if combine == "mean" else local), votes
+        counted = np.ones(probabilities[rows].shape, dtype=bool)
+        if crop_class is not None:
+            spoken = crop_class[rows, None]
+            counted = (spoken == classes) | (spoken < 0)
+        np.add.at(counts, image_index[rows], counted)
+        gather.at(local, image_index[rows], np.where(counted, probabilities[rows], np.float32(0)))
+    return (local / np.maximum(counts, 1).astype(np.float32) if combine == "mean" else local), counts
 
 
 def fuse_scores(initial: np.ndarray, local: np.ndarray, has_crops: np.ndarray, ratio: float) -> np.ndarray:

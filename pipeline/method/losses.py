@@ -27,7 +27,7 @@ def training_targets(labels: Tensor, exponent: float = 1.0, smoothing: float = 0
     return smoothing + (1 - smoothing) * labels**exponent
 
 
-def indecision(labels: Tensor) -> float:
+def mean_label_entropy(labels: Tensor) -> float:
     """How undecided soft labels are, in [0, 1]: their rows' mean entropy as a share of log C, from 1/5 on, to 2/5.
 
     Each row is taken as a distribution over the classes; rows without any label say nothing. Labels of CLIP RN50x64 on

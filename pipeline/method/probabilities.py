@@ -27,18 +27,18 @@ def class_logits(images: Tensor, texts: Tensor, logit_scale: float, text_class: 
 
 
 @dataclass(frozen=True)
-class Answers:
+class ClassProbabilities:
     """What a teacher says of N images."""
 
     probabilities: Tensor
     """Tensor[N, C]."""
     entropy: Tensor
     """Tensor[N], nats; small where it is clear what is on top."""
-    class_on_top: Tensor
+    class_is_top1: Tensor
     """bool Tensor[N]: a class is on top at all."""
 
 
-def softmax_answers(logits: Tensor, class_count: int) -> Answers:
+def softmax_probabilities(logits: Tensor, class_count: int) -> ClassProbabilities:
     """Softmax over the classes and the others, of which the classes are kept.
 
     What a row lacks to 1 is the share of the others, and is not shared out again. The entropy is over all, and a class is
@@ -49,10 +49,10 @@ def softmax_answers(logits: Tensor, class_count: int) -> Answers:
         class_count: C.
     """
     shares = logits.softmax(dim=1)
-    return Answers(shares[:, :class_count], entropy(shares), shares.argmax(dim=1) < class_count)
+    return ClassProbabilities(shares[:, :class_count], entropy(shares), shares.argmax(dim=1) < class_count)
 
 
-def sigmoid_answers(logits: Tensor) -> Answers:
+def sigmoid_probabilities(logits: Tensor) -> ClassProbabilities:
     """Sigmoid of each class on its own, as SigLIP is trained: several classes may be likely, or none.
 
     The entropy is that of the classes' shares in the sum of the probabilities: it asks how clearly one class, or few,
@@ -64,7 +64,7 @@ def sigmoid_answers(logits: Tensor) -> Answers:
     """
     probabilities = logits.sigmoid()
     shares = torch.nn.functional.logsigmoid(logits).softmax(dim=1)  # p / sum of p, also where every p underflows
-    return Answers(probabilities, entropy(shares), probabilities.amax(dim=1) >= 1 / logits.shape[1])
+    return ClassProbabilities(probabilities, entropy(shares), probabilities.amax(dim=1) >= 1 / logits.shape[1])
 
 
 def entropy(probabilities: Tensor) -> Tensor:

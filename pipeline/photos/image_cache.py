@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.photos.images import DECODING, UnreadableImage
 from pipeline.photos.resize import load_view
 from pipeline.system.errors import PipelineError
-from pipeline.system.progress import say
+from pipeline.system.progress import log
 
 
 class ImageCache:
@@ -95,7 +95,7 @@ def open_cache(folder: str, paths: Sequence[Path | str], size: int, squash: str 
         return None
     cache = ImageCache(Path(folder))
     missing = cache.check_room([Path(path) for path in paths], (size, size), squash)
-    say(f"{folder}: the squashed images of {len(paths)} photos will add {missing / 1e6:.1f} MB.")
+    log(f"{folder}: the squashed images of {len(paths)} photos will add {missing / 1e6:.1f} MB.")
     return cache
 
 

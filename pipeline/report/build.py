@@ -8,7 +8,7 @@ from pipeline.report.gallery import gallery
 from pipeline.report.verdict import verdict
 from pipeline.runs.options import ReportConfig
 from pipeline.system.files import write_text
-from pipeline.system.progress import say
+from pipeline.system.progress import log
 from pipeline.web.page import build_facts, render
 
 
@@ -27,5 +27,5 @@ def run(folder: Path, config: ReportConfig) -> Path:
     )
     path = folder / "report.html"
     write_text(path, page)
-    say(f"{path}: {len(shown['entries'])} of {shown['total']} images, {len(page.encode()) / 1e6:.1f} MB.")
+    log(f"{path}: {len(shown['entries'])} of {shown['total']} images, {len(page.encode()) / 1e6:.1f} MB.")
     return path

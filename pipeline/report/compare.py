@@ -11,7 +11,7 @@ from pipeline.artifacts.state import read_provenance
 from pipeline.exchange.label_sets import LabelSet
 from pipeline.runs.graph import MAKERS
 from pipeline.system.errors import PipelineError
-from pipeline.system.progress import say
+from pipeline.system.progress import log
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def shared_images(first: Manifest, second: Manifest) -> list[str]:
     named = [(i, digest) for i, digest in zip(first.image_ids, first.digests, strict=True) if i in digests]
     shared = [image_id for image_id, digest in named if digests[image_id] == digest]
     if len(shared) < len(named):
-        say(
+        log(
             f"{len(named) - len(shared)} photos have the same name and another content in both runs; they are left out."
         )
     return shared

@@ -30,7 +30,7 @@ SOURCE_TITLES = {
     "warm-up classifier": "warm-up",
     "final classifier": "classifier",
     "initial labels": "initial labels",
-    "refined labels": "refined labels",
+    "cross-fitted labels": "cross-fitted labels",
     "final labels": "final labels",
 }
 
@@ -166,7 +166,7 @@ def stages(run: RunFiles) -> list[dict[str, Any]]:
     order = [
         "initial labels",
         "final labels",
-        "refined labels",
+        "cross-fitted labels",
         "teacher zero-shot",
         "warm-up classifier",
         "final classifier",

@@ -18,7 +18,7 @@ from pipeline.review.doubt import change, closeness, ranks, spread_choice, wrong
 from pipeline.runs.graph import run_argument
 from pipeline.system.errors import PipelineError, printable
 from pipeline.system.files import sha256_of
-from pipeline.system.progress import bar, say
+from pipeline.system.progress import bar, log
 
 TOP_CLASSES = 5
 """Classes that an entry lists whatever their scores are."""
@@ -80,7 +80,7 @@ def entries_of(
             entries.append(entry(views[split], split, row) | found)
             progress.advance(1)
     if other:
-        say(
+        log(
             f"warning: {len(other)} photos have changed since they were prepared (first: {printable(other[0])}); the page "
             f"does not show them. Take them as they are now with `ccd prepare --run {run_argument(folder)}`."
         )

@@ -33,7 +33,7 @@ from pipeline.runs.folders import known_runs
 from pipeline.runs.graph import HISTORIES, MAKERS
 from pipeline.system.errors import PipelineError, hint
 from pipeline.system.files import replacing
-from pipeline.system.progress import PlainTable, say, show
+from pipeline.system.progress import PlainTable, log, show
 from pipeline.system.text import as_listed, nfc
 
 TRUTH_WORDS = {1: "present", 0: "absent", UNKNOWN: "not labelled", DIFFICULT: "only difficult"}
@@ -99,7 +99,7 @@ def show_run(folder: Path, image: str) -> None:
             try:
                 found[name] = read(up_to_date(folder / name))
             except PipelineError as error:
-                say(f"left out: {error}")
+                log(f"left out: {error}")
     show_image(found, image)
 
 
@@ -207,7 +207,7 @@ def save_picture(folder: Path, image_id: str, out: Path) -> None:
     picture = draw_boxes(path, box, class_index, names, caption)
     with replacing(out) as partial:
         picture.save(partial, "PNG")
-    say(f"{out}: {image_id} with {len(box)} boxes.")
+    log(f"{out}: {image_id} with {len(box)} boxes.")
 
 
 def run_table(folder: Path) -> PlainTable:
@@ -277,8 +277,8 @@ def class_columns(artifact: Artifact) -> dict[str, np.ndarray]:
     class_count = len(artifact.class_names)
     match artifact:
         case Embeddings():
-            on_top = artifact.is_train & artifact.class_on_top
-            top = np.bincount(artifact.probabilities[on_top].argmax(1), minlength=class_count)
+            top1 = artifact.is_train & artifact.class_is_top1
+            top = np.bincount(artifact.probabilities[top1].argmax(1), minlength=class_count)
             return {
                 "bias": artifact.bias,
                 "confident images on top": artifact.bias_counts,
@@ -296,7 +296,7 @@ def class_columns(artifact: Artifact) -> dict[str, np.ndarray]:
             known = artifact.class_index[artifact.class_index >= 0]
             return {"boxes": np.bincount(known, minlength=class_count)}
         case CropScores():
-            top = artifact.probabilities[artifact.class_on_top].argmax(1)
+            top = artifact.probabilities[artifact.class_is_top1].argmax(1)
             return {
                 "crops on top": np.bincount(top, minlength=class_count),
                 "crops cut for it": np.bincount(artifact.class_index[artifact.class_index >= 0], minlength=class_count),

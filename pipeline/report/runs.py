@@ -11,14 +11,14 @@ from pipeline.runs.graph import STAGES, options_of
 from pipeline.runs.settings import Settings
 from pipeline.runs.timings import count_images
 from pipeline.system.errors import PipelineError
-from pipeline.system.progress import PlainTable, say, show
+from pipeline.system.progress import PlainTable, log, show
 
 
 def show_runs() -> None:
     """Print one row per run under artifacts/."""
     names = known_runs()
     if not names:
-        say(f'there is no run under {ARTIFACTS}/ yet. Begin one with `ccd all --images DIR --classes "dog,cat"`.')
+        log(f'there is no run under {ARTIFACTS}/ yet. Begin one with `ccd all --images DIR --classes "dog,cat"`.')
         return
     table = PlainTable("run", "kind", "images", "finished")
     for name in names:

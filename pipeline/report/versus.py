@@ -17,7 +17,7 @@ from pipeline.review.doubt import wrong
 from pipeline.runs.options import ReportConfig
 from pipeline.system.errors import PipelineError
 from pipeline.system.files import write_text
-from pipeline.system.progress import say
+from pipeline.system.progress import log
 from pipeline.web.page import build_facts, render
 
 
@@ -55,7 +55,7 @@ def run(first: Path, second: Path, config: ReportConfig) -> Path:
     }
     path = second / f"report-against-{first.resolve().name}.html"
     write_text(path, render("compare", content))
-    say(f"{path}: {len(content['gallery']['entries'])} of {total} images that both runs have.")
+    log(f"{path}: {len(content['gallery']['entries'])} of {total} images that both runs have.")
     return path
 
 

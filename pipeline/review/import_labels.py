@@ -10,7 +10,7 @@ from pipeline.artifacts.manifest import read_manifest
 from pipeline.evaluation.read import read
 from pipeline.review.corrections import UNTOUCHED, make_corrections, read_answers
 from pipeline.runs.graph import run_argument
-from pipeline.system.progress import say
+from pipeline.system.progress import log
 
 
 def run(source: Path, folder: Path, *, replace: bool = False) -> None:
@@ -31,7 +31,7 @@ def run(source: Path, folder: Path, *, replace: bool = False) -> None:
     write(path, corrections)
     fixed = corrections.labels != UNTOUCHED
     name = run_argument(folder)
-    say(
+    log(
         f"{path}: corrected photos: {np.count_nonzero(fixed.any(1))}, labels present: "
         f"{np.count_nonzero(corrections.labels == 1)}, absent: {np.count_nonzero(corrections.labels == 0)}. Go on with "
         f"`ccd fuse --run {name}` and `ccd train --run {name}`."

@@ -15,7 +15,7 @@ from pipeline.exchange.label_sets import LabelSet, read_label_set, waiting_corre
 from pipeline.review.corrections import UNTOUCHED, carried_over
 from pipeline.review.doubt import DOUBTS, review_values
 from pipeline.system.errors import PipelineError
-from pipeline.system.progress import say
+from pipeline.system.progress import log
 from pipeline.system.text import nfc
 
 
@@ -50,7 +50,7 @@ def review_queue(folder: Path, count: int, chosen: Path | None = None) -> Review
     check_photos(folder, labels.manifest, remember=False)
     waiting = waiting_corrections(labels.path)
     if waiting:
-        say(waiting)
+        log(waiting)
     initial: Labels = read(up_to_date(folder / "initial_labels.h5"))
     check_same_images(labels, initial, labels.path, folder / "initial_labels.h5")
     values = review_values(initial.labels, labels.labels)
@@ -70,7 +70,7 @@ def review_queue(folder: Path, count: int, chosen: Path | None = None) -> Review
             f"{chosen} names {len(wanted)} images and none of the train split; only these are corrected."
         )
     if len(rows) < len(wanted):
-        say(
+        log(
             f"{len(wanted) - len(rows)} of the {len(wanted)} images of {chosen} are not in the train split and left out."
         )
     return ReviewQueue(labels, rows[:count], doubtful)

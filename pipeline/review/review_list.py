@@ -10,7 +10,7 @@ from pipeline.review.queue import review_queue
 from pipeline.runs.folders import check_free
 from pipeline.runs.graph import run_argument
 from pipeline.system.files import write_text
-from pipeline.system.progress import say
+from pipeline.system.progress import log
 
 
 def run(
@@ -44,7 +44,7 @@ def run(
     write_text(out, json.dumps(tasks, indent=1))
     write_text(label_studio.interface_path(out), label_studio.interface(queue.labels.class_names))
     paths = [queue.labels.manifest.paths[row] for row in queue.rows]
-    say(
+    log(
         f"{out}: {len(tasks)} images, most doubtful first; {label_studio.interface_path(out)} is the labelling interface. "
         f"{label_studio.storage_advice(paths, image_prefix)} "
         f"Bring the answers back with `ccd import-labels EXPORT.json --run {run_argument(folder)}`."

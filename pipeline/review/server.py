@@ -24,7 +24,7 @@ from pipeline.runs.graph import run_argument
 from pipeline.runs.lock import locked
 from pipeline.system.errors import PipelineError
 from pipeline.system.files import write_text
-from pipeline.system.progress import say
+from pipeline.system.progress import log
 from pipeline.web.page import HEADERS, render
 
 HOST = "127.0.0.1"
@@ -85,11 +85,11 @@ class Review:
     earlier: list[int]
     """Rows of images with an earlier answer, the latest last: questions in front of those of the queue."""
     lock: threading.Lock
-    """Answers come on threads of their own, and each reads the files that it writes."""
+    """ClassProbabilities come on threads of their own, and each reads the files that it writes."""
 
     @property
     def rows(self) -> list[int]:
-        """Row of each question."""
+        """Row of each head."""
         return [*self.earlier, *self.queue.rows]
 
     @property
@@ -106,23 +106,23 @@ class Review:
         return read(self.path) if self.path.exists() else None
 
     def answer(self, index: int, present: list[int] | None) -> dict[str, Any]:
-        """Write what a person says of a question, or (None) undo the last answer to it.
+        """Write what a person says of a head, or (None) undo the last answer to it.
 
         Undoing brings back what was known before that answer, an earlier answer included.
 
         Args:
-            index: of the question.
+            index: of the head.
             present: the classes that are in the photo, none of the others is.
 
         Returns:
-            The question as it is now, and as `corrected` the number of images of which something is known.
+            The head as it is now, and as `corrected` the number of images of which something is known.
 
         Raises:
-            WrongAnswer: there is no such question or class.
+            WrongAnswer: there is no such head or class.
         """
         train = self.queue.labels.manifest
         if not 0 <= index < len(self.rows):
-            raise WrongAnswer(f"there is no question {index}")
+            raise WrongAnswer(f"there is no head {index}")
         if present is not None and not all(0 <= c < len(train.class_names) for c in present):
             raise WrongAnswer("there is no such class")
         row = self.rows[index]
@@ -137,7 +137,7 @@ class Review:
                 log.append(Answer(train.image_ids[row], self.by_class(before), self.by_class(labels[row])))
             write(self.path, corrections_of(train, labels, self.before()))
             write_log(self.folder, log)
-        return {"corrected": corrected_images(labels), **self.question(row, labels[row])}
+        return {"corrected": corrected_images(labels), **self.head(row, labels[row])}
 
     def undone(self, row: int, now: np.ndarray, log: list[Answer]) -> np.ndarray:
         """What is known of an image without its last answer, int8 [C]; takes that out of the log.
@@ -156,7 +156,7 @@ class Review:
         """What is known of an image, by class."""
         return {self.queue.labels.class_names[c]: int(known[c]) for c in np.flatnonzero(known != UNTOUCHED)}
 
-    def question(self, row: int, known: np.ndarray) -> dict[str, Any]:
+    def head(self, row: int, known: np.ndarray) -> dict[str, Any]:
         """The ticks of an image, and whether they are a person's answer."""
         answered = is_answer(known)
         present = known == 1 if answered else self.queue.labels.present[row]
@@ -173,7 +173,7 @@ class Review:
                     "id": labels.image_ids[row],
                     "doubtful": self.queue.doubtful[row].tolist(),
                     "scores": [round(float(score), 3) for score in labels.labels[row]],
-                    **self.question(row, known[row]),
+                    **self.head(row, known[row]),
                 }
             )
         index_of = {labels.image_ids[row]: index for index, row in enumerate(self.rows)}
@@ -206,7 +206,7 @@ class ReviewServer(ThreadingHTTPServer):
 
 
 class ReviewHandler(BaseHTTPRequestHandler):
-    """Answers one request: the page, a photo of a question, or an answer to one."""
+    """ClassProbabilities one request: the page, a photo of a head, or an answer to one."""
 
     server: ReviewServer
     protocol_version = "HTTP/1.1"
@@ -261,13 +261,13 @@ class ReviewHandler(BaseHTTPRequestHandler):
             return
         try:
             said = json.loads(self.rfile.read(int(length)))
-            question = self.server.review.answer(*checked(said))
+            head = self.server.review.answer(*checked(said))
         except (ValueError, RecursionError, WrongAnswer) as error:
             self.reply(HTTPStatus.BAD_REQUEST, str(error).encode(), "text/plain; charset=utf-8")
         except PipelineError as error:
             self.reply(HTTPStatus.INTERNAL_SERVER_ERROR, str(error).encode(), "text/plain; charset=utf-8")
         else:
-            self.reply(HTTPStatus.OK, json.dumps(question).encode(), "application/json")
+            self.reply(HTTPStatus.OK, json.dumps(head).encode(), "application/json")
 
     def reply(self, status: HTTPStatus, content: bytes, kind: str) -> None:
         """Send a whole response."""
@@ -338,11 +338,11 @@ def run(folder: Path, count: int, *, chosen: Path | None = None, port: int = 0) 
     """Serve the page until Ctrl-C; arguments as of `open_review`."""
     with open_review(folder, count, chosen, port) as server:
         earlier = f" ({len(server.review.earlier)} with earlier answers)" if server.review.earlier else ""
-        say(f"{len(server.review.queue.rows)} images to look at{earlier}: open {server.address} (Ctrl-C ends).")
+        log(f"{len(server.review.queue.rows)} images to look at{earlier}: open {server.address} (Ctrl-C ends).")
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
     corrected, name = corrected_images(server.review.known()), run_argument(folder)
-    say(
+    log(
         f"{server.review.path}: corrected photos: {corrected}. Go on with `ccd fuse --run {name}` and "
         f"`ccd train --run {name}`."
     )

@@ -15,6 +15,17 @@ from pipeline.system.files import sha256_of
 LOADERS = {"open_clip": 2}
 """Versions of how teachers are loaded, by the kind of spec; raise one when the embeddings of the same weights change."""
 
+RENAMED = {
+    "others": "background",
+    "known_from": "reuse_embeddings",
+    "votes": "crop_scope",
+    "informed_head": "init_head_bias",
+    "refine_rounds": "cross_fit_rounds",
+    "refine_folds": "cross_fit_folds",
+    "refine_share": "cross_fit_weight",
+}
+"""Old names of options, for the error that a run.toml with one of them gives."""
+
 
 def option(
     default: Any,
@@ -131,6 +142,8 @@ class Config:
         """
         known = [f.name for f in fields(cls)]
         for name in table:
+            if RENAMED.get(name) in known:
+                raise PipelineError(f"{where} has the option {name!r}, which is now {RENAMED[name]!r}. Rename it.")
             if name not in known:
                 raise PipelineError(f"{where} has an unknown option {name!r}. {hint(name, known)}")
         try:

@@ -12,7 +12,7 @@ from typing import TextIO
 
 from pipeline.system import distributed
 from pipeline.system.errors import PipelineError, first_line
-from pipeline.system.progress import say
+from pipeline.system.progress import log
 
 FILE = ".lock"
 
@@ -40,7 +40,7 @@ def locked(folder: Path) -> Iterator[None]:
                 f"{folder} is in use by {holder}. Wait for it, or end it, and type the command again."
             ) from None
         except OSError as error:
-            say(
+            log(
                 f"warning: {folder} is on a file system without locks ({error.strerror}). "
                 "Run one command at a time on it: nothing stops a second one from writing the same files."
             )

@@ -1,6 +1,6 @@
 """The options of every stage: default, range and help text, each written here and nowhere else.
 
-They stand apart from the stages so that help, settings and the question of what is up to date need no network.
+They stand apart from the stages so that help, settings and the head of what is up to date need no network.
 """
 
 import math
@@ -112,7 +112,7 @@ class EmbedConfig(Config):
     )
     templates: str = option("paper", "prompt templates: paper, openai-imagenet-80, or a sentence with {} for the class")
     synonyms: Literal["mean", "max"] = option("mean", "how the names of one class are combined")
-    others: str = option(
+    background: str = option(
         "everyday",
         "what photos show that is no class, joins the softmax and is never a label: names joined by commas; everyday: "
         "30 scenes and materials that ship; none (paper)",
@@ -120,7 +120,7 @@ class EmbedConfig(Config):
     logit_scale: float = option(0.0, "s of softmax(s f.t); 0: the teacher's own (CLIP: 100)", min=0.0, max=1000.0)
     entropy_limit: float = option(
         0.668,
-        "largest entropy of a confident image, as a share of log(C + others) (paper: 2 nats, the same at its 20 classes)",
+        "largest entropy of a confident image, as a share of log(C + background classes) (paper: 2 nats, the same at its 20 classes)",
         min=0.0,
         max=1.0,
     )
@@ -153,7 +153,7 @@ class EmbedConfig(Config):
         content=teacher_identity,
         path=absolute_teacher,
     )
-    known_from: str = option(
+    reuse_embeddings: str = option(
         "",
         "another run, whose image embeddings of the same photos are taken over",
         path=absolute_run,
@@ -268,7 +268,7 @@ class WarmupConfig(TrainingConfig):
         "bicubic",
         "photos are squashed for the classifier bicubically, or by Pillow bilinearly (authors)",
     )
-    informed_head: bool = option(True, "start the head at the mean target of each class; off: at random (paper)")
+    init_head_bias: bool = option(True, "start the head at the mean target of each class; off: at random (paper)")
     boost: float = option(3.0, "BoostLU: factor of positive activations (paper: 3)", min=1.0, max=100.0)
 
 
@@ -284,8 +284,8 @@ class BoxesConfig(Config):
     image_size: int = option(
         320, "side of the squashed view that the CAMs are made from, pixels (paper: 640)", min=32, max=2048
     )
-    select: Literal["relative", "score"] = option(
-        "relative", "classes that stand out against the other images, or those of the highest scores (paper)"
+    select: Literal["z-score", "score"] = option(
+        "z-score", "classes that stand out against the other images, or those of the highest scores (paper)"
     )
     classes_per_image: float = option(
         3.0, "mean number of classes selected per image (paper, VOC: 5)", min=0.01, max=1000.0
@@ -367,7 +367,7 @@ class FuseConfig(Config):
     """How the crops of an image are combined, and how much the whole image counts against them."""
 
     ratio: float = option(0.5, "weight of the initial labels (paper: 0.2 in the VOC12 script)", min=0.0, max=1.0)
-    votes: Literal["own", "all"] = option(
+    crop_scope: Literal["own", "all"] = option(
         "own", "own: a crop speaks of the class that it was cut for; all: of every class (paper)"
     )
     boxless: Literal["keep", "erase"] = option(
@@ -387,14 +387,14 @@ class TrainConfig(TrainingConfig):
     jitter_order: Literal["batch", "image"] = option(
         "batch", "colours are changed in one order per batch, or in each image's own (authors)"
     )
-    refine_rounds: int = option(
+    cross_fit_rounds: int = option(
         2,
         "rounds of training on parts of the images, to mix what is said of the others into labels (paper: 0)",
         min=0,
         max=10,
     )
-    refine_folds: int = option(3, "parts of the images in a round", min=2, max=100)
-    refine_share: float = option(
+    cross_fit_folds: int = option(3, "parts of the images in a round", min=2, max=100)
+    cross_fit_weight: float = option(
         0.5,
         "share of what is said in a label, where labels are quite undecided; less where they are not",
         min=0.0,

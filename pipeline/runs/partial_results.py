@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 from pipeline.system.files import remove_folder, replacing, sha256_of, write_text
 
 
-class Pieces:
+class PartialResults:
     """Folder `<name>.partial` of finished pieces.
 
-    A piece is a file that appears whole or not at all, so whatever is in the folder can be trusted. Pieces that were
-    made for another provenance, or from input files with another content, are removed. Pieces that are numbered by
+    A piece is a file that appears whole or not at all, so whatever is in the folder can be trusted. PartialResults that were
+    made for another provenance, or from input files with another content, are removed. PartialResults that are numbered by
     their place in a list belong to `of` that list.
 
     Args:
@@ -42,14 +42,14 @@ class Pieces:
         """Where the piece of this name lies, or would."""
         return self.folder / name
 
-    def below(self, name: str) -> "Pieces":
-        """Pieces of a part of the work, in a folder of their own among these."""
-        inner = object.__new__(Pieces)
+    def below(self, name: str) -> "PartialResults":
+        """PartialResults of a part of the work, in a folder of their own among these."""
+        inner = object.__new__(PartialResults)
         inner.folder = self.path(name)
         return inner
 
-    def of(self, *lists: Any) -> "Pieces":
-        """Pieces whose numbers count the entries of these lists; those of other lists are never found here."""
+    def of(self, *lists: Any) -> "PartialResults":
+        """PartialResults whose numbers count the entries of these lists; those of other lists are never found here."""
         return self.below(digest_of(*lists))
 
     def save_arrays(self, index: int, arrays: dict[str, np.ndarray]) -> None:
@@ -96,11 +96,11 @@ def digest_of(*values: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def work_in_pieces(
+def compute_partial_results(
     title: str,
     counts: Sequence[int],
     decides: Sequence[Any],
-    pieces: Pieces,
+    pieces: PartialResults,
     work: Callable[[Sequence[int]], Iterator[tuple[np.ndarray, np.ndarray]]],
     finish: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
 ) -> Iterator[np.ndarray]:

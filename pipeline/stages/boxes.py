@@ -33,22 +33,22 @@ from pipeline.method.cam import (
     expand_boxes,
     normalise,
     quantile_threshold,
-    relative_scores,
     rescale_boxes,
     search_threshold,
     search_windows,
+    z_scores,
 )
 from pipeline.method.crops import grid_boxes, random_boxes
 from pipeline.photos.augment import draw_flips, flip
 from pipeline.photos.prefetch import chunks
 from pipeline.runs.options import BoxesConfig
-from pipeline.runs.partial_results import Pieces
+from pipeline.runs.partial_results import PartialResults
 from pipeline.system import distributed
-from pipeline.system.progress import say
+from pipeline.system.progress import log
 
 
 @dataclass(frozen=True)
-class Found:
+class CandidateBoxes:
     """Boxes of some images: M of them."""
 
     image_index: Tensor
@@ -67,12 +67,12 @@ class Found:
         return {name: values.numpy() for name, values in vars(self).items()}
 
     @classmethod
-    def of_arrays(cls, arrays: dict[str, np.ndarray]) -> "Found":
+    def of_arrays(cls, arrays: dict[str, np.ndarray]) -> "CandidateBoxes":
         """Inverse of `to_arrays`."""
         return cls(**{name: torch.from_numpy(values) for name, values in arrays.items()})
 
     @classmethod
-    def joined(cls, parts: list["Found"]) -> "Found":
+    def joined(cls, parts: list["CandidateBoxes"]) -> "CandidateBoxes":
         """All parts, in order."""
         none = torch.zeros(0, dtype=torch.int64)
         empty = cls(none, none, torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.uint8))
@@ -101,7 +101,7 @@ def search_tau(model: CamNet, paths: list[str], config: BoxesConfig) -> float:
 
     found = search_threshold(windows(), config.search_bound)
     if not found.converged:
-        say(
+        log(
             f"the search for tau used up the images at {found.mean_count:.1f} classes an image, "
             f"outside {config.search_bound:g} to {config.search_bound + 2:g}."
         )
@@ -119,14 +119,14 @@ def select_classes(scores: Tensor, config: BoxesConfig, tau: float = 0.0) -> tup
     Returns:
         bool Tensor[N, C], and tau, fixed or from the wanted number of classes per image.
     """
-    if config.select == "relative":
-        scores = relative_scores(scores)
+    if config.select == "z-score":
+        scores = z_scores(scores)
     tau = config.tau or tau or quantile_threshold(scores, min(config.classes_per_image, scores.shape[1]))
     return scores >= tau, tau
 
 
 @torch.inference_mode()
-def find_boxes(cams: Tensor, selected: Tensor, rows: range, sizes: Tensor, config: BoxesConfig) -> Found:
+def find_boxes(cams: Tensor, selected: Tensor, rows: range, sizes: Tensor, config: BoxesConfig) -> CandidateBoxes:
     """Boxes of one batch.
 
     Args:
@@ -149,7 +149,7 @@ def find_boxes(cams: Tensor, selected: Tensor, rows: range, sizes: Tensor, confi
         epsilon=config.cam_epsilon,
     )
     if not len(owner):
-        return Found.joined([])
+        return CandidateBoxes.joined([])
     local = image[owner]
     found = (
         local + rows.start,
@@ -158,12 +158,12 @@ def find_boxes(cams: Tensor, selected: Tensor, rows: range, sizes: Tensor, confi
         maps[owner].amax(dim=(1, 2)),
         (255 * normalise(maps[owner])).round().to(torch.uint8),
     )
-    return Found(*(values.cpu() for values in found))
+    return CandidateBoxes(*(values.cpu() for values in found))
 
 
 def cam_view(
-    model: CamNet, train: Manifest, config: BoxesConfig, store: FeatureStore | None, pieces: Pieces
-) -> tuple[Found, float]:
+    model: CamNet, train: Manifest, config: BoxesConfig, store: FeatureStore | None, pieces: PartialResults
+) -> tuple[CandidateBoxes, float]:
     """Boxes of all images, in the first process, and the threshold that selected their classes.
 
     The processes of torchrun share the images. The selection needs every score first; the backbone sees the images
@@ -199,32 +199,36 @@ def cam_view(
             cams = boost_positive(cams, model.boost)
         parts.append(find_boxes(cams, selected[part], range(part[0], part[-1] + 1), sizes[part], config))
         if part[-1] + 1 in ends:
-            pieces.save_arrays(ends[part[-1] + 1], Found.joined(parts).to_arrays())
+            pieces.save_arrays(ends[part[-1] + 1], CandidateBoxes.joined(parts).to_arrays())
             parts = []
     distributed.barrier()
     if not distributed.is_main():
-        return Found.joined([]), tau
-    return Found.joined([Found.of_arrays(pieces.load_arrays(group)) for group in range(len(groups))]), tau
+        return CandidateBoxes.joined([]), tau
+    return CandidateBoxes.joined(
+        [CandidateBoxes.of_arrays(pieces.load_arrays(group)) for group in range(len(groups))]
+    ), tau
 
 
-def classless(image: int, boxes: Tensor) -> Found:
+def classless(image: int, boxes: Tensor) -> CandidateBoxes:
     """Boxes Tensor[M, 4] of one image that stand for no class."""
     count = len(boxes)
     return without_cams(torch.full((count,), image), torch.full((count,), -1), boxes)
 
 
-def without_cams(image_index: Tensor, class_index: Tensor, boxes: Tensor) -> Found:
+def without_cams(image_index: Tensor, class_index: Tensor, boxes: Tensor) -> CandidateBoxes:
     """Boxes Tensor[M, 4] that come from no CAM."""
     peak = torch.full((len(boxes),), math.nan)
-    return Found(image_index, class_index, boxes, peak, torch.zeros(0, dtype=torch.uint8))
+    return CandidateBoxes(image_index, class_index, boxes, peak, torch.zeros(0, dtype=torch.uint8))
 
 
-def grid_view(train: Manifest, config: BoxesConfig) -> Found:
+def grid_view(train: Manifest, config: BoxesConfig) -> CandidateBoxes:
     """The tiles of every image."""
-    return Found.joined([classless(i, grid_boxes(tuple(size), config.tiles)) for i, size in enumerate(train.sizes)])
+    return CandidateBoxes.joined(
+        [classless(i, grid_boxes(tuple(size), config.tiles)) for i, size in enumerate(train.sizes)]
+    )
 
 
-def random_view(found: Found, train: Manifest, config: BoxesConfig) -> Found:
+def random_view(found: CandidateBoxes, train: Manifest, config: BoxesConfig) -> CandidateBoxes:
     """The boxes found, of the same sizes and for the same classes, at random places."""
     generator = torch.Generator().manual_seed(config.seed)
     first = torch.searchsorted(found.image_index, torch.arange(len(train.sizes) + 1)).tolist()
@@ -234,7 +238,7 @@ def random_view(found: Found, train: Manifest, config: BoxesConfig) -> Found:
     return without_cams(found.image_index, found.class_index, torch.cat([torch.zeros(0, 4), *moved]))
 
 
-def annotated_view(truth: GroundTruth, train: Manifest, config: BoxesConfig) -> Found:
+def annotated_view(truth: GroundTruth, train: Manifest, config: BoxesConfig) -> CandidateBoxes:
     """The annotated boxes, or those widened as the CAM boxes are; for studies alone."""
     row_of = {image_id: row for row, image_id in enumerate(train.image_ids)}
     parts = []
@@ -246,7 +250,7 @@ def annotated_view(truth: GroundTruth, train: Manifest, config: BoxesConfig) -> 
         if config.view == "around-gt":
             box = expand_boxes(box, tuple(train.sizes[row]), config.margin)
         parts.append(without_cams(torch.tensor([row]), torch.tensor([int(truth.object_class_index[k])]), box))
-    return Found.joined(sorted(parts, key=lambda part: int(part.image_index)))
+    return CandidateBoxes.joined(sorted(parts, key=lambda part: int(part.image_index)))
 
 
 def look(
@@ -256,11 +260,11 @@ def look(
     config: BoxesConfig,
     device: str,
     store: FeatureStore,
-    pieces: Pieces,
-) -> tuple[Found, float]:
+    pieces: PartialResults,
+) -> tuple[CandidateBoxes, float]:
     """Boxes of the view that the options name, and the threshold that selected their classes, NaN without one."""
     if config.view == "none":
-        return Found.joined([]), math.nan
+        return CandidateBoxes.joined([]), math.nan
     if config.uses_ground_truth:
         return annotated_view(read_ground_truth(folder), train, config), math.nan
     if config.view == "grid":
@@ -284,7 +288,7 @@ def run(
     train = manifest.split("train")
     checkpoint = read_checkpoint(folder / "warmup.pt")
     check_same_images(train, checkpoint, folder / "manifest.csv", folder / "warmup.pt")
-    pieces = Pieces(path, origin, fresh=fresh)
+    pieces = PartialResults(path, origin, fresh=fresh)
     found, tau = look(folder, train, checkpoint, config, device, store, pieces)
     if not distributed.is_main():
         return
@@ -304,4 +308,4 @@ def run(
     )
     pieces.remove()
     boxed = len(np.unique(found.image_index.numpy()))
-    say(f"{path}: {len(found.box)} boxes in {boxed} of {len(train.image_ids)} images, tau {tau:.3f}.")
+    log(f"{path}: {len(found.box)} boxes in {boxed} of {len(train.image_ids)} images, tau {tau:.3f}.")

@@ -14,7 +14,7 @@ from pipeline.runs.settings import Settings
 from pipeline.runs.timings import keep_timing
 from pipeline.system import distributed, interrupts
 from pipeline.system.devices import pick_device
-from pipeline.system.progress import say
+from pipeline.system.progress import log
 
 if TYPE_CHECKING:
     from pipeline.classifier.features import FeatureStore
@@ -92,7 +92,7 @@ def do_work(
     else:
         origin = origin_of(stage, folder, config)
         if not force and is_built(stage, folder, origin):
-            say(f"{folder / stage.makes[0]} is up to date.")
+            log(f"{folder / stage.makes[0]} is up to date.")
             return
         network: dict[str, Any] = {}
         if stage.asks:
@@ -130,7 +130,7 @@ def run_chain(
     features = kept or KeptFeatures(folder)
     for stage in stages:
         if stage.name == "evaluate" and not (folder / "ground_truth.h5").exists():
-            say(
+            log(
                 f"{folder} has no ground truth, so nothing is measured. See the labels: `ccd inspect {run_argument(folder)}`."
             )
             continue

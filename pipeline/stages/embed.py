@@ -15,30 +15,30 @@ from pipeline.artifacts.provenance import Provenance
 from pipeline.classifier.inference import image_batches
 from pipeline.datasets.class_names import display_names
 from pipeline.method.labels import class_bias, confident_images
-from pipeline.method.probabilities import Answers, entropy
+from pipeline.method.probabilities import ClassProbabilities, entropy
 from pipeline.photos.prefetch import chunks
 from pipeline.runs.folders import run_folder
 from pipeline.runs.options import EmbedConfig
-from pipeline.runs.partial_results import Pieces, work_in_pieces
+from pipeline.runs.partial_results import PartialResults, compute_partial_results
 from pipeline.system import distributed
 from pipeline.system.errors import PipelineError
-from pipeline.system.progress import say
+from pipeline.system.progress import log
 from pipeline.teachers.embedding_cache import BLOCK, ImageStore, StoreKey, check_reuse
-from pipeline.teachers.encoding import Halving, ViewRules, find_batch_size, precision_of
+from pipeline.teachers.encoding import OutOfMemoryBackoff, ViewRules, find_batch_size, precision_of
 from pipeline.teachers.precomputed import align, read_precomputed
 from pipeline.teachers.teacher import Teacher, load_teacher
-from pipeline.teachers.zero_shot_head import Question, ask, scaled_bias
+from pipeline.teachers.zero_shot_head import ZeroShotHead, scaled_bias, zero_shot_head
 
-PIECE = 256
+PART = 256
 """Images between two savings of unfinished work."""
 
 
 @dataclass(frozen=True)
-class Found:
+class TeacherScores:
     """What a teacher, or a file in its place, says of N images."""
 
-    answers: Answers
-    question: Question | None
+    answers: ClassProbabilities
+    head: ZeroShotHead | None
     """None where only probabilities were given."""
     image_size: int
     """Side of the squashed global view; 0 where precomputed scores were given."""
@@ -50,7 +50,13 @@ class Found:
 
 
 def embed_images(
-    teacher: Teacher, manifest: Manifest, store: ImageStore, size: int, squash: str, batch_size: int, pieces: Pieces
+    teacher: Teacher,
+    manifest: Manifest,
+    store: ImageStore,
+    size: int,
+    squash: str,
+    batch_size: int,
+    pieces: PartialResults,
 ) -> int:
     """Put the embeddings of those images that the store does not know into it, and return how many they were.
 
@@ -61,51 +67,57 @@ def embed_images(
     if not wanted:
         return 0
     path_of = dict(zip(manifest.digests, manifest.paths, strict=True))
-    rows = chunks(len(wanted), PIECE)
-    encode_images = Halving(teacher.encode_images)
+    rows = chunks(len(wanted), PART)
+    encode_images = OutOfMemoryBackoff(teacher.encode_images)
 
     def encode(indices: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         order = np.array([row for index in indices for row in rows[index]], dtype=np.int64)
         for batch, images in image_batches([path_of[wanted[i]] for i in order], size, batch_size, squash=squash):
             yield order[batch.start : batch.stop], encode_images(images).float().cpu().numpy()
 
-    images = work_in_pieces("embed", [len(r) for r in rows], [vars(store.key), wanted], pieces, encode)
+    images = compute_partial_results("embed", [len(r) for r in rows], [vars(store.key), wanted], pieces, encode)
     if distributed.is_main():
         store.add(wanted, images)
     return len(wanted)
 
 
-def answer(count: int, images: Iterator[np.ndarray], question: Question) -> Answers:
+def answer(count: int, images: Iterator[np.ndarray], head: ZeroShotHead) -> ClassProbabilities:
     """The answers of `count` image embeddings that come in blocks."""
-    return question.answers_in_blocks(count, (question.logits(torch.from_numpy(block)) for block in images))
+    return head.probabilities_in_blocks(count, (head.logits(torch.from_numpy(block)) for block in images))
 
 
-def ask_about_classes(teacher: Teacher, manifest: Manifest, config: EmbedConfig, logit_scale: float) -> Question:
-    """The question about the classes of a manifest; a scale of 0 is the teacher's own."""
+def head_of_classes(teacher: Teacher, manifest: Manifest, config: EmbedConfig, logit_scale: float) -> ZeroShotHead:
+    """The head about the classes of a manifest; a scale of 0 is the teacher's own."""
     if teacher.logit_bias is not None:
-        decline_others(config, f"{teacher.name} scores each class on its own")
+        decline_background(config, f"{teacher.name} scores each class on its own")
     names = display_names(manifest.class_names, manifest.display_names)
-    return ask(teacher, names, manifest.class_names, config.templates, config.synonyms, config.others, logit_scale)
+    return zero_shot_head(
+        teacher, names, manifest.class_names, config.templates, config.synonyms, config.background, logit_scale
+    )
 
 
-def ask_teacher(folder: Path, manifest: Manifest, config: EmbedConfig, device: str, pieces: Pieces) -> Found:
+def run_teacher(
+    folder: Path, manifest: Manifest, config: EmbedConfig, device: str, pieces: PartialResults
+) -> TeacherScores:
     """Embed the classes, and the images that the teacher has not seen yet."""
-    if config.known_from:
+    if config.reuse_embeddings:
         check_reuse(config)
     rules = ViewRules.of(vars(config))
     teacher = load_teacher(config.teacher, device, config.precision, rules=rules)
     size = config.image_size or teacher.input_size
     key = StoreKey(teacher.fingerprint, size, precision_of(teacher))
-    other = ImageStore(run_folder(config.known_from), key) if config.known_from else None
+    other = ImageStore(run_folder(config.reuse_embeddings), key) if config.reuse_embeddings else None
     if other and not other.path.exists():
         raise PipelineError(
-            f"{config.known_from} has no image embeddings of {config.teacher} at {size} px in {key.precision}, as this run "
-            "needs them: its teacher had other weights or options. Name another run, or take the option known_from away."
+            f"{config.reuse_embeddings} has no image embeddings of {config.teacher} at {size} px in {key.precision}, as this run "
+            "needs them: its teacher had other weights or options. Name another run, or take the option reuse_embeddings away."
         )
-    question = ask_about_classes(teacher, manifest, config, config.logit_scale)
+    head = head_of_classes(teacher, manifest, config, config.logit_scale)
     store = ImageStore(folder, key, config.teacher)
     if other and distributed.is_main():
-        say(f"{store.path}: {store.take_over(other, manifest.digests)} images are known from {config.known_from}.")
+        log(
+            f"{store.path}: {store.take_over(other, manifest.digests)} images are known from {config.reuse_embeddings}."
+        )
     distributed.barrier()
     store = ImageStore(folder, key, config.teacher)
     unseen = len(store.missing(manifest.digests))
@@ -113,26 +125,26 @@ def ask_teacher(folder: Path, manifest: Manifest, config: EmbedConfig, device: s
     embed_images(teacher, manifest, store, size, rules.squash_of(teacher), batch_size, pieces)
     distributed.barrier()  # the first process has written what all read
     if unseen < len(manifest.digests):
-        say(f"{store.path}: {unseen} of {len(manifest.digests)} images were new to the teacher.")
-    answers = answer(len(manifest.digests), ImageStore(folder, key).blocks(manifest.digests), question)
-    return Found(answers, question, size, config.teacher, teacher.fingerprint)
+        log(f"{store.path}: {unseen} of {len(manifest.digests)} images were new to the teacher.")
+    answers = answer(len(manifest.digests), ImageStore(folder, key).blocks(manifest.digests), head)
+    return TeacherScores(answers, head, size, config.teacher, teacher.fingerprint)
 
 
-def take_precomputed(manifest: Manifest, config: EmbedConfig, device: str) -> Found:
+def take_precomputed(manifest: Manifest, config: EmbedConfig, device: str) -> TeacherScores:
     """Scores that someone else computed; classes without a text embedding are embedded by the model that made them."""
     is_train = (manifest.images["split"] == "train").tolist()
     read = read_precomputed(Path(config.precomputed).expanduser())
     found = align(read, manifest.image_ids, manifest.class_names, required=is_train)
     known = None if found.known is None else found.known.numpy()
     if known is not None:
-        say(f"{config.precomputed} has no scores of {(~known).sum()} test images, so the teacher is not measured.")
+        log(f"{config.precomputed} has no scores of {(~known).sum()} test images, so the teacher is not measured.")
     if found.probabilities is not None or found.text is not None:
-        decline_others(config, f"{config.precomputed} holds scores or texts of the classes alone")
+        decline_background(config, f"{config.precomputed} holds scores or texts of the classes alone")
     name = config.precomputed_teacher or found.teacher
     if found.probabilities is not None:
-        on_top = torch.ones(len(found.probabilities), dtype=torch.bool)
-        answers = Answers(found.probabilities, entropy(found.probabilities), on_top)
-        return Found(answers, None, 0, name or Path(config.precomputed).name, found.fingerprint, known)
+        top1 = torch.ones(len(found.probabilities), dtype=torch.bool)
+        answers = ClassProbabilities(found.probabilities, entropy(found.probabilities), top1)
+        return TeacherScores(answers, None, 0, name or Path(config.precomputed).name, found.fingerprint, known)
     own_scale, own_bias = found.logit_scale, found.logit_bias
     if found.text is None or own_scale is None:
         teacher = load_teacher(maker_of(config, name), device, config.precision)
@@ -140,18 +152,18 @@ def take_precomputed(manifest: Manifest, config: EmbedConfig, device: str) -> Fo
         own_scale, own_bias = teacher.logit_scale, teacher.logit_bias
     scale = config.logit_scale or own_scale
     if found.text is None:
-        question = ask_about_classes(teacher, manifest, config, scale)
+        head = head_of_classes(teacher, manifest, config, scale)
     else:
         bias = scaled_bias(own_bias, own_scale, scale)
-        question = Question(found.text, torch.arange(len(found.text)), found.text[:0], scale, bias)
-    if question.text.shape[1] != found.image.shape[1]:
+        head = ZeroShotHead(found.text, torch.arange(len(found.text)), found.text[:0], scale, bias)
+    if head.text.shape[1] != found.image.shape[1]:
         raise PipelineError(
             f"{config.precomputed} has embeddings of {found.image.shape[1]} numbers, and {name} makes "
-            f"{question.text.shape[1]}: another model made them. State which with --precomputed-teacher."
+            f"{head.text.shape[1]}: another model made them. State which with --precomputed-teacher."
         )
     blocks = (block.numpy() for block in found.image.split(BLOCK))
-    answers = answer(len(found.image), blocks, question)
-    return Found(answers, question, 0, name or Path(config.precomputed).name, found.fingerprint, known)
+    answers = answer(len(found.image), blocks, head)
+    return TeacherScores(answers, head, 0, name or Path(config.precomputed).name, found.fingerprint, known)
 
 
 def maker_of(config: EmbedConfig, name: str) -> str:
@@ -174,36 +186,36 @@ def maker_of(config: EmbedConfig, name: str) -> str:
     return name
 
 
-def decline_others(config: EmbedConfig, reason: str) -> None:
-    """Say why the others of the options join nothing.
+def decline_background(config: EmbedConfig, reason: str) -> None:
+    """Say why the background of the options join nothing.
 
     Raises:
         PipelineError: they were asked for by name.
     """
-    if config.others == EmbedConfig.others:
-        say(f"{reason}, so nothing joins them as an other.")
-    elif config.others != "none":
+    if config.background == EmbedConfig.background:
+        log(f"{reason}, so nothing joins them as an other.")
+    elif config.background != "none":
         raise PipelineError(
-            f"{reason}, so others cannot be {config.others!r}. Use `--others none`, or another teacher."
+            f"{reason}, so background cannot be {config.background!r}. Use `--background none`, or another teacher."
         )
 
 
 def run(folder: Path, config: EmbedConfig, origin: Provenance, *, manifest: Manifest, device: str, fresh: bool) -> None:
     """Write `embeddings.h5` from the manifest, and what the teacher said of the images to `image_embeddings/`."""
     path = folder / "embeddings.h5"
-    pieces = Pieces(path, origin, fresh=fresh)
+    pieces = PartialResults(path, origin, fresh=fresh)
     if config.precomputed:
         found = take_precomputed(manifest, config, device)
     else:
-        found = ask_teacher(folder, manifest, config, device, pieces)
+        found = run_teacher(folder, manifest, config, device, pieces)
     if not distributed.is_main():
         return
     is_train = manifest.images["split"].to_numpy() == "train"
-    question = found.question
-    probabilities, entropies, class_on_top = (values.numpy() for values in vars(found.answers).values())
-    outcomes = probabilities.shape[1] if question is None else question.outcomes
+    head = found.head
+    probabilities, entropies, class_is_top1 = (values.numpy() for values in vars(found.answers).values())
+    outcomes = probabilities.shape[1] if head is None else head.outcomes
     confident = confident_images(entropies, outcomes, config.entropy_limit)
-    bias, counts = class_bias(probabilities, confident & class_on_top & is_train, config.bias_shrinkage)
+    bias, counts = class_bias(probabilities, confident & class_is_top1 & is_train, config.bias_shrinkage)
     write(
         path,
         Embeddings(
@@ -212,45 +224,45 @@ def run(folder: Path, config: EmbedConfig, origin: Provenance, *, manifest: Mani
             class_names=manifest.class_names,
             is_train=is_train,
             known=found.known,
-            text=None if question is None else question.text.numpy(),
-            text_class_index=None if question is None else question.text_class.numpy(),
-            other_text=None if question is None else question.other_text.numpy(),
+            text=None if head is None else head.text.numpy(),
+            text_class_index=None if head is None else head.text_class.numpy(),
+            background_text=None if head is None else head.background_text.numpy(),
             probabilities=probabilities,
             entropy=entropies,
-            class_on_top=class_on_top,
+            class_is_top1=class_is_top1,
             bias=bias,
             bias_counts=counts,
-            logit_scale=0.0 if question is None else question.logit_scale,
-            logit_bias=math.nan if question is None or question.logit_bias is None else question.logit_bias,
+            logit_scale=0.0 if head is None else head.logit_scale,
+            logit_bias=math.nan if head is None or head.logit_bias is None else head.logit_bias,
             outcomes=outcomes,
-            others="" if question is None else ", ".join(question.others),
-            others_left_out="" if question is None else ", ".join(question.left_out),
+            background="" if head is None else ", ".join(head.background),
+            background_left_out="" if head is None else ", ".join(head.left_out),
             image_size=found.image_size,
             teacher=found.teacher,
             teacher_fingerprint=found.fingerprint,
         ),
     )
     pieces.remove()
-    if question is not None:
-        report_others(path, question)
+    if head is not None:
+        report_background(path, head)
     report(path, manifest.class_names, bias, counts)
 
 
-def report_others(path: Path, question: Question) -> None:
+def report_background(path: Path, head: ZeroShotHead) -> None:
     """Say what joined the softmax beside the classes, and what is too near one."""
-    if question.others:
-        say(f"{path}: beside the classes the teacher chose among {', '.join(question.others)}.")
-    if question.left_out:
-        say(f"too near a class to join them: {', '.join(question.left_out)}.")
+    if head.background:
+        log(f"{path}: beside the classes the teacher chose among {', '.join(head.background)}.")
+    if head.left_out:
+        log(f"too near a class to join them: {', '.join(head.left_out)}.")
 
 
 def report(path: Path, class_names: list[str], bias: np.ndarray, counts: np.ndarray) -> None:
     """Say what the bias is and which classes have none of their own."""
     low, high = int(bias.argmin()), int(bias.argmax())
-    say(
+    log(
         f"{path}: {counts.sum()} confident train images; "
         f"bias from {bias[low]:.3f} ({class_names[low]}) to {bias[high]:.3f} ({class_names[high]})."
     )
     unseen = [name for name, count in zip(class_names, counts, strict=True) if not count]
     if unseen:
-        say(f"never on top, so given the mean bias of the others: {', '.join(unseen)}.")
+        log(f"never on top, so given the mean bias of the background: {', '.join(unseen)}.")

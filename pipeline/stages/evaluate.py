@@ -175,8 +175,8 @@ def run(folder: Path, config: EvaluateConfig, origin: Provenance) -> None:
     metrics: dict[str, Any] = {"conventions": conventions(config), "not_measured": not_measured(counts)}
     if len(train_rows):
         metrics["labels"] = {
-            name: measure_labels(folder / f"{name}_labels.h5", train_rows, train_truth, config)
-            for name in ("initial", "final", "refined")
+            name.replace("_", "-"): measure_labels(folder / f"{name}_labels.h5", train_rows, train_truth, config)
+            for name in ("initial", "final", "cross_fitted")
         }
     epochs: EpochScores = read_arrays(folder / "epoch_scores.h5")
     if len(test_rows):

@@ -22,7 +22,7 @@ from pipeline.method.labels import (
     local_scores,
 )
 from pipeline.runs.options import FuseConfig, InitLabelsConfig
-from pipeline.system.progress import say
+from pipeline.system.progress import log
 
 BLOCK = 65_536
 """Images whose crops are in memory together."""
@@ -54,10 +54,10 @@ def fuse(
         label_floor: as of the initial labels, in units of 1/C.
         config: options.
     """
-    spoken = crops.class_index if config.votes == "own" else None
-    local, votes = local_scores(crops.probabilities, crops.image_index, len(initial_scores), config.combine, spoken)
+    spoken = crops.class_index if config.crop_scope == "own" else None
+    local, counts = local_scores(crops.probabilities, crops.image_index, len(initial_scores), config.combine, spoken)
     local = debias(local, bias, label_floor)
-    fused = (votes > 0) | (config.boxless == "erase")
+    fused = (counts > 0) | (config.boxless == "erase")
     # the paper fuses the clamped global label with the local score; the scores stay free of ties
     labels = clamp_labels(fuse_scores(initial_scores.clip(max=1), local, fused, config.ratio))
     return Fused(labels, fuse_scores(initial_scores, local, fused, config.ratio))
@@ -94,7 +94,7 @@ def crop_bias(crops: CropScores, embeddings: Embeddings) -> np.ndarray:
     """
     limit = embeddings.provenance.config["entropy_limit"]
     confident = confident_images(crops.entropy, crops.outcomes, limit)
-    return class_bias(crops.probabilities, confident & crops.class_on_top)[0]
+    return class_bias(crops.probabilities, confident & crops.class_is_top1)[0]
 
 
 def run(folder: Path, config: FuseConfig, origin: Provenance) -> None:
@@ -122,7 +122,7 @@ def run(folder: Path, config: FuseConfig, origin: Provenance) -> None:
         said = found.labels >= 0
         for what, unknown in (("images", found.unknown_images), ("classes", found.unknown_classes)):
             if unknown:
-                say(
+                log(
                     f"{folder / 'corrections.h5'} corrects {len(unknown)} {what} that are not trained on (first: "
                     f"{unknown[0]}); these corrections wait there."
                 )
@@ -140,4 +140,4 @@ def run(folder: Path, config: FuseConfig, origin: Provenance) -> None:
     columns = zip(labels.T, initial.scores.T, strict=True)
     changed = np.mean([np.abs(now - clamp_labels(before)).mean() for now, before in columns])
     by_hand = f"; corrected by hand: {final.by_hand}" if final.by_hand else ""
-    say(f"{path}: {len(labels)} images, labels changed by {changed:.3f} on average{by_hand}.")
+    log(f"{path}: {len(labels)} images, labels changed by {changed:.3f} on average{by_hand}.")

@@ -14,7 +14,7 @@ from pipeline.evaluation.ground_truth import read_ground_truth
 from pipeline.method.labels import clamp_labels, confident_images, debias
 from pipeline.runs.options import InitLabelsConfig
 from pipeline.system.errors import PipelineError
-from pipeline.system.progress import say
+from pipeline.system.progress import log
 
 
 def run(folder: Path, config: InitLabelsConfig, origin: Provenance) -> None:
@@ -49,7 +49,7 @@ def run(folder: Path, config: InitLabelsConfig, origin: Provenance) -> None:
             confident=confident,
         ),
     )
-    say(
+    log(
         f"{path}: {len(labels)} images, {labels.sum(1).mean():.2f} labels per image, "
         f"{1 - confident.mean():.1%} not confident."
     )

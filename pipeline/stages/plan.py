@@ -10,7 +10,7 @@ from pipeline.runs.options import BoxesConfig, TrainConfig, WarmupConfig
 from pipeline.runs.settings import Settings
 from pipeline.runs.timings import Timing, count_images, read_timings
 from pipeline.system.errors import PipelineError, UnreadableError
-from pipeline.system.progress import PlainTable, say, show
+from pipeline.system.progress import PlainTable, log, show
 
 LEFT_OUT = "left out: there is no ground truth"
 
@@ -133,7 +133,7 @@ def show_plan(folder: Path, own: Settings) -> None:
     unknown = sum(step.seconds is None for step in building)
     total = duration(sum(step.seconds or 0 for step in building))
     rest = f" and {unknown} stages of which nothing is known yet" if unknown else ""
-    say(f"{total}{rest}; `ccd all --run {run_argument(folder)}` does it." if building else "everything is current.")
+    log(f"{total}{rest}; `ccd all --run {run_argument(folder)}` does it." if building else "everything is current.")
 
 
 def duration(seconds: float) -> str:
@@ -151,16 +151,16 @@ def amount(size: int) -> str:
     return f"{size} B"
 
 
-def say_end(folder: Path) -> None:
+def log_end(folder: Path) -> None:
     """Say how long each stage took, where the files lie and what to do next."""
     timings = read_timings(folder)
     taken = ", ".join(f"{name} {duration(timing.seconds)}" for name, timing in timings.items())
-    say(f"Files: {folder}/. Last time each stage had work it took: {taken}.")
+    log(f"Files: {folder}/. Last time each stage had work it took: {taken}.")
     run = run_argument(folder)
     if file_state(folder / "classifier.pt").state != "current":
-        say(f"Next: `ccd all {run}` runs the remaining stages; `ccd plan {run}` lists them.")
+        log(f"Next: `ccd all {run}` runs the remaining stages; `ccd plan {run}` lists them.")
     else:
-        say(
+        log(
             f"Next: `ccd report --run {run}` shows the run on one page; `ccd predict {run} PHOTOS` uses the "
             f"classifier; `ccd review-list --run {run}` lists what is worth correcting."
         )

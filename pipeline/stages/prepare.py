@@ -18,7 +18,7 @@ from pipeline.datasets import Dataset, coco, demo, folder, nuswide, voc
 from pipeline.datasets.archives import Limit
 from pipeline.datasets.class_names import default_display_names, parse_class_names
 from pipeline.datasets.class_names import display_names as check_prompts
-from pipeline.datasets.listing import say_left_out
+from pipeline.datasets.listing import log_left_out
 from pipeline.datasets.remote import is_address
 from pipeline.evaluation.ground_truth import FILE, GroundTruth, digest_truth
 from pipeline.photos.images import UnreadableImage, verify_image
@@ -28,7 +28,7 @@ from pipeline.runs.graph import VERSIONS, run_argument
 from pipeline.runs.options import PrepareConfig
 from pipeline.system.errors import PipelineError, UnreadableError, printable
 from pipeline.system.files import sha256_of
-from pipeline.system.progress import bar, say
+from pipeline.system.progress import bar, log
 
 NAMED = 20
 """Copies that are named on the screen."""
@@ -132,8 +132,8 @@ def run(
     check_prompts(dataset.class_names, display_names)
     rows, kept, skipped = check_images(dataset, KnownPhotos(run_folder, fresh=force))
     for note in dataset.notes:
-        say(f"{note}.")
-    say_left_out(dataset.left_out, dataset.name)
+        log(f"{note}.")
+    log_left_out(dataset.left_out, dataset.name)
     report_skipped(skipped)
     skipped = {**dataset.left_out, **skipped}
     if not rows:
@@ -142,7 +142,7 @@ def run(
         )
     images = pd.DataFrame(rows, columns=COLUMNS)
     copies = copies_in_test(images)
-    say_copies(images, copies, keep=config.keep_test_copies)
+    log_copies(images, copies, keep=config.keep_test_copies)
     if not config.keep_test_copies:
         stays = ~images["image_id"].isin(copies).to_numpy()
         images, kept = images[stays].reset_index(drop=True), np.array(kept)[stays]
@@ -183,7 +183,7 @@ def why_prepare(run_folder: Path, config: PrepareConfig, display_names: Mapping[
     if config.kind == "folder" and not all(
         map(folder.is_plain, map(source, [*each_of(config.images), *each_of(config.test_images)]))
     ):
-        say("plan does not look into archives and addresses; `ccd prepare` finds what has changed in them.")
+        log("plan does not look into archives and addresses; `ccd prepare` finds what has changed in them.")
         return ""
     dataset = load_dataset(config, run_folder)
     if default_display_names(dataset.class_names, display_names) != before.display_names:
@@ -235,23 +235,23 @@ def copies_in_test(images: pd.DataFrame) -> dict[str, str]:
     return dict(zip(images.loc[twins.index, "image_id"], twins, strict=True))
 
 
-def say_copies(images: pd.DataFrame, copies: Mapping[str, str], *, keep: bool) -> None:
+def log_copies(images: pd.DataFrame, copies: Mapping[str, str], *, keep: bool) -> None:
     """Say how many photos are copies of others, and which test photos are train photos too."""
     repeated = images[images["sha256"].duplicated()]
     if len(repeated):
         first = repeated.iloc[0]
         twin = images.loc[images["sha256"] == first["sha256"], "image_id"].iloc[0]
-        say(
+        log(
             f"{len(repeated):,} of {len(images):,} photos are copies of others, byte for byte (first: "
             f"{printable(first['image_id'])} of {printable(twin)})."
         )
     if copies:
         what = "they stay in both" if keep else "they are left out of test (--keep-test-copies keeps them)"
-        say(f"{len(copies):,} test photos are also train photos; {what}:")
+        log(f"{len(copies):,} test photos are also train photos; {what}:")
         for image_id, twin in list(copies.items())[:NAMED]:
-            say(f"  {printable(image_id)} is {printable(twin)}")
+            log(f"  {printable(image_id)} is {printable(twin)}")
         if len(copies) > NAMED:
-            say(
+            log(
                 f"  and {len(copies) - NAMED:,} more"
                 + ("." if keep else "; manifest.json lists them all under skipped.")
             )
@@ -293,16 +293,16 @@ def keep_manifest(run_folder: Path, manifest: Manifest, force: bool) -> None:
         before = None
     if before is not None and before.provenance == manifest.provenance and not force:
         if before.images.equals(manifest.images) and before.skipped == manifest.skipped:
-            say(f"{path} is up to date.")
+            log(f"{path} is up to date.")
             return
         write_manifest(run_folder, manifest)
-        say(f"{path}: the same images, now in {os.path.commonpath(manifest.paths)}.")
+        log(f"{path}: the same images, now in {os.path.commonpath(manifest.paths)}.")
         return
     write_manifest(run_folder, manifest)
     if before is not None:
         warn_of_corrected(run_folder, before, manifest)
     counts = manifest.images["split"].value_counts()
-    say(
+    log(
         f"{path}: {counts.get('train', 0)} train and {counts.get('test', 0)} test images, "
         f"{len(manifest.class_names)} classes."
     )
@@ -319,7 +319,7 @@ def warn_of_corrected(run_folder: Path, before: Manifest, manifest: Manifest) ->
     now = zip(manifest.image_ids, manifest.digests, strict=True)
     other = [i for i, digest in now if i in corrected and digests.get(i, digest) != digest]
     if other:
-        say(
+        log(
             f"warning: {len(other)} corrected photos have changed (first: {printable(other[0])}), and their corrections "
             "still apply. Check them, and correct them again with `ccd import-labels TABLE --run "
             f"{run_argument(run_folder)}`."
@@ -332,7 +332,7 @@ def keep_ground_truth(run_folder: Path, dataset: Dataset, kept: np.ndarray, mani
     if dataset.labels is None:
         if path.exists():
             path.unlink()
-            say(f"{path} is removed: these photos have no labels.")
+            log(f"{path} is removed: these photos have no labels.")
         return
     write(path, ground_truth(dataset, kept, manifest))
 
@@ -340,9 +340,9 @@ def keep_ground_truth(run_folder: Path, dataset: Dataset, kept: np.ndarray, mani
 def report_skipped(skipped: Mapping[str, str]) -> None:
     """Say which images are left out and why."""
     if skipped:
-        say(f"{len(skipped)} images cannot be read and are skipped:")
+        log(f"{len(skipped)} images cannot be read and are skipped:")
         for reason in skipped.values():
-            say(f"  {reason}")
+            log(f"  {reason}")
 
 
 def ground_truth(dataset: Dataset, kept: np.ndarray, manifest: Provenance) -> GroundTruth:

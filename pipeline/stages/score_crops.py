@@ -17,21 +17,21 @@ from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.schema import check_same_images
 from pipeline.datasets.class_names import display_names
 from pipeline.method.crops import square_boxes, truncated_size, view_size
-from pipeline.method.probabilities import Answers, softmax_answers
+from pipeline.method.probabilities import ClassProbabilities, softmax_probabilities
 from pipeline.photos.images import cut, load_image
 from pipeline.photos.prefetch import Prefetch, chunks, default_workers
 from pipeline.photos.resize import cut_bilinear, load_view
 from pipeline.runs.graph import remedy, run_argument
 from pipeline.runs.options import ScoreCropsConfig
-from pipeline.runs.partial_results import Pieces, work_in_pieces
+from pipeline.runs.partial_results import PartialResults, compute_partial_results
 from pipeline.system import distributed
 from pipeline.system.errors import PipelineError
-from pipeline.system.progress import say
-from pipeline.teachers.encoding import Halving, ViewRules, encode_stream, find_batch_size, precision_of
+from pipeline.system.progress import log
+from pipeline.teachers.encoding import OutOfMemoryBackoff, ViewRules, encode_stream, find_batch_size, precision_of
 from pipeline.teachers.teacher import Teacher, load_teacher
-from pipeline.teachers.zero_shot_head import Question, ask
+from pipeline.teachers.zero_shot_head import ZeroShotHead, zero_shot_head
 
-PIECE = 64
+PART = 64
 """Images whose crops are saved together."""
 
 
@@ -82,7 +82,7 @@ class CropTeacher:
     """Who is asked about crops, and how."""
 
     teacher: Teacher
-    question: Question
+    head: ZeroShotHead
     rules: CropRules
 
 
@@ -92,7 +92,7 @@ def score_crops(
     owner: Tensor,
     boxes: Tensor,
     batch_size: int,
-    pieces: Pieces,
+    pieces: PartialResults,
 ) -> Iterator[np.ndarray]:
     """Logits of every crop; the processes of torchrun share the work.
 
@@ -105,12 +105,12 @@ def score_crops(
         pieces: unfinished work.
 
     Returns:
-        float32 [M, C + O], of the classes and the others, in blocks of rows.
+        float32 [M, C + O], of the classes and the background, in blocks of rows.
     """
-    teacher, question = asked.teacher, asked.question
-    texts = [each.numpy() for each in (question.text, question.text_class, question.other_text)]
-    who = [teacher.fingerprint, precision_of(teacher), vars(asked.rules), question.logit_scale, question.logit_bias]
-    rows = chunks(len(paths), PIECE)
+    teacher, head = asked.teacher, asked.head
+    texts = [each.numpy() for each in (head.text, head.text_class, head.background_text)]
+    who = [teacher.fingerprint, precision_of(teacher), vars(asked.rules), head.logit_scale, head.logit_bias]
+    rows = chunks(len(paths), PART)
     first = torch.searchsorted(owner, torch.arange(len(paths) + 1)).tolist()  # crop of each photo
     counts = [first[piece.stop] - first[piece.start] for piece in rows]
 
@@ -127,14 +127,14 @@ def score_crops(
             for photo, crops in zip(photos, loader, strict=True)
             for n, crop in enumerate(crops)
         )
-        for crops, image in encode_stream(Halving(teacher.encode_images), views, batch_size):
+        for crops, image in encode_stream(OutOfMemoryBackoff(teacher.encode_images), views, batch_size):
             yield np.array(crops), image.numpy()
 
     def compare(image: np.ndarray) -> np.ndarray:
-        return question.logits(torch.from_numpy(image)).numpy()
+        return head.logits(torch.from_numpy(image)).numpy()
 
     decides = [*who, *texts, owner.numpy(), boxes.numpy()]
-    return work_in_pieces("score-crops", counts, decides, pieces, score, compare)
+    return compute_partial_results("score-crops", counts, decides, pieces, score, compare)
 
 
 def same_teacher(embeddings: Embeddings, path: Path, device: str) -> Teacher:
@@ -175,14 +175,14 @@ def crop_teacher(
     rules = ViewRules.of(made)
     if not config.teacher:
         teacher = same_teacher(embeddings, path, device)
-        texts = (embeddings.text, embeddings.text_class_index, embeddings.other_text)
+        texts = (embeddings.text, embeddings.text_class_index, embeddings.background_text)
         bias = None if math.isnan(embeddings.logit_bias) else embeddings.logit_bias
-        question = Question(*map(torch.from_numpy, texts), embeddings.logit_scale, bias)
-        return CropTeacher(teacher, question, crop_rules(config, embeddings.image_size, rules.squash_of(teacher)))
+        head = ZeroShotHead(*map(torch.from_numpy, texts), embeddings.logit_scale, bias)
+        return CropTeacher(teacher, head, crop_rules(config, embeddings.image_size, rules.squash_of(teacher)))
     teacher = load_teacher(config.teacher, device, made["precision"], rules=rules)
     names = display_names(manifest.class_names, manifest.display_names)
-    question = ask(teacher, names, manifest.class_names, made["templates"], made["synonyms"], made["others"])
-    return CropTeacher(teacher, question, crop_rules(config, teacher.input_size, rules.squash_of(teacher)))
+    head = zero_shot_head(teacher, names, manifest.class_names, made["templates"], made["synonyms"], made["background"])
+    return CropTeacher(teacher, head, crop_rules(config, teacher.input_size, rules.squash_of(teacher)))
 
 
 def crop_rules(config: ScoreCropsConfig, view_side: int, squash: str) -> CropRules:
@@ -191,19 +191,19 @@ def crop_rules(config: ScoreCropsConfig, view_side: int, squash: str) -> CropRul
     return CropRules(config.view_size or view_side, cut_side, squash, config.resampling, config.sides)
 
 
-def ask_about_crops(
+def score_boxes(
     embeddings: Embeddings,
     train: Manifest,
     boxes: Boxes,
     config: ScoreCropsConfig,
-    pieces: Pieces,
+    pieces: PartialResults,
     folder: Path,
     device: str,
-) -> tuple[Answers, int]:
+) -> tuple[ClassProbabilities, int]:
     """What the teacher says of the crops of all boxes, and among how many it chose; a run without boxes asks nobody."""
     if not len(boxes.box):
         class_count = len(boxes.class_names)
-        return softmax_answers(torch.zeros(0, class_count), class_count), class_count
+        return softmax_probabilities(torch.zeros(0, class_count), class_count), class_count
     owner, crop_boxes = torch.from_numpy(boxes.image_index), torch.from_numpy(boxes.box)
     sizes = torch.from_numpy(train.sizes)[owner]
     if config.shape == "square":
@@ -213,7 +213,7 @@ def ask_about_crops(
     largest = (asked.rules.long_side, asked.rules.long_side)
     batch_size = config.batch_size or find_batch_size(asked.teacher.encode_images, largest, device)
     logits = score_crops(asked, train.paths, owner, crop_boxes, batch_size, pieces)
-    return asked.question.answers_in_blocks(len(owner), map(torch.from_numpy, logits)), asked.question.outcomes
+    return asked.head.probabilities_in_blocks(len(owner), map(torch.from_numpy, logits)), asked.head.outcomes
 
 
 def run(
@@ -225,8 +225,8 @@ def run(
     embeddings: Embeddings = read_arrays(folder / "embeddings.h5", without=("probabilities",))
     boxes: Boxes = read_arrays(folder / "boxes.h5")
     check_same_images(boxes, train, folder / "boxes.h5", folder / "manifest.csv")
-    pieces = Pieces(path, origin, fresh=fresh)
-    answers, outcomes = ask_about_crops(embeddings, train, boxes, config, pieces, folder, device)
+    pieces = PartialResults(path, origin, fresh=fresh)
+    answers, outcomes = score_boxes(embeddings, train, boxes, config, pieces, folder, device)
     if not distributed.is_main():
         return
     write(
@@ -239,9 +239,9 @@ def run(
             class_index=boxes.class_index,
             probabilities=answers.probabilities.numpy(),
             entropy=answers.entropy.numpy(),
-            class_on_top=answers.class_on_top.numpy(),
+            class_is_top1=answers.class_is_top1.numpy(),
             outcomes=outcomes,
         ),
     )
     pieces.remove()
-    say(f"{path}: {len(boxes.box)} crops of {len(np.unique(boxes.image_index))} images.")
+    log(f"{path}: {len(boxes.box)} crops of {len(np.unique(boxes.image_index))} images.")

@@ -25,12 +25,12 @@ from pipeline.classifier.view_sources import is_frozen
 from pipeline.method.epoch_choice import choose_epoch
 from pipeline.method.extras.calibration import fit_calibration
 from pipeline.method.labels import correct
-from pipeline.method.losses import image_weights, indecision
+from pipeline.method.losses import image_weights, mean_label_entropy
 from pipeline.photos.image_cache import open_cache
 from pipeline.runs.options import TrainConfig
-from pipeline.runs.partial_results import Pieces
+from pipeline.runs.partial_results import PartialResults
 from pipeline.system import distributed
-from pipeline.system.progress import say
+from pipeline.system.progress import log
 
 
 def calibrated(
@@ -48,9 +48,9 @@ def refining_share(labels: Labels, warmup: Checkpoint, config: TrainConfig) -> f
     A backbone that is trained has seen every label in the warm-up, so that nothing it says is out of fold.
     """
     frozen = config.freeze_backbone and config.freeze_norms and warmup.provenance.config["freeze_backbone"]
-    if not (config.refine_rounds and frozen):
+    if not (config.cross_fit_rounds and frozen):
         return 0.0
-    return config.refine_share * indecision(torch.from_numpy(labels.labels))
+    return config.cross_fit_weight * mean_label_entropy(torch.from_numpy(labels.labels))
 
 
 def refine(
@@ -59,19 +59,19 @@ def refine(
     warmup: Checkpoint,
     data: TrainingSet,
     config: TrainConfig,
-    pieces: Pieces,
+    pieces: PartialResults,
     *,
     device: str,
     store: FeatureStore,
 ) -> Labels:
     """The labels to train on: the final labels, with the word of classifiers that were trained without them."""
     share = refining_share(labels, warmup, config)
-    if len(labels.image_ids) < config.refine_folds or not share:
+    if len(labels.image_ids) < config.cross_fit_folds or not share:
         return labels
 
     def begin(part: Tensor) -> CamNet:
         model = load_classifier(warmup)
-        model.begin_head(targets_of(part, config).mean(dim=0))
+        model.init_head(targets_of(part, config).mean(dim=0))
         return model
 
     options = {"device": device, "consistency": consistency_of(config), "store": store}
@@ -101,13 +101,13 @@ def run(
 ) -> None:
     """Write what `train` makes from the manifest, `warmup.pt`, `final_labels.h5` and, where there is one, `corrections.h5`.
 
-    `refined_labels.h5` has the labels that it was trained on.
+    `cross_fitted_labels.h5` has the labels that it was trained on.
     """
     train, test = manifest.split("train"), manifest.split("test")
     labels: Labels = read_arrays(folder / "final_labels.h5")
     check_same_images(labels, train, folder / "final_labels.h5", folder / "manifest.csv")
     warmup = read_checkpoint(folder / "warmup.pt")
-    pieces = Pieces(folder / "classifier.pt", origin, fresh=fresh)
+    pieces = PartialResults(folder / "classifier.pt", origin, fresh=fresh)
     state = start_training(load_classifier(warmup), config, torch.device(device))
     state.restore(warmup.training)
     # the maps of a backbone that is trained are of no use to what comes later
@@ -156,7 +156,7 @@ def run(
     # one monotone map for every epoch: their mAPs stay what they are
     scale, offset = best.weights["scale"].cpu(), best.weights["offset"].cpu()
     after = [scale * scored[epoch] + offset for epoch in sorted(scored)]
-    write(folder / "refined_labels.h5", replace(refined, provenance=origin.of("refined_labels.h5")))
+    write(folder / "cross_fitted_labels.h5", replace(refined, provenance=origin.of("cross_fitted_labels.h5")))
     write_csv(folder / "train.csv", history.assign(chosen=history["epoch"] == chosen))
     write(
         folder / "epoch_scores.h5",
@@ -172,4 +172,4 @@ def run(
     trained: dict[str, Any] = {"training": state.to_content(), "steps": state.steps}
     write_checkpoint(folder / "classifier.pt", replace(best, provenance=origin, image_ids=train.image_ids, **trained))
     pieces.remove()
-    say(f"{folder / 'classifier.pt'}: epoch {chosen} of {config.epochs}, loss {history['loss'].iloc[-1]:.4f}.")
+    log(f"{folder / 'classifier.pt'}: epoch {chosen} of {config.epochs}, loss {history['loss'].iloc[-1]:.4f}.")

@@ -16,9 +16,9 @@ from pipeline.classifier.training import TrainingSet, fit, start_training, targe
 from pipeline.method.extras.thresholds import PRESENT
 from pipeline.photos.image_cache import open_cache
 from pipeline.runs.options import WarmupConfig
-from pipeline.runs.partial_results import Pieces
+from pipeline.runs.partial_results import PartialResults
 from pipeline.system import distributed
-from pipeline.system.progress import say
+from pipeline.system.progress import log
 
 
 def run(
@@ -36,7 +36,7 @@ def run(
     train = manifest.split("train")
     labels: Labels = read_arrays(folder / "initial_labels.h5")
     check_same_images(labels, train, folder / "initial_labels.h5", folder / "manifest.csv")
-    pieces = Pieces(path, origin, fresh=fresh)
+    pieces = PartialResults(path, origin, fresh=fresh)
     torch.manual_seed(config.seed)  # the head's initial weights
     architecture = {
         "backbone": config.backbone,
@@ -45,8 +45,8 @@ def run(
         "squash": config.squash,
     }
     model = build_classifier(**architecture, weights=config.weights)
-    if config.informed_head:
-        model.begin_head(targets_of(torch.from_numpy(labels.labels), config).mean(dim=0))
+    if config.init_head_bias:
+        model.init_head(targets_of(torch.from_numpy(labels.labels), config).mean(dim=0))
     state = start_training(model, config, torch.device(device))
     cache = open_cache(config.cache, train.paths, config.image_size, config.squash)
     data = TrainingSet(train.paths, torch.from_numpy(labels.labels), torch.ones(len(train.paths)), cache)
@@ -69,4 +69,4 @@ def run(
         ),
     )
     pieces.remove()
-    say(f"{path}: {config.epochs} epochs, loss {history['loss'].iloc[-1]:.4f}.")
+    log(f"{path}: {config.epochs} epochs, loss {history['loss'].iloc[-1]:.4f}.")

@@ -25,7 +25,7 @@ from pipeline.stages.chain import KeptFeatures, run_chain
 from pipeline.system import distributed
 from pipeline.system.errors import PipelineError, first_line
 from pipeline.system.files import replacing
-from pipeline.system.progress import PlainTable, say
+from pipeline.system.progress import PlainTable, log
 
 FIGURES = ("label_mAP", "label_F1", "teacher_mAP", "warmup_mAP", "final_mAP", "low", "high", "oracle_mAP")
 
@@ -309,7 +309,7 @@ def run_plan(base: Path, own: Settings, plan: Plan, device: str) -> pd.DataFrame
     kept = KeptFeatures(base / "ablation")  # rows differ in labels and heads, seldom in what the backbone sees
     reference, lines, scores = "", [], {}
     for number, (row, seed, settings) in enumerate(seeded):
-        say(f"{number + 1}/{len(seeded)}: {row.title}, seed {seed}")
+        log(f"{number + 1}/{len(seeded)}: {row.title}, seed {seed}")
         folder = base / "ablation" / f"{slug(row)}-{seed}"
         options = identities_of(settings)
         start_row(base, folder, manifest, settings)

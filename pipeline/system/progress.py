@@ -78,7 +78,7 @@ class Bar:
         self._progress.update(self._task, advance=count, **({} if note is None else {"note": note}))
         if self._lines and time.monotonic() - self._said >= HEARTBEAT:
             self._said = time.monotonic()
-            say(f"{self._description.strip()}: {self._images} of {self._total}")
+            log(f"{self._description.strip()}: {self._images} of {self._total}")
 
     def record(self, values: Mapping[str, float], group: str) -> None:
         """Add a point, at the images counted so far, to the curve of each value; only where a log is kept."""
@@ -116,7 +116,7 @@ def bar(description: str, total: int, done: int = 0, curves: Curves | None = Non
         yield Bar(progress, description, total, done, add, lines=not terminal)
 
 
-def say(message: str) -> None:
+def log(message: str) -> None:
     """Print one line about what a stage did, once for all processes."""
     if distributed.is_main():
         console.print(printable(message, keep="\n\t"), soft_wrap=True, markup=False)

@@ -122,18 +122,20 @@ class ImageStore:
 
 
 def check_reuse(config: EmbedConfig) -> None:
-    """Raise unless the run that `known_from` names may have the embeddings that these options need.
+    """Raise unless the run that `reuse_embeddings` names may have the embeddings that these options need.
 
     Looks at files alone, before any work is done: whether the weights are the same is known once the teacher is loaded.
 
     Raises:
         PipelineError: it is not a run, or it has embeddings of other teachers or sizes only.
     """
-    folder = run_folder(config.known_from)
+    folder = run_folder(config.reuse_embeddings)
     files = sorted((folder / FOLDER).glob("*.h5"))
     if not files:
-        existing_run(config.known_from)
-        raise PipelineError(f"{folder} has no image embeddings. Name another run, or take the option known_from away.")
+        existing_run(config.reuse_embeddings)
+        raise PipelineError(
+            f"{folder} has no image embeddings. Name another run, or take the option reuse_embeddings away."
+        )
     found = []
     for path in files:
         try:
@@ -146,7 +148,7 @@ def check_reuse(config: EmbedConfig) -> None:
         have = ", ".join(f"{teacher or 'an unnamed teacher'} at {size} px" for teacher, size in found)
         raise PipelineError(
             f"{folder} has no image embeddings of {config.teacher} {size}, but of {have}. Name another run, or take the "
-            "option known_from away."
+            "option reuse_embeddings away."
         )
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from pipeline.method.snapping import snapped_size
 from pipeline.system.errors import PipelineError
-from pipeline.system.progress import say
+from pipeline.system.progress import log
 
 Key = TypeVar("Key")
 
@@ -121,7 +121,7 @@ def encode_in_chunks(encode: Callable[[Tensor], Tensor], images: Tensor, device:
     return torch.cat([encode(piece) for piece in images.split(CPU_CHUNK)])
 
 
-class Halving:
+class OutOfMemoryBackoff:
     """`encode_images` of a teacher that goes on with half of a batch where a whole one does not fit the memory.
 
     What was found to fit at first need not fit later: others use the device too, and memory falls to pieces.
@@ -159,7 +159,7 @@ class Halving:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             self._most = size // 2
-            say(f"{size} views no longer fit the memory of the device; going on with {self._most} at a time.")
+            log(f"{size} views no longer fit the memory of the device; going on with {self._most} at a time.")
         return torch.cat(found)
 
 

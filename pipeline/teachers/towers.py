@@ -97,8 +97,8 @@ class AnySizeAttentionPool(nn.Module):
                 (self.v_proj.bias, 0),
             )
         )
-        question = torch.einsum("bhd,hde->bhe", query, key_weight) * query.shape[-1] ** -0.5
-        attention = (question @ tokens.transpose(1, 2)).softmax(-1)  # [B, heads, 1 + hw]
+        head = torch.einsum("bhd,hde->bhe", query, key_weight) * query.shape[-1] ** -0.5
+        attention = (head @ tokens.transpose(1, 2)).softmax(-1)  # [B, heads, 1 + hw]
         answer = torch.einsum("bhe,hde->bhd", attention @ tokens, value_weight) + value_bias
         return self.c_proj(answer.flatten(1))
 

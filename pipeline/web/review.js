@@ -5,23 +5,23 @@ const asked = { index: 0, ticked: new Set(), order: [], busy: false };
 const opened = data.questions.length - data.earlier;
 
 // As many classes as there are keys keep their order, so that a key means one class on every photo. Of more, ticked and doubtful classes first, so that the keys are for what matters; the rest by score.
-function orderOf(question) {
+function orderOf(head) {
   if (data.classes.length <= KEYS) return data.classes.map((_, c) => c);
-  const rank = (c) => (question.present.includes(c) ? 2 : 0) + (question.doubtful.includes(c) ? 1 : 0);
-  return data.classes.map((_, c) => c).sort((a, b) => (rank(b) > 0) - (rank(a) > 0) || rank(b) - rank(a) || question.scores[b] - question.scores[a]);
+  const rank = (c) => (head.present.includes(c) ? 2 : 0) + (head.doubtful.includes(c) ? 1 : 0);
+  return data.classes.map((_, c) => c).sort((a, b) => (rank(b) > 0) - (rank(a) > 0) || rank(b) - rank(a) || head.scores[b] - head.scores[a]);
 }
 
 function drawTicks() {
-  const question = data.questions[asked.index];
+  const head = data.questions[asked.index];
   const text = byId("find").value.trim().toLowerCase();
   byId("classes").replaceChildren(...asked.order.flatMap((c, k) => {
     if (text && !data.classes[c].toLowerCase().includes(text)) return [];
     const on = asked.ticked.has(c);
     const key = k < KEYS ? make("kbd", {}, k + 1) : make("kbd", { class: "none" });
-    const doubt = question.doubtful.includes(c) ? make("span", { class: "muted", title: "doubtful" }, "?") : null;
+    const doubt = head.doubtful.includes(c) ? make("span", { class: "muted", title: "doubtful" }, "?") : null;
     return [make("button", { type: "button", class: "tick-class", "data-class": c, "aria-pressed": String(on), on: { click: () => toggle(c) } },
       key, make("span", { class: "box", "aria-hidden": "true" }, on ? "✓" : ""), make("span", { class: "name" }, data.classes[c]), doubt,
-      make("small", {}, question.scores[c].toFixed(2)))];
+      make("small", {}, head.scores[c].toFixed(2)))];
   }));
 }
 
@@ -35,20 +35,20 @@ function toggle(c) {
 function show(index) {
   asked.index = Math.max(0, index);
   const done = asked.index >= data.questions.length;
-  byId("question").hidden = done;
+  byId("head").hidden = done;
   byId("finished").hidden = !done;
   byId("progress").textContent = progress(done);
   byId("undo").disabled = byId("undo-last").disabled = data.history.length === 0 && !data.questions[asked.index]?.answered;
   if (done) { byId("finished-title").focus(); return; }
-  const question = data.questions[asked.index];
-  asked.ticked = new Set(question.present);
-  asked.order = orderOf(question);
+  const head = data.questions[asked.index];
+  asked.ticked = new Set(head.present);
+  asked.order = orderOf(head);
   byId("find").value = "";
   byId("photo").src = `photo/${asked.index}`;
-  byId("photo").alt = question.id;
-  byId("photo-id").textContent = question.id;
-  byId("hint").textContent = question.answered ? "Answered: the ticks are the answer. Save to change it, u to undo it."
-    : `Most doubtful: ${question.doubtful.map((c) => data.classes[c]).join(", ")}`;
+  byId("photo").alt = head.id;
+  byId("photo-id").textContent = head.id;
+  byId("hint").textContent = head.answered ? "Answered: the ticks are the answer. Save to change it, u to undo it."
+    : `Most doubtful: ${head.doubtful.map((c) => data.classes[c]).join(", ")}`;
   byId("back").disabled = asked.index === 0;
   drawTicks();
   if (asked.index + 1 < data.questions.length) new Image().src = `photo/${asked.index + 1}`;
@@ -56,7 +56,7 @@ function show(index) {
 
 // Photos, whatever the number of classes.
 function progress(done) {
-  const answered = data.questions.slice(data.earlier).filter((question) => question.answered).length;
+  const answered = data.questions.slice(data.earlier).filter((head) => head.answered).length;
   const before = data.earlier ? `, ${count(data.earlier)} earlier` : "";
   if (!done && asked.index < data.earlier) return `Earlier photo ${asked.index + 1} of ${data.earlier}`;
   return done ? `${answered} of ${opened} photos answered${before}` : `Photo ${asked.index - data.earlier + 1} of ${opened}, ${answered} answered${before}`;
@@ -66,16 +66,16 @@ function progress(done) {
 async function send(index, present, next) {
   if (asked.busy) return;
   asked.busy = true;
-  const question = data.questions[index];
+  const head = data.questions[index];
   try {
     const reply = await fetch("answer", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ index, present }) });
     if (!reply.ok) throw new Error(await reply.text());
     const now = await reply.json();
-    Object.assign(question, { present: now.present, answered: now.answered });
+    Object.assign(head, { present: now.present, answered: now.answered });
     data.history = data.history.filter((each) => each !== index);
     if (now.answered) data.history.push(index);
     const names = now.present.map((c) => data.classes[c]).join(", ") || "none of the classes";
-    byId("said").textContent = present ? `written: ${question.id}, ${names}` : now.answered ? `undone: ${question.id} has its earlier answer again, ${names}` : `undone: ${question.id} has no answer now`;
+    byId("said").textContent = present ? `written: ${head.id}, ${names}` : now.answered ? `undone: ${head.id} has its earlier answer again, ${names}` : `undone: ${head.id} has no answer now`;
     show(next);
   } catch (error) {
     byId("said").textContent = `NOT written: ${error.message}. Is \`ccd review\` still running?`;
@@ -132,7 +132,7 @@ addEventListener("keydown", (event) => {
   if (act && !(event.key === "Enter" && event.target.tagName === "BUTTON" && event.target !== byId("save"))) {
     event.preventDefault();
     act();
-  } else if (/^[1-9]$/.test(event.key) && asked.order[event.key - 1] !== undefined && !byId("question").hidden) toggle(asked.order[event.key - 1]);
+  } else if (/^[1-9]$/.test(event.key) && asked.order[event.key - 1] !== undefined && !byId("head").hidden) toggle(asked.order[event.key - 1]);
 });
-const open = data.questions.findIndex((question, n) => n >= data.earlier && !question.answered);
+const open = data.questions.findIndex((head, n) => n >= data.earlier && !head.answered);
 show(open < 0 ? data.questions.length : open);

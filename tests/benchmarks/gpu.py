@@ -35,13 +35,13 @@ from pipeline.artifacts.provenance import Provenance
 from pipeline.classifier.network import build_classifier
 from pipeline.classifier.training import Consistency, losses_of
 from pipeline.photos.resize import load_view
-from pipeline.runs.partial_results import Pieces
+from pipeline.runs.partial_results import PartialResults
 from pipeline.stages.embed import embed_images
 from pipeline.stages.score_crops import CropRules, CropTeacher, crops_of, score_crops
 from pipeline.teachers.embedding_cache import ImageStore, StoreKey
 from pipeline.teachers.encoding import find_batch_size
 from pipeline.teachers.openai_clip import OpenaiClip
-from pipeline.teachers.zero_shot_head import Question
+from pipeline.teachers.zero_shot_head import ZeroShotHead
 
 CLASSES = 20
 CROPS = 3
@@ -91,9 +91,9 @@ class Bench:
         """The teacher in half precision, with random weights."""
         return OpenaiClip(random_clip(self.load.shape), self.load.shape, "", self.rig.device, "float16")
 
-    def pieces(self, name: str) -> Pieces:
+    def pieces(self, name: str) -> PartialResults:
         """New ones."""
-        return Pieces(self.rig.folder / name, Provenance("embeddings", 1, {}, {}), fresh=True)
+        return PartialResults(self.rig.folder / name, Provenance("embeddings", 1, {}, {}), fresh=True)
 
     def peak(self, dtype: torch.dtype) -> float:
         """Operations per second of a large matrix product."""
@@ -152,7 +152,7 @@ def rate_crops(bench: Bench) -> str:
     owner = torch.arange(len(manifest.paths)).repeat_interleave(CROPS)
     text = F.normalize(torch.randn(CLASSES, teacher.encode_texts(["a"]).shape[1], generator=generator), dim=1)
     rules = CropRules(side, 0, "bicubic", "bicubic", "snapped")
-    asked = CropTeacher(teacher, Question(text, torch.arange(CLASSES), text[:0], 100.0), rules)
+    asked = CropTeacher(teacher, ZeroShotHead(text, torch.arange(CLASSES), text[:0], 100.0), rules)
     batch_size = find_batch_size(teacher.encode_images, (side, side), bench.rig.device)
 
     def ours() -> None:

@@ -208,7 +208,7 @@ def write_made_up(run: Path, count: int, class_names: list[str]) -> None:
         entropy=np.full(count, 1.0, np.float32),
         bias=np.full(len(class_names), 0.7, np.float32),
         bias_counts=np.full(len(class_names), count // len(class_names)),
-        class_on_top=np.ones(count, bool),
+        class_is_top1=np.ones(count, bool),
         logit_scale=10.0,
         outcomes=len(class_names),
         image_size=SIDE,
@@ -230,7 +230,7 @@ def write_made_up_crops(run: Path, count: int, class_names: list[str]) -> None:
         class_index=np.random.default_rng(3).integers(0, len(class_names), 2 * len(ids)),
         probabilities=softmax_rows(2 * len(ids), len(class_names), 4),
         entropy=np.ones(2 * len(ids), np.float32),
-        class_on_top=np.ones(2 * len(ids), bool),
+        class_is_top1=np.ones(2 * len(ids), bool),
         outcomes=len(class_names),
     )
     write(run / "crop_scores.h5", crops)
@@ -252,7 +252,7 @@ def write_made_up_scores(run: Path, count: int, class_names: list[str]) -> None:
     )
     write(run / "epoch_scores.h5", epochs)
     final: Labels = read_arrays(run / "final_labels.h5")
-    write(run / "refined_labels.h5", replace(final, provenance=origin(run, "refined_labels.h5", sources)))
+    write(run / "cross_fitted_labels.h5", replace(final, provenance=origin(run, "cross_fitted_labels.h5", sources)))
 
 
 def write_weights(run: Path, name: str, inputs: list[str], ids: list[str], class_names: list[str]) -> None:

@@ -120,10 +120,10 @@ def test_fusion_with_and_without_boxes():
         class_index=np.zeros(6, dtype=np.int64),
         probabilities=rng.random((6, 5)).astype(np.float32),
         entropy=np.zeros(6, np.float32),
-        class_on_top=np.ones(6, bool),
+        class_is_top1=np.ones(6, bool),
         outcomes=5,
     )
-    config = FuseConfig(ratio=0.2, votes="all", boxless="erase")
+    config = FuseConfig(ratio=0.2, crop_scope="all", boxless="erase")
     found = fuse(initial, crops, bias, 1.0, config).labels
     expected = [reference.fused_label(initial[i], crops.probabilities[owner == i], bias, 1 / 5, 0.2) for i in range(4)]
     np.testing.assert_allclose(found, np.stack(expected), atol=1e-6)

@@ -10,14 +10,14 @@ from pipeline.exchange import label_studio
 from pipeline.exchange.formats.export import Export
 from pipeline.method.extras.thresholds import PRESENT
 from pipeline.system.files import write_text
-from pipeline.system.progress import say
+from pipeline.system.progress import log
 
 
 def write(export: Export, out: Path) -> None:
     """Label Studio tasks with predictions; the labelling interface is written beside them, with the ending .xml."""
     write_text(out, json.dumps([studio_task(export, row) for row in range(len(export.labels.image_ids))], indent=1))
     write_text(label_studio.interface_path(out), label_studio.interface(export.labels.class_names))
-    say(label_studio.storage_advice(export.labels.manifest.paths, export.image_prefix))
+    log(label_studio.storage_advice(export.labels.manifest.paths, export.image_prefix))
 
 
 def studio_task(export: Export, row: int, hint: str = "") -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 from pipeline.exchange.formats.export import HELD_OUT, ROUGH_BOXES, Export, check_shared, place_one, with_format_suffix
 from pipeline.system.errors import PipelineError
 from pipeline.system.files import replacing_folder
-from pipeline.system.progress import say
+from pipeline.system.progress import log
 
 
 def write(export: Export, out: Path) -> None:
@@ -60,7 +60,7 @@ def write(export: Export, out: Path) -> None:
         place = "images/test" if has_test else "images/val"
         text = f"{note}train: images/train\nval: {place}\nnames:\n{names}"
         (folder / "data.yaml").write_text(text, encoding="utf-8")
-    say(f"{len(labels.image_ids) - len(kept)} train photos are left out: a label of theirs has no box.")
+    log(f"{len(labels.image_ids) - len(kept)} train photos are left out: a label of theirs has no box.")
 
 
 def yolo_path(export: Export, row: int) -> PurePosixPath:

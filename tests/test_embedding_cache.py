@@ -112,7 +112,7 @@ def test_photos_that_are_added_are_the_only_ones_that_are_encoded(finished, phot
 
 
 def test_another_run_that_is_named_spares_the_teacher_its_photos(finished, photos, backbone, tmp_path, seen):
-    told = ["--set", f"embed.known_from={finished}", "--to", "embed"]
+    told = ["--set", f"embed.reuse_embeddings={finished}", "--to", "embed"]
     code, output = invoke(*options(photos, backbone, tmp_path / "new"), *told)
     assert code == 0, output
     assert seen == [] and "12 images are known from" in output
@@ -129,14 +129,14 @@ def test_another_run_that_is_named_spares_the_teacher_its_photos(finished, photo
             "no image embeddings of openai:RN50 at its own size, but of conse at 32 px",
         ),
         (["--set", "embed.image_size=64"], "no image embeddings of conse at 64 px, but of conse at 32 px"),
-        (["--set", "embed.known_from=nowhere"], "nowhere is not a run"),
+        (["--set", "embed.reuse_embeddings=nowhere"], "nowhere is not a run"),
     ],
 )
 def test_an_unsuitable_run_is_refused_before_photos_are_read(
     finished, photos, backbone, tmp_path, monkeypatch, told, match
 ):
     monkeypatch.setattr("pipeline.stages.prepare.run", lambda *_, **__: pytest.fail("read the photos"))
-    source = ["--set", f"embed.known_from={finished}"]
+    source = ["--set", f"embed.reuse_embeddings={finished}"]
     code, output = invoke(*options(photos, backbone, tmp_path / "new"), *source, *told)
     assert code == 1 and match in " ".join(output.split()) and not (tmp_path / "new").exists()
 
@@ -145,11 +145,11 @@ def test_an_unsuitable_run_is_refused_before_the_teacher_is_loaded(run, finished
     for stage in ("embed", "score_crops"):
         monkeypatch.setattr(f"pipeline.stages.{stage}.load_teacher", lambda *_, **__: pytest.fail("loaded"))
     empty = shutil.copytree(finished, tmp_path / "empty", ignore=shutil.ignore_patterns("image_embeddings"))
-    code, output = invoke("embed", "--run", run, "--force", "--known-from", empty)
+    code, output = invoke("embed", "--run", run, "--force", "--reuse-embeddings", empty)
     assert code == 1 and "empty has no image embeddings" in output
-    code, output = invoke("embed", "--run", run, "--force", "--known-from", tmp_path / "nowhere")
+    code, output = invoke("embed", "--run", run, "--force", "--reuse-embeddings", tmp_path / "nowhere")
     assert code == 1 and "nowhere is not a run" in output
-    code, output = invoke("embed", "--run", run, "--force", "--teacher", "openai:RN50", "--known-from", finished)
+    code, output = invoke("embed", "--run", run, "--force", "--teacher", "openai:RN50", "--reuse-embeddings", finished)
     assert code == 1 and "but of conse at 32 px" in output
 
 
@@ -161,14 +161,14 @@ def test_weights_that_differ_are_found_once_they_are_loaded(run, finished, monke
             pytest.fail("went on")
 
     monkeypatch.setattr("pipeline.stages.embed.load_teacher", lambda *_, **__: Newer())
-    code, output = invoke("embed", "--run", run, "--force", "--known-from", finished)
+    code, output = invoke("embed", "--run", run, "--force", "--reuse-embeddings", finished)
     assert code == 1 and "other weights or options" in output
 
 
 def test_a_source_that_was_taken_over_may_be_gone_later(finished, photos, backbone, tmp_path, colour_teacher):
     source = shutil.copytree(finished, tmp_path / "source")
     first = options(photos, backbone, tmp_path / "new")
-    code, output = invoke(*first, "--set", f"embed.known_from={source}", "--to", "embed")
+    code, output = invoke(*first, "--set", f"embed.reuse_embeddings={source}", "--to", "embed")
     assert code == 0, output
     shutil.rmtree(source)
     code, output = invoke(*first, "--to", "embed")
@@ -192,7 +192,7 @@ def test_a_file_may_hold_the_weights_of_a_name(tmp_path, mine, theirs, fits):
     (tmp_path / "weights.pt").touch()
     mine, theirs = (spec.format(file=tmp_path / "weights.pt") for spec in (mine, theirs))
     ImageStore(tmp_path, KEY, theirs).add([digest(1)], [rows(1)])
-    config = EmbedConfig(teacher=mine, known_from=str(tmp_path))
+    config = EmbedConfig(teacher=mine, reuse_embeddings=str(tmp_path))
     if fits:
         check_reuse(config)
     else:

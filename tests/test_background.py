@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from pipeline.evaluation.read import read
 from pipeline.method.labels import class_bias, confident_images
 from pipeline.system.errors import PipelineError
-from pipeline.teachers.zero_shot_head import EVERYDAY, Question, find_others, too_near
+from pipeline.teachers.zero_shot_head import EVERYDAY, ZeroShotHead, find_background, too_near
 
 MORE = {"teal": (20, 110, 115), "crimson": (222, 34, 30)}
 
@@ -43,38 +43,38 @@ def shown(monkeypatch):
 
 
 def test_names():
-    assert find_others("everyday") == EVERYDAY and len(EVERYDAY) == 30
-    assert find_others("none") == ()
-    assert find_others(" sky, wet sand,sky ,") == ("sky", "wet sand")
-    with pytest.raises(PipelineError, match="others is ' , ', expected everyday, none, or names"):
-        find_others(" , ")
+    assert find_background("everyday") == EVERYDAY and len(EVERYDAY) == 30
+    assert find_background("none") == ()
+    assert find_background(" sky, wet sand,sky ,") == ("sky", "wet sand")
+    with pytest.raises(PipelineError, match="background is ' , ', expected everyday, none, or names"):
+        find_background(" , ")
 
 
 def test_what_texts_have_in_common_makes_none_of_them_near():
     """CLIP's texts have cosines of 0.7 and more whatever they say."""
     classes = torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0]])
-    others = torch.tensor([[0.95, 0.05, 0.1, 0], [0, 0, 1, 0.2], [0, 0, 0.2, 1]])
-    apart = [F.normalize(rows, dim=1) for rows in (classes, others)]
-    alike = [F.normalize(rows + 2, dim=1) for rows in (classes, others)]
+    background = torch.tensor([[0.95, 0.05, 0.1, 0], [0, 0, 1, 0.2], [0, 0, 0.2, 1]])
+    apart = [F.normalize(rows, dim=1) for rows in (classes, background)]
+    alike = [F.normalize(rows + 2, dim=1) for rows in (classes, background)]
     assert (alike[1] @ alike[0].T).min() > 0.7
     assert too_near(*apart).tolist() == too_near(*alike).tolist() == [True, False, False]
 
 
 def test_without_others_the_softmax_is_over_the_classes():
-    question = Question(torch.eye(3), torch.arange(3), torch.zeros(0, 3), 5.0)
-    found = question.answers(question.logits(torch.eye(3)[:2]))
+    head = ZeroShotHead(torch.eye(3), torch.arange(3), torch.zeros(0, 3), 5.0)
+    found = head.answers(head.logits(torch.eye(3)[:2]))
     torch.testing.assert_close(found.probabilities, (5 * torch.eye(3)[:2]).softmax(1))
-    assert question.outcomes == 3 and found.class_on_top.all()
+    assert head.outcomes == 3 and found.class_is_top1.all()
 
 
 def test_the_run_knows_others_by_their_share_alone(run, shown):
     before = read(run / "embeddings.h5")
-    code, output = invoke("embed", "--run", run, "--others", "teal", "--entropy-limit", 0.9)
+    code, output = invoke("embed", "--run", run, "--background", "teal", "--entropy-limit", 0.9)
     assert code == 0, output
     assert shown == []  # photos are not asked about again
     assert "the teacher chose among teal." in output
     after = read(run / "embeddings.h5")
-    assert (after.others, after.others_left_out, after.outcomes) == ("teal", "", 4)
+    assert (after.background, after.background_left_out, after.outcomes) == ("teal", "", 4)
     assert after.class_names == before.class_names and after.probabilities.shape == before.probabilities.shape
     remaining = 1 - after.probabilities.sum(1)
     assert remaining.min() > 0.05  # no photo is far from teal, whose share goes to no class
@@ -83,27 +83,27 @@ def test_the_run_knows_others_by_their_share_alone(run, shown):
     )
     whole = np.column_stack([after.probabilities, remaining])
     np.testing.assert_allclose(after.entropy, -(whole * np.log(whole)).sum(1), atol=1e-4)
-    assert after.class_on_top.tolist() == (whole.argmax(1) < 3).tolist()
-    assert 0 < after.class_on_top.sum() < len(whole)
-    confident = confident_images(after.entropy, 4, 0.9) & after.class_on_top & after.is_train
+    assert after.class_is_top1.tolist() == (whole.argmax(1) < 3).tolist()
+    assert 0 < after.class_is_top1.sum() < len(whole)
+    confident = confident_images(after.entropy, 4, 0.9) & after.class_is_top1 & after.is_train
     assert after.bias_counts.tolist() == class_bias(after.probabilities, confident)[1].tolist()
     assert 0 < after.bias_counts.sum() < after.is_train.sum()
 
 
 def test_what_is_too_near_a_class_is_left_out_and_said(run, shown):
     before = read(run / "embeddings.h5")
-    code, output = invoke("embed", "--run", run, "--others", "crimson")
+    code, output = invoke("embed", "--run", run, "--background", "crimson")
     assert code == 0, output
     assert "too near a class to join them: crimson." in output and "chose among" not in output
     after = read(run / "embeddings.h5")
-    assert (after.others, after.others_left_out, after.outcomes) == ("", "crimson", 3)
+    assert (after.background, after.background_left_out, after.outcomes) == ("", "crimson", 3)
     np.testing.assert_array_equal(after.probabilities, before.probabilities)
 
 
 @pytest.mark.parametrize("teacher", [None, "conse"], ids=["the run's teacher", "another"])
 def test_crops_are_asked_with_the_same_others(run, shown, teacher):
     for stage in ("embed", "init-labels", "warmup", "boxes"):
-        code, output = invoke(stage, "--run", run, *(["--others", "teal"] if stage == "embed" else []))
+        code, output = invoke(stage, "--run", run, *(["--background", "teal"] if stage == "embed" else []))
         assert code == 0, output
     code, output = invoke("score-crops", "--run", run, *(["--teacher", teacher] if teacher else []))
     assert code == 0, output
@@ -115,17 +115,17 @@ def test_crops_are_asked_with_the_same_others(run, shown, teacher):
     assert code == 0, output
 
 
-@pytest.mark.parametrize(("others", "expected"), [("everyday", 0), ("none", 0), ("teal", 1)])
-def test_scores_of_a_file_cannot_be_joined(run, tmp_path, shown, others, expected):
+@pytest.mark.parametrize(("background", "expected"), [("everyday", 0), ("none", 0), ("teal", 1)])
+def test_scores_of_a_file_cannot_be_joined(run, tmp_path, shown, background, expected):
     known = read(run / "embeddings.h5")
     with h5py.File(tmp_path / "scores.h5", "w") as file:
         for name, texts in (("image_ids", known.image_ids), ("classes", known.class_names)):
             file.create_dataset(name, data=np.array(texts, dtype=object), dtype=h5py.string_dtype())
         file["probabilities"] = known.probabilities
-    code, output = invoke("embed", "--run", run, "--precomputed", tmp_path / "scores.h5", "--others", others)
+    code, output = invoke("embed", "--run", run, "--precomputed", tmp_path / "scores.h5", "--background", background)
     assert code == expected, output
-    assert ("scores or texts of the classes alone" in output) == (others != "none")
+    assert ("scores or texts of the classes alone" in output) == (background != "none")
     if not expected:
         after = read(run / "embeddings.h5")
-        assert (after.outcomes, after.others) == (3, "") and after.class_on_top.all()
+        assert (after.outcomes, after.background) == (3, "") and after.class_is_top1.all()
         np.testing.assert_allclose(after.bias, known.bias, atol=1e-6)
