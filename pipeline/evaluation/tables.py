@@ -70,8 +70,8 @@ def summary_table(metrics: dict[str, Any]) -> PlainTable:
     table = PlainTable(
         title=f"difficult: {conventions['difficult']}; a class without positives: {conventions['empty_class']}"
     )
-    for name in ("split", "", "mAP", "95 % interval", "CF1", "OF1", "sample F1", "images"):
-        table.add_column(name, justify="left" if name in ("split", "") else "right")
+    for name in ("split", "", "mAP", "95 % interval", "CF1", "OF1", "sample\nF1", "images"):
+        table.add_column(name, justify="left" if name in ("split", "") else "right", min_width=None if name else 12)
     for split, name, figures in sources_of(metrics):
         low, high = figures.get("mAP_interval", (None, None))
         interval = "" if low is None else f"{100 * low:.1f} to {100 * high:.1f}"
@@ -81,13 +81,19 @@ def summary_table(metrics: dict[str, Any]) -> PlainTable:
     return table
 
 
+def short_name(name: str) -> str:
+    """The name of a set of scores, broken so that a table of 80 columns shows it whole."""
+    name = name.removesuffix(" classifier").removesuffix(" zero-shot")
+    return name.replace("cross-fitted", "cross-\nfitted").replace(" labels", "\nlabels")
+
+
 def class_table(metrics: dict[str, Any]) -> PlainTable:
     """AP of every class, a column each classifier and each set of labels."""
     sources = sources_of(metrics)
     table = PlainTable(title="AP by class")
     table.add_column("class")
     for split, name, _ in sources:
-        table.add_column(f"{name}\n({split})", justify="right")
+        table.add_column(f"{short_name(name)}\n({split})", justify="right")
     for class_name in sources[0][2]["AP"]:
         values = [figures["AP"].get(class_name) for _, _, figures in sources]
         table.add_row(class_name, *("-" if v is None else f"{100 * v:.1f}" for v in values))
