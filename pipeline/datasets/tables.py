@@ -64,6 +64,11 @@ def read_table(path: Path, class_names: Sequence[str], *, needs_labels: bool = F
         PipelineError: the file cannot be read, has not the columns, or a row does not fit; names table and row.
     """
     header, rows = _parquet_rows(path) if path.suffix.lower() == ".parquet" else _csv_rows(path)
+    if LABELS not in header and "label" in header:
+        header = [LABELS if name == "label" else name for name in header]
+        rows = (
+            (number, {LABELS if name == "label" else name: cell for name, cell in row.items()}) for number, row in rows
+        )
     key = _check_header(header, path, class_names, needs_labels)
     if key is None:
         return []

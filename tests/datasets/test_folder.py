@@ -157,7 +157,7 @@ def test_names_of_both_folders_are_told_apart(images: Path, two_folders: Path):
         ),
         ("image,labels,split\nz.jpg,cat,train\n", r"row 2 .* z\.jpg, .*a train image is b\.JPG"),
         ("image,labels\nonly.png,\ntest/sub/only.png,\n", r"row 3 .* names image test/sub/only\.png, as row 2 does"),
-        ("image,label\nonly.png,cat\n", r"has no labels: its columns are image, label; .*mean 'labels' by 'label'"),
+        ("image,lables\nonly.png,cat\n", r"has no labels: its columns are image, lables; .*mean 'labels' by 'lables'"),
         ("image\nonly.png\n", "has no labels: its columns are image"),
         ("image,labels\n", "has no rows"),
         ("", "has the columns none; expected one named image or image_id"),

@@ -31,6 +31,12 @@ def test_labels_may_be_joined_by_any_mark_that_is_unmistakable(tmp_path, cell):
     }
 
 
+def test_a_column_called_label_has_labels(tmp_path):
+    assert labels_of(tmp_path / "a.csv", "image,label\na.jpg,cat\n") == {"a.jpg": [1, 0, 0]}
+    with pytest.raises(PipelineError, match=r"row 2 .* 'cow'"):
+        labels_of(tmp_path / "a.csv", "image,label\na.jpg,cow\n")
+
+
 @pytest.mark.parametrize("cell", ["cat|cow", '"dog,cow"'])
 def test_another_mark_is_named_where_not_every_name_is_a_class(tmp_path, cell):
     with pytest.raises(PipelineError, match=r"row 2 .* joined by '[|,]', .* expected names joined with ';'"):
