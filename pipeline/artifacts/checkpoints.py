@@ -1,7 +1,7 @@
 """The `.pt` files of a run: weights that torch reads, and a description that needs no torch.
 
 A file is what `torch.save` writes, a zip archive, with one more member: `archive/ccd.json` holds everything that is no
-tensor, so that whoever asks where a classifier came from, or what its thresholds are, does not load a network.
+tensor, so that anyone who asks where a classifier came from, or what its thresholds are, does not load a network.
 """
 
 import copy

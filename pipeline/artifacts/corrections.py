@@ -13,7 +13,7 @@ from pipeline.artifacts.schema import Artifact, array
 
 @dataclass(frozen=True, kw_only=True)
 class Corrections(Artifact):
-    """What a person has said of some images; `fuse` puts it in the place of the pseudo-labels of the same images.
+    """What a person has said of some images; `fuse` uses it instead of the pseudo-labels of the same images.
 
     It names images and classes of its own, made from nothing but what was said: it stays true when photos are added or
     the class list changes, see `align_corrections`.

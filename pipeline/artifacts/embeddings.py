@@ -26,7 +26,7 @@ class Embeddings(Artifact):
     text_class_index: np.ndarray = array("int64", "S", optional=True, index="C")
     """Class of each row of `text`."""
     background_text: np.ndarray = array("float32", "O", "D", optional=True)
-    """Unit rows, of the background: what joined the softmax and is no class."""
+    """Unit rows, of the background: what joined the softmax and is not a class."""
     probabilities: np.ndarray = array("float32", "N", "C", low=0, high=1)
     """Softmax over classes and background, the columns of the classes: rows sum to at most 1; or sigmoids, with `logit_bias`."""
     entropy: np.ndarray = array("float32", "N", low=0)

@@ -23,7 +23,7 @@ from pipeline.artifacts.provenance import Provenance, check_schema
 from pipeline.artifacts.schema import Artifact, check_array, check_arrays
 
 COMPRESSION = 1100
-"""No filter of HDF5 makes more of a byte than this many; a dataset that claims more is no honest one."""
+"""No filter of HDF5 makes more of a byte than this many; a dataset that claims more is not an honest one."""
 
 
 KINDS: dict[str, type[Artifact]] = {
@@ -92,7 +92,7 @@ def take(file: h5py.File, name: str, rows: slice = slice(None)) -> np.ndarray:
     """Rows of a dataset of a file, refused where its content lies elsewhere or is less than it claims.
 
     Raises:
-        ValueError: it is a link or external, is no dataset, or claims more than the file holds.
+        ValueError: it is a link or external, is not a dataset, or claims more than the file holds.
     """
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
         raise ValueError(f"{name} is a link, expected a dataset in this file")

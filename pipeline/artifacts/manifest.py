@@ -1,4 +1,4 @@
-"""The images of a run and its classes: `manifest.csv` and, beside it, `manifest.json`."""
+"""The images of a run and its classes: `manifest.csv` and, next to it, `manifest.json`."""
 
 import hashlib
 import json

@@ -1,6 +1,6 @@
 """What `prepare` has seen of each photo, so that it looks at none twice, and no stage at one that is another now.
 
-The table `photos.csv` lies beside the manifest. It saves work and decides nothing: without it, `prepare` looks at every
+The table `photos.csv` lies next to the manifest. It saves work and decides nothing: without it, `prepare` looks at every
 photo again.
 """
 

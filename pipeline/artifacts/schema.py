@@ -32,7 +32,7 @@ def array(
         dims: sizes, those of one name being equal across a file.
         optional: whether it may be absent.
         low: smallest value.
-        high: largest value; with `index`, the size that the values lie below.
+        high: largest value; with `index`, the size that the values are below.
         index: name of the size whose rows the values number.
         nan: whether NaN may stand for "not known".
         ascending: whether no value is below the one before.

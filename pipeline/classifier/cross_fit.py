@@ -2,7 +2,7 @@
 
 A classifier that has seen a label repeats it; one that has not tells what the other images say of it. Out-of-fold scores
 are the usual means against that (cross-fitting); mixing labels with a classifier's word is bootstrapping (Reed et al.,
-2015). It is no part of CCD.
+2015). It is not part of CCD.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def cross_fit(
     consistency: Consistency | None = None,
     store: FeatureStore | None = None,
 ) -> Tensor:
-    """Labels of the next training: (1 - share) * label + share * out-of-fold score, in each round anew from the labels.
+    """Labels of the next training: (1 - share) * label + share * out-of-fold score, in each round again from the labels.
 
     Every round trains one classifier per fold on the other folds, with the labels of the round before, and takes its
     logits of the fold, mapped to the labels by Platt scaling for each class.

@@ -2,7 +2,7 @@
 
 A backbone that is not trained gives the same maps of the same images in warm-up, boxes, training and evaluation, and in
 every row of a study: only the head on top differs. Whoever runs several stages makes a store and hands it to each.
-What does not fit in memory goes to disk, and beyond that nothing is kept and maps are computed anew. That decides how
+What does not fit in memory goes to disk, and beyond that nothing is kept and maps are computed again. That decides how
 long a stage takes and nothing else: maps are rounded to half precision wherever they come from.
 """
 
@@ -86,7 +86,7 @@ class FeatureStore:
         self._digests: dict[str, str] = {}
 
     def know(self, paths: Sequence[Path | str], digests: Sequence[str]) -> None:
-        """Take the SHA-256 of photos from whoever has checked them, so that the store looks at none of their files."""
+        """Take the SHA-256 of photos from the caller that checked them, so that the store looks at none of their files."""
         self._digests = dict(zip(map(str, paths), digests, strict=True))
 
     def images_key(self, paths: Sequence[Path | str]) -> str:
@@ -98,7 +98,7 @@ class FeatureStore:
         return digest.hexdigest()
 
     def open(self, model: CamNet, key: str, shape: Sequence[int]) -> Maps | None:
-        """The maps of this key, whole or begun or empty; None where they fit neither in memory nor on disk.
+        """The maps of this key, whole or started or empty; None where they fit neither in memory nor on disk.
 
         Args:
             model: its backbone, as it now is, makes the maps.

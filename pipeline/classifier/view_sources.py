@@ -1,4 +1,4 @@
-"""Where the two views of a training batch come from: photos decoded anew, or features of a backbone that stays as it is."""
+"""Where the two views of a training batch come from: photos decoded again, or features of a backbone that stays as it is."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -97,7 +97,7 @@ class PhotoSource:
 class DrawnViews:
     """Which views of N images there are: plain, mirrored and, if asked for, two that are flipped by chance and jittered.
 
-    All draws are made here and belong to an image, so that a view can be made again, in any batch and any process.
+    All draws are made here and belong to an image, so that a view can be rebuilt, in any batch and any process.
 
     Args:
         count: N.
@@ -127,7 +127,7 @@ class FrozenSource:
     """Views as maps of a backbone that is not trained; see `DrawnViews`.
 
     The maps stay the same in every epoch, so that they are kept, each process its own part, and an epoch costs only the
-    head. Those for which there is no room are computed anew, which takes longer and changes nothing.
+    head. Those for which there is no room are computed again, which takes longer and changes nothing.
 
     Args:
         head: maps float Tensor[b, D, h, w] to logits.

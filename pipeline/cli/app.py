@@ -212,7 +212,7 @@ def option_parameters(kind: type[Config]) -> list[python_inspect.Parameter]:
 
 
 def with_options(kind: type[Config]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command that ends in `**given` the options of a stage in its place."""
+    """Give a command that ends in `**given` the options of a stage instead of it."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = python_inspect.signature(command)

@@ -42,7 +42,7 @@ def end_with(error: BaseException, text: str) -> NoReturn:
 
 
 def main() -> None:
-    """Entry point: turns what a user can mend, and Ctrl-C, into one line and an exit code."""
+    """Entry point: turns what a user can fix, and Ctrl-C, into one line and an exit code."""
     keep_freed_memory()
     interrupts.watch()
     try:
@@ -51,7 +51,7 @@ def main() -> None:
     except PipelineError as error:
         end_with(error, str(error))
     except BrokenPipeError:
-        # whoever read our output, as `head` does, has seen enough
+        # the reader of our output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:

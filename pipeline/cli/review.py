@@ -63,7 +63,7 @@ def import_labels(
     run: RunOption = "",
     replace: Annotated[bool, typer.Option("--replace", help="Forget what was imported before.")] = False,
 ) -> None:
-    """Take corrections of people into a run; `fuse` puts them in the place of the pseudo-labels."""
+    """Take corrections of people into a run; `fuse` uses them instead of the pseudo-labels."""
     from pipeline.review import import_labels as tool
 
     folder = chosen_run(named_run(name, run))

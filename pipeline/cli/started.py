@@ -25,7 +25,7 @@ from pipeline.system.progress import log
 def started_run(
     run: str, preset: str, recipe: str, given: dict[str, Any], assignments: list[str], reset: bool, force: bool
 ) -> Iterator[tuple[Path, settings.Settings]]:
-    """Folder and settings of a run that is begun or taken up again, with its images prepared and its folder locked.
+    """Folder and settings of a run that is started or taken up again, with its images prepared and its folder locked.
 
     The settings are kept in the run's `run.toml` once the images are there: a command that fails changes nothing.
     """
@@ -64,7 +64,7 @@ def check_new_reuse(before: settings.Settings, own: settings.Settings) -> None:
 def keep_settings(folder: Path, before: settings.Settings, own: settings.Settings) -> None:
     """Write the settings of a run where they are new, and print what changed in them.
 
-    Unchanged settings are not written, so that the comments of whoever edits the file stay.
+    Unchanged settings are not written, so that the comments of a person who edits the file stay.
     """
     if distributed.is_main() and (own != before or not (folder / settings.FILE).exists()):
         if before.tables:

@@ -67,7 +67,7 @@ def extract(archive: Path, target: Path, limit: Limit = LIMIT) -> None:
 
 
 Member = tuple[tarfile.TarInfo, Callable[[], IO[bytes]]]
-"""What an archive says of a member that is no folder, as tar would, and its content."""
+"""What an archive says of a member that is not a folder, as tar would, and its content."""
 
 
 def _tar_members(archive: Path) -> Iterator[Member]:

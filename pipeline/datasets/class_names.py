@@ -23,7 +23,7 @@ def check_class_names(names: Sequence[str]) -> None:
     """Refuse class names among which a softmax cannot choose.
 
     Raises:
-        PipelineError: if there are fewer than two, one is no text, is empty or has a semicolon, or two differ in case
+        PipelineError: if there are fewer than two, one is not a text, is empty or has a semicolon, or two differ in case
             or spaces alone.
     """
     if len(names) < 2:

@@ -31,7 +31,7 @@ class Reading:
     """How the sources are read."""
 
     unpack_to: Path | None = None
-    """Folder that archives are unpacked to; None for `<name>.unpacked` beside them, or in the cache."""
+    """Folder that archives are unpacked to; None for `<name>.unpacked` next to them, or in the cache."""
     limit: Limit = field(default_factory=lambda: LIMIT)
     """The most that an archive may unpack."""
     skip_missing: bool = False
@@ -49,7 +49,7 @@ def load(
     labels: Path | None = None,
     reading: Reading = Reading(),
 ) -> Dataset:
-    """Images of sources for training and, as wanted, of others for testing.
+    """Images of sources for training and, optionally, of others for testing.
 
     Args:
         images: one or more of: a folder (searched to any depth) of photos, WebDataset tars and Parquet files with images
@@ -59,7 +59,7 @@ def load(
             say test (`assign_splits`).
         class_names: C unique names.
         test_images: sources of test images; their ids begin with "test/". A folder within `images` will do.
-        labels: a table of labels for all of the images or some, and of splits as wanted. It may call an image by any
+        labels: a table of labels for all of the images or some, and optionally of splits. It may call an image by any
             name of `ImageNames` that is unambiguous.
         reading: unpacking, what may be missing, and what is passed over.
 
@@ -166,7 +166,7 @@ def _with_prefix(listing: Listing, prefix: str, source: Source) -> Listing:
 
 
 def _notes(sources: Sequence[Source], listings: Sequence[Listing], exclude: Sequence[str]) -> list[str]:
-    """What to say about what sources hold, beside the photos themselves; see `notes_of`."""
+    """What to say about what sources hold in addition to the photos themselves; see `notes_of`."""
     notes = [note for pair in zip(sources, listings, strict=True) for note in notes_of(*pair)]
     return [*notes, *unused_patterns(listings, exclude)]
 

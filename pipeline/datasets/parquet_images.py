@@ -48,7 +48,7 @@ def read_parquet_images(
     """Images of Parquet files, each written once to a file that is called by its SHA-256.
 
     Args:
-        shards: name to a Parquet file with `image_column`, and as wanted image_id, split (train or test), and labels (a list of
+        shards: name to a Parquet file with `image_column`, and optionally image_id, split (train or test), and labels (a list of
             class names, or names joined by ";") or label (one name). Numbers stand for the names of the file's own
             ClassLabel feature, or else for `class_names`.
         class_names: C names.

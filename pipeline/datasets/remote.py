@@ -24,7 +24,7 @@ BLOCK = 1 << 20
 AT_ONCE = 16
 """Addresses of a list that are asked at a time."""
 _ERRORS = (("botocore.exceptions", "BotoCoreError"), ("aiohttp", "ClientError"), ("gcsfs.retry", "HttpError"))
-"""What the packages behind fsspec raise beside OSError."""
+"""What the packages behind fsspec raise in addition to OSError."""
 
 
 def is_address(source: Path | str) -> bool:
@@ -50,7 +50,7 @@ class Fetched:
 def fetch(address: str, cache: Path, exclude: Sequence[str] = (), *, shown: bool = True) -> Fetched:
     """The photos, tar and Parquet files at an address, as files on this machine.
 
-    Each lies at cache/remote/SHA-256/name, and is fetched again only when the server says that it has changed.
+    Each is at cache/remote/SHA-256/name, and is fetched again only when the server says that it has changed.
 
     Args:
         address: of a file or a folder, which is searched to any depth; `SCHEMES` are known.
@@ -149,7 +149,7 @@ def _mark(info: dict[str, Any]) -> list[str] | None:
 
 
 def _fetch_one(system: Any, name: str, mark: Any, known: dict[str, Any], cache: Path) -> dict[str, Any]:
-    """Entry of the index for one file, which lies in the cache afterwards."""
+    """Entry of the index for one file, which is in the cache afterwards."""
     before = known.get(name)
     if before and mark is not None and before["mark"] == mark and (cache / "remote" / before["place"]).is_file():
         return before

@@ -102,7 +102,7 @@ def scan(root: Path, exclude: Sequence[str] = (), unpack_to: Path | None = None)
     Args:
         root: the folder.
         exclude: patterns of names that are passed over; see `excluded_by`.
-        unpack_to: a folder that archives are unpacked to; passed over where it lies below the root.
+        unpack_to: a folder that archives are unpacked to; passed over where it is below the root.
 
     Raises:
         PipelineError: a folder cannot be read, links form a loop, or a Parquet file is broken.

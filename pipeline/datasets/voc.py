@@ -40,7 +40,7 @@ def load(
     """Images of two splits with the labels and boxes of their annotations.
 
     Args:
-        root: folder VOCdevkit, the folder it lies in, or the folder of the year, as VOC2012.
+        root: folder VOCdevkit, the folder it is in, or the folder of the year, as VOC2012.
         year: four digits.
         train_split: list in ImageSets/Main for training; None for the year's of BENCHMARK_SPLITS, else train.
         test_split: list for testing; None for the year's, else val.

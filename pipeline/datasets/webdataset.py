@@ -28,7 +28,7 @@ def read_shards(
     limit: Limit = LIMIT,
     exclude: Sequence[str] = (),
 ) -> Listing:
-    """Images of shards, with the labels beside them in the shard.
+    """Images of shards, with the labels next to them in the shard.
 
     A sample is what shares a name up to its first dot: `0001.jpg`, and as labels `0001.json` with the key
     "labels" (a list, or names joined with ";") or `0001.cls` (a class name or its number from 0).
@@ -36,7 +36,7 @@ def read_shards(
     Args:
         shards: name to a tar (compressed or not) or zip file.
         class_names: C names, for the numbers.
-        unpack_to: folder to unpack to; a shard that lies there already and has not changed is not unpacked again.
+        unpack_to: folder to unpack to; a shard that is there already and has not changed is not unpacked again.
         limit: of what one shard may unpack.
         exclude: patterns of names inside a shard that are passed over.
 

@@ -111,7 +111,7 @@ class Classifier:
 
         Raises:
             UnreadableImage: a photo cannot be decoded.
-            PipelineError: an object is no photo.
+            PipelineError: an object is not a photo.
         """
         load = partial(squared, size=self.image_size, squash=self.net.squash)
         ahead = Prefetch(load, map(held, each_photo(images)), ahead=default_workers() + batch_size)
@@ -200,7 +200,7 @@ def each_photo(images: Photo | Iterable[Photo]) -> Iterable[Photo]:
     """The photos of what may be a single one.
 
     Raises:
-        PipelineError: it is no photo, and has no order in which photos could be scored.
+        PipelineError: it is not a photo, and has no order in which photos could be scored.
     """
     if is_photo(images):
         return [images]
@@ -225,7 +225,7 @@ def held(photo: Photo) -> Path | bytes | Tensor:
 
     Raises:
         UnreadableImage: a Pillow image cannot be decoded.
-        PipelineError: it is no photo.
+        PipelineError: it is not a photo.
     """
     if isinstance(photo, str | Path):
         return Path(photo)
@@ -276,7 +276,7 @@ def square_photo(photo: Photo, size: int, squash: str = "bicubic") -> Tensor:
 
     Raises:
         UnreadableImage: it cannot be decoded.
-        PipelineError: it is no photo.
+        PipelineError: it is not a photo.
     """
     return squared(held(photo), size, squash)
 

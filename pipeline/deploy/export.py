@@ -83,7 +83,7 @@ def preprocessing(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What whoever runs an exported model must know, ready for JSON."""
+    """What a user of an exported model must know, ready for JSON."""
     size = checkpoint.image_size
     steps = preprocessing(checkpoint)
     return {
@@ -223,7 +223,7 @@ def run(classifier_path: Path, format: Format, out: Path | None = None, *, force
     Args:
         classifier_path: file of a classifier.
         format: "onnx" or "torch-export".
-        out: file to write; None for the classifier's name with the format's ending, beside it.
+        out: file to write; None for the classifier's name with the format's ending, next to it.
         force: replace the file.
 
     Raises:
@@ -236,7 +236,7 @@ def run(classifier_path: Path, format: Format, out: Path | None = None, *, force
     if out.resolve() == classifier_path.resolve():
         raise PipelineError(f"{out} would be written over the classifier itself. Give another file to --out.")
     checkpoint = read_checkpoint(classifier_path)
-    # channels-last weights lie in memory as torch.export cannot store them
+    # channels-last weights are in memory as torch.export cannot store them
     scorer = Scorer(load_classifier(checkpoint).to(memory_format=torch.contiguous_format)).eval().requires_grad_(False)
     program = trace(scorer, checkpoint.image_size)
     write, load = (write_onnx, load_onnx) if format == "onnx" else (write_torch_export, load_torch_export)

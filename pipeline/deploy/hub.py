@@ -115,7 +115,7 @@ def named_weights(net: CamNet, architecture: str) -> dict[str, Tensor]:
 
 
 def config_of(checkpoint: Checkpoint, net: CamNet, architecture: str) -> dict[str, Any]:
-    """What `load.py` and a reader must know beside the weights."""
+    """What `load.py` and a reader must know in addition to the weights."""
     size = checkpoint.image_size
     return {
         "architecture": architecture,
@@ -199,8 +199,8 @@ def run(classifier_path: Path, out: Path | None = None, *, force: bool = False) 
     """Write the folder, and return it; nothing is uploaded.
 
     Args:
-        classifier_path: file of a classifier; figures and data are those of the run that it lies in.
-        out: folder; None for `hub` beside the classifier.
+        classifier_path: file of a classifier; figures and data are those of the run that it is in.
+        out: folder; None for `hub` next to the classifier.
         force: replace the folder if ccd wrote all files in it.
 
     Raises:

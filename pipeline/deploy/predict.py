@@ -95,7 +95,7 @@ def entries_of(source: str, class_names: Sequence[str]) -> list[tuple[str, str]]
 
 
 def list_entries(path: Path, class_names: Sequence[str]) -> list[tuple[str, str]] | None:
-    """Name and place of each entry of a text file or table; None for what is no list."""
+    """Name and place of each entry of a text file or table; None for what is not a list."""
     suffix = path.suffix.lower()
     if suffix == ".txt" and path.is_file():
         lines = [line if is_address(line) else str(path.parent / line) for line in read_lines(path)]

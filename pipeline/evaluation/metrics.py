@@ -161,7 +161,7 @@ def precision_recall(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray,
 
 
 def tied_fraction(labels: np.ndarray) -> float:
-    """Share of the N * C labels that another image has too in the same class: no ranking parts them."""
+    """Share of the N * C labels that another image has too in the same class: no ranking separates them."""
     tied = 0
     for column in labels.T:
         counts = np.unique(column, return_counts=True)[1]

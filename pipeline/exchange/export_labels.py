@@ -28,7 +28,7 @@ def run(
     Args:
         source: a run folder, a labels file, or epoch_scores.h5 (the classifier's test scores).
         format: one of `pipeline.exchange.formats.FORMATS`.
-        out: file or folder; by default beside the source.
+        out: file or folder; by default next to the source.
         part: see `read_label_set`.
         boxes: take the run's boxes along, which are where the classifier looked and no objects.
         copy_images: copy the photos into a folder export instead of linking them.

@@ -93,7 +93,7 @@ def task(
 def storage_advice(paths: Sequence[str], prefix: str) -> str:
     """What makes Label Studio show local photos, as one text; empty where the photos come from a server.
 
-    Label Studio serves a file only if it lies below its document root and below a Local Files storage of the project.
+    Label Studio serves a file only if it is below its document root and below a Local Files storage of the project.
     """
     if prefix != LOCAL_FILES or not paths:
         return ""

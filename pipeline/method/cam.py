@@ -129,7 +129,7 @@ def threshold_boxes(planes: Tensor, threshold: float, epsilon: float, corners: b
         threshold: see `cam_boxes`.
         epsilon: see `normalise`.
         corners: box between the first and the last such pixel in reading order, as in the authors' code, instead of
-            the smallest around all. It is no extent: the last pixel in reading order may lie left of the first, so
+            the smallest around all. It is not an extent: the last pixel in reading order may lie left of the first, so
             the corners are sorted. Its right and lower edges are those pixels, as if they were not part of it; a
             box of one pixel is empty until it is expanded.
 

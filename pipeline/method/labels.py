@@ -65,7 +65,7 @@ def debias(scores: np.ndarray, bias: np.ndarray | None, floor_share: float = 0.0
     Args:
         scores: float32 [N, C], probabilities.
         bias: float32 [C], positive; None divides by nothing.
-        floor_share: d in units of 1/C, so that 1 is the authors' 1/20 for VOC and 1/80 for COCO; 0 is no floor.
+        floor_share: d in units of 1/C, so that 1 is the authors' 1/20 for VOC and 1/80 for COCO; 0 is not a floor.
 
     Returns:
         float32 [N, C].
@@ -75,7 +75,7 @@ def debias(scores: np.ndarray, bias: np.ndarray | None, floor_share: float = 0.0
 
 
 def clamp_labels(scores: np.ndarray) -> np.ndarray:
-    """Scores as labels in [0, 1]. Clamping makes ties at the top, so the scores are kept beside the labels."""
+    """Scores as labels in [0, 1]. Clamping makes ties at the top, so the scores are kept next to the labels."""
     return scores.clip(0, 1)
 
 

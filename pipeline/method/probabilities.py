@@ -45,7 +45,7 @@ def softmax_probabilities(logits: Tensor, class_count: int) -> ClassProbabilitie
     on top where no other is.
 
     Args:
-        logits: Tensor[N, C + O], the classes first, then O others: what is in photos and is no class.
+        logits: Tensor[N, C + O], the classes first, then O others: what is in photos and is not a class.
         class_count: C.
     """
     shares = logits.softmax(dim=1)
@@ -53,7 +53,7 @@ def softmax_probabilities(logits: Tensor, class_count: int) -> ClassProbabilitie
 
 
 def sigmoid_probabilities(logits: Tensor) -> ClassProbabilities:
-    """Sigmoid of each class on its own, as SigLIP is trained: several classes may be likely, or none.
+    """Sigmoid of each class independently, as SigLIP is trained: several classes may be likely, or none.
 
     The entropy is that of the classes' shares in the sum of the probabilities: it asks how clearly one class, or few,
     stand above the rest, whatever their height, which for most photos is far below 1. Shares say nothing where every

@@ -23,7 +23,7 @@ MAX_PIXELS = 100_000_000
 """Larger images are refused: a file of some kB can claim gigapixels, and 100 megapixels are 300 MB of RGB."""
 
 DECODING = 2
-"""Version of the pixels that files become; raise it when they change, so that pixels kept on disk are made again."""
+"""Version of the pixels that files become; raise it when they change, so that pixels kept on disk are rebuilt."""
 
 # What Pillow's readers raise on broken files.
 _DECODE_ERRORS = (

@@ -1,4 +1,4 @@
-"""Images from disk to batches, decoded photo by photo by threads ahead of whoever uses them."""
+"""Images from disk to batches, decoded photo by photo by threads ahead of their use."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Pixels as the authors' code resizes them, beside the ways of `images.py`: Pillow's bilinear squash, bilinear crops."""
+"""Pixels as the authors' code resizes them, in addition to the ways of `images.py`: Pillow's bilinear squash, bilinear crops."""
 
 from pathlib import Path
 

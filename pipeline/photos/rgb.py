@@ -1,6 +1,6 @@
 """An opened photo to upright 8-bit RGB, with Pillow and numpy alone.
 
-Exports of a classifier ship this file, so that whoever runs them prepares photos exactly as the classifier does.
+Exports of a classifier ship this file, so that their users prepare photos exactly as the classifier does.
 """
 
 import struct

@@ -23,7 +23,7 @@ CURVE_POINTS = 48
 BINS = 20
 
 SLIDER_POINTS = 120
-"""Thresholds of a class that the page can be asked about, beside its own and the one of highest F1."""
+"""Thresholds of a class that the page can be asked about in addition to its own and the one of highest F1."""
 
 SOURCE_TITLES = {
     "teacher zero-shot": "teacher",
@@ -128,7 +128,7 @@ def cards(run: RunFiles) -> list[dict[str, str]]:
 
 
 def supervision(run: RunFiles) -> str:
-    """Which labels the classifier was trained with, beside those that the pipeline made itself."""
+    """Which labels the classifier was trained with, in addition to those that the pipeline made itself."""
     if any(provenance.uses_ground_truth for provenance in run.provenances.values()):
         return "ground truth was used in the making, as a study"
     if run.final is not None and run.final.by_hand:
@@ -265,7 +265,7 @@ def mean_of_classes(values: np.ndarray, empty_is_zero: bool) -> float | None:
 
 
 def mean_curve(curves: list[tuple[np.ndarray, np.ndarray]], empty_is_zero: bool) -> list[list[float]]:
-    """Mean over the classes of the precision at each recall; what lies below it is the mAP.
+    """Mean over the classes of the precision at each recall; what is below it is the mAP.
 
     A class's precision between two of its points is that of the second, as in its average precision.
     """

@@ -86,7 +86,7 @@ def run(path: Path, image: str = "") -> None:
 
 
 def show_run(folder: Path, image: str) -> None:
-    """Print the states of a run's files and, as wanted, what those that can be read say of one image."""
+    """Print the states of a run's files and, optionally, what those that can be read say of one image."""
     if not any((folder / name).exists() for name in (*MAKERS, "run.toml")):
         raise PipelineError(f"{folder} holds no file of a run. {hint(folder.name, known_runs())}")
     show(run_table(folder))

@@ -1,4 +1,4 @@
-"""Corrections of people, from a CSV or a Label Studio export, to what `fuse` puts in the place of pseudo-labels."""
+"""Corrections of people, from a CSV or a Label Studio export, to what `fuse` uses instead of pseudo-labels."""
 
 from pathlib import Path
 

@@ -22,7 +22,7 @@ def run(
     chosen: Path | None = None,
     force: bool = False,
 ) -> Path:
-    """Write the tasks and, beside them, the labelling interface; returns where.
+    """Write the tasks and, next to them, the labelling interface; returns where.
 
     Args:
         folder: the run folder.

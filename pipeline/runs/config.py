@@ -205,7 +205,7 @@ def file_identity(path: str) -> str:
 
 
 def teacher_identity(spec: str) -> str:
-    """The spec of a teacher, with the hash of its content in the place of a path, and the version of its loader."""
+    """The spec of a teacher, with the hash of its content instead of a path, and the version of its loader."""
     prefix, path = split_teacher(spec)
     loader = LOADERS.get(spec.partition(":")[0])
     return (prefix + file_identity(path) if path else spec) + (f" loader={loader}" if loader else "")

@@ -27,7 +27,7 @@ def absolute_run(run: str) -> str:
 
 
 def existing_run(run: str) -> Path:
-    """The folder of a run that has been begun.
+    """The folder of a run that has been started.
 
     Raises:
         PipelineError: there is no such run; names those that there are.

@@ -14,7 +14,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage as the command line, the chain and whoever looks at a run see it."""
+    """A stage as the command line, the chain and the readers of a run see it."""
 
     name: str
     """Of the command, the make target and the table in the settings."""
@@ -33,7 +33,7 @@ class Stage:
     may_make: tuple[str, ...] = ()
     """Artifacts that it makes where the dataset has what they hold."""
     beside: tuple[str, ...] = ()
-    """Files and folders that it writes beside its artifacts; no stage needs them."""
+    """Files and folders that it writes next to its artifacts; no stage needs them."""
     formulas: tuple[str, ...] = ()
     """Names in `pipeline.method.FORMULAS` of all that decide the content; a test derives them from the source."""
     asks: Literal["", "teacher", "classifier"] = ""

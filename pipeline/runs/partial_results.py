@@ -77,7 +77,7 @@ class PartialResults:
 def stamp_of(folder: Path, provenance: "Provenance") -> str:
     """Digest of all that decides pieces: the provenance, and the content of the input files in a run folder.
 
-    A file that is made again has the same fingerprint, but another device or number of processes gives other digits.
+    A file that is rebuilt has the same fingerprint, but another device or number of processes gives other digits.
     The manifest's fingerprint covers its content, and its paths may change.
     """
     names = [name for name in provenance.inputs if name != "manifest.csv"]

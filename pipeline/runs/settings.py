@@ -54,7 +54,7 @@ class Settings:
     def given(self, kind: str, name: str) -> "Settings":
         """These settings after `--preset NAME` or `--recipe NAME`.
 
-        One that they have already lies below what the run was given since; another one comes on top.
+        One that they have already is below what the run was given since; another one comes on top.
 
         Args:
             kind: one of `ORIGINS`.
@@ -105,7 +105,7 @@ def parse(text: str, where: str) -> Settings:
     """Settings from TOML.
 
     Raises:
-        PipelineError: no valid TOML, or a table that is no stage (names the nearest).
+        PipelineError: no valid TOML, or a table that is not a stage (names the nearest).
     """
     try:
         tables = tomllib.loads(text)

@@ -45,7 +45,7 @@ class KeptFeatures:
         return self._store
 
     def remove(self) -> None:
-        """Forget everything, and delete what is on disk; a stage that is stopped leaves it to whoever goes on."""
+        """Forget everything, and delete what is on disk; a stage that is stopped leaves it to the command that continues."""
         if self._store is not None:
             self._store.clear()
             distributed.barrier()  # NFS does not remove what another process has open
@@ -69,7 +69,7 @@ def run_stage(
         own: settings of the run.
         device: as given by the user.
         force: run it in any case.
-        kept: features of earlier stages, which whoever gives them removes; None to keep and remove its own.
+        kept: features of earlier stages, which the caller removes; None to keep and remove its own.
     """
     config = own.config(stage.name, options_of(stage), {}).scaled(distributed.world_size())
     if stage.shared or distributed.is_main():

@@ -35,7 +35,7 @@ PART = 256
 
 @dataclass(frozen=True)
 class TeacherScores:
-    """What a teacher, or a file in its place, says of N images."""
+    """What a teacher, or a file instead of it, says of N images."""
 
     answers: ClassProbabilities
     head: ZeroShotHead | None
@@ -249,7 +249,7 @@ def run(folder: Path, config: EmbedConfig, origin: Provenance, *, manifest: Mani
 
 
 def report_background(path: Path, head: ZeroShotHead) -> None:
-    """Say what joined the softmax beside the classes, and what is too near one."""
+    """Say what joined the softmax with the classes, and what is too near one."""
     if head.background:
         log(f"{path}: beside the classes the teacher chose among {', '.join(head.background)}.")
     if head.left_out:

@@ -79,7 +79,7 @@ def measure(
 
 
 def oracle_epoch(epochs: EpochScores, rows: np.ndarray, truth: np.ndarray, config: EvaluateConfig) -> dict[str, Any]:
-    """The epoch that ground truth would have chosen, beside the one that was: reported, never used.
+    """The epoch that ground truth would have chosen, next to the one that was: reported, never used.
 
     Args:
         epochs: scores of the test images.

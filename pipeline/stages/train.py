@@ -112,7 +112,7 @@ def run(
     state.restore(warmup.training)
     # the maps of a backbone that is trained are of no use to what comes later
     kept = store if is_frozen(state.model) else None
-    # scores of the test images, not their labels: for what `evaluate` reports beside the choice
+    # scores of the test images, not their labels: for what `evaluate` reports next to the choice
     place, begun = pieces.path("warmup_logits.pt"), load_classifier(warmup, device)
     before = predict_once(place, begun, test.paths, warmup.image_size, title="  test images", store=kept)
     weights = image_weights(torch.from_numpy(labels.confident), config.loss_floor)

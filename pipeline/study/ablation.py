@@ -46,7 +46,7 @@ class Row:
 
     @property
     def title(self) -> str:
-        """What the row is called where the group does not stand beside it."""
+        """What the row is called where the group does not stand next to it."""
         return f"{self.group}: {self.name}"
 
 
@@ -285,7 +285,7 @@ def ablation_table(summary: pd.DataFrame) -> PlainTable:
 def run_plan(base: Path, own: Settings, plan: Plan, device: str) -> pd.DataFrame:
     """Run every row of a plan with every seed on the images of a run, and write the table.
 
-    Writes `ablation.csv` (one line per run), `ablation.md` and `ablation.png` (one line per setting) into `<base>/ablation/`, beside one run folder
+    Writes `ablation.csv` (one line per run), `ablation.md` and `ablation.png` (one line per setting) into `<base>/ablation/`, next to one run folder
     per row and seed. A stage whose options and inputs equal those of the base or a finished run is taken from there; its
     fingerprint is checked as always. The first row with the run's own settings is what the others are compared with.
 

@@ -27,7 +27,7 @@ def cache_folder(option: Path | None = None) -> Path:
 def download(url: str, path: Path, sha256: str | None = None) -> Path:
     """Put the file at `url` at `path`, unless it is there already.
 
-    What has arrived lies in `<path>.partial`, and a later call asks only for the rest.
+    What has arrived is in `<path>.partial`, and a later call asks only for the rest.
 
     Args:
         url: http or https address.
@@ -92,7 +92,7 @@ def _fetch(url: str, partial: Path, progress: Progress, task: TaskID) -> str | N
 
 
 def _fetch_rest(url: str, partial: Path, progress: Progress, task: TaskID) -> None:
-    """Append what `partial` lacks, or begin it anew if the server does not resume.
+    """Append what `partial` lacks, or begin it again if the server does not resume.
 
     Raises:
         ConnectionError: if fewer bytes arrive than were announced.

@@ -11,7 +11,7 @@ BY_CONTENT = (errno.EINVAL, errno.EOVERFLOW)
 
 
 class PipelineError(Exception):
-    """Something a user can mend: says what was found, what was expected and what to do.
+    """Something a user can fix: says what was found, what was expected and what to do.
 
     Modules raise it; only `pipeline.cli` turns it into one line on stderr and exit code 1. Its text is `printable`,
     as a file's name in it may hold anything.
@@ -23,7 +23,7 @@ class PipelineError(Exception):
 
 
 class UnreadableError(PipelineError):
-    """A file that cannot be read now, and may be sound: nothing is to be made in its place."""
+    """A file that cannot be read now, and may be sound: nothing is to be made instead of it."""
 
 
 def system_refusal(error: BaseException) -> str | None:

@@ -28,7 +28,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     Args:
         path: of the file.
         durable: wait until the disk has it, and look for what a killed process left. A caller who writes a hundred
-            thousand files that can be made again does without, as both take milliseconds per file.
+            thousand files that can be rebuilt does without, as both take milliseconds per file.
 
     Raises:
         PipelineError: the disk is full or the folder cannot be written to; what was there stays.

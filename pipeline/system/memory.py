@@ -10,7 +10,7 @@ KEEP = 1 << 30
 def keep_freed_memory() -> None:
     """Make glibc keep freed activations for the next batch instead of returning them to the kernel.
 
-    By default every tensor above 32 MB is mapped anew and page-faulted in at each use, which on a CPU costs up
+    By default every tensor above 32 MB is mapped again and page-faulted in at each use, which on a CPU costs up
     to half of the time of a forward pass on large images. Does nothing where the C library is not glibc.
     """
     if sys.platform != "linux":

@@ -140,7 +140,7 @@ class PlainTable(Table):
 
 
 def plain(value: Any) -> Any:
-    """A text that is no markup; anything else as it is."""
+    """A text that is not markup; anything else as it is."""
     return Text(printable(value, keep="\n\t")) if isinstance(value, str) else value
 
 

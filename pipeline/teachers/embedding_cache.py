@@ -26,7 +26,7 @@ BLOCK = 65_536
 
 @dataclass(frozen=True)
 class StoreKey:
-    """What decides the embedding of a photo beside the photo."""
+    """What decides the embedding of a photo in addition to the photo."""
 
     teacher_fingerprint: str
     image_size: int

@@ -31,7 +31,7 @@ TEXTS_PER_CALL = 256
 class OpenaiClip:
     """A CLIP model of OpenAI's architecture.
 
-    Views with a side that is no multiple of the tower's stride (32 for ResNets, the patch for ViTs) are
+    Views with a side that is not a multiple of the tower's stride (32 for ResNets, the patch for ViTs) are
     resized to the nearest one, unless its rules say otherwise.
 
     Args:

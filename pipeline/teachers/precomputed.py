@@ -46,7 +46,7 @@ class Precomputed:
     logit_bias: float | None = None
     """b of sigmoid(s * f . t + b); None for a softmax."""
     known: Tensor | None = None
-    """bool [N], which images it speaks of; None for all. The rows of the others are a uniform distribution, or zeros as
+    """bool [N], which images it is about; None for all. The rows of the others are a uniform distribution, or zeros as
     image embeddings, which every text is equally far from."""
 
 
@@ -184,7 +184,7 @@ _ARRAYS = ("probabilities", "image", "text")
 
 
 def _own_dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
-    """A dataset that lies in this file and not in one that it points to."""
+    """A dataset that is in this file and not in one that it points to."""
     own = isinstance(file.get(name, getlink=True), h5py.HardLink)
     if not own or not isinstance(file[name], h5py.Dataset) or file[name].external or file[name].is_virtual:
         raise PipelineError(f"{path} has {name} that is no dataset of its own, expected one. Write it into the file.")

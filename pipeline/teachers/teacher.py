@@ -21,7 +21,7 @@ class Teacher(Protocol):
     logit_scale: float
     """s of softmax(s * f . t)."""
     logit_bias: float | None
-    """b of sigmoid(s * f . t + b), where each class is scored on its own (SigLIP); None for a softmax."""
+    """b of sigmoid(s * f . t + b), where each class is scored independently (SigLIP); None for a softmax."""
     input_size: int
     """Native side in pixels; other sizes work too."""
     squash: str

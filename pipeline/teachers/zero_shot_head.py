@@ -110,7 +110,7 @@ def zero_shot_head(
         class_names: C names, for errors.
         templates: see `find_templates`; the background take the same.
         synonyms: see `class_embeddings`.
-        background: see `find_background`; of no use to a teacher that scores each class on its own.
+        background: see `find_background`; of no use to a teacher that scores each class independently.
         logit_scale: 0 for the teacher's own, see `scaled_bias`.
 
     Raises:

@@ -61,7 +61,7 @@ def predicted(classifier: Classifier, paths: list[Path]) -> float:
 
 
 def resident(pid: int) -> float:
-    """Megabytes of a process that lie in memory."""
+    """Megabytes of a process that are in memory."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
 

@@ -14,7 +14,7 @@ from pipeline.system.progress import log
 
 
 def write(export: Export, out: Path) -> None:
-    """Label Studio tasks with predictions; the labelling interface is written beside them, with the ending .xml."""
+    """Label Studio tasks with predictions; the labelling interface is written next to them, with the ending .xml."""
     write_text(out, json.dumps([studio_task(export, row) for row in range(len(export.labels.image_ids))], indent=1))
     write_text(label_studio.interface_path(out), label_studio.interface(export.labels.class_names))
     log(label_studio.storage_advice(export.labels.manifest.paths, export.image_prefix))

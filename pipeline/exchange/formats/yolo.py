@@ -15,7 +15,7 @@ def write(export: Export, out: Path) -> None:
     """YOLO folder: images/, labels/ with a text file an image, data.yaml.
 
     A photo has its image id as its name; a part `images` of it becomes `images_`, as readers find a photo's text file
-    by writing `labels` in the place of the last `/images/` of its path, and a dot in front of a part becomes `_`, as
+    by writing `labels` instead of the last `/images/` of its path, and a dot in front of a part becomes `_`, as
     they pass over hidden files.
 
     A photo with a label that has no box is left out, as a detector would learn it as background. With test photos these
