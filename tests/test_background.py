@@ -72,7 +72,7 @@ def test_the_run_knows_others_by_their_share_alone(run, shown):
     code, output = invoke("embed", "--run", run, "--background", "teal", "--entropy-limit", 0.9)
     assert code == 0, output
     assert shown == []  # photos are not asked about again
-    assert "the teacher chose among teal." in output
+    assert "background classes in the softmax: teal." in output
     after = read(run / "embeddings.h5")
     assert (after.background, after.background_left_out, after.outcomes) == ("teal", "", 4)
     assert after.class_names == before.class_names and after.probabilities.shape == before.probabilities.shape
@@ -94,7 +94,7 @@ def test_what_is_too_near_a_class_is_left_out_and_said(run, shown):
     before = read(run / "embeddings.h5")
     code, output = invoke("embed", "--run", run, "--background", "crimson")
     assert code == 0, output
-    assert "too near a class to join them: crimson." in output and "chose among" not in output
+    assert "too similar to a class: crimson." in output and "in the softmax" not in output
     after = read(run / "embeddings.h5")
     assert (after.background, after.background_left_out, after.outcomes) == ("", "crimson", 3)
     np.testing.assert_array_equal(after.probabilities, before.probabilities)

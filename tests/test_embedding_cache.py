@@ -105,7 +105,7 @@ def test_photos_that_are_added_are_the_only_ones_that_are_encoded(finished, phot
     Image.fromarray(np.full((40, 50, 3), (220, 30, 30), np.uint8)).save(folder / "train" / "added.png")
     code, output = invoke(*options(folder, backbone, run), "--to", "embed")
     assert code == 0, output
-    assert sum(seen) == 1 and "1 of 13 images were new to the teacher" in output
+    assert sum(seen) == 1 and "1 of 13 images were encoded" in output
     before, after = (read(path / "embeddings.h5") for path in (finished, run))
     kept = [after.image_ids.index(i) for i in before.image_ids]
     np.testing.assert_allclose(after.probabilities[kept], before.probabilities, atol=1e-6)
@@ -115,7 +115,7 @@ def test_another_run_that_is_named_spares_the_teacher_its_photos(finished, photo
     told = ["--set", f"embed.reuse_embeddings={finished}", "--to", "embed"]
     code, output = invoke(*options(photos, backbone, tmp_path / "new"), *told)
     assert code == 0, output
-    assert seen == [] and "12 images are known from" in output
+    assert seen == [] and "12 images reused from" in output
     first, second = (read(folder / "embeddings.h5") for folder in (finished, tmp_path / "new"))
     assert first.provenance == second.provenance
     np.testing.assert_array_equal(first.probabilities, second.probabilities)

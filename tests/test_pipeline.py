@@ -258,7 +258,7 @@ def test_another_teacher_for_the_crops_is_refused(run, monkeypatch):
         "pipeline.stages.score_crops.load_teacher", lambda spec, device="cpu", precision="float32", rules=None: Other()
     )
     code, output = invoke("score-crops", "--run", run, "--force")
-    assert code == 1 and "other weights" in output and "ccd embed" in output
+    assert code == 1 and "weights of conse" in output and "ccd embed" in output
 
 
 @pytest.mark.parametrize("block", [1, 7])

@@ -103,7 +103,7 @@ def read_run(folder: Path) -> RunFiles:
 
 def local_of(crops: CropScores, final: Labels | None) -> np.ndarray:
     """What the crops of each image say of each class, float32 [N, C], combined as for the final labels."""
-    config = FuseConfig() if final is None else FuseConfig(**final.provenance.config)
+    config = FuseConfig() if final is None else final.provenance.options(FuseConfig)
     spoken = crops.class_index if config.crop_scope == "own" else None
     count = len(crops.image_ids)
     return local_scores(crops.probabilities, crops.image_index, count, config.combine, spoken)[0]

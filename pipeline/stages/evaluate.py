@@ -18,7 +18,7 @@ from pipeline.evaluation.ground_truth import need_ground_truth
 from pipeline.evaluation.intervals import gain_interval, leave_one_out, map_interval
 from pipeline.evaluation.metrics import label_metrics, mean_average_precision, multilabel_metrics, ranking_metrics
 from pipeline.method.extras.thresholds import PRESENT
-from pipeline.runs.options import EvaluateConfig
+from pipeline.runs.options import EvaluateConfig, TrainConfig
 from pipeline.system.files import write_json
 
 DECISION_FIGURES = ("CP", "CR", "CF1", "OP", "OR", "OF1", "sample_F1", "threshold", "calibration_error")
@@ -117,7 +117,7 @@ def measure_test(
 
 def lacks_epochs(epochs: EpochScores) -> bool:
     """Whether the test images were not scored after every epoch: there was no ground truth, or nobody wanted it."""
-    return len(epochs.epochs) <= epochs.provenance.config.get("epochs", 0)
+    return len(epochs.epochs) <= epochs.provenance.options(TrainConfig).epochs
 
 
 def knows_teacher(embeddings: Embeddings, rows: np.ndarray) -> bool:

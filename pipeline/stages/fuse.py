@@ -1,4 +1,4 @@
-"""Initial labels, the scores of crops and what people corrected to final labels."""
+"""Initial labels, crop scores and corrections to final labels."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.artifacts.boxes import CropScores
-from pipeline.artifacts.corrections import Corrections, align_corrections
+from pipeline.artifacts.corrections import AlignedCorrections, Corrections, align_corrections
 from pipeline.artifacts.embeddings import Embeddings
 from pipeline.artifacts.hdf5 import read_arrays, read_rows, write
 from pipeline.artifacts.labels import Labels
@@ -21,7 +21,7 @@ from pipeline.method.labels import (
     fuse_scores,
     local_scores,
 )
-from pipeline.runs.options import FuseConfig, InitLabelsConfig
+from pipeline.runs.options import EmbedConfig, FuseConfig, InitLabelsConfig, ScoreCropsConfig
 from pipeline.system.progress import log
 
 BLOCK = 65_536
@@ -45,17 +45,17 @@ def fuse(
     label_floor: float,
     config: FuseConfig,
 ) -> Fused:
-    """Fuse what the teacher says of whole images and of their crops (CCD, section 3.1).
+    """Fuse the teacher's scores of whole images and of their crops (CCD, section 3.1).
 
     Args:
         initial_scores: float32 [N, C], not clamped.
-        crops: what the teacher says of each crop.
-        bias: float32 [C], of the teacher that scored the crops; None where initial labels are not debiased either.
-        label_floor: as of the initial labels, in units of 1/C.
+        crops: the teacher's scores of each crop.
+        bias: float32 [C], of the teacher that scored the crops; None if the initial labels are not debiased.
+        label_floor: that of the initial labels, in units of 1/C.
         config: options.
     """
-    spoken = crops.class_index if config.crop_scope == "own" else None
-    local, counts = local_scores(crops.probabilities, crops.image_index, len(initial_scores), config.combine, spoken)
+    own_class = crops.class_index if config.crop_scope == "own" else None
+    local, counts = local_scores(crops.probabilities, crops.image_index, len(initial_scores), config.combine, own_class)
     local = debias(local, bias, label_floor)
     fused = (counts > 0) | (config.boxless == "erase")
     # the paper fuses the clamped global label with the local score; the scores stay free of ties
@@ -71,7 +71,7 @@ def fuse_in_blocks(
     label_floor: float,
     config: FuseConfig,
 ) -> Fused:
-    """`fuse` of blocks of images, for which the scores of their crops are read from the file at `path`."""
+    """`fuse`, one block of images after another; the crop scores of a block are read from the file at `path`."""
     fused = Fused(np.empty_like(initial_scores), np.empty_like(initial_scores))
     for start in range(0, len(initial_scores), BLOCK):
         images = slice(start, start + BLOCK)
@@ -88,44 +88,52 @@ def fuse_in_blocks(
 
 
 def crop_bias(crops: CropScores, embeddings: Embeddings) -> np.ndarray:
-    """Bias float32 [C] of a teacher that was asked about crops alone: as that of whole images, over the crops.
+    """Bias float32 [C] of a teacher that scored only the crops, estimated over the crops.
 
-    Another teacher's bias says nothing of this one. The paper has one teacher and does not need this.
+    The bias of `embed`'s teacher does not apply to another one. The paper has one teacher and does not need this.
     """
-    limit = embeddings.provenance.config["entropy_limit"]
+    limit = embeddings.provenance.options(EmbedConfig).entropy_limit
     confident = confident_images(crops.entropy, crops.outcomes, limit)
     return class_bias(crops.probabilities, confident & crops.class_is_top1)[0]
+
+
+def bias_of_crops(folder: Path, crops: CropScores, embeddings: Embeddings) -> np.ndarray:
+    """Bias float32 [C] of the teacher that scored the crops."""
+    if not crops.provenance.options(ScoreCropsConfig).teacher:
+        return embeddings.bias
+    return crop_bias(read_arrays(folder / "crop_scores.h5"), embeddings)
+
+
+def read_corrections(path: Path, labels: Labels) -> AlignedCorrections:
+    """The corrections that apply to the images and classes of `labels`; logs those that don't."""
+    corrections: Corrections = read_arrays(path)
+    aligned = align_corrections(corrections, labels.image_ids, labels.class_names)
+    for what, unknown in (("images", aligned.unknown_images), ("classes", aligned.unknown_classes)):
+        if unknown:
+            log(
+                f"{path} corrects {len(unknown)} {what} that are not trained on (first: {unknown[0]}); these corrections "
+                "are kept but not used."
+            )
+    return aligned
 
 
 def run(folder: Path, config: FuseConfig, origin: Provenance) -> None:
     """Write `final_labels.h5` from `initial_labels.h5`, `crop_scores.h5` and the bias in `embeddings.h5`.
 
-    Where there is `corrections.h5`, what people said in it replaces the pseudo-labels.
+    Corrections in `corrections.h5`, if it exists, replace the pseudo-labels.
     """
     path = folder / "final_labels.h5"
     embeddings: Embeddings = read_arrays(folder / "embeddings.h5", without=("probabilities",))
     initial: Labels = read_arrays(folder / "initial_labels.h5", without=("labels",))
     crops: CropScores = read_arrays(folder / "crop_scores.h5", without=("probabilities",))
     check_same_images(initial, crops, folder / "initial_labels.h5", folder / "crop_scores.h5")
-    made = InitLabelsConfig.from_table(initial.provenance.config, "the options of initial_labels.h5")
-    bias = None
-    if made.debias:
-        bias = embeddings.bias
-        if crops.provenance.config["teacher"]:
-            bias = crop_bias(read_arrays(folder / "crop_scores.h5"), embeddings)
-    fused = fuse_in_blocks(initial.scores, crops, folder / "crop_scores.h5", bias, made.label_floor, config)
-    labels, scores, said = fused.labels, fused.scores, np.zeros((0, 0), bool)
+    init_labels = initial.provenance.options(InitLabelsConfig)
+    bias = bias_of_crops(folder, crops, embeddings) if init_labels.debias else None
+    fused = fuse_in_blocks(initial.scores, crops, folder / "crop_scores.h5", bias, init_labels.label_floor, config)
+    labels, scores, corrected = fused.labels, fused.scores, np.zeros((0, 0), bool)
     if "corrections.h5" in origin.inputs:
-        corrections: Corrections = read_arrays(folder / "corrections.h5")
-        found = align_corrections(corrections, initial.image_ids, initial.class_names)
-        labels, scores = correct(labels, found.labels), correct(scores, found.labels)
-        said = found.labels >= 0
-        for what, unknown in (("images", found.unknown_images), ("classes", found.unknown_classes)):
-            if unknown:
-                log(
-                    f"{folder / 'corrections.h5'} corrects {len(unknown)} {what} that are not trained on (first: "
-                    f"{unknown[0]}); these corrections wait there."
-                )
+        corrections = read_corrections(folder / "corrections.h5", initial).labels
+        labels, scores, corrected = correct(labels, corrections), correct(scores, corrections), corrections >= 0
     final = Labels(
         provenance=origin,
         image_ids=initial.image_ids,
@@ -133,8 +141,8 @@ def run(folder: Path, config: FuseConfig, origin: Provenance) -> None:
         labels=labels,
         scores=scores,
         confident=initial.confident,
-        corrected_entries=int(said.sum()),
-        corrected_images=int(said.any(axis=1).sum()),
+        corrected_entries=int(corrected.sum()),
+        corrected_images=int(corrected.any(axis=1).sum()),
     )
     write(path, final)
     columns = zip(labels.T, initial.scores.T, strict=True)

@@ -12,13 +12,13 @@ from pipeline.artifacts.schema import check_same_images
 from pipeline.datasets.dataset import UNKNOWN
 from pipeline.evaluation.ground_truth import read_ground_truth
 from pipeline.method.labels import clamp_labels, confident_images, debias
-from pipeline.runs.options import InitLabelsConfig
+from pipeline.runs.options import EmbedConfig, InitLabelsConfig
 from pipeline.system.errors import PipelineError
 from pipeline.system.progress import log
 
 
 def run(folder: Path, config: InitLabelsConfig, origin: Provenance) -> None:
-    """Write `initial_labels.h5` from `embeddings.h5` (and, for a study, from `ground_truth.h5`)."""
+    """Write `initial_labels.h5` from `embeddings.h5` (in an ablation also from `ground_truth.h5`)."""
     path = folder / "initial_labels.h5"
     embeddings: Embeddings = read_arrays(folder / "embeddings.h5")
     train = embeddings.is_train
@@ -30,12 +30,12 @@ def run(folder: Path, config: InitLabelsConfig, origin: Provenance) -> None:
         unknown = int((truth.labels[train] == UNKNOWN).sum())
         if unknown:
             raise PipelineError(
-                f"{folder / 'ground_truth.h5'} does not know {unknown} labels of train images, and unknown is not absent. "
+                f"{folder / 'ground_truth.h5'} lacks {unknown} labels of train images, and unknown is not absent. "
                 "Label them all, or set init-labels.source to 'teacher'."
             )
         scores = (truth.labels[train] == 1).astype(np.float32)
     labels = clamp_labels(scores)
-    limit = embeddings.provenance.config["entropy_limit"]
+    limit = embeddings.provenance.options(EmbedConfig).entropy_limit
     confident = confident_images(embeddings.entropy[train], embeddings.outcomes, limit)
     image_ids = [i for i, keep in zip(embeddings.image_ids, train, strict=True) if keep]
     write(

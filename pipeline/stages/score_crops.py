@@ -1,4 +1,4 @@
-"""Boxes to what the teacher says of each crop, cut from the original photo."""
+"""Boxes to the teacher's scores of their crops, which are cut from the original photo."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ from pipeline.photos.images import cut, load_image
 from pipeline.photos.prefetch import Prefetch, chunks, default_workers
 from pipeline.photos.resize import cut_bilinear, load_view
 from pipeline.runs.graph import remedy, run_argument
-from pipeline.runs.options import ScoreCropsConfig
+from pipeline.runs.options import EmbedConfig, ScoreCropsConfig
 from pipeline.runs.partial_results import PartialResults, compute_partial_results
 from pipeline.system import distributed
 from pipeline.system.errors import PipelineError
@@ -40,19 +40,19 @@ class CropRules:
     """How boxes become crops."""
 
     long_side: int
-    """Of a crop, pixels."""
+    """Long side of a crop, pixels."""
     view_side: int
-    """Of the squashed view that crops are cut from; 0: they are cut from the photo."""
+    """Side of the squashed view that crops are cut from; 0: they are cut from the photo."""
     squash: str
-    """How that view is made, see `photos.squash`."""
+    """How that view is made, see `photos.resize`."""
     resampling: str
     sides: str
 
     def boxes_to_cut(self, boxes: Tensor, sizes: Tensor) -> Tensor:
-        """Boxes Tensor[M, 4] in pixels of photos of (H, W) Tensor[M, 2], in pixels of what is cut from."""
+        """Boxes Tensor[M, 4] in pixels of the image that is cut; given in pixels of photos of (H, W) Tensor[M, 2]."""
         if not self.view_side:
             return boxes
-        # a view of the size that the boxes were found in gives back the whole pixels that they were
+        # in a view of the size that the CAMs had, boxes are whole pixels again
         return (boxes * (self.view_side / sizes.flip(1).repeat(1, 2))).round()
 
     def size_of(self, box: Tensor) -> tuple[int, int]:
@@ -68,8 +68,8 @@ def crops_of(path: str, boxes: Tensor, rules: CropRules) -> list[Tensor]:
 
     Args:
         path: the photo.
-        boxes: Tensor[M, 4], xyxy in pixels of what is cut from.
-        rules: how.
+        boxes: Tensor[M, 4], xyxy in pixels of the image that is cut.
+        rules: how boxes become crops.
     """
     view = (rules.view_side, rules.view_side)
     image = load_view(Path(path), view, rules.squash) if rules.view_side else load_image(Path(path))
@@ -79,7 +79,7 @@ def crops_of(path: str, boxes: Tensor, rules: CropRules) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class CropTeacher:
-    """Who is asked about crops, and how."""
+    """The teacher of the crops, its zero-shot head, and how boxes become crops."""
 
     teacher: Teacher
     head: ZeroShotHead
@@ -87,38 +87,38 @@ class CropTeacher:
 
 
 def score_crops(
-    asked: CropTeacher,
+    scorer: CropTeacher,
     paths: Sequence[str],
     owner: Tensor,
     boxes: Tensor,
     batch_size: int,
-    pieces: PartialResults,
+    partial: PartialResults,
 ) -> Iterator[np.ndarray]:
     """Logits of every crop; the processes of torchrun share the work.
 
     Args:
-        asked: who is asked.
+        scorer: the teacher and its rules.
         paths: N photos.
         owner: int64 Tensor[M], ascending, the photo of each box.
-        boxes: Tensor[M, 4], xyxy in pixels of what they are cut from.
+        boxes: Tensor[M, 4], xyxy in pixels of the image that is cut.
         batch_size: crops per teacher call.
-        pieces: unfinished work.
+        partial: unfinished work.
 
     Returns:
-        float32 [M, C + O], of the classes and the background, in blocks of rows.
+        float32 [M, C + O], of the classes and the background classes, in blocks of rows.
     """
-    teacher, head = asked.teacher, asked.head
+    teacher, head, rules = scorer.teacher, scorer.head, scorer.rules
     texts = [each.numpy() for each in (head.text, head.text_class, head.background_text)]
-    who = [teacher.fingerprint, precision_of(teacher), vars(asked.rules), head.logit_scale, head.logit_bias]
-    rows = chunks(len(paths), PART)
-    first = torch.searchsorted(owner, torch.arange(len(paths) + 1)).tolist()  # crop of each photo
-    counts = [first[piece.stop] - first[piece.start] for piece in rows]
+    settings = [teacher.fingerprint, precision_of(teacher), vars(rules), head.logit_scale, head.logit_bias]
+    photo_ranges = chunks(len(paths), PART)
+    first = torch.searchsorted(owner, torch.arange(len(paths) + 1)).tolist()  # first crop of each photo
+    counts = [first[photos.stop] - first[photos.start] for photos in photo_ranges]
 
     def cut_crops(photo: int) -> list[Tensor]:
-        return crops_of(paths[photo], boxes[first[photo] : first[photo + 1]], asked.rules)
+        return crops_of(paths[photo], boxes[first[photo] : first[photo + 1]], rules)
 
     def score(indices: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        photos = [photo for index in indices for photo in rows[index] if first[photo] < first[photo + 1]]
+        photos = [photo for index in indices for photo in photo_ranges[index] if first[photo] < first[photo + 1]]
         # while a batch is with the teacher, the threads cut the crops of the next one
         crops_per_photo = max(len(boxes) // max(len(photos), 1), 1)
         loader = Prefetch(cut_crops, photos, ahead=default_workers() + batch_size // crops_per_photo)
@@ -130,30 +130,30 @@ def score_crops(
         for crops, image in encode_stream(OutOfMemoryBackoff(teacher.encode_images), views, batch_size):
             yield np.array(crops), image.numpy()
 
-    def compare(image: np.ndarray) -> np.ndarray:
+    def logits_of(image: np.ndarray) -> np.ndarray:
         return head.logits(torch.from_numpy(image)).numpy()
 
-    decides = [*who, *texts, owner.numpy(), boxes.numpy()]
-    return compute_partial_results("score-crops", counts, decides, pieces, score, compare)
+    key = [*settings, *texts, owner.numpy(), boxes.numpy()]
+    return compute_partial_results("score-crops", counts, key, partial, score, logits_of)
 
 
 def same_teacher(embeddings: Embeddings, path: Path, device: str) -> Teacher:
     """The teacher behind the embeddings.
 
     Raises:
-        PipelineError: it is not known, or now has other weights.
+        PipelineError: the scores are precomputed, or the teacher's weights have changed.
     """
-    made = embeddings.provenance.config
-    if embeddings.text is None or made["precomputed"]:
+    made_with = embeddings.provenance.options(EmbedConfig)
+    if embeddings.text is None or made_with.precomputed:
         raise PipelineError(
-            f"{path} holds scores that were computed elsewhere, so its teacher cannot score crops. Name one for the "
+            f"{path} contains precomputed scores, so there is no teacher to score crops. Set one for the "
             f"crops with `ccd all --run {run_argument(path.parent)} --set score-crops.teacher=conse`, or train on global "
             "labels alone with `--set boxes.view=none` instead."
         )
-    teacher = load_teacher(embeddings.teacher, device, made["precision"], rules=ViewRules.of(made))
+    teacher = load_teacher(embeddings.teacher, device, made_with.precision, rules=ViewRules.of(made_with))
     if teacher.fingerprint != embeddings.teacher_fingerprint:
         raise PipelineError(
-            f"{embeddings.teacher} has other weights than those behind {path}. "
+            f"the weights of {embeddings.teacher} are not those that {path} was made with. "
             f"Rebuild it with {remedy(path, force=True)}."
         )
     return teacher
@@ -162,26 +162,28 @@ def same_teacher(embeddings: Embeddings, path: Path, device: str) -> Teacher:
 def crop_teacher(
     embeddings: Embeddings, manifest: Manifest, config: ScoreCropsConfig, path: Path, device: str
 ) -> CropTeacher:
-    """The teacher of the run, or another that the options name, with its texts.
+    """The teacher of the run, or the one that the options name, with its text embeddings.
 
     Args:
-        embeddings: of the run.
-        manifest: gives the classes their words.
+        embeddings: those of the run.
+        manifest: gives the display names of the classes.
         config: options.
-        path: of the embeddings, named in errors.
+        path: file of the embeddings, for errors.
         device: where the teacher runs.
     """
-    made = embeddings.provenance.config
-    rules = ViewRules.of(made)
+    made_with = embeddings.provenance.options(EmbedConfig)
+    rules = ViewRules.of(made_with)
     if not config.teacher:
         teacher = same_teacher(embeddings, path, device)
         texts = (embeddings.text, embeddings.text_class_index, embeddings.background_text)
         bias = None if math.isnan(embeddings.logit_bias) else embeddings.logit_bias
         head = ZeroShotHead(*map(torch.from_numpy, texts), embeddings.logit_scale, bias)
         return CropTeacher(teacher, head, crop_rules(config, embeddings.image_size, rules.squash_of(teacher)))
-    teacher = load_teacher(config.teacher, device, made["precision"], rules=rules)
+    teacher = load_teacher(config.teacher, device, made_with.precision, rules=rules)
     names = display_names(manifest.class_names, manifest.display_names)
-    head = zero_shot_head(teacher, names, manifest.class_names, made["templates"], made["synonyms"], made["background"])
+    head = zero_shot_head(
+        teacher, names, manifest.class_names, made_with.templates, made_with.synonyms, made_with.background
+    )
     return CropTeacher(teacher, head, crop_rules(config, teacher.input_size, rules.squash_of(teacher)))
 
 
@@ -196,11 +198,14 @@ def score_boxes(
     train: Manifest,
     boxes: Boxes,
     config: ScoreCropsConfig,
-    pieces: PartialResults,
+    partial: PartialResults,
     folder: Path,
     device: str,
 ) -> tuple[ClassProbabilities, int]:
-    """What the teacher says of the crops of all boxes, and among how many it chose; a run without boxes asks nobody."""
+    """Class probabilities of the crops of all boxes, and how many outcomes their softmax has.
+
+    A run without boxes loads no teacher.
+    """
     if not len(boxes.box):
         class_count = len(boxes.class_names)
         return softmax_probabilities(torch.zeros(0, class_count), class_count), class_count
@@ -208,12 +213,12 @@ def score_boxes(
     sizes = torch.from_numpy(train.sizes)[owner]
     if config.shape == "square":
         crop_boxes = square_boxes(crop_boxes, sizes)
-    asked = crop_teacher(embeddings, train, config, folder / "embeddings.h5", device)
-    crop_boxes = asked.rules.boxes_to_cut(crop_boxes, sizes)
-    largest = (asked.rules.long_side, asked.rules.long_side)
-    batch_size = config.batch_size or find_batch_size(asked.teacher.encode_images, largest, device)
-    logits = score_crops(asked, train.paths, owner, crop_boxes, batch_size, pieces)
-    return asked.head.probabilities_in_blocks(len(owner), map(torch.from_numpy, logits)), asked.head.outcomes
+    scorer = crop_teacher(embeddings, train, config, folder / "embeddings.h5", device)
+    crop_boxes = scorer.rules.boxes_to_cut(crop_boxes, sizes)
+    largest = (scorer.rules.long_side, scorer.rules.long_side)
+    batch_size = config.batch_size or find_batch_size(scorer.teacher.encode_images, largest, device)
+    logits = score_crops(scorer, train.paths, owner, crop_boxes, batch_size, partial)
+    return scorer.head.probabilities_in_blocks(len(owner), map(torch.from_numpy, logits)), scorer.head.outcomes
 
 
 def run(
@@ -225,8 +230,8 @@ def run(
     embeddings: Embeddings = read_arrays(folder / "embeddings.h5", without=("probabilities",))
     boxes: Boxes = read_arrays(folder / "boxes.h5")
     check_same_images(boxes, train, folder / "boxes.h5", folder / "manifest.csv")
-    pieces = PartialResults(path, origin, fresh=fresh)
-    answers, outcomes = score_boxes(embeddings, train, boxes, config, pieces, folder, device)
+    partial = PartialResults(path, origin, fresh=fresh)
+    scores, outcomes = score_boxes(embeddings, train, boxes, config, partial, folder, device)
     if not distributed.is_main():
         return
     write(
@@ -237,11 +242,11 @@ def run(
             class_names=boxes.class_names,
             image_index=boxes.image_index,
             class_index=boxes.class_index,
-            probabilities=answers.probabilities.numpy(),
-            entropy=answers.entropy.numpy(),
-            class_is_top1=answers.class_is_top1.numpy(),
+            probabilities=scores.probabilities.numpy(),
+            entropy=scores.entropy.numpy(),
+            class_is_top1=scores.class_is_top1.numpy(),
             outcomes=outcomes,
         ),
     )
-    pieces.remove()
+    partial.remove()
     log(f"{path}: {len(boxes.box)} crops of {len(np.unique(boxes.image_index))} images.")

@@ -27,7 +27,7 @@ from pipeline.method.extras.calibration import fit_calibration
 from pipeline.method.labels import correct
 from pipeline.method.losses import image_weights, mean_label_entropy
 from pipeline.photos.image_cache import open_cache
-from pipeline.runs.options import TrainConfig
+from pipeline.runs.options import TrainConfig, WarmupConfig
 from pipeline.runs.partial_results import PartialResults
 from pipeline.system import distributed
 from pipeline.system.progress import log
@@ -47,7 +47,7 @@ def refining_share(labels: Labels, warmup: Checkpoint, config: TrainConfig) -> f
 
     A backbone that is trained has seen every label in the warm-up, so that nothing it says is out of fold.
     """
-    frozen = config.freeze_backbone and config.freeze_norms and warmup.provenance.config["freeze_backbone"]
+    frozen = config.freeze_backbone and config.freeze_norms and warmup.provenance.options(WarmupConfig).freeze_backbone
     if not (config.cross_fit_rounds and frozen):
         return 0.0
     return config.cross_fit_weight * mean_label_entropy(torch.from_numpy(labels.labels))

@@ -2,8 +2,8 @@
 
 import hashlib
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.method.snapping import snapped_size
+from pipeline.runs.options import EmbedConfig
 from pipeline.system.errors import PipelineError
 from pipeline.system.progress import log
 
@@ -70,9 +71,9 @@ class ViewRules:
     """How its global views are squashed before it gets them: "teacher", its own filter, or a rule of `photos.squash`."""
 
     @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Self:
-        """Rules that the options of `embed` ask for."""
-        return cls(**{field.name: options[field.name] for field in fields(cls)})
+    def of(cls, options: EmbedConfig) -> Self:
+        """The rules that the options of `embed` set."""
+        return cls(options.statistics, options.positions, options.snap, options.squash)
 
     def statistics_of(self, mean: Sequence[float], std: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
         """Mean and standard deviation to use, by channel, for a teacher with these of its own."""

@@ -9,6 +9,7 @@ from pipeline.artifacts.state import up_to_date
 from pipeline.evaluation.read import read
 from pipeline.exchange.formats.export import Export, described
 from pipeline.exchange.label_sets import LabelSet
+from pipeline.runs.options import EmbedConfig
 from pipeline.system.files import replacing_folder
 from pipeline.teachers.embedding_cache import ImageStore, StoreKey
 
@@ -81,8 +82,8 @@ def teacher_embeddings(labels: LabelSet) -> np.ndarray | None:
     if not path.exists():
         return None
     found = read(up_to_date(path))
-    asked = found.provenance.config.get("precision", "float32")
-    for precision in (asked, "float32"):  # which a CPU takes, whatever was asked for
+    requested = found.provenance.options(EmbedConfig).precision
+    for precision in (requested, "float32"):  # a CPU always uses float32
         store = ImageStore(path.parent, StoreKey(found.teacher_fingerprint, found.image_size, precision))
         if not store.missing(labels.manifest.digests):
             return np.concatenate(list(store.blocks(labels.manifest.digests)))
