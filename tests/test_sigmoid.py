@@ -62,7 +62,7 @@ def test_crops_are_scored_in_the_same_way(run):
 
 def test_others_that_are_named_are_refused(run):
     code, output = invoke("embed", "--run", run, "--background", "sky")
-    assert code == 1 and "scores each class on its own, so background cannot be 'sky'" in output
+    assert code == 1 and "scores each class independently, so background cannot be 'sky'" in output
 
 
 @pytest.mark.parametrize(("scale", "bias"), [(0, BIAS), (40, BIAS / 2)])
