@@ -16,7 +16,7 @@ from pipeline.artifacts.hdf5 import write
 from pipeline.artifacts.labels import Labels
 from pipeline.artifacts.manifest import COLUMNS, Manifest, manifest_provenance, write_csv, write_manifest
 from pipeline.artifacts.provenance import Provenance
-from pipeline.artifacts.state import check_current
+from pipeline.artifacts.state import check_up_to_date
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.read import read
 from pipeline.runs.graph import MAKERS, VERSIONS, find_stage, options_of
@@ -143,7 +143,7 @@ def origin(folder: Path, name: str, inputs: list[str]) -> Provenance:
     schema = Path(name).stem
     stage = MAKERS[name]
     config = {} if stage == "prepare" else options_of(find_stage(stage))().identity()
-    found = {i: check_current(folder / i).fingerprint for i in inputs}
+    found = {i: check_up_to_date(folder / i).fingerprint for i in inputs}
     return Provenance(schema, VERSIONS[schema], config, found)
 
 

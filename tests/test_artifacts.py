@@ -16,7 +16,7 @@ from pipeline.artifacts.manifest import COLUMNS, Manifest, manifest_provenance, 
 from pipeline.artifacts.predictions import prediction_frame, write_predictions
 from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.schema import check_same_images
-from pipeline.artifacts.state import check_current, is_built, origin_of, read_provenance
+from pipeline.artifacts.state import check_up_to_date, is_built, origin_of, read_provenance
 from pipeline.evaluation.read import read
 from pipeline.method import FORMULAS
 from pipeline.runs.graph import find_stage
@@ -145,7 +145,7 @@ def damage_attribute(file):
         (damage_shape, r"scores in .* has shape \[2, 2\], expected \[N, C\] = \[2, 3\].*ccd init-labels"),
         (damage_dtype, r"scores in .* is float64, expected float32"),
         (lambda file: file.pop("scores"), r"has no scores|is incomplete"),
-        (damage_attribute, r"fingerprint does not fit its attributes"),
+        (damage_attribute, r"fingerprint does not match"),
         (lambda file: file.attrs.pop("schema"), r"damaged or not an artifact"),
         (lambda file: file.attrs.update(version=99), r"fingerprint|cannot read"),
     ],
@@ -226,14 +226,18 @@ def test_a_stage_is_up_to_date_until_an_option_an_input_or_a_formula_changes(tmp
     assert not is_built(FUSE, tmp_path, origin_of(FUSE, tmp_path, FuseConfig(ratio=0.6)))
     monkeypatch.setitem(FORMULAS, "labels", FORMULAS["labels"] + 1)
     assert not is_built(FUSE, tmp_path, origin_of(FUSE, tmp_path, FuseConfig(ratio=0.5)))
-    with pytest.raises(PipelineError, match=r"final_labels.h5 is stale: the formulas of labels have changed.*ccd fuse"):
-        check_current(tmp_path / "final_labels.h5")
+    with pytest.raises(
+        PipelineError, match=r"final_labels.h5 is out of date: the formulas of labels have changed.*ccd fuse"
+    ):
+        check_up_to_date(tmp_path / "final_labels.h5")
 
 
 def test_a_stale_input_names_the_command_that_rebuilds_it(tmp_path):
     chain(tmp_path)
     write(tmp_path / "embeddings.h5", embeddings(new=1))
-    with pytest.raises(PipelineError, match=r"initial_labels.h5 is stale: embeddings.h5 has changed.*ccd init-labels"):
+    with pytest.raises(
+        PipelineError, match=r"initial_labels.h5 is out of date: embeddings.h5 has changed.*ccd init-labels"
+    ):
         origin_of(FUSE, tmp_path, FuseConfig())
 
 
@@ -249,13 +253,13 @@ def test_ground_truth_in_an_input_marks_what_is_made_from_it(tmp_path):
 @pytest.mark.parametrize(
     ("content", "name", "message"),
     [
-        (crop_scores, "final_labels.h5", "final_labels.h5 holds crop_scores, expected final_labels"),
-        (labels, "final_labels.h5", "final_labels.h5 holds initial_labels, expected final_labels"),
+        (crop_scores, "final_labels.h5", "final_labels.h5 contains crop_scores, expected final_labels"),
+        (labels, "final_labels.h5", "final_labels.h5 contains initial_labels, expected final_labels"),
     ],
 )
 def test_another_artifact_under_a_name_is_refused(tmp_path, content, name, message):
     write(tmp_path / name, content())
-    for look in (read, check_current, read_provenance):
+    for look in (read, check_up_to_date, read_provenance):
         with pytest.raises(PipelineError, match=message):
             look(tmp_path / name)
 
@@ -361,7 +365,7 @@ def test_a_checkpoint_is_read_back_and_a_broken_one_refused(tmp_path):
     write_checkpoint(path, checkpoint)
     found = read_checkpoint(path)
     assert found.weights["w"].tolist() == [0, 1, 2, 3, 4] and found.training == {"steps": 3}
-    assert check_current(path) == checkpoint.provenance
+    assert check_up_to_date(path) == checkpoint.provenance
     assert read_header(path).thresholds == [0.5, 0.5]
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(PipelineError, match=r"warmup.pt is damaged.*ccd warmup"):

@@ -78,7 +78,7 @@ def test_a_killed_command_leaves_no_lock(run, holder):
 def test_plan_says_what_would_be_built_and_why(run):
     assert [step.why for step in plan_run(run, read_run(run))] == [""] * 9
     code, output = invoke("plan", "--run", run)
-    assert code == 0 and "everything is current" in output
+    assert code == 0 and "everything is up to date" in output
     with (run / "run.toml").open("a") as file:
         file.write("[fuse]\nratio = 0.6\n")
     steps = {step.stage: step for step in plan_run(run, read_run(run))}
@@ -174,7 +174,7 @@ def test_plan_names_what_it_does_not_look_into(photos, tmp_path):
 def test_plan_without_ground_truth_ends(run):
     assert invoke("prepare", run, "--labels", "")[0] == 0
     code, output = invoke("plan", run)
-    assert code == 0 and "left out: there is no ground truth" in output and "everything is current" in output
+    assert code == 0 and "left out: there is no ground truth" in output and "everything is up to date" in output
 
 
 def test_plan_of_a_run_that_has_done_nothing_knows_no_times(run):
@@ -243,7 +243,7 @@ def beside_photos(finished, photos, tmp_path, monkeypatch):
         ("export-labels", ["--out", "labels.csv"], "labels.csv"),
         ("calibrate", ["thresholds.json"], "calibrated.pt"),
         ("report", ["--images", "0"], "report.html"),
-        ("plan", [], "everything is current"),
+        ("plan", [], "everything is up to date"),
         ("config", [], "train.epochs"),
         ("review-list", [], "review.json"),
         ("fuse", ["--device", "cpu"], "up to date"),

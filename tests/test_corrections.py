@@ -11,7 +11,7 @@ from runs import CLASSES, TRAIN, TRUTH
 
 from pipeline.artifacts.corrections import align_corrections
 from pipeline.artifacts.manifest import manifest_provenance, read_manifest, write_manifest
-from pipeline.artifacts.state import check_current
+from pipeline.artifacts.state import check_up_to_date
 from pipeline.evaluation.read import read
 from pipeline.exchange.label_studio import LOCAL_FILES, storage_advice, storage_folders
 from pipeline.method.labels import correct
@@ -78,9 +78,9 @@ def test_corrections_that_were_taken_away_are_fused_anew(small_run, tmp_path):
     assert invoke("fuse", "--run", small_run)[0] == 0
     (small_run / "corrections.h5").unlink()
     with pytest.raises(PipelineError, match=r"corrections.h5 was taken away since. Rebuild it with `ccd fuse"):
-        check_current(small_run / "final_labels.h5")
+        check_up_to_date(small_run / "final_labels.h5")
     assert invoke("fuse", "--run", small_run)[0] == 0
-    assert "corrections.h5" not in check_current(small_run / "final_labels.h5").inputs
+    assert "corrections.h5" not in check_up_to_date(small_run / "final_labels.h5").inputs
 
 
 def test_without_corrections_fuse_does_as_before(small_run):
@@ -346,7 +346,7 @@ def test_corrections_survive_photos_and_classes_that_come_and_go(small_run, tmp_
     provenance = manifest_provenance(images, names)
     fewer = replace(whole, images=images, class_names=list(names), display_names=names, provenance=provenance)
     write_manifest(small_run, fewer)
-    assert check_current(small_run / "corrections.h5").inputs == {}
+    assert check_up_to_date(small_run / "corrections.h5").inputs == {}
     (tmp_path / "b.csv").write_text("image_id,bird\ntrain/2.png,1\n")
     code, output = invoke("import-labels", tmp_path / "b.csv", "--run", small_run)
     assert code == 0, output

@@ -225,11 +225,11 @@ def test_the_source_leads_to_formulas_through_modules_methods_and_late_imports()
     ],
 )
 def test_a_corrected_formula_makes_stale_what_it_decides(formula, stale, finished, monkeypatch):
-    assert {state.state for state in file_states(finished).values()} <= {"current", "none"}
+    assert {state.state for state in file_states(finished).values()} <= {"up to date", "not made"}
     monkeypatch.setitem(FORMULAS, formula, FORMULAS[formula] + 1)
     states = file_states(finished)
     assert {name for name, state in states.items() if f"the formulas of {formula}" in state.state} >= stale
-    assert states["embeddings.h5"].state == "current" != states["metrics.json"].state
+    assert states["embeddings.h5"].state == "up to date" != states["metrics.json"].state
 
 
 def test_thresholds_of_an_earlier_formula_are_not_used(tmp_path, tiny_classifier, monkeypatch):

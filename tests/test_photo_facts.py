@@ -162,7 +162,7 @@ def test_moved_photos_make_nothing_stale(begun, tmp_path, colour_teacher):
     (tmp_path / "photos").rename(tmp_path / "elsewhere")
     code, output = invoke("prepare", "--run", begun, "--images", tmp_path / "elsewhere")
     assert code == 0 and f"the same images, now in {tmp_path}/elsewhere" in output
-    assert file_states(begun)["embeddings.h5"].state == "current"
+    assert file_states(begun)["embeddings.h5"].state == "up to date"
     assert read_manifest(begun).paths[0].startswith(str(tmp_path / "elsewhere"))
     code, output = invoke("embed", "--run", begun, "--device", "cpu", "--force")
     assert code == 0, output

@@ -204,7 +204,7 @@ def test_changing_an_option_makes_later_stages_stale(run, colour_teacher):
     assert code == 0
     code, output = invoke("train", "--run", run)
     assert code == 1
-    assert "warmup.pt is stale: initial_labels.h5 has changed" in output and "`ccd warmup" in output
+    assert "warmup.pt is out of date: initial_labels.h5 has changed" in output and "`ccd warmup" in output
 
 
 def test_a_truncated_input_is_one_line_and_nothing_is_damaged(run, colour_teacher):

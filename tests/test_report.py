@@ -138,7 +138,9 @@ def test_a_stale_file_is_left_out_and_named(small_run):
     assert any("label_floor 1.0 -> 0.0" in note and "ccd init-labels" in note for note in swapped["unknown"])
     (small_run / "run.toml").write_text("[init-labels]\ndebias = false\nlabel_floor = 1.0\n")
     content = content_of(read_run(small_run))
-    assert any(note.startswith("Left out") and "stale" in note and "ccd warmup" in note for note in content["unknown"])
+    assert any(
+        note.startswith("Left out") and "out of date" in note and "ccd warmup" in note for note in content["unknown"]
+    )
     assert content["stages"] == []
 
 

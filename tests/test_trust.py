@@ -60,7 +60,7 @@ def test_readers_refuse_labels_of_other_photos_under_the_same_names(run, tmp_pat
         assert code == 1 and "have changed since they were prepared" in output, output
     assert invoke("prepare", run)[0] == 0
     code, output = ask(run, tmp_path, *reader)
-    assert code == 1 and "is stale" in output and "Rebuild it with `ccd" in output, output
+    assert code == 1 and "is out of date" in output and "Rebuild it with `ccd" in output, output
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -73,7 +73,7 @@ def test_readers_refuse_a_file_of_another_run_with_the_same_images(run, tmp_path
         object.__setattr__(found.provenance, "inputs", changed)
         write(run / name, found)
     code, output = ask(run, tmp_path, *reader)
-    assert code == 1 and "is stale" in output, output
+    assert code == 1 and "is out of date" in output, output
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -81,7 +81,7 @@ def test_readers_refuse_what_was_made_with_other_settings(run, tmp_path, reader)
     changed = ("fuse.ratio=0.2", "boxes.threshold=0.9", "train.epochs=1")
     assert invoke("prepare", run, *(word for text in changed for word in ("--set", text)))[0] == 0
     code, output = ask(run, tmp_path, *reader)
-    assert code == 1 and "is stale" in output and "->" in output, output
+    assert code == 1 and "is out of date" in output and "->" in output, output
 
 
 def test_a_file_of_a_run_with_other_settings_is_found_out(run, tmp_path):
@@ -91,13 +91,13 @@ def test_a_file_of_a_run_with_other_settings_is_found_out(run, tmp_path):
     shutil.copy(other / "final_labels.h5", run)
     code, output = invoke("export-labels", run, "--out", tmp_path / "labels.csv")
     assert code == 1 and "ratio 0.2 -> 0.5" in output and "ccd fuse" in output
-    assert file_states(run)["final_labels.h5"].state != "current"
+    assert file_states(run)["final_labels.h5"].state != "up to date"
 
 
 def test_a_stage_does_not_read_what_was_made_with_other_settings(run):
     assert invoke("prepare", run, "--set", "boxes.threshold=0.9")[0] == 0
     code, output = invoke("score-crops", run)
-    assert code == 1 and "boxes.h5 is stale" in output and "threshold 0.95 -> 0.9" in output
+    assert code == 1 and "boxes.h5 is out of date" in output and "threshold 0.95 -> 0.9" in output
 
 
 def test_a_classifier_of_other_settings_predicts_with_a_warning(run, tmp_path):
@@ -183,7 +183,7 @@ def test_a_classifier_of_fewer_photos_predicts_with_a_warning(run, tmp_path):
     )
     assert invoke("prepare", run)[0] == 0
     code, output = invoke("predict", run, tmp_path / "photos/test", "--device", "cpu")
-    assert code == 0 and "warning" in output and "is stale" in output
+    assert code == 0 and "warning" in output and "is out of date" in output
 
 
 def test_corrections_that_wait_do_not_keep_labels_back(run, tmp_path):

@@ -1,4 +1,4 @@
-"""What is built, what is stale and why: the head that every command asks first, answered without a network."""
+"""What is built, what is out of date and why; needs no network."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -26,6 +26,11 @@ from pipeline.runs.graph import (
 from pipeline.runs.settings import FILE, Settings, read_run
 from pipeline.system.errors import PipelineError, UnreadableError
 
+UP_TO_DATE = "up to date"
+MISSING = "missing"
+NOT_MADE = "not made"
+"""State of a file that is missing and optional, such as `ground_truth.h5`."""
+
 
 def read_provenance(path: Path) -> Provenance:
     """Provenance of any artifact of a run, without reading its content.
@@ -50,39 +55,38 @@ def read_provenance(path: Path) -> Provenance:
 
 
 def up_to_date(path: Path) -> Path:
-    """A file of a run that people look at or use: the path itself, once the file is up to date.
+    """The path of a file for reading, after a check that the file is up to date with its inputs and the run's settings.
 
-    It is out of date if the run's settings are no longer those that it was made with, too. Corrections that `fuse` has
-    not used yet make nothing out of date here: the readers of labels name them.
+    Corrections that `fuse` has not used yet do not count here: the readers of labels name them.
 
     Raises:
         PipelineError: it, or a file that it was made from, is missing, damaged or out of date; names the command.
     """
-    check_current(path, ignore=tuple(BY_PEOPLE), own=settings_of(path.parent))
+    check_up_to_date(path, ignore=tuple(BY_PEOPLE), own=settings_of(path.parent))
     return path
 
 
 def settings_of(folder: Path) -> Settings | None:
-    """The settings of a run; None for a folder without any, as one whose files were copied out of a run."""
+    """The settings of a run; None for a folder without `run.toml`, such as a copy of some files of a run."""
     return read_run(folder) if (folder / FILE).exists() else None
 
 
-def check_current(
+def check_up_to_date(
     path: Path,
     known: dict[Path, Provenance] | None = None,
     ignore: Sequence[str] = (),
     own: Settings | None = None,
 ) -> Provenance:
-    """Provenance of a file whose inputs, options and formulas are still those that it was made with, and theirs, and so on.
+    """Provenance of a file, after a check that it and all files it was made from are up to date.
 
     Args:
         path: the file.
         known: files that are already checked; gets those that are checked now.
         ignore: names of inputs whose changes do not count.
-        own: settings of the run, whose options count; None to compare none.
+        own: settings of the run; None to compare no options.
 
     Raises:
-        PipelineError: it, or a file it was made from, is missing, damaged, or has changed since.
+        PipelineError: the file, or one that it was made from, is missing, damaged or out of date; names the command.
     """
     known = {} if known is None else known
     if path in known:
@@ -92,22 +96,22 @@ def check_current(
         if name in ignore:
             continue
         if name in BY_PEOPLE and not path.with_name(name).exists():
-            raise PipelineError(f"{path} is stale: {name} was taken away since. Rebuild it with {remedy(path)}.")
-        if check_current(path.with_name(name), known, ignore, own).fingerprint != fingerprint:
+            raise PipelineError(f"{path} is out of date: {name} was removed. Rebuild it with {remedy(path)}.")
+        if check_up_to_date(path.with_name(name), known, ignore, own).fingerprint != fingerprint:
             raise PipelineError(
-                f"{path} is stale: {name} has changed since it was made. Rebuild it with {remedy(path)}."
+                f"{path} is out of date: {name} has changed since it was made. Rebuild it with {remedy(path)}."
             )
     for name, version in provenance.formulas.items():
         if FORMULAS.get(name) != version:
             raise PipelineError(
-                f"{path} is stale: the formulas of {name} have changed. Rebuild it with {remedy(path)}."
+                f"{path} is out of date: the formulas of {name} have changed. Rebuild it with {remedy(path)}."
             )
     if own is not None and MAKERS.get(path.name) in STAGE_NAMES[1:]:
         stage = find_stage(MAKERS[path.name])
         changes = own.config(stage.name, options_of(stage), {}).changes_since(provenance.config)
         if changes:
             raise PipelineError(
-                f"{path} is stale: the settings of the run have changed since it was made ({'; '.join(changes)}). "
+                f"{path} is out of date: the settings of the run have changed since it was made ({'; '.join(changes)}). "
                 f"Rebuild it with {remedy(path)}."
             )
     known[path] = provenance
@@ -122,19 +126,19 @@ def inputs_of(stage: Stage, folder: Path, config: Config) -> list[str]:
 
 
 def origin_of(stage: Stage, folder: Path, config: Config, known: dict[Path, Provenance] | None = None) -> Provenance:
-    """What the artifacts of a stage would carry if it ran now; the first of them, see `Provenance.of`.
+    """The provenance that a stage would give its first artifact now; for the other ones see `Provenance.of`.
 
     Args:
-        stage: any but `prepare`, whose origin is what it finds.
+        stage: any but `prepare`, whose provenance depends on the dataset.
         folder: the run folder.
         config: the stage's options.
-        known: as of `check_current`.
+        known: see `check_up_to_date`.
 
     Raises:
-        PipelineError: an input is missing, damaged or stale; names the command to run.
+        PipelineError: an input is missing, damaged or out of date; names the command to run.
     """
     known, own = {} if known is None else known, settings_of(folder)
-    sources = {name: check_current(folder / name, known, own=own) for name in inputs_of(stage, folder, config)}
+    sources = {name: check_up_to_date(folder / name, known, own=own) for name in inputs_of(stage, folder, config)}
     schema = Path(stage.makes[0]).stem
     return Provenance(
         schema=schema,
@@ -147,12 +151,12 @@ def origin_of(stage: Stage, folder: Path, config: Config, known: dict[Path, Prov
 
 
 def is_built(stage: Stage, folder: Path, origin: Provenance) -> bool:
-    """Whether sound files with this origin are there, all that the stage makes."""
+    """Whether all artifacts of a stage exist with this provenance."""
     return not why_build(stage, folder, origin)
 
 
 def why_build(stage: Stage, folder: Path, origin: Provenance) -> str:
-    """Why a stage has to run, in a few words; empty if all that it makes is there and current."""
+    """Why a stage has to run, in a few words; empty if all its artifacts are up to date."""
     for name in stage.makes:
         path = folder / name
         if not path.exists():
@@ -169,7 +173,7 @@ def why_build(stage: Stage, folder: Path, origin: Provenance) -> str:
 
 
 def difference(found: Provenance, origin: Provenance) -> str:
-    """What makes a file stale: options, inputs or formulas that have changed."""
+    """The changed options, inputs or formulas that make a file out of date."""
     changed = [
         f"{name} {found.config.get(name, 'unset')!r} -> {origin.config.get(name, 'unset')!r}"
         for name in sorted({*found.config, *origin.config})
@@ -177,29 +181,29 @@ def difference(found: Provenance, origin: Provenance) -> str:
     ]
     changed += [f"{name} has changed" for name in changed_keys(found.inputs, origin.inputs)]
     changed += [f"the formulas of {name} have changed" for name in changed_keys(found.formulas, origin.formulas)]
-    return "; ".join(changed) or "it was made by another version"
+    return "; ".join(changed) or "it was made by another version of ccd"
 
 
 def changed_keys(first: Mapping[str, object], second: Mapping[str, object]) -> list[str]:
-    """Keys whose values differ, or that one of both lacks."""
+    """Keys whose values differ, or that only one of the two has."""
     return [name for name in {**first, **second} if first.get(name) != second.get(name)]
 
 
 @dataclass(frozen=True)
 class FileState:
-    """What is known of one file of a run without reading its content."""
+    """State of one file of a run, from its provenance alone."""
 
     name: str
     command: str
-    """That makes it."""
+    """The command that makes it."""
     state: str
-    """"current", "missing", "none" (of one that need not be there) or what is wrong with it."""
+    """UP_TO_DATE, MISSING, NOT_MADE or the error that the file gives."""
     provenance: Provenance | None
-    """Of a current file."""
+    """Provenance of a file that is up to date."""
 
 
 def file_states(folder: Path) -> dict[str, FileState]:
-    """The state of every artifact that a run has or may have, in the order of the stages."""
+    """The state of every artifact that a run can have, in the order of the stages."""
     known: dict[Path, Provenance] = {}
     own = settings_of(folder)
     return {name: _state(folder / name, known, own) for name in MAKERS}
@@ -213,8 +217,8 @@ def file_state(path: Path) -> FileState:
 def _state(path: Path, known: dict[Path, Provenance], own: Settings | None) -> FileState:
     command = MAKERS[path.name]
     if not path.exists():
-        return FileState(path.name, command, "none" if path.name in OPTIONAL else "missing", None)
+        return FileState(path.name, command, NOT_MADE if path.name in OPTIONAL else MISSING, None)
     try:
-        return FileState(path.name, command, "current", check_current(path, known, own=own))
+        return FileState(path.name, command, UP_TO_DATE, check_up_to_date(path, known, own=own))
     except PipelineError as error:
         return FileState(path.name, command, str(error), None)

@@ -110,9 +110,9 @@ def run_all(
 
 def is_measured(folder: Path) -> bool:
     """Whether a run has figures of its present labels: those that have been taken away leave old ones behind."""
-    from pipeline.artifacts.state import file_states
+    from pipeline.artifacts.state import UP_TO_DATE, file_states
 
-    return file_states(folder)["metrics.json"].state == "current"
+    return file_states(folder)["metrics.json"].state == UP_TO_DATE
 
 
 def show_figures(folder: Path) -> None:

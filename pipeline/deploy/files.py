@@ -54,9 +54,9 @@ def calibrated_file(folder: Path) -> Path:
     if not path.exists():
         return base
     made = read_header(path).provenance
-    stale = made.inputs.get("classifier.pt") != read_header(base).provenance.fingerprint
-    if stale or any(FORMULAS.get(name) != version for name, version in made.formulas.items()):
-        earlier = f"an earlier {base.name}" if stale else "earlier formulas"
+    from_earlier = made.inputs.get("classifier.pt") != read_header(base).provenance.fingerprint
+    if from_earlier or any(FORMULAS.get(name) != version for name, version in made.formulas.items()):
+        earlier = f"an earlier {base.name}" if from_earlier else "earlier formulas"
         log(
             f"{path} was made with {earlier} and is not used; `ccd calibrate {run_argument(folder)} TABLE` makes it again."
         )

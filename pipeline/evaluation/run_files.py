@@ -15,7 +15,7 @@ from pipeline.artifacts.epoch_scores import EpochScores
 from pipeline.artifacts.labels import Labels
 from pipeline.artifacts.manifest import Manifest, read_manifest
 from pipeline.artifacts.provenance import Provenance
-from pipeline.artifacts.state import file_states
+from pipeline.artifacts.state import UP_TO_DATE, file_states
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.read import read
 from pipeline.method.labels import local_scores
@@ -26,11 +26,11 @@ from pipeline.system.errors import PipelineError
 
 @dataclass(frozen=True, kw_only=True)
 class RunFiles:
-    """What a run has; a file that is missing or stale is None."""
+    """The files of a run; one that is missing or out of date is None."""
 
     folder: Path
     states: dict[str, str]
-    """File name to "current", "missing", "none" (of one that need not be there) or what is wrong with it."""
+    """State of each file, see `FileState.state`."""
     provenances: dict[str, Provenance]
     """Of the current files."""
     manifest: Manifest
@@ -61,7 +61,7 @@ def read_run(folder: Path) -> RunFiles:
     states = {name: state.state for name, state in found.items()}
 
     def take(name: str, load: Callable[[Path], Any] = read) -> Any:
-        if states[name] != "current":
+        if states[name] != UP_TO_DATE:
             return None
         try:
             return load(folder / name)
@@ -71,7 +71,7 @@ def read_run(folder: Path) -> RunFiles:
 
     def history(name: str) -> pd.DataFrame | None:
         path = folder / name
-        if states[HISTORIES[name]] != "current" or not path.exists():
+        if states[HISTORIES[name]] != UP_TO_DATE or not path.exists():
             return None
         try:
             frame = pd.read_csv(path)
@@ -97,7 +97,7 @@ def read_run(folder: Path) -> RunFiles:
         train_epochs=history("train.csv"),
         # last, as reading may find damage
         states=states,
-        provenances={name: s.provenance for name, s in found.items() if s.provenance and states[name] == "current"},
+        provenances={name: s.provenance for name, s in found.items() if s.provenance and states[name] == UP_TO_DATE},
     )
 
 

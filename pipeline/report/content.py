@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.artifacts.labels import Labels
+from pipeline.artifacts.state import MISSING, NOT_MADE, UP_TO_DATE
 from pipeline.datasets.dataset import UNKNOWN
 from pipeline.evaluation.box_quality import box_quality
 from pipeline.evaluation.metrics import Difficult, apply_difficult, average_precision, precision_recall
@@ -150,9 +151,9 @@ def unknown(run: RunFiles) -> list[str]:
     used = [name for name, provenance in run.provenances.items() if provenance.uses_ground_truth]
     if used:
         found.append(f"A study: {', '.join(used)} looked at ground truth, so this is no result without labels.")
-    bad = {name: state for name, state in run.states.items() if state not in ("current", "missing", "none")}
+    bad = {name: state for name, state in run.states.items() if state not in (UP_TO_DATE, MISSING, NOT_MADE)}
     found += [f"Left out: {state}" for state in dict.fromkeys(bad.values())]
-    missing = [name for name, state in run.states.items() if state == "missing"]
+    missing = [name for name, state in run.states.items() if state == MISSING]
     if missing:
         found.append(f"Not made yet: {', '.join(missing)}.")
     return found

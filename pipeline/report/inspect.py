@@ -211,7 +211,7 @@ def save_picture(folder: Path, image_id: str, out: Path) -> None:
 
 
 def run_table(folder: Path) -> PlainTable:
-    """Every artifact of a run: there or not, current or stale."""
+    """Every artifact of a run and its state."""
     table = PlainTable("file", "command", "state", "fingerprint", title=str(folder))
     for found in file_states(folder).values():
         fingerprint = found.provenance.fingerprint if found.provenance else ""

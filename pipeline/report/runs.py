@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from pipeline.artifacts.state import file_states
+from pipeline.artifacts.state import UP_TO_DATE, file_states
 from pipeline.runs import settings
 from pipeline.runs.folders import ARTIFACTS, known_runs
 from pipeline.runs.graph import STAGES, options_of
@@ -41,7 +41,7 @@ def finished(folder: Path) -> str:
         states = file_states(folder)
     except PipelineError:
         return "?"
-    done = [stage.name for stage in STAGES if all(states[name].state == "current" for name in stage.makes)]
+    done = [stage.name for stage in STAGES if all(states[name].state == UP_TO_DATE for name in stage.makes)]
     return done[-1] if done else "nothing"
 
 

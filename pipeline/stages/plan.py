@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.artifacts.state import file_state, origin_of, why_build
+from pipeline.artifacts.state import UP_TO_DATE, file_state, origin_of, why_build
 from pipeline.runs.config import Config
 from pipeline.runs.graph import STAGES, Stage, options_of, run_argument
 from pipeline.runs.options import BoxesConfig, TrainConfig, WarmupConfig
@@ -21,7 +21,7 @@ class Step:
 
     stage: str
     why: str
-    """Why it would be built; empty if it is current."""
+    """Why it would be built; empty if it is up to date."""
     seconds: float | None
     """About how long that would take; None where nothing tells."""
     bytes: int | None
@@ -74,7 +74,7 @@ def reason(stage: Stage, folder: Path, config: Config, own: Settings) -> str:
 
 
 def done(stage: Stage, folder: Path) -> Step:
-    """The step of a stage that is current."""
+    """The step of a stage that is up to date."""
     return Step(stage.name, "", 0.0, sum((folder / name).stat().st_size for name in stage.makes))
 
 
@@ -125,7 +125,7 @@ def show_plan(folder: Path, own: Settings) -> None:
     steps = plan_run(folder, own)
     table = PlainTable("stage", "state", "about", "size", title=str(folder))
     for step in steps:
-        state = f"build: {step.why}" if step.is_built else step.why or "current"
+        state = f"build: {step.why}" if step.is_built else step.why or UP_TO_DATE
         waits = "" if not step.is_built else "?" if step.seconds is None else duration(step.seconds)
         table.add_row(step.stage, state, waits, "" if step.bytes is None else amount(step.bytes))
     show(table)
@@ -133,7 +133,7 @@ def show_plan(folder: Path, own: Settings) -> None:
     unknown = sum(step.seconds is None for step in building)
     total = duration(sum(step.seconds or 0 for step in building))
     rest = f" and {unknown} stages of which nothing is known yet" if unknown else ""
-    log(f"{total}{rest}; `ccd all --run {run_argument(folder)}` does it." if building else "everything is current.")
+    log(f"{total}{rest}; `ccd all --run {run_argument(folder)}` does it." if building else "everything is up to date.")
 
 
 def duration(seconds: float) -> str:
@@ -157,7 +157,7 @@ def log_end(folder: Path) -> None:
     taken = ", ".join(f"{name} {duration(timing.seconds)}" for name, timing in timings.items())
     log(f"Files: {folder}/. Last time each stage had work it took: {taken}.")
     run = run_argument(folder)
-    if file_state(folder / "classifier.pt").state != "current":
+    if file_state(folder / "classifier.pt").state != UP_TO_DATE:
         log(f"Next: `ccd all {run}` runs the remaining stages; `ccd plan {run}` lists them.")
     else:
         log(

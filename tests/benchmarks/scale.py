@@ -32,7 +32,7 @@ from pipeline.artifacts.hdf5 import read_arrays, write
 from pipeline.artifacts.labels import Labels
 from pipeline.artifacts.manifest import COLUMNS, Manifest, manifest_provenance, write_manifest
 from pipeline.artifacts.provenance import Provenance
-from pipeline.artifacts.state import check_current
+from pipeline.artifacts.state import check_up_to_date
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.runs.graph import MAKERS, VERSIONS, find_stage, options_of
 
@@ -141,7 +141,7 @@ def origin(run: Path, name: str, inputs: list[str]) -> Provenance:
     """Provenance of a made-up artifact, as if its stage had made it with the default options."""
     schema, stage = Path(name).stem, MAKERS[name]
     config = {} if stage == "prepare" else options_of(find_stage(stage))().identity()
-    made_from = {each: check_current(run / each).fingerprint for each in inputs}
+    made_from = {each: check_up_to_date(run / each).fingerprint for each in inputs}
     return Provenance(schema, VERSIONS[schema], config, made_from)
 
 
