@@ -5,6 +5,8 @@ DEVICE ?= auto
 VOC_ROOT ?=
 ROOT ?= $(VOC_ROOT)
 PYTHON ?= python3
+# Where torch comes from, if not from the package index: https://download.pytorch.org/whl/cpu needs no CUDA libraries
+TORCH_INDEX ?=
 # Further options of `ccd all`, as ARGS="--recipe ccd --set train.epochs=12"
 ARGS ?=
 PLAN ?= paper
@@ -26,6 +28,7 @@ all: $(VENV)/installed ## install what a run needs, then run every stage: PRESET
 install: $(VENV)/installed ## create .venv and install what a run needs
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet torch torchvision --index-url $(TORCH_INDEX))
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
@@ -47,8 +50,8 @@ test: $(VENV)/installed-test ## run the tests
 test-slow: $(VENV)/installed-test ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
-check-gpu: $(VENV)/installed-test ## what only a GPU can show, in one table; DEVICE=cpu rehearses it
-	$(BIN)/python tests/benchmarks/gpu.py $(if $(filter-out auto,$(DEVICE)),--device $(DEVICE))
+check-gpu: $(VENV)/installed-test ## run the tests that need a GPU
+	$(BIN)/python -m pytest -m gpu
 
 lint: $(VENV)/installed-lint ## check style, and who imports whom
 	$(BIN)/ruff check .
