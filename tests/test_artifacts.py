@@ -301,7 +301,7 @@ def claims_terabytes(file, folder):
     ("damage", "message"),
     [
         (external_link, "scores is a link"),
-        (external_storage, "scores lies in another file"),
+        (external_storage, "scores is in another file"),
         (soft_link, "scores is a link"),
         (claims_terabytes, r"scores claims 4,398,046,511,104 bytes"),
     ],

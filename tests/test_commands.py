@@ -87,7 +87,7 @@ def test_plan_says_what_would_be_built_and_why(run):
     taken = json.loads((run / "timings.json").read_text())["train"]["seconds"]
     assert steps["train"].seconds == pytest.approx(taken)
     code, output = invoke("plan", "--run", run)
-    assert code == 0 and f"`ccd all --run {run}` does it" in output
+    assert code == 0 and f"`ccd all --run {run}`" in output
     (run / "boxes.h5").unlink()
     assert {step.stage: step.why for step in plan_run(run, read_run(run))}["boxes"] == "boxes.h5 is missing"
 
@@ -115,7 +115,7 @@ def test_plan_looks_at_the_photos(run, own_photos):
     assert "1 photos may have changed" in reasons(run)["prepare"]
     assert invoke("prepare", run, "--labels", "")[0] == 0
     photo.unlink()
-    assert reasons(run)["prepare"] == "1 photos are gone"
+    assert reasons(run)["prepare"] == "1 photos are missing"
     assert invoke("plan", run)[1].count("after prepare") == 8
     own_photos.rename(own_photos.with_name("elsewhere"))
     code, output = invoke("plan", run)
@@ -152,11 +152,11 @@ def test_plan_knows_of_copies_and_of_forgotten_photos(run, own_photos):
     assert reasons(run)["prepare"] == ""
     text = (run / "run.toml").read_text()
     (run / "run.toml").write_text(text.replace("[prepare]", "[prepare]\nkeep_test_copies = true"))
-    assert reasons(run)["prepare"] == "1 test photos are train photos too"
+    assert reasons(run)["prepare"] == "1 test photos are also train photos"
     assert invoke("prepare", run)[0] == 0
     assert reasons(run)["prepare"] == ""
     (run / "run.toml").write_text(text)
-    assert reasons(run)["prepare"] == "1 test photos are train photos too"
+    assert reasons(run)["prepare"] == "1 test photos are also train photos"
     assert invoke("prepare", run)[0] == 0
     (run / "photos.csv").unlink()
     assert "12 photos may have changed" in reasons(run)["prepare"]
@@ -168,7 +168,7 @@ def test_plan_names_what_it_does_not_look_into(photos, tmp_path):
     given = ("--images", tmp_path / "photos.zip", "--classes", "red,blue")
     assert invoke("prepare", tmp_path / "run", *given)[0] == 0
     code, output = invoke("plan", tmp_path / "run")
-    assert code == 0 and "does not look into archives" in output
+    assert code == 0 and "does not check archives" in output
 
 
 def test_plan_without_ground_truth_ends(run):
@@ -215,10 +215,10 @@ def begin(run, photos, *more):
 def test_a_run_in_the_working_directory_is_named_by_a_path(run, monkeypatch):
     monkeypatch.chdir(run.parent)
     code, output = invoke("plan", "--run", run.name)
-    assert code == 1 and f"say ./{run.name} for it" in " ".join(output.split())
+    assert code == 1 and f"write ./{run.name}" in " ".join(output.split())
     (run / "metrics.json").unlink()
     code, output = invoke("plan", "--run", f"./{run.name}")
-    assert code == 0 and f"`ccd all --run ./{run.name}` does it" in " ".join(output.split())
+    assert code == 0 and f"`ccd all --run ./{run.name}`" in " ".join(output.split())
     assert "There are none" in invoke("plan", "--run", "nowhere")[1]
 
 

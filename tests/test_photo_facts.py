@@ -81,8 +81,8 @@ def test_a_stage_reads_the_manifest_once(begun, monkeypatch, colour_teacher):
 def looks(monkeypatch):
     """How often the file of each photo was looked at before it was decoded."""
     found = Counter()
-    look, key = photo_facts.look, features.file_key
-    monkeypatch.setattr(photo_facts, "look", lambda path: found.update([str(path)]) or look(path))
+    status, key = photo_facts.file_status, features.file_key
+    monkeypatch.setattr(photo_facts, "file_status", lambda path: found.update([str(path)]) or status(path))
     monkeypatch.setattr(features, "file_key", lambda path: found.update([str(path)]) or key(path))
     return found
 

@@ -37,7 +37,7 @@ def test_photos_that_are_in_train_and_test_are_named_and_left_out_of_test(folder
     assert code == 0 and "1 test photos are also train photos" in output and "test/same.png is 1.png" in output
     manifest = read_manifest(folders / "artifacts" / "a")
     assert manifest.image_ids[4:] == [f"test/{n}.png" for n in range(4)]
-    assert "same file as the train photo 1.png" in manifest.skipped["test/same.png"]
+    assert "same file as train photo 1.png" in manifest.skipped["test/same.png"]
     code, output = prepare("--images", "a", "--test-images", "b", "--keep-test-copies")
     assert code == 0 and "they stay in both" in output
     assert "test/same.png" in read_manifest(folders / "artifacts" / "a").image_ids
@@ -58,7 +58,7 @@ def test_copies_are_counted(folders):
     for number in range(3):
         shutil.copy("a/1.png", f"a/copy{number}.png")
     code, output = prepare("--images", "a")
-    assert code == 0 and "3 of 7 photos are copies of others, byte for byte (first: copy0.png of 1.png)" in output
+    assert code == 0 and "3 of 7 photos are byte-for-byte copies (first: copy0.png of 1.png)" in output
     assert "copies" not in prepare("--images", "b")[1]
 
 

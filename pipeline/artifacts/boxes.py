@@ -1,4 +1,4 @@
-"""boxes.h5 and crop_scores.h5: where to look closer, and the teacher's scores of these crops."""
+"""boxes.h5 and crop_scores.h5: boxes on the train images, and the teacher's scores of their crops."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,25 +12,25 @@ from pipeline.artifacts.schema import Artifact, array
 
 @dataclass(frozen=True, kw_only=True)
 class Boxes(Artifact):
-    """Where on the train images to look closer."""
+    """Boxes of the train images that become crops."""
 
     SCHEMAS = ("boxes",)
 
     image_index: np.ndarray = array("int64", "M", index="N", ascending=True)
     """Row of `image_ids`, ascending."""
     class_index: np.ndarray = array("int64", "M", low=-1, index="C")
-    """Class whose CAM gave the box; -1 for a view that knows no class."""
+    """Class whose CAM gave the box; -1 for a view without classes."""
     box: np.ndarray = array("float32", "M", 4, low=0)
     """xyxy in pixels of the original image, 0 <= x1 < x2 <= width."""
     cam_peak: np.ndarray = array("float32", "M", nan=True)
-    """Largest value of the CAM before normalisation; NaN where no CAM was used."""
+    """Largest value of the CAM before normalisation; NaN without a CAM."""
     cam: np.ndarray = array("uint8", "M", "h", "w", optional=True)
-    """The CAM of each box at the classifier's resolution, 0 at its smallest and 255 at its largest value; to look at."""
+    """The CAM of each box at the classifier's resolution, scaled to 0 to 255; for display."""
     tau: float
-    """Threshold that selected the classes, on sigmoid(z) or on `z_scores`; NaN where none was used."""
+    """Threshold that selected the classes, on sigmoid(z) or on `z_scores`; NaN without a threshold."""
 
     def frame(self) -> "pd.DataFrame":
-        """One row per box: image_id, class (None for a view that knows none), x1, y1, x2, y2, cam_peak."""
+        """One row per box: image_id, class (None for a view without classes), x1, y1, x2, y2, cam_peak."""
         import pandas as pd
 
         names = np.array([*self.class_names, None], dtype=object)
@@ -42,7 +42,7 @@ class Boxes(Artifact):
 
 @dataclass(frozen=True, kw_only=True)
 class CropScores(Artifact):
-    """What the teacher says of every crop; nothing is combined yet."""
+    """The teacher's scores of every crop, not yet combined per image."""
 
     SCHEMAS = ("crop_scores",)
 
@@ -57,7 +57,7 @@ class CropScores(Artifact):
     class_is_top1: np.ndarray = array("bool", "M")
     """As in `embeddings.h5`."""
     outcomes: int
-    """C and the number of others."""
+    """C plus the number of background classes."""
 
     def frame(self) -> "pd.DataFrame":
         """Probabilities, one row per crop: index image id, one column per class."""

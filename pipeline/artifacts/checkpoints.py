@@ -1,7 +1,7 @@
 """The `.pt` files of a run: weights that torch reads, and a description that needs no torch.
 
-A file is what `torch.save` writes, a zip archive, with one more member: `archive/ccd.json` holds everything that is no
-tensor, so that anyone who asks where a classifier came from, or what its thresholds are, does not load a network.
+A file is what `torch.save` writes, a zip archive, with one more member: `archive/ccd.json` contains everything except
+tensors, so that a classifier's provenance and thresholds can be read without torch.
 """
 
 import copy
@@ -10,7 +10,9 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError  # torch's word for what `weights_only` refuses; nothing is unpickled here
+from pickle import (
+    UnpicklingError,  # what torch raises for content that `weights_only` refuses; nothing is unpickled here
+)
 from typing import TYPE_CHECKING, Any, get_args
 
 from pipeline.artifacts.damage import reporting_damage
@@ -25,12 +27,12 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "archive/ccd.json"
 LONGEST = 256 * 2**20
-"""Bytes of the longest description that is read."""
+"""Largest size of a description, bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointHeader:
-    """What a classifier file says of itself."""
+    """The description of a classifier file."""
 
     provenance: Provenance
     class_names: list[str]
@@ -39,25 +41,25 @@ class CheckpointHeader:
     image_size: int
     """Side in pixels of the squashed input."""
     thresholds: list[float]
-    """Per class, the score from which `predict` calls it present; 0.5 but for what `ccd calibrate` has set."""
+    """Per class, the smallest score that `predict` counts as present; 0.5 unless `ccd calibrate` has set another."""
     steps: int
-    """Optimizer steps that it was trained for."""
+    """Optimizer steps of the training."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint(CheckpointHeader):
-    """Weights of a classifier and what is needed to use or to continue them."""
+    """Weights of a classifier, and the state to continue its training from."""
 
     image_ids: list[str]
-    """Images it was trained on."""
+    """Train images."""
     weights: "dict[str, Tensor]"
-    """State dict to predict with."""
+    """State dict for prediction."""
     training: dict[str, Any]
-    """State to continue from: raw weights, optimizer state, running average; empty in a file for prediction alone."""
+    """Raw weights, optimizer state and running average to continue from; empty in a file that only predicts."""
 
 
 def read_header(path: Path) -> CheckpointHeader:
-    """What a classifier file says of itself, without torch.
+    """The description of a classifier file, read without torch.
 
     Raises:
         PipelineError: missing, damaged, or not a classifier file of this version.
@@ -69,23 +71,23 @@ def read_header(path: Path) -> CheckpointHeader:
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """The description inside a `.pt` file; raises ValueError or BadZipFile where there is none."""
+    """The description inside a `.pt` file; raises ValueError or BadZipFile if there is none."""
     with zipfile.ZipFile(path) as archive:
         if DESCRIPTION not in archive.namelist() or archive.getinfo(DESCRIPTION).file_size > LONGEST:
-            raise ValueError("it has no description of ours")
+            raise ValueError("it has no ccd.json")
         content = json.loads(archive.read(DESCRIPTION))
     if not isinstance(content, dict):
-        raise ValueError("its description is none of ours")
+        raise ValueError("its ccd.json is not an object")
     return content
 
 
 def header_of(content: Mapping[str, Any], path: Path) -> CheckpointHeader:
-    """The header that a description gives; raises KeyError, TypeError or ValueError where it is not as specified."""
+    """The header in a description; raises KeyError, TypeError or ValueError if it is not as specified."""
     provenance = Provenance.from_attributes(content["attributes"])
     check_schema(path, provenance)
     names, thresholds = content["class_names"], content["thresholds"]
     if not (isinstance(names, list) and all(isinstance(name, str) for name in names) and len(set(names)) == len(names)):
-        raise ValueError("its class names are no list of different texts")
+        raise ValueError("its class names are not a list of different texts")
     if len(thresholds) != len(names) or not all(0 <= float(t) <= 1 for t in thresholds):
         raise ValueError(f"its thresholds are not {len(names)} numbers from 0 to 1")
     architecture = content["architecture"]
@@ -93,9 +95,9 @@ def header_of(content: Mapping[str, Any], path: Path) -> CheckpointHeader:
         raise ValueError("its architecture is not as specified")
     if architecture["class_count"] != len(names) or not isinstance(architecture["backbone"], str):
         raise ValueError("its architecture does not fit its class names")
-    squash = architecture.get("squash", "bicubic")  # older files do not say
+    squash = architecture.get("squash", "bicubic")  # not in older files
     if squash not in get_args(Squash):
-        raise ValueError(f"photos are to be squashed by {squash!r}")
+        raise ValueError(f"its resize filter is {squash!r}")
     if not 1 <= int(content["image_size"]) <= 4096:
         raise ValueError(f"its image size is {content['image_size']}")
     return CheckpointHeader(
@@ -118,29 +120,29 @@ def read_checkpoint(path: Path) -> Checkpoint:
     with reporting_damage(path):
         content = load_pt(path)
         if not isinstance(content, dict) or set(content) != {"image_ids", "weights", "training"}:
-            raise ValueError("it does not hold image_ids, weights and training alone")
+            raise ValueError("it does not contain exactly image_ids, weights and training")
         check_content(content)
         return Checkpoint(**vars(header), **content)
 
 
 def check_content(content: Mapping[str, Any]) -> None:
-    """Raise ValueError unless the images are texts, and the weights named tensors of finite numbers."""
+    """Raise ValueError unless the image ids are texts, and the weights named tensors of finite numbers."""
     import torch
 
     ids, weights = content["image_ids"], content["weights"]
     if not isinstance(ids, list) or not all(isinstance(each, str) for each in ids):
-        raise ValueError("its image_ids are no list of texts")
+        raise ValueError("its image_ids are not a list of texts")
     if not isinstance(content["training"], dict) or not isinstance(weights, dict):
-        raise ValueError("its weights or its state of training are no table")
+        raise ValueError("its weights or its training state are not a dictionary")
     for name, value in weights.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            raise ValueError(f"its weights hold {name!r}, which is no named tensor")
+            raise ValueError(f"its weights contain {name!r}, which is not a named tensor")
         if not torch.isfinite(value).all():
             raise ValueError(f"its weights {name} are not all finite")
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint whole or not at all."""
+    """Write a checkpoint atomically."""
     description = {
         "attributes": checkpoint.provenance.to_attributes(),
         "class_names": checkpoint.class_names,
@@ -153,25 +155,25 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     with replacing(path) as partial:
         write_tensors(partial, tensors)
         with zipfile.ZipFile(partial, "a") as archive:
-            # a member of a fixed date, so that equal content gives equal bytes
+            # a fixed date, so that equal content gives equal bytes
             archive.writestr(zipfile.ZipInfo(DESCRIPTION), json.dumps(description))
 
 
 def load_pt(path: Path) -> Any:
-    """Content of a `.pt` file: tensors and plain values only, nothing that could run code."""
+    """Content of a `.pt` file: tensors and plain values, never code."""
     import torch
 
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except UnpicklingError:
-        # torch's own text explains how to load it unsafely
-        raise ValueError("it holds more than tensors and plain values") from None
+        # torch's own message explains how to load the file unsafely
+        raise ValueError("it contains more than tensors and plain values") from None
 
 
 def load_partial(path: Path, *names: str) -> dict[str, Any]:
-    """Entries of a piece of unfinished training, all of them where none is named.
+    """Entries of a partial result of training; without names, all of them.
 
-    They are copies: a file that is still mapped into memory keeps its folder from being removed on NFS.
+    They are copies: on NFS, a folder cannot be removed while one of its files is mapped into memory.
 
     Raises:
         PipelineError: it is damaged.
@@ -189,15 +191,15 @@ def load_partial(path: Path, *names: str) -> dict[str, Any]:
 
 
 def save_pt(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain values, whole or not at all."""
+    """Write tensors and plain values atomically."""
     with replacing(path) as partial:
         write_tensors(partial, content)
 
 
 def write_tensors(path: Path, content: dict[str, Any]) -> None:
-    """What `torch.save` writes, the same bytes for the same content."""
+    """Write as `torch.save` does; equal content gives equal bytes."""
     import torch
 
     with path.open("wb") as file:
-        # through a file object the archive's inner name is fixed
+        # torch names the archive's folder after a path, but not after a file object
         torch.save(content, file)

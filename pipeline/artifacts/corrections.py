@@ -1,4 +1,4 @@
-"""corrections.h5: what people corrected, and its place among the images and classes of a run."""
+"""corrections.h5: labels set by people, and their alignment with the images and classes of a run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from pipeline.artifacts.schema import Artifact, array
 
 @dataclass(frozen=True, kw_only=True)
 class Corrections(Artifact):
-    """What a person has said of some images; `fuse` uses it instead of the pseudo-labels of the same images.
+    """Labels that people set for some images; `fuse` uses them instead of the pseudo-labels.
 
-    It names images and classes of its own, made from nothing but what was said: it stays true when photos are added or
-    the class list changes, see `align_corrections`.
+    The file has its own image ids and class names, so it stays valid when photos or classes are added (see
+    `align_corrections`).
     """
 
     SCHEMAS = ("corrections",)
 
     labels: np.ndarray = array("int8", "N", "C", low=-1, high=1)
-    """1 present, 0 absent, -1 not looked at."""
+    """1 present, 0 absent, -1 not corrected."""
 
     def frame(self) -> "pd.DataFrame":
         """Labels 1, 0 or -1."""
@@ -31,21 +31,21 @@ class Corrections(Artifact):
 
 @dataclass(frozen=True)
 class AlignedCorrections:
-    """Corrections at the rows and columns of other images and classes."""
+    """Corrections in the rows and columns of a run's images and classes."""
 
     labels: np.ndarray
-    """int8 [N, C]: 1 present, 0 absent, -1 nothing said."""
+    """int8 [N, C]: 1 present, 0 absent, -1 not corrected."""
     unknown_images: list[str]
-    """Corrected images that are not among these."""
+    """Corrected images that the run does not have."""
     unknown_classes: list[str]
-    """Corrected classes that are not among these."""
+    """Corrected classes that the run does not have."""
 
 
 def align_corrections(
     corrections: Corrections, image_ids: Sequence[str], class_names: Sequence[str]
 ) -> AlignedCorrections:
-    """What people said of these N images and C classes, wherever it stands in the corrections."""
-    said = corrections.labels >= 0
+    """The corrections of these N images and C classes."""
+    corrected = corrections.labels >= 0
     rows, columns = (
         np.array([place.get(name, -1) for name in names], dtype=np.int64)
         for place, names in (
@@ -57,6 +57,6 @@ def align_corrections(
     labels[np.ix_(rows[rows >= 0], columns[columns >= 0])] = corrections.labels[np.ix_(rows >= 0, columns >= 0)]
     return AlignedCorrections(
         labels=labels,
-        unknown_images=[corrections.image_ids[i] for i in np.flatnonzero((rows < 0) & said.any(axis=1))],
-        unknown_classes=[corrections.class_names[c] for c in np.flatnonzero((columns < 0) & said.any(axis=0))],
+        unknown_images=[corrections.image_ids[i] for i in np.flatnonzero((rows < 0) & corrected.any(axis=1))],
+        unknown_classes=[corrections.class_names[c] for c in np.flatnonzero((columns < 0) & corrected.any(axis=0))],
     )

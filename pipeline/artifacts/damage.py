@@ -1,4 +1,4 @@
-"""What a library raises on a missing, damaged or unreadable file, as one line that names the command to run."""
+"""Errors of libraries on missing, damaged or unreadable files, turned into one line that names the command to run."""
 
 import zipfile
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def reporting_damage(path: Path) -> Iterator[None]:
-    """Turn what a library says of a missing, damaged or locked file into one line that names what to do.
+    """Turn a library's error about a missing, damaged or locked file into one line with the remedy.
 
     Raises:
-        UnreadableError: the operating system does not let us read it, so nothing is known of its content.
+        UnreadableError: the operating system refuses access, so the content may be fine.
         PipelineError: it is missing or damaged.
     """
     if not path.exists():

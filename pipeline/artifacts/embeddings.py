@@ -13,46 +13,46 @@ from pipeline.artifacts.schema import Artifact, array
 
 @dataclass(frozen=True, kw_only=True)
 class Embeddings(Artifact):
-    """What the teacher says of every image of the manifest, train and test."""
+    """The teacher's scores of every image of the manifest, train and test."""
 
     SCHEMAS = ("embeddings",)
 
     is_train: np.ndarray = array("bool", "N")
-    """Images of the train split; bias is estimated on these alone."""
+    """Images of the train split; only these determine the bias."""
     known: np.ndarray = array("bool", "N", optional=True)
-    """Images of which the teacher said anything; absent: all. Precomputed scores may lack test images."""
+    """Images that have scores; absent: all. Precomputed scores may lack test images."""
     text: np.ndarray = array("float32", "S", "D", optional=True)
-    """Unit rows; one per class, or one per synonym."""
+    """Unit text embeddings; one row per class, or one per synonym."""
     text_class_index: np.ndarray = array("int64", "S", optional=True, index="C")
     """Class of each row of `text`."""
     background_text: np.ndarray = array("float32", "O", "D", optional=True)
-    """Unit rows, of the background: what joined the softmax and is not a class."""
+    """Unit text embeddings of the background classes."""
     probabilities: np.ndarray = array("float32", "N", "C", low=0, high=1)
-    """Softmax over classes and background, the columns of the classes: rows sum to at most 1; or sigmoids, with `logit_bias`."""
+    """Softmax over classes and background classes, without the columns of the latter; with `logit_bias`, sigmoids."""
     entropy: np.ndarray = array("float32", "N", low=0)
-    """Nats, in [0, log `outcomes`], of the softmax, or of the shares in the sum of the sigmoids."""
+    """Entropy of the softmax, or of the sigmoids divided by their sum, in nats, in [0, log `outcomes`]."""
     class_is_top1: np.ndarray = array("bool", "N")
-    """A class, and none of the background, is the most probable; of sigmoids, one has at least 1/C."""
+    """Whether the most probable name is a class, not a background class; for sigmoids, whether one is at least 1/C."""
     bias: np.ndarray = array("float32", "C", low=0, high=1)
-    """Mean probability where the class is on top of a confident train image; in (0, 1]."""
+    """Mean probability over the confident train images whose top-1 class it is; in (0, 1]."""
     bias_counts: np.ndarray = array("int64", "C", low=0)
-    """Train images behind each bias; 0 marks a class that got the mean of the background."""
+    """Train images behind each bias; 0 marks a class that got the mean bias of the other classes."""
     logit_scale: float
     """s of softmax(s * f . t) behind `probabilities`."""
     logit_bias: float = math.nan
     """b of sigmoid(s * f . t + b); NaN for a softmax."""
     outcomes: int
-    """C and the number of background: how many the softmax chose among."""
+    """C plus the number of background classes."""
     background: str = ""
-    """Names of the background, joined by ", "."""
+    """Names of the background classes, joined by ", "."""
     background_left_out: str = ""
-    """Names of those that are too near a class, joined by ", "."""
+    """Names left out because they are too similar to a class, joined by ", "."""
     image_size: int
-    """Side in pixels of the squashed global view; 0 where precomputed scores were given."""
+    """Side in pixels of the squashed global view; 0 for precomputed scores."""
     teacher: str
-    """Its spec, as it was given; no part of the fingerprint."""
+    """Spec of the teacher as given; not part of the fingerprint."""
     teacher_fingerprint: str
-    """Hash of the teacher's weights; `score-crops` refuses another teacher."""
+    """Hash of the teacher's weights; `score-crops` refuses other weights."""
 
     def frame(self) -> "pd.DataFrame":
         """Probabilities."""

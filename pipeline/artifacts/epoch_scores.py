@@ -12,16 +12,16 @@ from pipeline.artifacts.schema import Artifact, array
 
 @dataclass(frozen=True, kw_only=True)
 class EpochScores(Artifact):
-    """What the classifier says of the test images before the final training and after its epochs."""
+    """The classifier's scores of the test images before the final training and after its epochs."""
 
     SCHEMAS = ("epoch_scores",)
 
     epochs: np.ndarray = array("int64", "E", low=0)
     """Epoch of each row of `scores`; 0 is the warm-up classifier."""
     scores: np.ndarray = array("float32", "E", "N", "C", low=0, high=1)
-    """sigmoid(z); N counts the images of the test split. From epoch 1 on calibrated as `classifier.pt` is."""
+    """sigmoid(z); N is the number of test images. From epoch 1 on calibrated like `classifier.pt`."""
     chosen_epoch: int
-    """Epoch (from 1) whose weights `classifier.pt` holds."""
+    """Epoch (from 1) whose weights are in `classifier.pt`."""
 
     def of_epoch(self, epoch: int) -> np.ndarray:
         """Scores float32 [N, C] after an epoch; 0 is the warm-up classifier."""
@@ -29,7 +29,7 @@ class EpochScores(Artifact):
 
     @property
     def chosen(self) -> np.ndarray:
-        """Scores float32 [N, C] of the epoch that `classifier.pt` holds."""
+        """Scores float32 [N, C] of the epoch in `classifier.pt`."""
         return self.of_epoch(self.chosen_epoch)
 
     def frame(self) -> "pd.DataFrame":

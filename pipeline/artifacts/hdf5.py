@@ -1,4 +1,4 @@
-"""Reading and writing of HDF5 artifacts; the only code that opens them."""
+"""Reading and writing of HDF5 artifacts."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ from pipeline.artifacts.provenance import Provenance, check_schema
 from pipeline.artifacts.schema import Artifact, check_array, check_arrays
 
 COMPRESSION = 1100
-"""No filter of HDF5 makes more of a byte than this many; a dataset that claims more is not an honest one."""
+"""Largest ratio of HDF5's filters; a dataset that claims more is refused."""
 
 
 KINDS: dict[str, type[Artifact]] = {
@@ -31,8 +31,7 @@ KINDS: dict[str, type[Artifact]] = {
     for kind in (Embeddings, Labels, Boxes, CropScores, Corrections, EpochScores)
     for schema in kind.SCHEMAS
 }
-"""Schema to kind. Ground truth is not among them: `pipeline.evaluation.ground_truth` reads it, and a linter holds who
-may import that."""
+"""Schema to kind. Ground truth is not among them: only `pipeline.evaluation.ground_truth` reads it."""
 
 
 def read_arrays(path: Path, kinds: Mapping[str, type[Artifact]] = KINDS, without: Sequence[str] = ()) -> Any:
@@ -40,11 +39,11 @@ def read_arrays(path: Path, kinds: Mapping[str, type[Artifact]] = KINDS, without
 
     Args:
         path: the file.
-        kinds: schema to the kind that is made of the content.
-        without: large arrays that are not needed, in whose place stands one of no rows.
+        kinds: schema to the class of the artifact.
+        without: large arrays to leave out; they get no rows.
 
     Raises:
-        PipelineError: missing, damaged, not one of ours, of another schema than its name says, or not as specified.
+        PipelineError: missing, damaged, of another schema or version, or not as specified.
     """
     path = Path(path)
     with reporting_damage(path), h5py.File(path) as file:
@@ -52,7 +51,7 @@ def read_arrays(path: Path, kinds: Mapping[str, type[Artifact]] = KINDS, without
         check_schema(path, provenance)
         kind = kinds.get(provenance.schema)
         if kind is None:
-            raise PipelineError(f"{path} holds {provenance.schema}, expected {', '.join(kinds)}.")
+            raise PipelineError(f"{path} contains {provenance.schema}, expected {', '.join(kinds)}.")
         values: dict[str, Any] = {
             f.name: take(file, f.name) for f in kind.array_fields() if f.name in file and f.name not in without
         }
@@ -61,7 +60,7 @@ def read_arrays(path: Path, kinds: Mapping[str, type[Artifact]] = KINDS, without
             if item.name in file.attrs:
                 values[item.name] = plain_scalar(file.attrs[item.name], item)
         left_out = {name: unread(file, name) for name in without if name in file}
-        values |= {name: found[:0] for name, found in left_out.items()}
+        values |= {name: array[:0] for name, array in left_out.items()}
         try:
             artifact = kind(provenance=provenance, **values)
         except TypeError as error:
@@ -71,10 +70,10 @@ def read_arrays(path: Path, kinds: Mapping[str, type[Artifact]] = KINDS, without
 
 
 def read_rows(path: Path, artifact: Artifact, name: str, rows: slice) -> np.ndarray:
-    """Some rows of an array that `read_arrays` left out of an artifact, checked as it checks a whole one.
+    """Some rows of an array that `read_arrays` left out, with the same checks.
 
     Raises:
-        PipelineError: the file is damaged, or has values that the specification does not allow.
+        PipelineError: the file is damaged or not as specified.
     """
     with reporting_damage(path), h5py.File(path) as file:
         values = take(file, name, rows)
@@ -84,41 +83,41 @@ def read_rows(path: Path, artifact: Artifact, name: str, rows: slice) -> np.ndar
 
 
 def unread(file: h5py.File, name: str) -> np.ndarray:
-    """An array of the shape and dtype of a dataset that takes no memory; its values mean nothing."""
+    """A placeholder with the shape and dtype of a dataset, which takes no memory."""
     return np.broadcast_to(np.zeros((), file[name].dtype), file[name].shape)
 
 
 def take(file: h5py.File, name: str, rows: slice = slice(None)) -> np.ndarray:
-    """Rows of a dataset of a file, refused where its content lies elsewhere or is less than it claims.
+    """Rows of a dataset.
 
     Raises:
-        ValueError: it is a link or external, is not a dataset, or claims more than the file holds.
+        ValueError: it is a link or external, is not a dataset, or claims more data than the file has.
     """
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
         raise ValueError(f"{name} is a link, expected a dataset in this file")
     dataset = file[name]
     if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
-        raise ValueError(f"{name} is no array")
+        raise ValueError(f"{name} is not an array")
     if dataset.external or dataset.is_virtual:
-        raise ValueError(f"{name} lies in another file, expected a dataset in this file")
+        raise ValueError(f"{name} is in another file, expected a dataset in this file")
     if dataset.nbytes > COMPRESSION * (dataset.id.get_storage_size() + 4096):
-        raise ValueError(f"{name} claims {dataset.nbytes:,} bytes, and the file holds fewer")
+        raise ValueError(f"{name} claims {dataset.nbytes:,} bytes, but the file has fewer")
     return dataset[rows] if dataset.ndim else dataset[()]
 
 
 def take_names(file: h5py.File, name: str) -> list[str]:
     """A dataset of unique texts."""
-    found = take(file, name)
-    if h5py.check_string_dtype(file[name].dtype) is None or found.ndim != 1:
-        raise ValueError(f"{name} is no list of texts")
-    names = [item.decode() for item in found]
+    texts = take(file, name)
+    if h5py.check_string_dtype(file[name].dtype) is None or texts.ndim != 1:
+        raise ValueError(f"{name} is not a list of texts")
+    names = [item.decode() for item in texts]
     if len(set(names)) != len(names):
-        raise ValueError(f"{name} names one of them twice")
+        raise ValueError(f"{name} has a duplicate")
     return names
 
 
 def plain_scalar(value: Any, item: Any) -> Any:
-    """A root attribute as the plain Python value that its field has."""
+    """A root attribute as a plain Python value of its field's type."""
     kind = {"int": int, "float": float, "str": str}[getattr(item.type, "__name__", item.type)]
     if np.ndim(value) or isinstance(value, str | bytes) != (kind is str):
         raise ValueError(f"{item.name} is {value!r}, expected one {kind.__name__}")
@@ -126,10 +125,10 @@ def plain_scalar(value: Any, item: Any) -> Any:
 
 
 def write(path: Path, artifact: Artifact) -> None:
-    """Write an HDF5 artifact whole or not at all.
+    """Write an HDF5 artifact atomically.
 
     Raises:
-        PipelineError: an array does not have the dtype, shape or range that the specification gives.
+        PipelineError: an array is not as specified.
     """
     check_arrays(artifact, path)
     with replacing(path) as partial, h5py.File(partial, "w") as file:

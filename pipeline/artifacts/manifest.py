@@ -20,7 +20,7 @@ from pipeline.system.files import replacing, write_json
 COLUMNS = ["image_id", "path", "split", "height", "width", "sha256"]
 SPLITS = ("train", "test")
 BLOCK = 65_536
-"""Rows that are hashed together."""
+"""Rows per hash update."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,17 +29,17 @@ class Manifest:
 
     provenance: Provenance
     dataset: str
-    """What the photos are called as a whole; for people, and no part of the provenance."""
+    """Name of the dataset, for display; not part of the provenance."""
     class_names: list[str]
     display_names: dict[str, Words]
-    """Class name to the words that prompts use, synonyms included; with weights where they do not count alike."""
+    """Class name to its display names in prompts, synonyms included; a dict gives each a weight."""
     images: pd.DataFrame
     """Columns image_id, path (absolute), split ("train" or "test"), height, width, sha256."""
     skipped: dict[str, str]
-    """Image id to the reason why it is not in `images`."""
+    """Image id of each skipped photo, with the reason."""
 
     def split(self, name: str) -> "Manifest":
-        """The manifest of one split alone, in the same order."""
+        """The manifest of one split, in the same order."""
         return replace(self, images=self.images[self.images["split"] == name].reset_index(drop=True))
 
     @cached_property
@@ -64,22 +64,22 @@ class Manifest:
 
 
 def words_of(value: object) -> Words:
-    """The words of a class as JSON holds them; raises TypeError or ValueError where it holds none."""
+    """The display names of a class from JSON; raises TypeError or ValueError for anything else."""
     if not isinstance(value, dict):
         return [str(word) for word in value]
     if not all(type(weight) in (int, float) for weight in value.values()):
-        raise TypeError("weights of words are no numbers")
+        raise TypeError("the weights of display names are not numbers")
     return value
 
 
 def manifest_provenance(images: pd.DataFrame, display_names: Mapping[str, Words]) -> Provenance:
-    """Where a manifest comes from: what was found decides, not where it lies or what it is called."""
+    """Provenance of a manifest: the content of the photos and the classes determine it, not paths or the dataset's name."""
     classes = hashlib.sha256(json.dumps(list(display_names.items())).encode()).hexdigest()[:16]
     return Provenance("manifest", VERSIONS["manifest"], {"images": digest_images(images), "classes": classes}, {})
 
 
 def digest_images(images: pd.DataFrame) -> str:
-    """Hash of what a manifest says of its images, wherever they lie."""
+    """Hash of all columns of a manifest except the paths."""
     digest = hashlib.sha256()
     names = [name for name in COLUMNS if name != "path"]
     for start in range(0, len(images), BLOCK):
@@ -93,7 +93,7 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of a run folder.
 
     Raises:
-        PipelineError: missing, damaged, or the CSV was changed by hand (its rows do not fit the fingerprint).
+        PipelineError: missing, damaged, or the CSV was edited (its rows do not match the fingerprint).
     """
     csv_path, json_path = folder / "manifest.csv", folder / "manifest.json"
     with reporting_damage(csv_path):
@@ -148,6 +148,6 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
-    """Write a frame without its index, whole or not at all."""
+    """Write a frame without its index, atomically."""
     with replacing(path) as partial:
         frame.to_csv(partial, index=False, lineterminator="\n")

@@ -1,7 +1,6 @@
-"""What `prepare` has seen of each photo, so that it looks at none twice, and no stage at one that is another now.
+"""Hash, size and time of each photo's file, so that `prepare` reads only new photos and stages notice changed ones.
 
-The table `photos.csv` lies next to the manifest. It saves work and decides nothing: without it, `prepare` looks at every
-photo again.
+The table `photos.csv` is a cache next to the manifest: without it, `prepare` reads every photo again.
 """
 
 import os
@@ -22,12 +21,12 @@ FILE = "photos.csv"
 COLUMNS = ["image_id", "bytes", "mtime_ns", "sha256", "height", "width"]
 ABSENT = (-1, -1)
 EVERY = 30.0
-"""Seconds between two savings of the table while photos are looked at; more where a saving takes long."""
+"""Shortest time between two writes of the table, seconds; longer if a write takes long."""
 
 
 @dataclass(frozen=True)
 class PhotoFacts:
-    """What was found in one photo, and the size and time of its file before it was read."""
+    """Hash and size of one photo, and the size and time of its file before it was read."""
 
     bytes: int
     mtime_ns: int
@@ -36,17 +35,17 @@ class PhotoFacts:
     width: int
 
 
-def look(path: str | Path) -> tuple[int, int]:
-    """Size in bytes and time of change in ns of a file; `ABSENT` where it cannot be reached."""
+def file_status(path: str | Path) -> tuple[int, int]:
+    """Size in bytes and modification time in ns of a file; `ABSENT` if it cannot be reached."""
     try:
-        found = os.stat(path)  # noqa: PTH116 - a Path for each of a million photos would cost more than the look
+        status = os.stat(path)  # noqa: PTH116 - a Path per photo would cost more than the stat, for a million photos
     except OSError:
         return ABSENT
-    return found.st_size, found.st_mtime_ns
+    return status.st_size, status.st_mtime_ns
 
 
 def read_facts(folder: Path) -> pd.DataFrame:
-    """The table of a run folder, with index image id; empty where there is none that can be read."""
+    """The table of a run folder, with index image id; empty if there is none, or it cannot be read."""
     texts = {"image_id": str, "sha256": str}
     numbers = dict.fromkeys((name for name in COLUMNS if name not in texts), np.int64)
     try:
@@ -59,11 +58,11 @@ def read_facts(folder: Path) -> pd.DataFrame:
 
 
 class KnownPhotos:
-    """Photos that `prepare` has looked at, now or before; saved every now and then, and at the end of `with`.
+    """Photos that `prepare` has read, now or earlier; saved from time to time and at the end of `with`.
 
     Args:
         folder: the run folder.
-        fresh: know nothing from before.
+        fresh: ignore the table.
     """
 
     def __init__(self, folder: Path, *, fresh: bool) -> None:
@@ -74,12 +73,12 @@ class KnownPhotos:
         self._next = time.monotonic() + EVERY
 
     def find(self, image_id: str, path: Path) -> PhotoFacts | None:
-        """What is known of a photo whose file has the size and time that it had; None if it has to be looked at."""
+        """The facts of a photo whose file has the same size and time as before; None if it must be read."""
         known = self._before.get(image_id)
-        return known if known is not None and (known.bytes, known.mtime_ns) == look(path) else None
+        return known if known is not None and (known.bytes, known.mtime_ns) == file_status(path) else None
 
     def add(self, image_id: str, facts: PhotoFacts) -> None:
-        """Note what was found in a photo."""
+        """Add the facts of a photo."""
         self._now[image_id] = facts
         if time.monotonic() > self._next:
             self._save({**self._before, **self._now})
@@ -88,7 +87,7 @@ class KnownPhotos:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # of photos that are no longer in the dataset nothing is kept, once all have been seen
+        # after a complete pass, photos that are no longer in the dataset are dropped
         self._save({**self._before, **self._now} if kind else self._now)
 
     def _save(self, known: dict[str, PhotoFacts]) -> None:
@@ -100,26 +99,26 @@ class KnownPhotos:
 
 
 def check_photos(folder: Path, manifest: Manifest, *, remember: bool = True) -> None:
-    """Raise unless every photo of a manifest is still there, with the content that `prepare` has seen.
+    """Raise unless every photo of a manifest exists with the content that `prepare` has read.
 
-    A photo whose file has its old size and time is taken for the same; any other is hashed again.
+    A file with its old size and time counts as unchanged; any other is hashed again.
 
     Args:
         folder: the run folder.
         manifest: its manifest, or a part of it.
-        remember: write down what was seen, which needs the whole manifest and the run's lock.
+        remember: update the table; requires the whole manifest and the run's lock.
 
     Raises:
-        PipelineError: photos are gone or have changed; says how many, names the first, and what to do.
+        PipelineError: photos are missing or have changed; gives their number, the first one and the remedy.
     """
     ids, paths, digests = manifest.image_ids, manifest.paths, manifest.digests
-    seen = np.array([look(path) for path in paths], dtype=np.int64).reshape(-1, 2)
+    seen = np.array([file_status(path) for path in paths], dtype=np.int64).reshape(-1, 2)
     again = f"`ccd prepare --run {run_argument(folder)}`"
     gone = np.flatnonzero(seen[:, 0] < 0)
     if len(gone):
         raise PipelineError(
             f"{len(gone)} of the {len(ids)} photos of {folder} are missing (first: {ids[gone[0]]}, expected at "
-            f"{paths[gone[0]]}). Bring them back, or say where they lie now with {again[:-1]} --images DIR`, or go on "
+            f"{paths[gone[0]]}). Restore them, or give their new place with {again[:-1]} --images DIR`, or continue "
             f"without them: {again}."
         )
     known = read_facts(folder).reindex(ids)
@@ -128,7 +127,7 @@ def check_photos(folder: Path, manifest: Manifest, *, remember: bool = True) -> 
     if changed:
         raise PipelineError(
             f"{len(changed)} of the {len(ids)} photos of {folder} have changed since they were prepared (first: "
-            f"{ids[changed[0]]}). Take them as they are now with {again}."
+            f"{ids[changed[0]]}). Use their new content with {again}."
         )
     if remember and not same.all():
         images = manifest.images.assign(bytes=seen[:, 0], mtime_ns=seen[:, 1])

@@ -13,10 +13,10 @@ from pipeline.system.errors import PipelineError
 from pipeline.system.files import replacing
 
 LABEL_SEPARATOR = ";"
-"""Parts the class names of an image in a table's cell."""
+"""Separates the class names of an image in a table's cell."""
 
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
-"""How a text begins that a spreadsheet would compute, or that `plain_text` has already marked."""
+"""The start of a text that a spreadsheet would compute, or that `plain_text` has already marked."""
 
 TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
 
@@ -31,14 +31,14 @@ def present_classes(scores: np.ndarray, thresholds: Sequence[float], class_names
 def prediction_frame(
     images: Sequence[str], scores: np.ndarray, thresholds: Sequence[float], class_names: Sequence[str], key: str
 ) -> pd.DataFrame:
-    """Frame with the columns `key`, labels (a list of names an image), and one column of scores per class.
+    """Frame with the columns `key`, labels (a list of names per image), and one column of scores per class.
 
-    A class called as one of the first two has " score" behind its name.
+    A class with the name of one of the first two columns gets the suffix " score".
 
     Args:
         images: N names.
         scores: float32 [N, C].
-        thresholds: C scores from which on a class is present.
+        thresholds: smallest score of a present class, C numbers.
         class_names: C unique names.
         key: name of the first column.
     """
@@ -50,12 +50,12 @@ def prediction_frame(
 
 
 def write_predictions(path: Path, frame: pd.DataFrame) -> None:
-    """Write a `prediction_frame` as its file's ending says, whole or not at all.
+    """Write a `prediction_frame` atomically, in the format of the file's suffix.
 
-    CSV joins the labels by ";"; in JSON lines and Parquet they are a list, in JSON lines the scores an object.
+    CSV joins the labels by ";". JSON lines and Parquet keep them as a list, and JSON lines the scores as an object.
 
     Raises:
-        PipelineError: another ending, a full disk, or no pyarrow for Parquet.
+        PipelineError: another suffix, a full disk, or no pyarrow for Parquet.
     """
     check_suffix(path)
     match path.suffix.lower():
@@ -88,7 +88,7 @@ def check_suffix(path: Path) -> None:
 
 
 def joined_labels(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame as it stands in a CSV file: labels as one text an image, no text that a spreadsheet would compute."""
+    """The frame for a CSV file: labels as one text per image, and no text that a spreadsheet would compute."""
     joined = frame.assign(labels=[LABEL_SEPARATOR.join(names) for names in frame["labels"]])
     texts = [name for name in joined.columns if not pd.api.types.is_numeric_dtype(joined[name])]
     joined = joined.assign(**{name: [plain_text(str(cell)) for cell in joined[name]] for name in texts})
@@ -96,7 +96,7 @@ def joined_labels(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def plain_text(text: str) -> str:
-    """A cell of a CSV file that no spreadsheet takes for a formula: a "'" before one that begins as one."""
+    """A cell of a CSV file, with a "'" before a text that a spreadsheet would read as a formula."""
     return f"'{text}" if FORMULA.match(text) else text
 
 

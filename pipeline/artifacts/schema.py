@@ -1,4 +1,4 @@
-"""What an HDF5 artifact contains: fields with dtype, shape and range, and the checks that hold them."""
+"""Fields of HDF5 artifacts, with dtype, shape and range, and their checks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -25,17 +25,17 @@ def array(
     nan: bool = False,
     ascending: bool = False,
 ) -> Any:
-    """Field of an artifact: an HDF5 dataset of this dtype and these named (or fixed) sizes.
+    """Field of an artifact: an HDF5 dataset with this dtype and shape.
 
     Args:
         dtype: of NumPy.
-        dims: sizes, those of one name being equal across a file.
+        dims: shape, in fixed sizes or names; a name has one size in the whole file.
         optional: whether it may be absent.
         low: smallest value.
-        high: largest value; with `index`, the size that the values are below.
-        index: name of the size whose rows the values number.
-        nan: whether NaN may stand for "not known".
-        ascending: whether no value is below the one before.
+        high: largest value.
+        index: name of the size that the values are row numbers of.
+        nan: whether NaN is allowed, for "unknown".
+        ascending: whether the values must not decrease.
     """
     metadata = {"dtype": np.dtype(dtype), "dims": dims, "low": low, "high": high, "index": index, "nan": nan}
     metadata["ascending"] = ascending
@@ -44,16 +44,16 @@ def array(
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """What every HDF5 artifact carries."""
+    """Fields of every HDF5 artifact."""
 
     SCHEMAS: ClassVar[tuple[str, ...]]
-    """Names of the files of this kind, without their ending."""
+    """Names of the files of this kind, without suffix."""
 
     provenance: Provenance
     image_ids: list[str]
-    """N unique ids."""
+    """N unique image ids."""
     class_names: list[str]
-    """C unique names, as the dataset writes them."""
+    """C unique class names, as the dataset writes them."""
 
     @classmethod
     def array_fields(cls) -> list[Any]:
@@ -62,12 +62,12 @@ class Artifact:
 
     @classmethod
     def scalar_fields(cls) -> list[Any]:
-        """Fields that are root attributes: all that are neither arrays nor common to every artifact."""
+        """Fields that are root attributes: neither arrays nor common to every artifact."""
         common = {f.name for f in fields(Artifact)}
         return [f for f in fields(cls) if f.name not in common and "dims" not in f.metadata]
 
     def frame(self) -> "pd.DataFrame":
-        """What the file is about as a pandas frame: one row per image and one column per class, or one row per box."""
+        """The main content as a pandas frame: one row per image and one column per class, or one row per box."""
         raise NotImplementedError
 
     def by_class(self, values: np.ndarray) -> "pd.DataFrame":
@@ -78,9 +78,9 @@ class Artifact:
 
 
 def check_arrays(artifact: Artifact, path: Path, left_out: Mapping[str, np.ndarray] | None = None) -> None:
-    """Raise unless every array has its dtype and range and named sizes agree across the file.
+    """Raise unless every array has its dtype, shape and range.
 
-    Of those left out, see `unread`, dtype and sizes alone are looked at.
+    For arrays that were not read (`left_out`), only dtype and shape are checked.
     """
     left_out = left_out or {}
     sizes: dict[str, int] = {"N": len(artifact.image_ids), "C": len(artifact.class_names)}
@@ -94,25 +94,25 @@ def check_arrays(artifact: Artifact, path: Path, left_out: Mapping[str, np.ndarr
 
 
 def check_array(value: np.ndarray, item: Any, sizes: dict[str, int], path: Path, is_read: bool = True) -> None:
-    """Raise unless an array is as its field says; adds new named sizes to `sizes`."""
+    """Raise unless an array matches its field; adds new named sizes to `sizes`."""
     problem = wrong_form(value, item, sizes) or (wrong_values(value, item, sizes) if is_read else "")
     if problem:
         raise PipelineError(f"{item.name} in {path} {problem}. Rebuild it with {remedy(path)}.")
 
 
 def wrong_form(value: np.ndarray, item: Any, sizes: dict[str, int]) -> str:
-    """What is wrong with an array's dtype or shape; empty for nothing. Adds new named sizes to `sizes`."""
+    """The problem with an array's dtype or shape, or an empty text. Adds new named sizes to `sizes`."""
     if value.dtype != item.metadata["dtype"]:
         return f"is {value.dtype}, expected {item.metadata['dtype']}"
     dims = item.metadata["dims"]
-    wanted = [d if isinstance(d, int) else sizes.setdefault(d, n) for d, n in zip(dims, value.shape, strict=False)]
-    if list(value.shape) != wanted or len(dims) != value.ndim:
-        return f"has shape {list(value.shape)}, expected [{', '.join(map(str, dims))}] = {wanted}"
+    expected = [d if isinstance(d, int) else sizes.setdefault(d, n) for d, n in zip(dims, value.shape, strict=False)]
+    if list(value.shape) != expected or len(dims) != value.ndim:
+        return f"has shape {list(value.shape)}, expected [{', '.join(map(str, dims))}] = {expected}"
     return ""
 
 
 def wrong_values(value: np.ndarray, item: Any, sizes: Mapping[str, int]) -> str:
-    """What is wrong with an array's values; empty for nothing."""
+    """The problem with an array's values, or an empty text."""
     low, high = item.metadata["low"], item.metadata["high"]
     if item.metadata["index"]:
         low, high = low or 0, sizes[item.metadata["index"]] - 1
@@ -130,18 +130,18 @@ def wrong_values(value: np.ndarray, item: Any, sizes: Mapping[str, int]) -> str:
 
 
 def check_same_images(first: Any, second: Any, first_path: Path, second_path: Path) -> None:
-    """Raise unless two artifacts are about the same images and classes, in the same order."""
+    """Raise unless two artifacts have the same images and classes, in the same order."""
     for name, what in (("image_ids", "images"), ("class_names", "classes")):
         a, b = list(getattr(first, name)), list(getattr(second, name))
         if a != b:
             raise PipelineError(
-                f"{first_path} ({len(a)} {what}) and {second_path} ({len(b)} {what}) are about different {what}; "
+                f"{first_path} ({len(a)} {what}) and {second_path} ({len(b)} {what}) have different {what}; "
                 f"the first difference is {first_difference(a, b)}. Rebuild the second with {remedy(second_path)}."
             )
 
 
 def first_difference(first: Sequence[str], second: Sequence[str]) -> str:
-    """A name that is in one of two lists alone, or that only their order differs."""
-    others = (set(second), set(first))
-    odd = [next((x for x in each if x not in other), "") for each, other in zip((first, second), others, strict=True)]
+    """The first name that only one of two lists has; "their order" if there is none."""
+    sets = (set(second), set(first))
+    odd = [next((x for x in each if x not in other), "") for each, other in zip((first, second), sets, strict=True)]
     return odd[0] or odd[1] or "their order"

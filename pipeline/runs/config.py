@@ -1,4 +1,4 @@
-"""Options of a stage: one declaration gives the default, the check, the help text and the fingerprint."""
+"""Options of a stage: one declaration sets default, check, help text and fingerprint."""
 
 import dataclasses
 import math
@@ -13,7 +13,7 @@ from pipeline.system.errors import PipelineError, hint
 from pipeline.system.files import sha256_of
 
 LOADERS = {"open_clip": 2}
-"""Versions of how teachers are loaded, by the kind of spec; raise one when the embeddings of the same weights change."""
+"""Version of a teacher loader, by kind of spec; raise it when embeddings from the same weights change."""
 
 RENAMED = {
     "others": "background",
@@ -24,7 +24,7 @@ RENAMED = {
     "refine_folds": "cross_fit_folds",
     "refine_share": "cross_fit_weight",
 }
-"""Old names of options, for the error that a run.toml with one of them gives."""
+"""Old names of options, for the error that a run.toml with one of them causes."""
 
 
 def option(
@@ -42,15 +42,15 @@ def option(
     """Dataclass field of a `Config`.
 
     Args:
-        default: value where neither the run's settings nor the command line give one.
-        help: what it is, with unit and range and, where it comes from a paper, the place.
+        default: value if neither the run's settings nor the command line set one.
+        help: description with unit, range and the paper's value.
         min: smallest allowed value.
         max: largest allowed value.
-        identity: whether the value is part of the artifact's fingerprint; False for what changes only the speed.
-        content: for a value that names a file, what stands for it in the fingerprint.
-        path: for a value that names a file or folder, returns it with an absolute path.
-        kinds: the datasets that it is for; none: all.
-        several: whether it may be a list of texts, and be repeated on the command line.
+        identity: whether the value is part of the artifact's fingerprint; False for options that only change the speed.
+        content: maps a value that names a file to its identity in the fingerprint.
+        path: makes the path in a value absolute.
+        kinds: datasets that the option applies to; empty: all.
+        several: whether the value may be a list of texts, and the option be repeated.
     """
     metadata = {"help": help, "min": min, "max": max, "identity": identity, "content": content, "path": path}
     metadata |= {"kinds": kinds, "several": several}
@@ -61,7 +61,7 @@ def option(
 
 @dataclass(frozen=True)
 class Config:
-    """Base of every stage's options; refuses values out of range, quoting them."""
+    """Base class of the options of every stage; checks types, choices and ranges."""
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -69,29 +69,29 @@ class Config:
 
     @property
     def uses_ground_truth(self) -> bool:
-        """Whether a stage with these options looks at ground truth, as a study."""
+        """Whether a stage with these options reads ground truth, as an ablation."""
         return False
 
     def scaled(self, processes: int) -> Self:
-        """Options for so many processes of torchrun."""
+        """Options for a number of torchrun processes."""
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Options that decide the content of the stage's artifact, ready for JSON; files count by their content.
+        """Options that determine the content of the stage's artifact, as JSON values; files count by content.
 
         Raises:
             PipelineError: a file cannot be read.
         """
-        found = {}
+        identity = {}
         for item in fields(self):
             value, content = getattr(self, item.name), item.metadata.get("content")
             if item.metadata.get("identity", True):
-                found[item.name] = content(value) if content else value
-        return found
+                identity[item.name] = content(value) if content else value
+        return identity
 
     @classmethod
     def absolute(cls, table: Mapping[str, Any]) -> dict[str, Any]:
-        """A table of these options with every path made absolute; anything but options, and texts, stays."""
+        """A table of these options with every path absolute."""
         rules = {item.name: item.metadata["path"] for item in fields(cls) if item.metadata.get("path")}
 
         def changed(name: str, value: Any) -> Any:
@@ -104,8 +104,8 @@ class Config:
     def changes_since(self, made: Mapping[str, Any]) -> list[str]:
         """Options that differ from those of an artifact, as "ratio 0.5 -> 0.6".
 
-        Nothing is hashed, so a file in place of another one is not noticed here; `identity` notices it. Options that
-        depend on the number of processes (see `scaled`) are not compared.
+        Files are not hashed, so only `identity` notices a replaced file. Options that depend on the number of
+        processes (see `scaled`) are not compared.
 
         Args:
             made: the `config` of the artifact.
@@ -135,10 +135,10 @@ class Config:
 
         Args:
             table: option names and values.
-            where: names the table in an error, as "[fuse] in run.toml".
+            where: names the table in errors, as "[fuse] in run.toml".
 
         Raises:
-            PipelineError: an unknown option (names the nearest one), a wrong type or a value out of range.
+            PipelineError: an unknown option (names the most similar one), a wrong type or a value out of range.
         """
         known = [f.name for f in fields(cls)]
         for name in table:
@@ -153,17 +153,17 @@ class Config:
 
 
 def each_of(value: str | list[str]) -> list[str]:
-    """The values of an option that may be repeated; none where it is empty."""
+    """The values of an option that may be repeated."""
     return [each for each in ([value] if isinstance(value, str) else value) if each]
 
 
 def absolute_path(value: str) -> str:
-    """The absolute path of a file or folder; an address (s3://, https://) and an empty text stay."""
+    """The absolute path of a file or folder; URLs and empty texts stay."""
     return value if not value or "://" in value else os.path.abspath(os.path.expanduser(value))  # noqa: PTH100, PTH111
 
 
 def absolute_file(value: str) -> str:
-    """The absolute path of a file, for an option that may hold something else: only a file that exists is one."""
+    """The absolute path of an existing file; any other text stays."""
     try:
         return absolute_path(value) if Path(value).expanduser().is_file() else value
     except (OSError, ValueError):  # too long for a file name, or not one
@@ -171,13 +171,13 @@ def absolute_file(value: str) -> str:
 
 
 def absolute_teacher(spec: str) -> str:
-    """The spec of a teacher with an absolute path where it names a file or folder."""
+    """The spec of a teacher with its path, if any, absolute."""
     prefix, path = split_teacher(spec)
     return prefix + absolute_path(path) if path else spec
 
 
 def split_teacher(spec: str) -> tuple[str, str]:
-    """What precedes the file or folder in the spec of a teacher, and its path; empty if the spec names none."""
+    """Split the spec of a teacher into prefix and path; the path is empty if the spec names no file or folder."""
     kind, _, model = spec.partition(":")
     if model.startswith("local-dir:"):
         candidates = [model.removeprefix("local-dir:")]
@@ -188,31 +188,31 @@ def split_teacher(spec: str) -> tuple[str, str]:
         candidates = [model] if kind == "openai" else []
     for path in filter(None, candidates):
         whole = Path(path).expanduser()
-        # a folder that is called like a tag is not the file of its weights
+        # a folder with the name of a tag is not a weights file
         if whole.is_dir() if model.startswith("local-dir:") else whole.is_file():
             return spec.removesuffix(path), path
     return spec, ""
 
 
 def names_file(value: object) -> bool:
-    """Whether a stored option names a file or folder: such a path is absolute, alone or at the end of a spec."""
+    """Whether a stored option contains an absolute path, alone or at the end of a spec."""
     return isinstance(value, str) and re.search("(^|[:/@])/", value) is not None
 
 
 def file_identity(path: str) -> str:
-    """Hash of the content of a file or folder; empty for no path."""
+    """Hash of the content of a file or folder; empty for an empty path."""
     return f"sha256:{sha256_of(Path(path).expanduser())[:16]}" if path else ""
 
 
 def teacher_identity(spec: str) -> str:
-    """The spec of a teacher, with the hash of its content instead of a path, and the version of its loader."""
+    """The spec of a teacher with a hash instead of a path, and the version of its loader."""
     prefix, path = split_teacher(spec)
     loader = LOADERS.get(spec.partition(":")[0])
     return (prefix + file_identity(path) if path else spec) + (f" loader={loader}" if loader else "")
 
 
 def check_value(item: dataclasses.Field, value: Any) -> None:
-    """Raise `PipelineError` unless `value` suits the field's type, choices and range."""
+    """Raise `PipelineError` unless `value` has the field's type and is in its choices and range."""
     name, kind = item.name, item.type
     if item.metadata.get("several"):
         if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(v, str) for v in value)):

@@ -1,4 +1,4 @@
-"""Where a run lies."""
+"""Run folders: names, paths and what a command may replace in them."""
 
 import os
 from collections.abc import Sequence
@@ -9,20 +9,20 @@ from pipeline.system.files import check_ours
 
 ARTIFACTS = Path("artifacts")
 FILE_SUFFIXES = (".h5", ".pt", ".json", ".csv")
-"""Of the files of a run: an argument that ends so, and is not a run, names a file."""
+"""Suffixes of a run's files: an argument with one of them that is not a run names a file."""
 
 
 def run_folder(run: str) -> Path:
-    """The folder of a run: what has a slash (or is a dot) is a path, anything else a name under artifacts/.
+    """The folder of a run: a text with a slash, "." or ".." is a path, any other a name under artifacts/.
 
-    Not a folder of that name in the working directory: photos in `photos` make the run artifacts/photos.
+    A bare name never means a folder in the working directory: photos in `photos` make the run artifacts/photos.
     """
     is_path = run in (os.curdir, os.pardir) or "/" in run or os.sep in run
     return Path(run).expanduser() if is_path else ARTIFACTS / run
 
 
 def absolute_run(run: str) -> str:
-    """The absolute path of a run, so that its name means the same wherever a command is typed; any other text stays."""
+    """The absolute path of a run, which is valid in any working directory; a text that is not a run stays."""
     return str(run_folder(run).absolute()) if run and is_run(run_folder(run)) else run
 
 
@@ -30,21 +30,21 @@ def existing_run(run: str) -> Path:
     """The folder of a run that has been started.
 
     Raises:
-        PipelineError: there is no such run; names those that there are.
+        PipelineError: there is no such run; lists the existing ones.
     """
     folder = run_folder(run)
     if is_run(folder):
         return folder
     if is_run(Path(run)):
-        raise PipelineError(f"{folder} is not a run, but there is one in the working directory: say ./{run} for it.")
+        raise PipelineError(f"{folder} is not a run, but the working directory has one: write ./{run}.")
     raise PipelineError(
         f"{folder} is not a run. {hint(folder.name, known_runs())} "
-        'Begin one with `ccd all --images DIR --classes "dog,cat"`.'
+        'Start one with `ccd all --images DIR --classes "dog,cat"`.'
     )
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is a run: one that was started, or what is left of one that can predict."""
+    """Whether a folder is a run: it has settings, a manifest or a classifier."""
     return any((folder / name).exists() for name in ("run.toml", "manifest.csv", "manifest.json", "classifier.pt"))
 
 
@@ -56,15 +56,12 @@ def known_runs() -> list[str]:
 
 
 def missing_folders(folder: Path) -> list[Path]:
-    """A folder and those above it that do not exist yet, the innermost first."""
+    """The folder and its parents that do not exist yet, the innermost first."""
     return [each for each in (folder, *folder.parents) if not each.exists()]
 
 
 def discard(folder: Path, new: Sequence[Path]) -> None:
-    """Remove a run folder in which nothing was started, where it is one of the new folders, and those around it.
-
-    Folders with other content stay.
-    """
+    """Remove a run folder in which nothing was started, and its parents, if they are among the new folders and empty."""
     leftovers = {".lock", "photos.csv"}
     if folder not in new or not {path.name for path in folder.iterdir()} <= leftovers:
         return
@@ -77,15 +74,14 @@ def discard(folder: Path, new: Sequence[Path]) -> None:
 
 
 def check_free(*outs: Path | None, force: bool, folder: bool = False) -> None:
-    """Raise where what a command is to write may not take the place of what is there.
+    """Raise if an output exists and must not be replaced.
 
-    The rule for all that commands write for somebody: nothing is replaced without --force, and a folder only if ccd
-    wrote every file in it.
+    One rule for all outputs: nothing is replaced without --force, and a folder only if ccd wrote every file in it.
 
     Args:
-        outs: files, or folders; None for standard output.
+        outs: files or folders; None for standard output.
         force: whether --force was given.
-        folder: whether they are folders.
+        folder: whether `outs` are folders.
     """
     for out in outs:
         if out is None or not out.exists():
@@ -99,12 +95,10 @@ def check_free(*outs: Path | None, force: bool, folder: bool = False) -> None:
 
 
 def run_or_file(text: str) -> Path:
-    """The folder of a run, or a file of one, that an argument names.
-
-    A bare name is a run under artifacts/ first, whatever the working directory contains, and then a file.
+    """The run folder or the file that an argument names; a bare name is a run under artifacts/ first, then a file.
 
     Raises:
-        PipelineError: there is neither; names the runs that there are.
+        PipelineError: there is neither; lists the existing runs.
     """
     path = Path(text).expanduser()
     if not is_run(run_folder(text)) and (path.is_file() or path.suffix in FILE_SUFFIXES):

@@ -1,4 +1,4 @@
-"""The stages of a run and its files, written once: commands, `all`, `plan`, states, staleness and make follow from here.
+"""The stages of a run and their files: commands, `all`, `plan`, states and make derive from this table.
 
 Modules and option classes are named as text, so that reading the graph imports neither.
 """
@@ -14,32 +14,32 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage as the command line, the chain and the readers of a run see it."""
+    """A stage: its command, module, options and files."""
 
     name: str
-    """Of the command, the make target and the table in the settings."""
+    """Name of the command, the make target and the table in the settings."""
     summary: str
-    """One sentence, the command's help."""
+    """Help of the command, one sentence."""
     module: str
-    """Below `pipeline.stages`; its `run` is called when there is work."""
+    """Module in `pipeline.stages`; its `run` does the work."""
     options: str
     """Class in `pipeline.runs.options`."""
     makes: tuple[str, ...]
-    """Artifacts; all carry the same origin."""
+    """Artifacts; all have the same provenance."""
     reads: tuple[str, ...] = ()
-    """Artifacts of earlier stages, without which it cannot run."""
+    """Required artifacts of earlier stages."""
     may_read: tuple[str, ...] = ()
-    """Artifacts that it reads where they are there."""
+    """Optional artifacts that it reads if they exist."""
     may_make: tuple[str, ...] = ()
-    """Artifacts that it makes where the dataset has what they hold."""
+    """Artifacts that it makes only for some datasets."""
     beside: tuple[str, ...] = ()
-    """Files and folders that it writes next to its artifacts; no stage needs them."""
+    """Other files and folders that it writes; no stage needs them."""
     formulas: tuple[str, ...] = ()
-    """Names in `pipeline.method.FORMULAS` of all that decide the content; a test derives them from the source."""
+    """Names in `pipeline.method.FORMULAS` that determine the content; a test derives them from the source."""
     asks: Literal["", "teacher", "classifier"] = ""
-    """The network that it asks or trains, for which it needs a device."""
+    """The network that it runs or trains, for which it needs a device."""
     shared: bool = False
-    """Whether the processes of torchrun share the work; else the first one does it alone."""
+    """Whether the processes of torchrun share the work; otherwise the first one does it alone."""
 
 
 STAGES = (
@@ -54,7 +54,7 @@ STAGES = (
     ),
     Stage(
         "embed",
-        "Ask the teacher about images and class names: embeddings, class probabilities, entropy and bias.",
+        "Score the images with the teacher: embeddings, class probabilities, entropy and bias.",
         module="embed",
         options="EmbedConfig",
         reads=("manifest.csv",),
@@ -75,7 +75,7 @@ STAGES = (
     ),
     Stage(
         "warmup",
-        "Train the warm-up classifier on the initial labels, so that it knows roughly where things are.",
+        "Train the warm-up classifier on the initial labels.",
         module="warmup",
         options="WarmupConfig",
         reads=("manifest.csv", "initial_labels.h5"),
@@ -87,7 +87,7 @@ STAGES = (
     ),
     Stage(
         "boxes",
-        "Draw boxes around what the warm-up classifier takes for each class.",
+        "Extract boxes from the warm-up classifier's class activation maps.",
         module="boxes",
         options="BoxesConfig",
         reads=("manifest.csv", "warmup.pt"),
@@ -98,7 +98,7 @@ STAGES = (
     ),
     Stage(
         "score-crops",
-        "Ask the teacher about the crop of each box, cut from the original photo.",
+        "Score the crop of each box with the teacher, cut from the original photo.",
         module="score_crops",
         options="ScoreCropsConfig",
         reads=("manifest.csv", "embeddings.h5", "boxes.h5"),
@@ -109,7 +109,7 @@ STAGES = (
     ),
     Stage(
         "fuse",
-        "Combine initial labels, the scores of crops and what people corrected into final labels.",
+        "Combine initial labels, crop scores and corrections into final labels.",
         module="fuse",
         options="FuseConfig",
         reads=("embeddings.h5", "initial_labels.h5", "crop_scores.h5"),
@@ -119,7 +119,7 @@ STAGES = (
     ),
     Stage(
         "train",
-        "Refine the final labels and train the final classifier on them, continued from the warm-up, with two views.",
+        "Cross-fit the final labels and train the final classifier on them, starting from the warm-up.",
         module="train",
         options="TrainConfig",
         reads=("manifest.csv", "warmup.pt", "final_labels.h5"),
@@ -132,7 +132,7 @@ STAGES = (
     ),
     Stage(
         "evaluate",
-        "Measure teacher, classifiers and labels against ground truth.",
+        "Measure teacher, classifiers and labels on ground truth.",
         module="evaluate",
         options="EvaluateConfig",
         reads=(
@@ -152,7 +152,7 @@ STAGES = (
 )
 
 BY_PEOPLE = {"corrections.h5": "import-labels"}
-"""Artifacts that a tool makes from what a person said, and its command."""
+"""Artifacts with people's input, and the command that makes them."""
 
 VERSIONS = {
     "manifest": 2,
@@ -169,21 +169,21 @@ VERSIONS = {
     "epoch_scores": 3,
     "metrics": 2,
 }
-"""Of the schema of each artifact; the schema is the file's name without its ending."""
+"""Schema version of each artifact; the schema is the file name without suffix."""
 
 STAGE_NAMES = [stage.name for stage in STAGES]
 MAKERS = {name: stage.name for stage in STAGES for name in stage.makes + stage.may_make} | BY_PEOPLE
-"""Artifact to the command that makes it, in the order of the stages."""
+"""Artifact to the command that makes it, in stage order."""
 
 OPTIONAL = {name for stage in STAGES for name in stage.may_make + stage.may_read}
-"""Artifacts that a finished run need not have."""
+"""Artifacts that a finished run may lack."""
 
 HISTORIES = {f"{stage.name}.csv": stage.makes[0] for stage in STAGES if f"{stage.name}.csv" in stage.beside}
-"""Tables of epochs, called as the stage that trains, and the artifact that each belongs to."""
+"""Tables of epochs, and the artifact that each belongs to."""
 
 
 def find_stage(name: str) -> Stage:
-    """The stage of a name in `STAGE_NAMES`."""
+    """The stage with a name in `STAGE_NAMES`."""
     return STAGES[STAGE_NAMES.index(name)]
 
 
@@ -193,37 +193,37 @@ def files_of(stage: Stage) -> list[str]:
 
 
 def options_of(stage: Stage) -> type:
-    """The class of a stage's options."""
+    """The options class of a stage."""
     return getattr(import_module("pipeline.runs.options"), stage.options)
 
 
 def module_of(stage: Stage) -> ModuleType:
-    """The module whose `run` does a stage's work; imports what the work needs, perhaps torch."""
+    """The module of a stage; importing it may import torch."""
     return import_module(f"pipeline.stages.{stage.module}")
 
 
 def up_to(name: str) -> Sequence[Stage]:
-    """The stages up to and with this one."""
+    """The stages up to and including this one."""
     return STAGES[: STAGE_NAMES.index(name) + 1]
 
 
 def maker_of(name: str) -> str | None:
-    """The command that makes a file of a run; None for a file that no command makes."""
+    """The command that makes a file of a run, or None."""
     return next((stage.name for stage in STAGES if name in files_of(stage)), BY_PEOPLE.get(name))
 
 
 def remedy(path: Path, force: bool = False) -> str:
-    """The command that makes a file, for an error message; it works as it is typed."""
+    """The command that makes a file, in backticks, for an error message."""
     return f"`ccd {maker_of(path.name) or 'all'} --run {run_argument(path.parent)}{' --force' if force else ''}`"
 
 
 def advice(path: Path, verb: str, force: bool = False) -> str:
-    """What to do about a file that is missing or damaged: a sentence, which names a command only if one makes the file.
+    """Remedy for a missing or damaged file, one sentence; names a command if one makes the file.
 
     Args:
         path: the file.
-        verb: what the command does with it, as "Create" or "Rebuild".
-        force: whether the command has to make it although it is there.
+        verb: "Create" or "Rebuild".
+        force: whether the command needs --force.
     """
     if path.name == "calibrated.pt":
         return f"{verb} it with `ccd calibrate {run_argument(path.parent)} TABLE{' --force' if force else ''}`."
@@ -233,7 +233,7 @@ def advice(path: Path, verb: str, force: bool = False) -> str:
 
 
 def run_argument(folder: Path) -> str:
-    """What names a run folder on a command line: its name below `artifacts/` or its path, quoted where a shell needs it."""
+    """A run folder as a command-line argument: its name under `artifacts/` or its path, quoted for a shell."""
     text = str(folder)
     if folder.parent == Path("artifacts") and not folder.name.startswith("-"):  # which would be an option
         text = folder.name

@@ -19,13 +19,13 @@ FILE = ".lock"
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other commands from writing to a run folder meanwhile.
+    """Lock a run folder against other commands that write to it.
 
-    The kernel forgets the lock when its process ends, however that happens, so that none can be left behind. Of
-    torchrun's processes the first one holds it.
+    The kernel releases the lock when the process ends in any way, so none is left behind. Under torchrun the first
+    process holds it.
 
     Raises:
-        PipelineError: another process holds it (says which), or the folder cannot be written to.
+        PipelineError: another process holds the lock (named in the message), or the folder is not writable.
     """
     if not distributed.is_main():
         yield
@@ -44,7 +44,7 @@ def locked(folder: Path) -> Iterator[None]:
                 f"warning: {folder} is on a file system without locks ({error.strerror}). "
                 "Run one command at a time on it: nothing stops a second one from writing the same files."
             )
-        with suppress(OSError):  # a full disk: the lock holds, and only who holds it is not said
+        with suppress(OSError):  # a full disk: the lock holds, only its holder is not named
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()} ({shlex.join(['ccd', *sys.argv[1:]])})")
             file.flush()
@@ -55,7 +55,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def open_lock(folder: Path) -> TextIO:
-    """The lock's file, made where there is none; what its holder has written there stays."""
+    """The lock file, created if missing; its content stays."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return (folder / FILE).open("a+", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The finished pieces of a stage that was stopped, from which the same command goes on."""
+"""Partial results of a stopped stage, from which the same command resumes."""
 
 import hashlib
 import json
@@ -17,16 +17,15 @@ from pipeline.system.files import remove_folder, replacing, sha256_of, write_tex
 
 
 class PartialResults:
-    """Folder `<name>.partial` of finished pieces.
+    """Folder `<name>.partial` of partial results, each a file that is written atomically.
 
-    A piece is a file that appears whole or not at all, so whatever is in the folder can be trusted. PartialResults that were
-    made for another provenance, or from input files with another content, are removed. PartialResults that are numbered by
-    their place in a list belong to `of` that list.
+    Results for another provenance, or from input files with another content, are removed. Results that are numbered by
+    their place in a list are stored below `of(list)`.
 
     Args:
         target: the artifact that is being made.
-        provenance: what it will carry.
-        fresh: throw finished pieces away.
+        provenance: the provenance that it will get.
+        fresh: discard earlier partial results.
     """
 
     def __init__(self, target: Path, provenance: "Provenance", *, fresh: bool = False) -> None:
@@ -36,38 +35,38 @@ class PartialResults:
             if fresh or not stamp.exists() or stamp.read_text() != wanted:
                 remove_folder(self.folder)
                 write_text(stamp, wanted)
-        distributed.barrier()  # no process looks for pieces, or saves one, before the old ones are gone
+        distributed.barrier()  # no process reads or saves a result before the old ones are removed
 
     def path(self, name: str) -> Path:
-        """Where the piece of this name lies, or would."""
+        """The path of the result with this name."""
         return self.folder / name
 
     def below(self, name: str) -> "PartialResults":
-        """PartialResults of a part of the work, in a folder of their own among these."""
+        """Partial results of a part of the work, in a subfolder."""
         inner = object.__new__(PartialResults)
         inner.folder = self.path(name)
         return inner
 
     def of(self, *lists: Any) -> "PartialResults":
-        """PartialResults whose numbers count the entries of these lists; those of other lists are never found here."""
+        """Partial results numbered by the entries of these lists; other lists have another subfolder."""
         return self.below(digest_of(*lists))
 
     def save_arrays(self, index: int, arrays: dict[str, np.ndarray]) -> None:
-        """Keep one piece of named arrays."""
+        """Save one result of named arrays."""
         with replacing(self._arrays(index)) as partial, partial.open("wb") as file:
             np.savez(file, **arrays)
 
     def has_arrays(self, index: int) -> bool:
-        """Whether the piece of this index is finished."""
+        """Whether the result with this index exists."""
         return self._arrays(index).exists()
 
     def load_arrays(self, index: int) -> dict[str, np.ndarray]:
-        """One piece of named arrays."""
+        """Load one result of named arrays."""
         with np.load(self._arrays(index), allow_pickle=False) as content:
             return dict(content)
 
     def remove(self) -> None:
-        """Throw the folder away; the artifact is written."""
+        """Remove the folder, after the artifact is written."""
         remove_folder(self.folder)
 
     def _arrays(self, index: int) -> Path:
@@ -75,17 +74,17 @@ class PartialResults:
 
 
 def stamp_of(folder: Path, provenance: "Provenance") -> str:
-    """Digest of all that decides pieces: the provenance, and the content of the input files in a run folder.
+    """Digest of everything that determines partial results: the provenance and the content of the input files.
 
-    A file that is rebuilt has the same fingerprint, but another device or number of processes gives other digits.
-    The manifest's fingerprint covers its content, and its paths may change.
+    A rebuilt file has the same fingerprint, but another device or number of processes gives other digits. The manifest
+    is covered by its fingerprint, and its paths may change.
     """
     names = [name for name in provenance.inputs if name != "manifest.csv"]
     return digest_of(provenance.fingerprint, *((name, sha256_of(folder / name)) for name in names))
 
 
 def digest_of(*values: Any) -> str:
-    """Digest of arrays and of what JSON can hold."""
+    """Digest of arrays and JSON values."""
     digest = hashlib.sha256()
     for value in values:
         if isinstance(value, np.ndarray):
@@ -99,47 +98,48 @@ def digest_of(*values: Any) -> str:
 def compute_partial_results(
     title: str,
     counts: Sequence[int],
-    decides: Sequence[Any],
-    pieces: PartialResults,
+    key: Sequence[Any],
+    partial: PartialResults,
     work: Callable[[Sequence[int]], Iterator[tuple[np.ndarray, np.ndarray]]],
     finish: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
 ) -> Iterator[np.ndarray]:
-    """Rows that `work` computes in one stream over all pieces, kept piece by piece; finished pieces are not worked on.
+    """Rows that `work` computes in one stream over all parts; finished parts are saved and not computed again.
 
-    The processes of torchrun share the pieces.
+    The processes of torchrun share the parts.
 
     Args:
-        title: stands before the progress bar.
-        counts: rows of each piece; together at least one.
-        decides: what decides the rows, as `digest_of` takes it: the list that they index, and who computes them.
-        pieces: where finished ones are kept.
-        work: called once with the numbers of the pieces to do, in order; yields row numbers int64 [b], counted over all
-            pieces, and their values [b, ...], in any order that leaves no row out and finishes early ones soon.
-        finish: what to keep of the rows of a whole piece; a matrix product of fixed rows has fixed digits.
+        title: title of the progress bar.
+        counts: rows of each part; together at least one.
+        key: values for `digest_of` that determine the rows: the list that they index, and the model that computes them.
+        partial: storage of finished parts.
+        work: called once with the numbers of the missing parts, in order; yields row numbers int64 [b], counted over all
+            parts, and their values [b, ...]. The order is free, but every row must come, early parts first.
+        finish: maps the rows of a whole part to those that are saved. A matrix product belongs here: with a fixed number
+            of rows it has fixed digits.
 
     Returns:
-        The rows of each piece in turn, as all of them together need not fit the memory; in other processes than the
-        first, which removes the pieces, none.
+        The rows of each part in turn, so that they need not fit the memory together; in other processes than the first,
+        nothing.
     """
-    pieces = pieces.of(list(counts), *decides)
+    partial = partial.of(list(counts), *key)
     filled = [index for index, count in enumerate(counts) if count]
     mine = distributed.shard(filled)
-    missing = [index for index in mine if not pieces.has_arrays(index)]
+    missing = [index for index in mine if not partial.has_arrays(index)]
     bounds = np.cumsum([0, *counts])
-    open_pieces: dict[int, tuple[np.ndarray, int]] = {}  # rows so far, and how many are still to come
+    unfinished: dict[int, tuple[np.ndarray, int]] = {}  # rows so far, and how many are missing
     done = sum(counts[i] for i in mine) - sum(counts[i] for i in missing)
     with bar(title, sum(counts[i] for i in mine), done) as progress:
         for rows, values in work(missing):
             owners = np.searchsorted(bounds, rows, side="right") - 1
             for index in np.unique(owners).tolist():
                 here = owners == index
-                if index not in open_pieces:
-                    open_pieces[index] = np.zeros((counts[index], *values.shape[1:]), values.dtype), counts[index]
-                found, left = open_pieces[index]
-                found[rows[here] - bounds[index]] = values[here]
-                open_pieces[index] = found, left - int(here.sum())
-                if open_pieces[index][1] == 0:
-                    pieces.save_arrays(index, {"rows": finish(open_pieces.pop(index)[0])})
+                if index not in unfinished:
+                    unfinished[index] = np.zeros((counts[index], *values.shape[1:]), values.dtype), counts[index]
+                part, left = unfinished[index]
+                part[rows[here] - bounds[index]] = values[here]
+                unfinished[index] = part, left - int(here.sum())
+                if unfinished[index][1] == 0:
+                    partial.save_arrays(index, {"rows": finish(unfinished.pop(index)[0])})
             progress.advance(len(rows))
     distributed.barrier()
-    return (pieces.load_arrays(index)["rows"] for index in filled if distributed.is_main())
+    return (partial.load_arrays(index)["rows"] for index in filled if distributed.is_main())

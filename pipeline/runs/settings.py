@@ -1,4 +1,4 @@
-"""Settings of a run: a preset, a recipe and what the user gave, kept in the run's own `run.toml`."""
+"""Settings of a run: a preset, a recipe and the user's options, stored in the run's `run.toml`."""
 
 import math
 import tomllib
@@ -17,36 +17,36 @@ from pipeline.system.text import nfc
 FILE = "run.toml"
 
 RENAMED = {"paper": "ccd"}
-"""Recipes that had another name."""
+"""Old names of recipes."""
 ORIGINS = ("preset", "recipe")
-"""What the table [run] may name."""
+"""Keys of the table [run]."""
 
 
 Words = list[str] | dict[str, float]
-"""What prompts call a class: words that count alike, or words and what each counts."""
+"""Display names of a class in prompts: a list, or a dict from name to weight."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Tables of options by stage, and the words that prompts use for the classes.
+    """Tables of options by stage, and the display names of the classes.
 
-    A table holds only what differs from the defaults, so that a default changed in the code reaches every run.
+    A table contains only options that differ from the defaults, so a changed default reaches every run.
     """
 
     tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     classes: Mapping[str, Words] = field(default_factory=dict)
-    """Class name to display names; a class that is missing is called by its name."""
+    """Class name to display names; the default is the class name."""
     origins: Mapping[str, str] = field(default_factory=dict)
-    """"preset" and "recipe" to the name of the one that is in the tables."""
+    """Name of the "preset" and the "recipe" in the tables."""
     where: str = FILE
-    """Names the settings in an error."""
+    """Names the settings in errors."""
 
     def config(self, stage: str, kind: type[Config], given: Mapping[str, Any]) -> Config:
-        """Options of one stage; `given` on the command line wins over the tables, which win over the defaults."""
+        """Options of one stage: `given` on the command line, else the tables, else the defaults."""
         return kind.from_table({**self.tables.get(stage, {}), **given}, f"[{stage}] in {self.where}")
 
     def merged(self, other: "Settings") -> "Settings":
-        """These settings with another's on top."""
+        """These settings, overridden by another's."""
         stages = [*self.tables, *(s for s in other.tables if s not in self.tables)]
         tables = {s: {**self.tables.get(s, {}), **other.tables.get(s, {})} for s in stages}
         return Settings(tables, {**self.classes, **other.classes}, {**self.origins, **other.origins}, other.where)
@@ -54,11 +54,11 @@ class Settings:
     def given(self, kind: str, name: str) -> "Settings":
         """These settings after `--preset NAME` or `--recipe NAME`.
 
-        One that they have already is below what the run was given since; another one comes on top.
+        A preset or recipe that the run already has does not override later settings; a new one does.
 
         Args:
             kind: one of `ORIGINS`.
-            name: see `load`; empty for none.
+            name: see `load`; empty: no change.
         """
         if not name:
             return self
@@ -67,14 +67,14 @@ class Settings:
         return replace(loaded.merged(self), where=self.where) if self.origins.get(kind) == name else self.merged(loaded)
 
     def absolute(self) -> "Settings":
-        """These settings with every path absolute, so that they mean the same wherever a command is typed."""
+        """These settings with every path absolute, so that they are valid in any working directory."""
         kinds = {stage.name: options_of(stage) for stage in STAGES}
         tables = {name: kinds[name].absolute(table) if name in kinds else table for name, table in self.tables.items()}
         origins = {kind: absolute_origin(name) for kind, name in self.origins.items()}
         return replace(self, tables=tables, origins=origins)
 
     def check(self) -> None:
-        """Raise on a wrong option or value now and not an hour into the run."""
+        """Raise on a wrong option or value, before any stage runs."""
         for stage in STAGES:
             self.config(stage.name, options_of(stage), {})
 
@@ -89,7 +89,7 @@ class Settings:
 
 
 def absolute_origin(name: str) -> str:
-    """A preset or recipe as a run remembers it: the name of one that ships, or the absolute path of a file."""
+    """A preset or recipe as a run stores it: the name of a shipped one, or the absolute path of a file."""
     return absolute_path(name) if name.endswith(".toml") else name
 
 
@@ -105,7 +105,7 @@ def parse(text: str, where: str) -> Settings:
     """Settings from TOML.
 
     Raises:
-        PipelineError: no valid TOML, or a table that is not a stage (names the nearest).
+        PipelineError: invalid TOML, or a table that is not a stage (names the most similar one).
     """
     try:
         tables = tomllib.loads(text)
@@ -168,7 +168,7 @@ def read_run(folder: Path) -> Settings:
 
 
 def write_run(folder: Path, settings: Settings) -> None:
-    """Write `run.toml`, which a person may edit."""
+    """Write `run.toml`, which the user may edit."""
     import tomli_w
 
     tables: dict[str, Any] = {"run": dict(settings.origins)} if settings.origins else {}
@@ -179,10 +179,10 @@ def write_run(folder: Path, settings: Settings) -> None:
 
 
 def parse_assignment(text: str) -> tuple[str, str, Any]:
-    """Stage, option and value of "train.epochs=12"; the value is read as TOML, or as text where it is none.
+    """Stage, option and value of "train.epochs=12"; a value that is not TOML is a text.
 
     Raises:
-        PipelineError: it does not have this form, or names no stage.
+        PipelineError: it does not have this form, or the stage does not exist.
     """
     name, equals, value = text.partition("=")
     stage, dot, option = name.strip().partition(".")

@@ -1,4 +1,4 @@
-"""How long the stages of a run took and how large their files became: for `plan`, `all` and the report alone."""
+"""Duration of the stages of a run and size of their files, for `plan`, `all` and the report."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -12,17 +12,17 @@ FILE = "timings.json"
 
 @dataclass(frozen=True)
 class Timing:
-    """The last time that a stage had work."""
+    """The last run of a stage that had work."""
 
     seconds: float
     bytes: int
-    """Of its artifacts."""
+    """Size of its artifacts."""
     images: int
-    """In the manifest."""
+    """Images in the manifest."""
 
 
 def read_timings(folder: Path) -> dict[str, Timing]:
-    """Stage to its timing, of those that have one; nothing depends on it, so a damaged file counts as none."""
+    """Stage to its timing, for stages that have one; a damaged file counts as missing, as nothing depends on it."""
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
         return {
@@ -35,14 +35,14 @@ def read_timings(folder: Path) -> dict[str, Timing]:
 
 
 def keep_timing(folder: Path, stage: Stage, seconds: float) -> None:
-    """Note how long a stage took."""
+    """Record the duration of a stage."""
     size = sum((folder / name).stat().st_size for name in stage.makes if (folder / name).exists())
     timings = {**read_timings(folder), stage.name: Timing(round(seconds, 3), size, count_images(folder))}
     write_json(folder / FILE, {name: asdict(timings[name]) for name in STAGE_NAMES if name in timings})
 
 
 def count_images(folder: Path) -> int:
-    """Images of a run's manifest, 0 where there is none."""
+    """Number of images in a run's manifest; 0 without a manifest."""
     try:
         with (folder / "manifest.csv").open("rb") as file:
             return max(sum(1 for _ in file) - 1, 0)

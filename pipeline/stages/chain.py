@@ -1,4 +1,4 @@
-"""Stages one after another: which of them have work to do, and the doing of it."""
+"""Runs the stages of a run in order, those that have work."""
 
 import time
 from collections.abc import Sequence
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from pipeline.classifier.features import FeatureStore
 
 FEATURES = "features.partial"
-"""Folder below a run folder for backbone features that do not fit in memory; the chain removes it."""
+"""Folder in a run folder for backbone features that do not fit in memory; the chain removes it."""
 
 
 class KeptFeatures:
-    """What the stages of one command share: a feature store, and that the photos were looked at.
+    """State shared by the stages of one command: the feature store, and whether the photos were checked.
 
-    The store is made when the first stage needs one: it brings torch with it.
+    The store is created on first use, because it imports torch.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._store: FeatureStore | None = None
         self.checked = False
-        """Whether this command has looked at the file of every photo: on a network file system that takes long."""
+        """Whether this command has checked the file of every photo, which takes long on a network file system."""
 
     @property
     def store(self) -> "FeatureStore":
-        """The one store of all stages."""
+        """The feature store."""
         if self._store is None:
             from pipeline.classifier.features import FeatureStore
 
@@ -45,10 +45,10 @@ class KeptFeatures:
         return self._store
 
     def remove(self) -> None:
-        """Forget everything, and delete what is on disk; a stage that is stopped leaves it to the command that continues."""
+        """Delete the features, also on disk; after an interruption they stay for the command that resumes."""
         if self._store is not None:
             self._store.clear()
-            distributed.barrier()  # NFS does not remove what another process has open
+            distributed.barrier()  # NFS does not remove a file that another process has open
             if distributed.is_main():
                 self._store.remove()
 
@@ -64,18 +64,18 @@ def run_stage(
     """Run one stage on a run folder if it has work, with the run's own settings.
 
     Args:
-        stage: which.
+        stage: the stage.
         folder: run folder.
         own: settings of the run.
-        device: as given by the user.
-        force: run it in any case.
-        kept: features of earlier stages, which the caller removes; None to keep and remove its own.
+        device: device option of the command.
+        force: run the stage even if it is up to date.
+        kept: features of earlier stages, which the caller removes; None: the stage has its own.
     """
     config = own.config(stage.name, options_of(stage), {}).scaled(distributed.world_size())
     if stage.shared or distributed.is_main():
         features = kept or KeptFeatures(folder)
         do_work(stage, folder, config, own, device, force, features)
-    distributed.barrier()  # what follows reads what the first process wrote
+    distributed.barrier()  # later code reads what the first process wrote
     if kept is None and (stage.shared or distributed.is_main()):
         features.remove()
 
@@ -83,7 +83,7 @@ def run_stage(
 def do_work(
     stage: Stage, folder: Path, config: Config, own: Settings, device: str, force: bool, kept: KeptFeatures
 ) -> None:
-    """Run a stage unless everything that it makes is there and current, which it says."""
+    """Run a stage, or log that it is up to date."""
     interrupts.check()
     start = time.perf_counter()
     if stage.name == "prepare":
@@ -106,7 +106,7 @@ def do_work(
 
 
 def checked_manifest(folder: Path, kept: KeptFeatures) -> Manifest:
-    """The manifest of a run; the first process checks its photos, once in a command.
+    """The manifest of a run; the first process checks its photos, once per command.
 
     Raises:
         PipelineError: as `read_manifest` and `check_photos`.
@@ -126,12 +126,12 @@ def run_chain(
     stages: Sequence[Stage] = STAGES,
     kept: KeptFeatures | None = None,
 ) -> None:
-    """Run stages in order; `evaluate` is left out where there is no ground truth. Arguments are those of `run_stage`."""
+    """Run stages in order; `evaluate` is skipped without ground truth. Arguments: see `run_stage`."""
     features = kept or KeptFeatures(folder)
     for stage in stages:
         if stage.name == "evaluate" and not (folder / "ground_truth.h5").exists():
             log(
-                f"{folder} has no ground truth, so nothing is measured. See the labels: `ccd inspect {run_argument(folder)}`."
+                f"{folder} has no ground truth, so nothing is measured. To see the labels: `ccd inspect {run_argument(folder)}`."
             )
             continue
         run_stage(stage, folder, own, device, force, kept=features)

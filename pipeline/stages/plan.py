@@ -1,4 +1,4 @@
-"""What `all` would do for a run, about how long it would take and how large its files would be; builds nothing."""
+"""The stages that `all` would run, with estimates of time and size; builds nothing."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +23,9 @@ class Step:
     why: str
     """Why it would be built; empty if it is up to date."""
     seconds: float | None
-    """About how long that would take; None where nothing tells."""
+    """Estimated duration; None if unknown."""
     bytes: int | None
-    """About how large its artifacts would be; None where nothing tells."""
+    """Estimated size of its artifacts; None if unknown."""
 
     @property
     def is_built(self) -> bool:
@@ -34,7 +34,7 @@ class Step:
 
 
 def plan_run(folder: Path, own: Settings) -> list[Step]:
-    """A step per stage, in order. A stage after one that would be built is built as well, as its input changes."""
+    """One step per stage, in order. After a stage that would be built, all later ones are built too: their input changes."""
     timings, images = read_timings(folder), count_images(folder)
     steps: list[Step] = []
     cause = ""
@@ -51,12 +51,12 @@ def plan_run(folder: Path, own: Settings) -> list[Step]:
 
 
 def will_have_truth(folder: Path, cause: str) -> bool:
-    """Whether the run has ground truth, or may get some as `prepare` runs again."""
+    """Whether the run has ground truth, or may get some when `prepare` runs again."""
     return (folder / "ground_truth.h5").exists() or cause == "prepare"
 
 
 def reason(stage: Stage, folder: Path, config: Config, own: Settings) -> str:
-    """Why a stage whose inputs are all current would be built; empty if it would not.
+    """Why a stage whose inputs are up to date would be built; empty if it would not.
 
     Raises:
         PipelineError: the dataset of the run cannot be read.
@@ -79,10 +79,9 @@ def done(stage: Stage, folder: Path) -> Step:
 
 
 def views_of(stage: str, own: Settings, images: int) -> float:
-    """About how many views a stage sends through a network; 0 for one that asks none.
+    """Estimated number of forward passes of a stage; 0 for a stage without a network.
 
-    A view is one image or crop at the size of prediction, forward; a training step of a whole network costs three times
-    as much, and a frozen one sees each view once and not in every epoch.
+    A training step of a whole network counts as three passes; a frozen network encodes each view once, not per epoch.
     """
     if stage == "embed":
         return images
@@ -100,10 +99,10 @@ def views_of(stage: str, own: Settings, images: int) -> float:
 
 
 def estimate(stage: Stage, own: Settings, timings: dict[str, Timing], images: int) -> tuple[float | None, int | None]:
-    """About how many seconds and bytes a stage would take.
+    """Estimated seconds and bytes of a stage.
 
-    From the last time that it ran on this run, in proportion to the images; else from the views per second of the last
-    stage before it that asked a network.
+    From its last duration in this run, in proportion to the images; otherwise from the passes per second of the last
+    earlier stage with a network.
     """
     last = timings.get(stage.name)
     if last is not None and last.images:
@@ -132,19 +131,23 @@ def show_plan(folder: Path, own: Settings) -> None:
     building = [step for step in steps if step.is_built]
     unknown = sum(step.seconds is None for step in building)
     total = duration(sum(step.seconds or 0 for step in building))
-    rest = f" and {unknown} stages of which nothing is known yet" if unknown else ""
-    log(f"{total}{rest}; `ccd all --run {run_argument(folder)}` does it." if building else "everything is up to date.")
+    rest = f" and {unknown} stages without an estimate" if unknown else ""
+    log(
+        f"{total}{rest}; start with `ccd all --run {run_argument(folder)}`."
+        if building
+        else "everything is up to date."
+    )
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """Seconds as a short text, as "4 min"."""
     if seconds < 90:
         return f"{max(round(seconds), 1)} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def amount(size: int) -> str:
-    """Bytes as a person says them."""
+    """Bytes as a short text, as "1.2 GB"."""
     for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
         if size >= unit:
             return f"{size / unit:.1f} {name}"
@@ -152,15 +155,15 @@ def amount(size: int) -> str:
 
 
 def log_end(folder: Path) -> None:
-    """Say how long each stage took, where the files lie and what to do next."""
+    """Log the duration of each stage, the folder and the next command."""
     timings = read_timings(folder)
     taken = ", ".join(f"{name} {duration(timing.seconds)}" for name, timing in timings.items())
-    log(f"Files: {folder}/. Last time each stage had work it took: {taken}.")
+    log(f"Files: {folder}/. Duration of the stages: {taken}.")
     run = run_argument(folder)
     if file_state(folder / "classifier.pt").state != UP_TO_DATE:
         log(f"Next: `ccd all {run}` runs the remaining stages; `ccd plan {run}` lists them.")
     else:
         log(
-            f"Next: `ccd report --run {run}` shows the run on one page; `ccd predict {run} PHOTOS` uses the "
-            f"classifier; `ccd review-list --run {run}` lists what is worth correcting."
+            f"Next: `ccd report --run {run}` shows the run on one page; `ccd predict {run} PHOTOS` runs the "
+            f"classifier; `ccd review-list --run {run}` lists the labels that are worth checking."
         )

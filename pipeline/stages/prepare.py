@@ -1,4 +1,4 @@
-"""A dataset to the run's manifest and, where it is labelled, ground truth."""
+"""A dataset to the run's manifest and, if it has labels, ground truth."""
 
 import os
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import pandas as pd
 from pipeline.artifacts.corrections import Corrections
 from pipeline.artifacts.hdf5 import read_arrays, write
 from pipeline.artifacts.manifest import COLUMNS, Manifest, manifest_provenance, read_manifest, write_manifest
-from pipeline.artifacts.photo_facts import KnownPhotos, PhotoFacts, look, read_facts
+from pipeline.artifacts.photo_facts import KnownPhotos, PhotoFacts, file_status, read_facts
 from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.state import read_provenance
 from pipeline.datasets import Dataset, coco, demo, folder, nuswide, voc
@@ -31,14 +31,14 @@ from pipeline.system.files import sha256_of
 from pipeline.system.progress import bar, log
 
 NAMED = 20
-"""Copies that are named on the screen."""
+"""Largest number of copies that are listed on the screen."""
 
 
 def load_dataset(config: PrepareConfig, run_folder: Path) -> Dataset:
-    """The dataset that the options name; nothing is decoded yet.
+    """The dataset of the options; no photo is decoded yet.
 
     Raises:
-        PipelineError: an option that the adapter needs is missing, or the dataset is not as the adapter expects.
+        PipelineError: a required option is missing, or the dataset does not have the expected form.
     """
     match config.kind:
         case "demo":
@@ -73,27 +73,27 @@ def load_dataset(config: PrepareConfig, run_folder: Path) -> Dataset:
 
 
 def scenes_folder(config: PrepareConfig, run_folder: Path) -> Path:
-    """Where the demo's scenes are."""
+    """The folder of the demo's scenes."""
     return Path(config.root) if config.root else run_folder / "scenes"
 
 
 def demo_config(config: PrepareConfig) -> demo.DemoConfig:
-    """Which scenes the demo has."""
+    """The demo's options."""
     return demo.DemoConfig(config.seed, config.train_scenes, config.test_scenes)
 
 
 def given(value: str) -> Path | None:
-    """A path option, None where it is empty."""
+    """A path option; None if it is empty."""
     return Path(value) if value else None
 
 
 def source(value: str) -> Path | str:
-    """A path or an address."""
+    """A path or a URL."""
     return value if is_address(value) else Path(value)
 
 
 def need(config: PrepareConfig, name: str) -> Path:
-    """A path option that the adapter cannot do without."""
+    """A required path option."""
     value = getattr(config, name)
     if not value:
         raise PipelineError(
@@ -111,11 +111,11 @@ def read_class_names(config: PrepareConfig) -> list[str]:
 
 
 def verify(path: Path) -> PhotoFacts | str:
-    """Size and SHA-256 of a readable image, or the reason why it is none."""
+    """Size and SHA-256 of a readable image, or the reason why it is not readable."""
     try:
-        seen = look(path)  # before its content, so that a change in between shows
+        status = file_status(path)  # before the content, so that a change in between is noticed
         height, width = verify_image(path)
-        return PhotoFacts(*seen, sha256_of(path), height, width)
+        return PhotoFacts(*status, sha256_of(path), height, width)
     except (UnreadableImage, PipelineError) as error:
         return str(error)
 
@@ -123,10 +123,10 @@ def verify(path: Path) -> PhotoFacts | str:
 def run(
     run_folder: Path, config: PrepareConfig, display_names: Mapping[str, list[str]], *, force: bool = False
 ) -> None:
-    """Check every image and write `manifest.csv`, `manifest.json` and, where there are labels, `ground_truth.h5`.
+    """Check every image and write `manifest.csv`, `manifest.json` and, if there are labels, `ground_truth.h5`.
 
     Raises:
-        PipelineError: the dataset is not what its adapter expects, or none of its train images can be read.
+        PipelineError: the dataset does not have the expected form, or none of its train images can be read.
     """
     dataset = load_dataset(config, run_folder)
     check_prompts(dataset.class_names, display_names)
@@ -146,7 +146,7 @@ def run(
     if not config.keep_test_copies:
         stays = ~images["image_id"].isin(copies).to_numpy()
         images, kept = images[stays].reset_index(drop=True), np.array(kept)[stays]
-        skipped |= {image_id: f"it is the same file as the train photo {twin}" for image_id, twin in copies.items()}
+        skipped |= {image_id: f"it is the same file as train photo {original}" for image_id, original in copies.items()}
     counts = images["split"].value_counts()
     if not counts.get("train", 0):
         raise PipelineError(
@@ -169,11 +169,11 @@ def run(
 def why_prepare(run_folder: Path, config: PrepareConfig, display_names: Mapping[str, list[str]]) -> str:
     """Why `run` would change the manifest or ground truth, in a few words; empty if it would not.
 
-    Writes nothing, and decodes only photos that could not be read before: any other is the same while its file has the
-    size and time that it had. Archives and addresses are not looked at, as that would unpack or fetch them.
+    Writes nothing, and decodes only photos that could not be read before: any other counts as unchanged while its file
+    has the same size and time. Archives and URLs are not checked, because that would unpack or fetch them.
 
     Raises:
-        PipelineError: as `run`, where the dataset is not what its adapter expects.
+        PipelineError: the dataset does not have the expected form.
     """
     if not (run_folder / "manifest.csv").exists():
         return "manifest.csv is missing"
@@ -183,32 +183,32 @@ def why_prepare(run_folder: Path, config: PrepareConfig, display_names: Mapping[
     if config.kind == "folder" and not all(
         map(folder.is_plain, map(source, [*each_of(config.images), *each_of(config.test_images)]))
     ):
-        log("plan does not look into archives and addresses; `ccd prepare` finds what has changed in them.")
+        log("plan does not check archives and URLs; `ccd prepare` does.")
         return ""
     dataset = load_dataset(config, run_folder)
     if default_display_names(dataset.class_names, display_names) != before.display_names:
         return "the classes have changed"
     splits = dict(zip(dataset.image_ids, dataset.splits, strict=True))
     new = [image_id for image_id in dataset.image_ids if image_id not in before.skipped.keys() | set(before.image_ids)]
-    gone = [image_id for image_id in before.image_ids if image_id not in splits]
-    if new or gone:
-        counts = [f"{len(ids):,} photos are {what}" for ids, what in ((new, "new"), (gone, "gone")) if ids]
+    missing = [image_id for image_id in before.image_ids if image_id not in splits]
+    if new or missing:
+        counts = [f"{len(ids):,} photos are {what}" for ids, what in ((new, "new"), (missing, "missing")) if ids]
         return " and ".join(counts)
     if any(splits[i] != split for i, split in zip(before.image_ids, before.images["split"], strict=True)):
         return "photos are in another split"
-    seen = read_facts(run_folder)
+    table = read_facts(run_folder)
     paths = dict(zip(dataset.image_ids, dataset.paths, strict=True))
-    known = [image_id for image_id in dataset.image_ids if image_id in seen.index]
-    facts = zip(known, seen.loc[known, "bytes"], seen.loc[known, "mtime_ns"], strict=True)
-    changed = sum(look(paths[image_id]) != (size, time) for image_id, size, time in facts)
-    changed += sum(image_id not in seen.index for image_id in before.image_ids)  # nobody knows what they were
+    known = [image_id for image_id in dataset.image_ids if image_id in table.index]
+    facts = zip(known, table.loc[known, "bytes"], table.loc[known, "mtime_ns"], strict=True)
+    changed = sum(file_status(paths[image_id]) != (size, time) for image_id, size, time in facts)
+    changed += sum(image_id not in table.index for image_id in before.image_ids)  # their old size and time are unknown
     if changed:
         return f"{changed:,} photos may have changed"
     skipped = set(dataset.image_ids).difference(before.image_ids)
-    copies = skipped.intersection(seen.index) if config.keep_test_copies else copies_in_test(before.images)
+    copies = skipped.intersection(table.index) if config.keep_test_copies else copies_in_test(before.images)
     if copies:
-        return f"{len(copies):,} test photos are train photos too"
-    readable = sum(not isinstance(verify(paths[image_id]), str) for image_id in skipped.difference(seen.index))
+        return f"{len(copies):,} test photos are also train photos"
+    readable = sum(not isinstance(verify(paths[image_id]), str) for image_id in skipped.difference(table.index))
     if readable:
         return f"{readable:,} photos that could not be read can be read now"
     return why_ground_truth(run_folder, dataset, before)
@@ -223,33 +223,33 @@ def why_ground_truth(run_folder: Path, dataset: Dataset, manifest: Manifest) -> 
         return f"{FILE} is missing"
     row_of = {image_id: row for row, image_id in enumerate(dataset.image_ids)}
     kept = np.array([row_of[image_id] for image_id in manifest.image_ids], dtype=np.int64)
-    wanted = ground_truth(dataset, kept, manifest.provenance).provenance
-    return "" if read_provenance(path).fingerprint == wanted.fingerprint else "the labels have changed"
+    expected = ground_truth(dataset, kept, manifest.provenance).provenance
+    return "" if read_provenance(path).fingerprint == expected.fingerprint else "the labels have changed"
 
 
 def copies_in_test(images: pd.DataFrame) -> dict[str, str]:
-    """Id of each test photo whose file is also a train photo, byte for byte, to the id of that one."""
+    """Id of each test photo that is byte for byte a train photo, to the id of the train photo."""
     is_test = images["split"] == "test"
     train = images[~is_test].drop_duplicates("sha256").set_index("sha256")["image_id"]
-    twins = images.loc[is_test, "sha256"].map(train).dropna()
-    return dict(zip(images.loc[twins.index, "image_id"], twins, strict=True))
+    originals = images.loc[is_test, "sha256"].map(train).dropna()
+    return dict(zip(images.loc[originals.index, "image_id"], originals, strict=True))
 
 
 def log_copies(images: pd.DataFrame, copies: Mapping[str, str], *, keep: bool) -> None:
-    """Say how many photos are copies of others, and which test photos are train photos too."""
+    """Log how many photos are copies, and which test photos are also train photos."""
     repeated = images[images["sha256"].duplicated()]
     if len(repeated):
         first = repeated.iloc[0]
-        twin = images.loc[images["sha256"] == first["sha256"], "image_id"].iloc[0]
+        original = images.loc[images["sha256"] == first["sha256"], "image_id"].iloc[0]
         log(
-            f"{len(repeated):,} of {len(images):,} photos are copies of others, byte for byte (first: "
-            f"{printable(first['image_id'])} of {printable(twin)})."
+            f"{len(repeated):,} of {len(images):,} photos are byte-for-byte copies (first: "
+            f"{printable(first['image_id'])} of {printable(original)})."
         )
     if copies:
         what = "they stay in both" if keep else "they are left out of test (--keep-test-copies keeps them)"
         log(f"{len(copies):,} test photos are also train photos; {what}:")
-        for image_id, twin in list(copies.items())[:NAMED]:
-            log(f"  {printable(image_id)} is {printable(twin)}")
+        for image_id, original in list(copies.items())[:NAMED]:
+            log(f"  {printable(image_id)} is {printable(original)}")
         if len(copies) > NAMED:
             log(
                 f"  and {len(copies) - NAMED:,} more"
@@ -258,9 +258,9 @@ def log_copies(images: pd.DataFrame, copies: Mapping[str, str], *, keep: bool) -
 
 
 def check_images(dataset: Dataset, known: KnownPhotos) -> tuple[list[tuple[Any, ...]], list[int], dict[str, str]]:
-    """Rows of the manifest, the index of each in the dataset, and image id to reason of those that cannot be read.
+    """Rows of the manifest, the index of each in the dataset, and the unreadable images with their reasons.
 
-    A photo that is known, and whose file has the size and time that it had, is not looked at again.
+    A known photo whose file has the same size and time is not read again.
     """
     rows, kept, skipped = [], [], {}
 
@@ -283,13 +283,13 @@ def check_images(dataset: Dataset, known: KnownPhotos) -> tuple[list[tuple[Any, 
 
 
 def keep_manifest(run_folder: Path, manifest: Manifest, force: bool) -> None:
-    """Write the manifest; where only the photos' places have changed, nothing that was made from it gets stale."""
+    """Write the manifest; if only paths have changed, later artifacts stay up to date."""
     path = run_folder / "manifest.csv"
     try:
         before = read_manifest(run_folder)
     except UnreadableError:
         raise
-    except PipelineError:  # there is none, or it is damaged: then this one takes its place
+    except PipelineError:  # missing or damaged: it is written again
         before = None
     if before is not None and before.provenance == manifest.provenance and not force:
         if before.images.equals(manifest.images) and before.skipped == manifest.skipped:
@@ -309,7 +309,7 @@ def keep_manifest(run_folder: Path, manifest: Manifest, force: bool) -> None:
 
 
 def warn_of_corrected(run_folder: Path, before: Manifest, manifest: Manifest) -> None:
-    """Name corrected photos whose files have other content now: corrections belong to names, so they still apply."""
+    """Warn of corrected photos whose content has changed: corrections belong to image ids, so they still apply."""
     path = run_folder / "corrections.h5"
     if not path.exists():
         return
@@ -317,17 +317,17 @@ def warn_of_corrected(run_folder: Path, before: Manifest, manifest: Manifest) ->
     corrected = {corrections.image_ids[row] for row in np.flatnonzero((corrections.labels >= 0).any(axis=1))}
     digests = dict(zip(before.image_ids, before.digests, strict=True))
     now = zip(manifest.image_ids, manifest.digests, strict=True)
-    other = [i for i, digest in now if i in corrected and digests.get(i, digest) != digest]
-    if other:
+    changed = [i for i, digest in now if i in corrected and digests.get(i, digest) != digest]
+    if changed:
         log(
-            f"warning: {len(other)} corrected photos have changed (first: {printable(other[0])}), and their corrections "
+            f"warning: {len(changed)} corrected photos have changed (first: {printable(changed[0])}), but their corrections "
             "still apply. Check them, and correct them again with `ccd import-labels TABLE --run "
             f"{run_argument(run_folder)}`."
         )
 
 
 def keep_ground_truth(run_folder: Path, dataset: Dataset, kept: np.ndarray, manifest: Provenance) -> None:
-    """Write the ground truth of the dataset, or take away that of a dataset that had labels."""
+    """Write the ground truth of the dataset, or remove an old one if the dataset has no labels."""
     path = run_folder / FILE
     if dataset.labels is None:
         if path.exists():
@@ -338,7 +338,7 @@ def keep_ground_truth(run_folder: Path, dataset: Dataset, kept: np.ndarray, mani
 
 
 def report_skipped(skipped: Mapping[str, str]) -> None:
-    """Say which images are left out and why."""
+    """Log which images are skipped, and why."""
     if skipped:
         log(f"{len(skipped)} images cannot be read and are skipped:")
         for reason in skipped.values():
@@ -346,7 +346,7 @@ def report_skipped(skipped: Mapping[str, str]) -> None:
 
 
 def ground_truth(dataset: Dataset, kept: np.ndarray, manifest: Provenance) -> GroundTruth:
-    """Labels and boxes of the images that are kept, at their new rows."""
+    """Labels and boxes of the kept images, at their new rows."""
     row_of = np.full(len(dataset.image_ids), -1)
     row_of[kept] = np.arange(len(kept))
     objects = dataset.objects
