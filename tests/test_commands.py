@@ -520,7 +520,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_behind(arguments, run, photo
     [
         ("predict", "RUN", "PHOTO", "--out", "BELOW/o.csv"),
         ("export-labels", "RUN", "--out", "BELOW/o.csv"),
-        ("export-labels", "RUN", "--format", "imagefolder", "--out", "BELOW/o"),
+        ("export-labels", "RUN", "--format", "huggingface", "--out", "BELOW/o"),
         ("review-list", "--run", "RUN", "--out", "BELOW/o.json"),
         ("inspect", "RUN", "--image", "0.png", "--show", "--out", "BELOW/o.png"),
         ("warmup", "--run", "RUN", "--force", "--device", "cpu", "--cache", "BELOW"),

@@ -3,9 +3,7 @@
 import json
 import os
 import runpy
-import shutil
 from glob import glob
-from itertools import product
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 from xml.etree import ElementTree
@@ -18,7 +16,7 @@ from PIL import Image
 from runs import HEIGHT, TRAIN, TRUTH, WIDTH, write_run
 from test_exports import fiftyone_stand_in
 
-from pipeline.datasets import folder, voc
+from pipeline.datasets import folder
 from pipeline.exchange import export_labels
 from pipeline.exchange.formats import FORMATS
 from pipeline.exchange.formats.yolo import yaml_text
@@ -59,8 +57,8 @@ def which(photo):
 
 
 def test_every_format_is_read_back_below():
-    asked = {"csv", "parquet", "coco", "label-studio", "fiftyone", "cleanlab", "yolo", "imagefolder", "huggingface"}
-    assert set(FORMATS) == asked | {"cvat", "voc"}
+    asked = {"csv", "parquet", "coco", "label-studio", "fiftyone", "cleanlab", "yolo", "huggingface", "cvat"}
+    assert set(FORMATS) == asked
 
 
 @pytest.mark.parametrize("format", ["csv", "parquet"])
@@ -150,28 +148,6 @@ def test_yolo_below_a_folder_that_is_called_images(run, tmp_path):
     assert None not in ultralytics(folder / "data.yaml", "train").values()
 
 
-@pytest.mark.parametrize("loader", ["imagefolder", "the folder itself"])
-def test_imagefolder(run, tmp_path, loader):
-    datasets = pytest.importorskip("datasets")
-    folder = str(exported(run, "imagefolder", tmp_path, part="both"))
-    source = {"path": "imagefolder", "data_dir": folder} if loader == "imagefolder" else {"path": folder}
-    loaded = datasets.load_dataset(**source, cache_dir=str(tmp_path / "cache"))
-    assert {split: sorted(rows["image_id"]) for split, rows in loaded.items()} == {
-        "train": sorted(IDS[:TRAIN]),
-        "test": sorted(IDS[TRAIN:]),
-    }
-    for row in (row for rows in loaded.values() for row in rows):
-        assert which(row["image"]) == row["image_id"] and row["labels"] == WANTED[row["image_id"]]
-        assert list(row["scores"]) == CLASSES
-
-
-def test_imagefolder_read_back_by_prepare(run, tmp_path):
-    dataset = folder.load(exported(run, "imagefolder", tmp_path, part="both"), CLASSES)
-    assert {which(p): s for p, s in zip(dataset.paths, dataset.splits, strict=True)} == {
-        i: "train" if n < TRAIN else "test" for n, i in enumerate(IDS)
-    }
-
-
 def test_huggingface(run, tmp_path):
     datasets = pytest.importorskip("datasets")
     export = exported(run, "huggingface", tmp_path, part="both")
@@ -206,40 +182,11 @@ def test_cvat(run, tmp_path):
     assert found == {i: WANTED[i] for i in IDS[:TRAIN]}
 
 
-def test_voc_read_by_torchvision(run, tmp_path):
-    torchvision = pytest.importorskip("torchvision.datasets")
-    year = tmp_path / "VOCdevkit" / "VOC2012"
-    year.parent.mkdir()
-    shutil.move(exported(run, "voc", tmp_path, boxes=True), year)
-    data = torchvision.VOCDetection(str(tmp_path), "2012", "train")
-    found = {}
-    for image, target in data:
-        objects = target["annotation"].get("object", [])
-        found[which(image)] = [each["name"] for each in objects]
-    assert found == {i: [name for name in WANTED[i] if name != CLASSES[2]] for i in IDS[:TRAIN]}
-
-
-@pytest.mark.parametrize("boxes", [True, False])
-def test_voc_read_back_by_prepare(tmp_path, boxes):
-    names = ["cat", "dog", "train"]
-    run = write_run(tmp_path / "run", IDS, names)
-    export = exported(run, "voc", tmp_path, part="both", boxes=boxes)
-    for path, other in product(list((export / "ImageSets/Main").glob("cat_*")), set(voc.CLASS_NAMES) - set(names)):
-        empty = "".join(f"{line.rsplit(' ', 1)[0]} -1\n" for line in path.read_text().splitlines())
-        path.with_name(path.name.replace("cat", other)).write_text(empty)  # the reader expects all twenty
-    dataset = voc.load(export, 2012, "train", "test")
-    assert [which(path) for path in dataset.paths] == IDS and dataset.splits == ["train"] * TRAIN + ["test"] * 4
-    wanted = [[names[CLASSES.index(name)] for name in WANTED[i]] for i in IDS]
-    if boxes:  # the third class has none, and neither has any test photo
-        wanted = [[name for name in row if name != "train"] if n < TRAIN else [] for n, row in enumerate(wanted)]
-    assert [[dataset.class_names[c] for c in np.flatnonzero(row == 1)] for row in dataset.labels] == wanted
-
-
 def test_names_that_would_share_a_file_are_refused(tmp_path):
-    ids = [f"{n}.png" for n in range(10)] + ["a b.png", "a_b.png"]
+    ids = [f"{n}.png" for n in range(10)] + ["a.png", "a.jpg"]
     run = write_run(tmp_path / "run", ids, CLASSES)
-    with pytest.raises(PipelineError, match=r"a b\.png and a_b\.png would both be a_b"):
-        exported(run, "voc", tmp_path, part="both")
+    with pytest.raises(PipelineError, match=r"a\.png and a\.jpg would both be test/a"):
+        exported(run, "yolo", tmp_path, part="both", boxes=True)
 
 
 def test_a_photo_without_the_suffix_of_its_format_gets_it(tmp_path):

@@ -22,7 +22,6 @@ from pipeline.exchange import export_labels
 from pipeline.exchange.formats import FORMATS
 from pipeline.exchange.formats.export import prepare
 from pipeline.exchange.formats.tables import write as write_table
-from pipeline.exchange.formats.voc import write as write_voc
 from pipeline.exchange.label_sets import read_label_set
 from pipeline.review.corrections import read_answers
 from pipeline.system.errors import PipelineError
@@ -235,26 +234,6 @@ def test_cvat_has_tags_and_asked_for_boxes(small_run, tmp_path):
     assert not list(plain.iter("box"))
 
 
-def test_voc_has_a_list_a_class_and_an_annotation_an_image(small_run, tmp_path):
-    labels = read_label_set(small_run)
-    plain = replace(labels, manifest=replace(labels.manifest, class_names=["cat", "dog", "cow"]))
-    write_voc(prepare(plain, boxes=True), tmp_path / "voc")
-    lists = tmp_path / "voc/ImageSets/Main"
-    assert lists.joinpath("train.txt").read_text().split() == [f"train_{n}" for n in range(TRAIN)]
-    cow = [line.split() for line in lists.joinpath("cow_train.txt").read_text().splitlines()]
-    assert [stem for stem, sign in cow if sign == "1"] == ["train_3", "train_7"]
-    root = ElementTree.parse(tmp_path / "voc/Annotations/train_1.xml").getroot()
-    assert [e.text for e in root.iter("name")] == ["cat", "dog"] and root.findtext("size/width") == str(WIDTH)
-    corners = [int(root.find("object/bndbox").findtext(key)) for key in ("xmin", "ymin", "xmax", "ymax")]
-    assert corners == [9, 9, 32, 40]  # VOC counts from 1
-    assert Image.open(tmp_path / "voc/JPEGImages/train_1.jpg").size == (WIDTH, HEIGHT)
-
-
-def test_voc_refuses_a_class_that_is_no_file_name(small_run, tmp_path):
-    with pytest.raises(PipelineError, match="voc has a file a class, which 'cow </script>"):
-        exported(small_run, "voc", tmp_path)
-
-
 def test_huggingface_is_read_by_datasets_with_names_and_photos(small_run, tmp_path):
     folder = exported(small_run, "huggingface", tmp_path, part="both")
     assert "not by people" in (folder / "README.md").read_text()
@@ -276,11 +255,6 @@ def test_huggingface_read_back_keeps_splits_and_ids(small_run, tmp_path):
         zip(manifest.image_ids, manifest.images["split"], strict=True)
     )
     assert [[CLASSES[c] for c in np.flatnonzero(row)] for row in dataset.labels[-TRAIN:]] == PRESENT
-
-
-def test_imagefolder_read_back_keeps_splits(small_run, tmp_path):
-    dataset = folder.load(exported(small_run, "imagefolder", tmp_path, part="both"), CLASSES)
-    assert sorted(dataset.splits) == ["test"] * 4 + ["train"] * TRAIN
 
 
 def test_train_and_test_in_one_table(small_run, tmp_path):
@@ -313,22 +287,8 @@ def test_labels_that_people_corrected_since_are_told(small_run, tmp_path, capfd)
     assert "corrections.h5 is not in these labels yet" in told.replace("\n", " ")
 
 
-def test_imagefolder_is_read_by_datasets(small_run, tmp_path, monkeypatch):
-    folder = exported(small_run, "imagefolder", tmp_path)
-    rows = [json.loads(line) for line in (folder / "train/metadata.jsonl").read_text().splitlines()]
-    assert [row["labels"] for row in rows] == PRESENT
-    datasets = pytest.importorskip("datasets")
-    loaded = datasets.load_dataset(
-        "imagefolder", data_dir=str(folder), split="train", cache_dir=str(tmp_path / "cache")
-    )
-    by_id = {row["image_id"]: row for row in loaded}
-    assert [by_id[f"train/{n}.png"]["labels"] for n in range(TRAIN)] == PRESENT
-    assert by_id["train/0.png"]["image"].size == (WIDTH, HEIGHT)
-    assert by_id["train/0.png"]["scores"]["dog"] == pytest.approx(0.7)
-
-
 def test_copies_outlive_the_photos(small_run, tmp_path):
-    folder = export_labels.run(small_run, "imagefolder", tmp_path / "out", copy_images=True)
+    folder = export_labels.run(small_run, "yolo", tmp_path / "out", boxes=True, copy_images=True)
     assert not any(path.is_symlink() for path in folder.rglob("*"))
 
 
@@ -343,12 +303,12 @@ def test_scores_of_the_test_images_are_exported_too(small_run, tmp_path):
 
 def test_an_existing_folder_is_kept(small_run, tmp_path):
     (tmp_path / "out").mkdir()
-    code, output = invoke("export-labels", small_run, "--format", "imagefolder", "--out", tmp_path / "out")
+    code, output = invoke("export-labels", small_run, "--format", "huggingface", "--out", tmp_path / "out")
     assert code == 1 and "exists already" in output and list((tmp_path / "out").iterdir()) == []
     assert not list(tmp_path.glob("*.partial*"))
 
 
-@pytest.mark.parametrize("format", sorted({*FORMATS} - {"yolo", "voc"}))
+@pytest.mark.parametrize("format", sorted({*FORMATS} - {"yolo"}))
 def test_command_writes_beside_the_labels_by_default(small_run, format):
     code, output = invoke("export-labels", small_run, "--format", format)
     assert code == 0, output

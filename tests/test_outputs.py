@@ -56,7 +56,7 @@ def test_a_folder_of_others_is_never_replaced(run, tmp_path, listing):
     (tmp_path / "photos" / "mine.txt").write_text("precious")
     if listing is not None:
         (tmp_path / "photos" / LIST).write_text(listing)
-    command = ("export-labels", run, "--format", "imagefolder", "--out", tmp_path / "photos", "--force")
+    command = ("export-labels", run, "--format", "huggingface", "--out", tmp_path / "photos", "--force")
     code, output = invoke(*command)
     assert code == 1 and "mine.txt" in output and (tmp_path / "photos" / "mine.txt").read_text() == "precious"
 
@@ -75,7 +75,7 @@ def test_a_file_and_a_folder_do_not_take_each_others_place(run, tmp_path):
     (tmp_path / "file").write_text("precious")
     code, output = invoke("export-labels", run, "--format", "csv", "--out", tmp_path / "folder", "--force")
     assert code == 1 and "is a folder, expected a file" in output
-    code, output = invoke("export-labels", run, "--format", "voc", "--out", tmp_path / "file", "--force")
+    code, output = invoke("export-labels", run, "--format", "fiftyone", "--out", tmp_path / "file", "--force")
     assert code == 1 and "is a file, expected a folder" in output and (tmp_path / "file").read_text() == "precious"
 
 

@@ -32,9 +32,7 @@ FORMATS = {
     "fiftyone": Format("fiftyone", boxes=True),
     "cleanlab": Format("cleanlab", ".json"),
     "yolo": Format("yolo", boxes=True, photos=True),
-    "imagefolder": Format("imagefolder", photos=True),
     "huggingface": Format("huggingface", photos=True),
     "cvat": Format("cvat", ".xml", boxes=True),
-    "voc": Format("voc", boxes=True, photos=True),
 }
 """Name on the command line to format."""

@@ -1,9 +1,11 @@
 """CVAT's XML for images."""
 
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
-from pipeline.exchange.formats.export import Export, xml_text
+from pipeline.exchange.formats.export import Export
+from pipeline.system.errors import PipelineError
 from pipeline.system.files import write_text
 
 
@@ -29,3 +31,16 @@ def write(export: Export, out: Path) -> None:
             rectangle = {"label": labels.class_names[c], "source": "auto", "occluded": "0", "z_order": "0"}
             ElementTree.SubElement(image, "box", **rectangle, **values)
     write_text(out, xml_text(root))
+
+
+def xml_text(root: ElementTree.Element) -> str:
+    """An XML document, indented.
+
+    Raises:
+        PipelineError: a name has a character that XML cannot contain.
+    """
+    ElementTree.indent(root)
+    text = ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+    if found := re.search(r".{0,40}[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]", text):
+        raise PipelineError(f"XML cannot contain the last character of {found[0]!r}. Rename the photo or the class.")
+    return text

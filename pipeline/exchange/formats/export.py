@@ -1,12 +1,8 @@
 """What every label format needs: labels, boxes and photos of an export, and names that other tools can read."""
 
-import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 
@@ -15,7 +11,6 @@ from pipeline.artifacts.state import up_to_date
 from pipeline.evaluation.read import read
 from pipeline.exchange import label_studio
 from pipeline.exchange.label_sets import LabelSet
-from pipeline.photos.formats import HEAD, suffix_of
 from pipeline.system.errors import PipelineError
 
 
@@ -39,10 +34,6 @@ class Export:
         """Height and width of a photo."""
         height, width = self.labels.manifest.sizes[row]
         return int(height), int(width)
-
-    def scores(self, row: int) -> dict[str, float]:
-        """Class name to label or score of an image."""
-        return dict(zip(self.labels.class_names, self.labels.labels[row].astype(float).tolist(), strict=True))
 
     def boxes_of(self, row: int) -> Iterator[tuple[int, list[float]]]:
         """Class and xyxy of the boxes of an image whose class is one of its labels."""
@@ -80,78 +71,10 @@ def prepare(labels: LabelSet, *, boxes: bool = False, **options: Any) -> Export:
     return Export(labels, found, **options)
 
 
-def described(export: Export, row: int) -> dict[str, Any]:
-    """What is known of an image, for a JSON line."""
-    labels = export.labels
-    return {
-        "image_id": labels.image_ids[row],
-        "split": labels.splits[row],
-        "labels": export.names(row),
-        "scores": export.scores(row),
-    }
-
-
-def with_format_suffix(export: Export, row: int, name: str) -> str:
-    """A name of a photo with a suffix that readers of folders know: its own or, where that is odd, its format's."""
-    path = Path(export.labels.manifest.paths[row])
-    suffix = path.suffix
-    if suffix.lower() not in COMMON_SUFFIXES:
-        try:
-            with path.open("rb") as file:
-                suffix = suffix_of(file.read(HEAD)) or suffix
-        except OSError as error:
-            raise PipelineError(f"{path} can no longer be read ({error.strerror}). Run `ccd prepare` again.") from error
-    return name if name.lower().endswith(suffix.lower()) else name + suffix
-
-
-COMMON_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-"""Of photos that readers of folders take for photos."""
-
-
-def place_one(export: Export, row: int, target: Path) -> None:
-    """The photo of a row as a link or a copy."""
-    source = Path(export.labels.manifest.paths[row])
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if export.copy_images:
-        shutil.copyfile(source, target)
-    else:
-        target.symlink_to(source)
-
-
-def check_shared(image_ids: list[str], names: list[str]) -> None:
-    """Raise if two images would have one name in an export."""
-    owner: dict[str, str] = {}
-    for image_id, name in zip(image_ids, names, strict=True):
-        if name in owner:
-            raise PipelineError(
-                f"{owner[name]} and {image_id} would both be {name} in this format. Rename one, or export another format."
-            )
-        owner[name] = image_id
-
-
 def markdown(name: str) -> str:
     """A name as plain text in Markdown."""
     return "".join(f"\\{letter}" if letter in "\\`*_{}[]()<>#+-.!|&~" else letter for letter in name)
 
 
-def xml_text(root: ElementTree.Element) -> str:
-    """An XML document, indented.
-
-    Raises:
-        PipelineError: a name has a character that XML cannot contain.
-    """
-    ElementTree.indent(root)
-    text = ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
-    if found := re.search(r".{0,40}[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]", text):
-        raise PipelineError(f"XML cannot contain the last character of {found[0]!r}. Rename the photo or the class.")
-    return text
-
-
-HELD_OUT = 10
-"""One in so many train photos is held out where a format needs photos to validate on and has no test photos."""
-
-
 NO_OBJECTS = "Labels are of whole images; no object was located."
-
-
 ROUGH_BOXES = "Boxes are where a classifier looked, not the extent of objects."

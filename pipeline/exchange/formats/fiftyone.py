@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.artifacts.state import up_to_date
 from pipeline.evaluation.read import read
-from pipeline.exchange.formats.export import Export, described
+from pipeline.exchange.formats.export import Export
 from pipeline.exchange.label_sets import LabelSet
 from pipeline.runs.options import EmbedConfig
 from pipeline.system.files import replacing_folder
@@ -58,7 +58,14 @@ def write(export: Export, out: Path) -> None:
     lines = []
     for row, path in enumerate(export.labels.manifest.paths):
         height, width = export.size(row)
-        sample = {"path": path, **described(export, row)}
+        scores = export.labels.labels[row].astype(float).tolist()
+        sample = {
+            "path": path,
+            "image_id": export.labels.image_ids[row],
+            "split": export.labels.splits[row],
+            "labels": export.names(row),
+            "scores": dict(zip(export.labels.class_names, scores, strict=True)),
+        }
         if export.boxes is not None:
             found = export.boxes_of(row)
             sample["boxes"] = [

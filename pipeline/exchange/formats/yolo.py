@@ -1,14 +1,21 @@
 """A YOLO folder: images, labels and data.yaml."""
 
 import re
+import shutil
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from pipeline.exchange.formats.export import HELD_OUT, ROUGH_BOXES, Export, check_shared, place_one, with_format_suffix
+from pipeline.exchange.formats.export import ROUGH_BOXES, Export
+from pipeline.photos.formats import HEAD, suffix_of
 from pipeline.system.errors import PipelineError
 from pipeline.system.files import replacing_folder
 from pipeline.system.progress import log
+
+COMMON_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+"""Of photos that readers of folders take for photos."""
+HELD_OUT = 10
+"""One in so many train photos is held out where a format needs photos to validate on and has no test photos."""
 
 
 def write(export: Export, out: Path) -> None:
@@ -69,6 +76,40 @@ def yolo_path(export: Export, row: int) -> PurePosixPath:
     parts = [re.sub(r"^\.|\.$", "_", part) for part in PurePosixPath(name).parts if part not in ("/", "..")]
     # `images_` becomes `images__`, so that no two names become one
     return PurePosixPath(*(f"{part}_" if re.fullmatch("images_*", part) else part for part in parts))
+
+
+def with_format_suffix(export: Export, row: int, name: str) -> str:
+    """A name of a photo with a suffix that readers of folders know: its own or, where that is odd, its format's."""
+    path = Path(export.labels.manifest.paths[row])
+    suffix = path.suffix
+    if suffix.lower() not in COMMON_SUFFIXES:
+        try:
+            with path.open("rb") as file:
+                suffix = suffix_of(file.read(HEAD)) or suffix
+        except OSError as error:
+            raise PipelineError(f"{path} can no longer be read ({error.strerror}). Run `ccd prepare` again.") from error
+    return name if name.lower().endswith(suffix.lower()) else name + suffix
+
+
+def place_one(export: Export, row: int, target: Path) -> None:
+    """The photo of a row as a link or a copy."""
+    source = Path(export.labels.manifest.paths[row])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if export.copy_images:
+        shutil.copyfile(source, target)
+    else:
+        target.symlink_to(source)
+
+
+def check_shared(image_ids: list[str], names: list[str]) -> None:
+    """Raise if two images would have one name in an export."""
+    owner: dict[str, str] = {}
+    for image_id, name in zip(image_ids, names, strict=True):
+        if name in owner:
+            raise PipelineError(
+                f"{owner[name]} and {image_id} would both be {name} in this format. Rename one, or export another format."
+            )
+        owner[name] = image_id
 
 
 def yaml_text(text: str) -> str:
