@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from colours import ColourTeacher, invoke, options, write_backbone, write_photos
-from runs import write_run
-from small import ARCHITECTURE, small_net
+from worlds.commands import invoke, options
+from worlds.networks import ARCHITECTURE, small_net, write_backbone
+from worlds.photos import labelled_photos
+from worlds.runs import write_run
+from worlds.teachers import ColourTeacher, use_teacher
 
 from pipeline.artifacts.checkpoints import Checkpoint, write_checkpoint
 from pipeline.artifacts.provenance import Provenance
@@ -51,7 +53,7 @@ def tiny_classifier(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def written_run(tmp_path_factory) -> Path:
-    """The run of `tests.runs`; not to be changed."""
+    """The run of `write_run`; not to be changed."""
     return write_run(tmp_path_factory.mktemp("written") / "squares")
 
 
@@ -64,7 +66,7 @@ def small_run(written_run, tmp_path) -> Path:
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
     """Twelve photos of coloured squares with their labels; not to be changed."""
-    return write_photos(tmp_path_factory.mktemp("photos"))
+    return labelled_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="session")
@@ -75,12 +77,8 @@ def backbone(tmp_path_factory):
 
 @pytest.fixture
 def colour_teacher(monkeypatch):
-    """Every stage that loads a teacher gets the colour teacher."""
-    for stage in ("embed", "score_crops"):
-        monkeypatch.setattr(
-            f"pipeline.stages.{stage}.load_teacher",
-            lambda spec, device="cpu", precision="float32", rules=None: ColourTeacher(),
-        )
+    """The colour teacher, which every stage that loads a teacher gets."""
+    return use_teacher(ColourTeacher(), monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -88,11 +86,7 @@ def finished(photos, backbone, tmp_path_factory):
     """A run of all stages; not to be changed."""
     folder = tmp_path_factory.mktemp("run") / "colours"
     with pytest.MonkeyPatch.context() as patch:
-        for stage in ("embed", "score_crops"):
-            patch.setattr(
-                f"pipeline.stages.{stage}.load_teacher",
-                lambda spec, device="cpu", precision="float32", rules=None: ColourTeacher(),
-            )
+        use_teacher(ColourTeacher(), patch)
         code, output = invoke(*options(photos, backbone, folder))
     assert code == 0, output
     return folder

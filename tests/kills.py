@@ -7,8 +7,8 @@ import time
 
 import numpy as np
 import pandas as pd
-from colours import ColourTeacher, options
-from tiny import command, start
+from worlds.commands import command, options, start
+from worlds.teachers import ColourTeacher, use_teacher
 
 TIMED = ["images_per_second", "data_wait"]
 """Columns of the tables of epochs that say how fast it was."""
@@ -16,10 +16,7 @@ TIMED = ["images_per_second", "data_wait"]
 
 def with_colours(*arguments):
     """Body of a process: `ccd` with the colour teacher."""
-    from pipeline.stages import embed, score_crops
-
-    for stage in (embed, score_crops):
-        stage.load_teacher = lambda *spec, **how: ColourTeacher()
+    use_teacher(ColourTeacher())
     command(*arguments)
 
 

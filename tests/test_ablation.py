@@ -3,8 +3,8 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from colours import invoke
-from simulated import Population, draw
+from worlds.commands import invoke
+from worlds.test_sets import Population, draw
 
 from pipeline.artifacts.hdf5 import write
 from pipeline.artifacts.manifest import read_manifest
@@ -225,7 +225,7 @@ def test_labels_of_ground_truth_are_refused_where_some_are_unknown(small_run):
     write(small_run / "ground_truth.h5", truth)
     origin = Provenance("initial_labels", VERSIONS["initial_labels"], {}, {})
     config = InitLabelsConfig(source="ground-truth")
-    with pytest.raises(PipelineError, match="does not know 1 labels of train images"):
+    with pytest.raises(PipelineError, match="lacks 1 labels of train images"):
         init_labels.run(small_run, config, origin)
     truth.labels[0, 1] = 1
     write(small_run / "ground_truth.h5", truth)

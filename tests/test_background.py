@@ -6,8 +6,10 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from colours import COLOURS, ColourTeacher, invoke
 from torch.nn import functional as F
+from worlds.commands import invoke
+from worlds.photos import COLOURS
+from worlds.teachers import ColourTeacher, use_teacher
 
 from pipeline.evaluation.read import read
 from pipeline.method.labels import class_bias, confident_images
@@ -24,22 +26,9 @@ def run(finished, tmp_path):
 
 @pytest.fixture
 def shown(monkeypatch):
-    """How many images the teacher is shown, which knows two colours more than there are classes."""
-    counts = []
-
-    class Worldly(ColourTeacher):
-        def encode_images(self, images):
-            counts.append(len(images))
-            return super().encode_images(images)
-
-        def encode_texts(self, texts):
-            known = COLOURS | MORE
-            return F.normalize(torch.tensor([known[text.split()[-1]] for text in texts]).float(), dim=1)
-
+    """Numbers of images that the teacher encodes, which knows two colours more than there are classes."""
     monkeypatch.setattr("pipeline.teachers.zero_shot_head.TOO_NEAR", 0.5)  # of three dimensions, all near one another
-    for stage in ("embed", "score_crops"):
-        monkeypatch.setattr(f"pipeline.stages.{stage}.load_teacher", lambda *args, **options: Worldly())
-    return counts
+    return use_teacher(ColourTeacher(colours=COLOURS | MORE), monkeypatch).batches
 
 
 def test_names():

@@ -1,5 +1,5 @@
 import pytest
-from colours import invoke
+from worlds.commands import invoke
 
 from pipeline.datasets.class_names import check_class_names, default_display_names, display_names, parse_class_names
 from pipeline.system.errors import PipelineError

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from colours import invoke, options
-from tiny import command, start, write_run
+from worlds.commands import command, invoke, options, start
+from worlds.runs import write_labelled_run
 
 from pipeline import Classifier
 from pipeline.artifacts.checkpoints import read_checkpoint, write_checkpoint
@@ -578,8 +578,8 @@ def test_one_photo_is_enough_or_says_what_is_missing(photos, backbone, tmp_path,
 
 
 def test_the_photos_of_a_written_run_are_checked_too(tmp_path):
-    folder = write_run(tmp_path / "run")
-    (folder / "photos" / "00.jpg").unlink()
+    folder = write_labelled_run(tmp_path / "run")
+    (folder / "photos" / "train" / "0.png").unlink()
     process = start(command, "warmup", "--run", folder, "--device", "cpu", log=tmp_path / "log")
     process.join()
     assert process.exitcode == 1 and "1 of the 12 photos" in (tmp_path / "log").read_text()

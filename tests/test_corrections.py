@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from colours import invoke
-from runs import CLASSES, TRAIN, TRUTH
+from worlds.commands import invoke
+from worlds.runs import CLASSES, TRAIN, TRUTH
 
 from pipeline.artifacts.corrections import align_corrections
 from pipeline.artifacts.manifest import manifest_provenance, read_manifest, write_manifest
@@ -77,7 +77,7 @@ def test_corrections_that_were_taken_away_are_fused_anew(small_run, tmp_path):
     assert invoke("import-labels", export, "--run", small_run)[0] == 0
     assert invoke("fuse", "--run", small_run)[0] == 0
     (small_run / "corrections.h5").unlink()
-    with pytest.raises(PipelineError, match=r"corrections.h5 was taken away since. Rebuild it with `ccd fuse"):
+    with pytest.raises(PipelineError, match=r"corrections.h5 was removed.*`ccd fuse"):
         check_up_to_date(small_run / "final_labels.h5")
     assert invoke("fuse", "--run", small_run)[0] == 0
     assert "corrections.h5" not in check_up_to_date(small_run / "final_labels.h5").inputs

@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from small import noise_photos
+from worlds.photos import noise_photos
+from worlds.teachers import ColourTeacher
 
 from pipeline.artifacts.provenance import Provenance
 from pipeline.method.crops import grid_boxes, random_boxes, square_boxes, truncated_size, view_size
 from pipeline.method.probabilities import class_logits
+from pipeline.method.snapping import snapped_size
 from pipeline.photos.images import cut
 from pipeline.runs.partial_results import PartialResults
 from pipeline.stages import score_crops
@@ -34,6 +36,14 @@ def test_squares_are_shifted_inside_and_cut_where_the_photo_is_narrow():
 
 
 @pytest.mark.parametrize(
+    ("size", "stride", "snapped"),
+    [((640, 427), 32, (640, 416)), ((10, 3), 32, (32, 32)), ((48, 80), 32, (64, 64)), ((47.9, 16.1), 14, (42, 14))],
+)
+def test_sides_are_snapped_to_the_nearest_multiple_and_at_least_one(size, stride, snapped):
+    assert snapped_size(*size, stride) == snapped
+
+
+@pytest.mark.parametrize(
     ("box", "size"), [((0, 0, 100, 100), (320, 320)), ((0, 0, 100, 52), (160, 320)), ((0, 0, 5, 100), (320, 32))]
 )
 def test_view_keeps_the_aspect_to_a_multiple(box, size):
@@ -58,20 +68,6 @@ def test_cut_takes_the_pixels_of_the_box():
     assert cut(image, torch.tensor([30.0, 20.0, 30.0, 20.0]), (4, 4)).shape == (3, 4, 4)
 
 
-class MeanTeacher:
-    """Sees the mean of each channel, and counts."""
-
-    def __init__(self, limit=1000):
-        self.batches, self.limit = [], limit
-        self.fingerprint = "mean"
-
-    def encode_images(self, images):
-        self.batches.append(len(images))
-        if sum(self.batches) > self.limit:
-            raise KeyboardInterrupt
-        return images.float().mean(dim=(2, 3)) / 255
-
-
 def test_crops_share_batches_across_photos_and_a_stopped_stage_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(score_crops, "PART", 2)
     paths = noise_photos(tmp_path, [(40, 60)] * 9)
@@ -89,7 +85,7 @@ def test_crops_share_batches_across_photos_and_a_stopped_stage_goes_on(tmp_path,
     alone = torch.cat(
         [
             class_logits(
-                MeanTeacher().encode_images(score_crops.crops_of(paths[photo], boxes[n : n + 1], RULES)[0][None]),
+                ColourTeacher().encode_images(score_crops.crops_of(paths[photo], boxes[n : n + 1], RULES)[0][None]),
                 torch.eye(3),
                 5.0,
                 torch.arange(3),
@@ -97,13 +93,13 @@ def test_crops_share_batches_across_photos_and_a_stopped_stage_goes_on(tmp_path,
             for n, photo in enumerate(owner)
         ]
     ).numpy()
-    whole = MeanTeacher()
+    whole = ColourTeacher()
     found = score_crops.score_crops(asked(whole), paths, owner, boxes, 2, pieces("whole"))
     np.testing.assert_allclose(np.concatenate(list(found)), alone, atol=1e-6)
     assert len(whole.batches) < len(boxes)
     with pytest.raises(KeyboardInterrupt):
-        score_crops.score_crops(asked(MeanTeacher(limit=8)), paths, owner, boxes, 1, pieces("stopped"))
-    rest = MeanTeacher()
+        score_crops.score_crops(asked(ColourTeacher(limit=8)), paths, owner, boxes, 1, pieces("stopped"))
+    rest = ColourTeacher()
     found = score_crops.score_crops(asked(rest), paths, owner, boxes, 2, pieces("stopped"))
     np.testing.assert_allclose(np.concatenate(list(found)), alone, atol=1e-6)
     assert 0 < sum(rest.batches) < len(boxes)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from small import small_net
+from worlds.networks import small_net
 
 from pipeline.artifacts.provenance import Provenance
 from pipeline.classifier import cross_fit as module

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 import torch
-from colours import ColourTeacher
+from worlds.commands import start
+from worlds.runs import write_labelled_run
+from worlds.teachers import ColourTeacher, use_teacher
 
 from pipeline.artifacts.checkpoints import read_checkpoint
 from pipeline.artifacts.manifest import read_manifest
@@ -42,9 +43,8 @@ TRAINING = {
 
 def run_stages(folder, backbone):
     """Every stage that processes share, and one that they do not, in pieces of three images."""
-    for stage in (embed, score_crops):
-        stage.load_teacher = lambda spec, device="cpu", precision="float32", rules=None: ColourTeacher()
-        stage.PART = 3
+    use_teacher(ColourTeacher())
+    embed.PART = score_crops.PART = 3
     given = {
         "embed": {},
         # of eight images the last is a batch of its own, of which one process gets nothing
@@ -101,7 +101,7 @@ class SlowTeacher(ColourTeacher):
 
 def embed_in_pieces(folder, teacher):
     """`embed` in pieces of one image, so that a kill lies between two."""
-    embed.load_teacher = lambda *_, **__: teacher()
+    use_teacher(teacher())
     embed.PART = 1
     distributed.join()
     run_stage(find_stage("embed"), folder, Settings({"embed": {"batch_size": 1}}), "cpu", force=False)
@@ -118,7 +118,7 @@ def free_port():
 def runs(tmp_path_factory, backbone):
     """The folder of one process, that of two, and what the two printed."""
     root = tmp_path_factory.mktemp("distributed")
-    folders = [tiny.write_run(root / name / "run") for name in ("one", "two")]
+    folders = [write_labelled_run(root / name / "run") for name in ("one", "two")]
     return *folders, run_alone_and_together(run_stages, folders, [backbone], root)
 
 
@@ -131,9 +131,9 @@ def torchrun(count):
 def run_alone_and_together(target, folders, arguments, root):
     """Call `target` on the first folder in one process and on the second in two; what the three printed."""
     logs = [root / name for name in ("one.log", "two0.log", "two1.log")]
-    started = [tiny.start(target, folders[0], *arguments, log=logs[0])]
+    started = [start(target, folders[0], *arguments, log=logs[0])]
     started += [
-        tiny.start(target, folders[1], *arguments, log=log, **environment)
+        start(target, folders[1], *arguments, log=log, **environment)
         for log, environment in zip(logs[1:], torchrun(2), strict=True)
     ]
     for process in started:
@@ -202,10 +202,10 @@ def test_the_search_for_tau_sees_the_same_scores(runs, tmp_path):
 
 
 def test_a_killed_process_ends_the_others_and_the_next_command_goes_on(tmp_path):
-    whole, broken = (tiny.write_run(tmp_path / name / "run") for name in ("whole", "broken"))
+    whole, broken = (write_labelled_run(tmp_path / name / "run") for name in ("whole", "broken"))
     logs = [tmp_path / f"{rank}.log" for rank in range(2)]
     started = [
-        tiny.start(embed_in_pieces, broken, SlowTeacher, log=log, **environment)
+        start(embed_in_pieces, broken, SlowTeacher, log=log, **environment)
         for log, environment in zip(logs, torchrun(2), strict=True)
     ]
     partial = broken / "embeddings.h5.partial"
@@ -220,7 +220,7 @@ def test_a_killed_process_ends_the_others_and_the_next_command_goes_on(tmp_path)
     kept = {path: path.stat().st_mtime_ns for path in partial.rglob("*.npz")}
     assert kept
     for folder, log in ((whole, logs[0]), (broken, logs[1])):
-        process = tiny.start(embed_in_pieces, folder, ColourTeacher, log=log)
+        process = start(embed_in_pieces, folder, ColourTeacher, log=log)
         process.join()
         assert process.exitcode == 0, log.read_text()
     assert (broken / "embeddings.h5").read_bytes() == (whole / "embeddings.h5").read_bytes()
@@ -267,7 +267,7 @@ def run_with_slow_processes(folder, backbone):
 
 
 def test_processes_wait_for_work_that_grows_with_the_photos(tmp_path, backbone):
-    folders = [tiny.write_run(tmp_path / name / "run") for name in ("one", "two")]
+    folders = [write_labelled_run(tmp_path / name / "run") for name in ("one", "two")]
     run_alone_and_together(run_with_slow_processes, folders, [backbone], tmp_path)
     assert [(folders[1] / f"slept{rank}").read_text() for rank in range(2)] == ["2", "2"]
     one, two = (read(folder / "boxes.h5") for folder in folders)

@@ -3,8 +3,9 @@ import shutil
 import h5py
 import numpy as np
 import pytest
-from colours import ColourTeacher, invoke, options
 from PIL import Image
+from worlds.commands import invoke, options
+from worlds.teachers import ColourTeacher, use_teacher
 
 from pipeline.evaluation.read import read
 from pipeline.runs.options import EmbedConfig
@@ -62,18 +63,9 @@ def test_a_damaged_store_says_what_to_delete(tmp_path):
 
 
 @pytest.fixture
-def seen(monkeypatch):
-    """How many images the teacher is shown."""
-    counts = []
-
-    class Counting(ColourTeacher):
-        def encode_images(self, images):
-            counts.append(len(images))
-            return super().encode_images(images)
-
-    for stage in ("embed", "score_crops"):
-        monkeypatch.setattr(f"pipeline.stages.{stage}.load_teacher", lambda *args, **options: Counting())
-    return counts
+def seen(colour_teacher):
+    """Numbers of images that the teacher encodes."""
+    return colour_teacher.batches
 
 
 @pytest.fixture
@@ -155,12 +147,10 @@ def test_an_unsuitable_run_is_refused_before_the_teacher_is_loaded(run, finished
 
 def test_weights_that_differ_are_found_once_they_are_loaded(run, finished, monkeypatch):
     class Newer(ColourTeacher):
-        fingerprint = "colour-2"
-
         def encode_texts(self, texts):
             pytest.fail("went on")
 
-    monkeypatch.setattr("pipeline.stages.embed.load_teacher", lambda *_, **__: Newer())
+    use_teacher(Newer(fingerprint="colour-2"), monkeypatch)
     code, output = invoke("embed", "--run", run, "--force", "--reuse-embeddings", finished)
     assert code == 1 and "other weights or options" in output
 

@@ -13,8 +13,9 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
-from runs import HEIGHT, TRAIN, TRUTH, WIDTH, write_run
 from test_exports import fiftyone_stand_in
+from worlds.photos import HEIGHT, WIDTH
+from worlds.runs import TRAIN, TRUTH, write_run
 
 from pipeline.datasets import folder
 from pipeline.exchange import export_labels
@@ -30,7 +31,7 @@ IDS = [
     *("train/k.png", "images/test/labels/l.png", "val/m.png", "😀 n/train/images_/o%20+#?.png"),
 ]
 FINAL = TRUTH[:TRAIN].copy()
-FINAL[0] = [0, 1, 0]  # see `runs.write_run`
+FINAL[0] = [0, 1, 0]  # see `write_run`
 WANTED = {i: [CLASSES[c] for c in np.flatnonzero(row)] for i, row in zip(IDS, [*FINAL, *TRUTH[TRAIN:]], strict=True)}
 GREY = {i: 20 * n for n, i in enumerate(IDS)}
 """The colour of each photo's corner, by which a reader's photo is known."""

@@ -10,9 +10,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
-from colours import invoke
 from PIL import Image
-from runs import CLASSES, HEIGHT, TRAIN, WIDTH
+from worlds.commands import invoke
+from worlds.photos import HEIGHT, WIDTH
+from worlds.runs import CLASSES, TRAIN
 
 from pipeline.artifacts.hdf5 import write
 from pipeline.artifacts.manifest import read_manifest

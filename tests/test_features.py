@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small import noise_photos, small_net
+from worlds.networks import small_net
+from worlds.photos import noise_photos
 
 from pipeline.classifier import features, inference
 from pipeline.classifier.features import FeatureStore

@@ -6,8 +6,8 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
-from colours import invoke
 from mutations import damage_bytes, damage_settings, mutate
+from worlds.commands import invoke
 
 from pipeline.artifacts.checkpoints import read_header
 from pipeline.artifacts.manifest import read_manifest

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import timm
 import torch
-from colours import invoke
-from random_clip import random_clip
 from torch.nn import functional as F
 from torchvision.ops import box_iou
+from worlds.commands import invoke
+from worlds.random_clip import random_clip
 
 from pipeline.artifacts.manifest import read_manifest
 from pipeline.artifacts.provenance import Provenance

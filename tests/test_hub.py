@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from runs import CLASSES
+from worlds.runs import CLASSES
 
 from pipeline import Classifier
 from pipeline.classifier.network import build_classifier

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from colours import invoke
 from PIL import Image
-from runs import CLASSES, HEIGHT, WIDTH
+from worlds.commands import invoke
+from worlds.photos import HEIGHT, WIDTH
+from worlds.runs import CLASSES
 
 from pipeline.artifacts.corrections import Corrections
 from pipeline.artifacts.hdf5 import write

@@ -9,7 +9,7 @@ import time
 import weakref
 
 import pytest
-import tiny
+from worlds.commands import command, start
 
 from pipeline import cli
 from pipeline.cli import entry
@@ -45,7 +45,7 @@ def interrupted_boxes(drop, *arguments):
         return find(*how)
 
     boxes.find_boxes = interrupted
-    tiny.command("boxes", *arguments)
+    command("boxes", *arguments)
 
 
 @pytest.mark.parametrize("drop", [Doomed, drop_in_a_weak_reference])
@@ -53,7 +53,7 @@ def test_ctrl_c_that_python_drops_ends_the_command_all_the_same(drop, finished, 
     run, log = shutil.copytree(finished, tmp_path / "run"), tmp_path / "log"
     before = (run / "boxes.h5").stat().st_mtime_ns
     arguments = ("--run", run, "--device", "cpu", "--batch-size", 2, "--force", "--no-half-maps")
-    process = tiny.start(interrupted_boxes, drop, *arguments, log=log)
+    process = start(interrupted_boxes, drop, *arguments, log=log)
     process.join()
     assert process.exitcode == 130, log.read_text()
     assert "interrupted; finished work is kept. Continue with `ccd boxes" in log.read_text()

@@ -2,7 +2,7 @@ import h5py
 import numpy as np
 import pytest
 from scipy.special import softmax, stdtrit
-from simulated import POPULATIONS, draw, true_precisions
+from worlds.test_sets import POPULATIONS, draw, true_precisions
 
 from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
 from pipeline.evaluation.intervals import (

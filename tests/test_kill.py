@@ -3,9 +3,8 @@ import shutil
 import signal
 
 import pytest
-from colours import invoke
 from kills import kill_and_go_on
-from tiny import command, start
+from worlds.commands import command, invoke, start
 
 from pipeline.runs.partial_results import PartialResults
 

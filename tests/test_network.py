@@ -4,8 +4,8 @@ import pytest
 import timm
 import torch
 import torchvision
-from small import small_net
 from timm.layers import convert_sync_batchnorm
+from worlds.networks import small_net
 
 from pipeline.artifacts.checkpoints import read_checkpoint, write_checkpoint
 from pipeline.classifier import network, training

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from colours import invoke
-from runs import IDS, write_run
+from worlds.commands import invoke
+from worlds.runs import IDS, write_run
 
 from pipeline.deploy import hub
 from pipeline.exchange.formats import FORMATS

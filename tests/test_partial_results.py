@@ -8,10 +8,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import tiny
 import torch
-from colours import COLOURS, ColourTeacher, invoke
 from PIL import Image
+from worlds.commands import command, invoke, run_stage, start
+from worlds.photos import COLOURS
+from worlds.runs import write_labelled_run
+from worlds.teachers import ColourTeacher, use_teacher
 
 from pipeline.artifacts.checkpoints import load_partial, save_pt
 from pipeline.artifacts.provenance import Provenance
@@ -54,13 +56,13 @@ def embed_and_die(limit, *arguments):
         save(pieces, index, arrays)
 
     PartialResults.save_arrays = save_or_die
-    embed.load_teacher = lambda *_, **__: ColourTeacher()
+    use_teacher(ColourTeacher())
     embed.PART = 4
-    tiny.command("embed", *arguments, "--device", "cpu")
+    command("embed", *arguments, "--device", "cpu")
 
 
 def killed_embed(run, limit, *arguments, log):
-    process = tiny.start(embed_and_die, limit, "--run", run, *arguments, log=log)
+    process = start(embed_and_die, limit, "--run", run, *arguments, log=log)
     process.join()
     assert process.exitcode == -signal.SIGKILL, log.read_text()
     assert list((run / "embeddings.h5.partial").rglob("*.npz"))
@@ -108,16 +110,14 @@ def test_embeddings_deleted_between_kill_and_resume_move_no_photo(many, colour_t
 
 
 def test_partial_results_of_another_precision_are_not_taken(many, monkeypatch):
-    class Half(ColourTeacher):
-        dtype = torch.float16
-
+    class Negative(ColourTeacher):
         def encode_images(self, images):
             return -super().encode_images(images)
 
     run = many / "run-all"
     killed_embed(run, 1, log=many / "log")
     monkeypatch.setattr(embed, "PART", 4)
-    monkeypatch.setattr(embed, "load_teacher", lambda *_, **__: Half())
+    use_teacher(Negative(dtype=torch.float16), monkeypatch)
     assert invoke("embed", "--run", run, "--device", "cpu")[0] == 0
     (store,) = (run / "image_embeddings").glob("*.h5")
     with h5py.File(store) as file:
@@ -205,7 +205,7 @@ def mapped_files():
 def test_no_partial_result_is_mapped_when_its_folder_is_removed(tmp_path, backbone, monkeypatch):
     from pipeline.runs.options import TrainConfig, WarmupConfig
 
-    folder, seen = tiny.write_run(tmp_path / "run"), []
+    folder, seen = write_labelled_run(tmp_path / "run"), []
     remove = PartialResults.remove
 
     def look_and_remove(pieces):
@@ -222,8 +222,8 @@ def test_no_partial_result_is_mapped_when_its_folder_is_removed(tmp_path, backbo
     for name, config in stages:
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(f"pipeline.stages.{name}.fit", stopped_after_fit(name))
-            tiny.run_stage(name, folder, config)
-        tiny.run_stage(name, folder, config)  # goes on from the files of the epochs
+            run_stage(name, folder, config)
+        run_stage(name, folder, config)  # goes on from the files of the epochs
     assert seen == ["warmup.pt.partial", "classifier.pt.partial"]
 
 

@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pytest
-from colours import invoke, options
 from PIL import Image
+from worlds.commands import invoke, options
 
 from pipeline.artifacts import photo_facts
 from pipeline.artifacts.manifest import read_manifest

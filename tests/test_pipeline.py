@@ -9,7 +9,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from colours import ColourTeacher, invoke, options
+from worlds.commands import invoke, options
+from worlds.teachers import ColourTeacher, use_teacher
 
 from pipeline import Classifier
 from pipeline.artifacts.checkpoints import read_checkpoint
@@ -251,12 +252,7 @@ def test_a_folder_without_images_is_refused(tmp_path):
 
 
 def test_another_teacher_for_the_crops_is_refused(run, monkeypatch):
-    class Other(ColourTeacher):
-        fingerprint = "colour-2"
-
-    monkeypatch.setattr(
-        "pipeline.stages.score_crops.load_teacher", lambda spec, device="cpu", precision="float32", rules=None: Other()
-    )
+    use_teacher(ColourTeacher(fingerprint="colour-2"), monkeypatch)
     code, output = invoke("score-crops", "--run", run, "--force")
     assert code == 1 and "weights of conse" in output and "ccd embed" in output
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import ExifTags, Image, ImageOps, ImageSequence
-from small import noise_photos
+from worlds.photos import noise_photos
 
 from pipeline import Classifier, read
 from pipeline.deploy.classifier import square_photo

@@ -5,8 +5,8 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from colours import invoke
 from PIL import Image
+from worlds.commands import invoke
 
 from pipeline.artifacts.manifest import read_manifest
 from pipeline.runs.settings import read_run

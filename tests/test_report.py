@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from browser import browse, need_browser, violations
-from colours import invoke
 from PIL import Image
-from runs import CLASSES, TRAIN
-from simulated import Population, draw
+from worlds.commands import invoke
+from worlds.runs import CLASSES, TRAIN
+from worlds.test_sets import Population, draw
 
 from pipeline.artifacts.hdf5 import write
 from pipeline.datasets.dataset import DIFFICULT, UNKNOWN

@@ -5,8 +5,8 @@ import threading
 import numpy as np
 import pytest
 from browser import browse, need_browser, violations
-from colours import invoke
-from runs import CLASSES, TRAIN, TRUTH
+from worlds.commands import invoke
+from worlds.runs import CLASSES, TRAIN, TRUTH
 
 from pipeline.artifacts.manifest import read_manifest
 from pipeline.evaluation.read import read

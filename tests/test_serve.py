@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 from browser import browse, need_browser, violations
-from colours import invoke
 from PIL import Image
+from worlds.commands import invoke
 
 from pipeline import Classifier
 from pipeline.deploy import serve

@@ -5,7 +5,8 @@ import shutil
 import h5py
 import numpy as np
 import pytest
-from colours import ColourTeacher, invoke
+from worlds.commands import invoke
+from worlds.teachers import ColourTeacher, use_teacher
 
 from pipeline.evaluation.read import read
 from pipeline.method.labels import class_bias, confident_images
@@ -15,13 +16,7 @@ SCALE, BIAS = 80.0, -69.0
 
 @pytest.fixture
 def run(finished, tmp_path, monkeypatch):
-    class Sigmoid(ColourTeacher):
-        fingerprint = "colour-2"
-        logit_scale = SCALE
-        logit_bias = BIAS
-
-    for stage in ("embed", "score_crops"):
-        monkeypatch.setattr(f"pipeline.stages.{stage}.load_teacher", lambda *args, **options: Sigmoid())
+    use_teacher(ColourTeacher(fingerprint="colour-2", logit_scale=SCALE, logit_bias=BIAS), monkeypatch)
     return shutil.copytree(finished, tmp_path / "run")
 
 

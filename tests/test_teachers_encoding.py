@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from colours import ColourTeacher, invoke
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from worlds.commands import invoke
+from worlds.teachers import ColourTeacher, use_teacher
 
 from pipeline.artifacts.manifest import read_manifest
 from pipeline.photos.resize import load_view
@@ -165,15 +166,12 @@ def test_one_view_that_does_not_fit_is_one_line():
 def test_photos_are_squashed_with_the_teachers_own_filter(finished, tmp_path, monkeypatch, told, own, wanted):
     shown = []
 
-    class Filtering(ColourTeacher):
-        squash = own
-        fingerprint = f"colour {own}"
-
+    class Recording(ColourTeacher):
         def encode_images(self, images):
             shown.extend(images)
             return super().encode_images(images)
 
-    monkeypatch.setattr("pipeline.stages.embed.load_teacher", lambda *_, **__: Filtering())
+    use_teacher(Recording(squash=own, fingerprint=f"colour {own}"), monkeypatch)
     run = shutil.copytree(finished, tmp_path / "run")
     shutil.rmtree(run / "image_embeddings")
     code, output = invoke("embed", "--run", run, "--force", *told)

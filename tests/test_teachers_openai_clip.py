@@ -6,9 +6,9 @@ import warnings
 import pytest
 import torch
 from parity import reference
-from random_clip import random_clip
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.nn import functional as F
+from worlds.random_clip import random_clip
 
 from pipeline.system.errors import PipelineError
 from pipeline.teachers import openai_clip

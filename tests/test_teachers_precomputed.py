@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from colours import ColourTeacher, invoke
 from sklearn.metrics import average_precision_score
+from worlds.commands import invoke
+from worlds.teachers import ColourTeacher
 
 from pipeline.evaluation.read import read
 from pipeline.system.errors import PipelineError

@@ -10,11 +10,14 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 import torch
 from torch import nn
 from torch.optim import swa_utils
 from torch.overrides import TorchFunctionMode
+from worlds import commands
+from worlds.commands import command, run_stage, start
+from worlds.photos import COLOURS, square_photos
+from worlds.runs import TRAIN, write_labelled_run
 
 from pipeline.artifacts.checkpoints import load_pt, read_checkpoint
 from pipeline.artifacts.provenance import Provenance
@@ -65,13 +68,14 @@ def small_model(norm=False):
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
-    return tiny.write_photos(tmp_path_factory.mktemp("tiny") / "photos")
+    colours = [[colour] for colour in COLOURS] * 4
+    return square_photos(tmp_path_factory.mktemp("training"), {f"{n}.png": each for n, each in enumerate(colours)})
 
 
 @pytest.fixture
 def data(photos):
-    labels = torch.eye(3).repeat(3, 1)[: tiny.TRAIN] * 0.8 + 0.1
-    return TrainingSet(photos[: tiny.TRAIN], labels, torch.ones(tiny.TRAIN))
+    labels = torch.eye(3).repeat(3, 1)[:TRAIN] * 0.8 + 0.1
+    return TrainingSet(photos[:TRAIN], labels, torch.ones(TRAIN))
 
 
 def fitted(data, folder, config, model=None, consistency=None):
@@ -112,10 +116,10 @@ def arguments(stage, folder, backbone, epochs=EPOCHS):
 @pytest.fixture(scope="session")
 def unbroken(tmp_path_factory, backbone):
     """A run with both trainings finished without interruption."""
-    folder = tiny.write_run(tmp_path_factory.mktemp("unbroken") / "run")
+    folder = write_labelled_run(tmp_path_factory.mktemp("unbroken") / "run")
     log = folder.parent / "log"
     for stage in ("warmup", "train"):
-        process = tiny.start(tiny.command, *arguments(stage, folder, backbone), log=log)
+        process = start(command, *arguments(stage, folder, backbone), log=log)
         process.join()
         assert process.exitcode == 0, log.read_text()
     return folder
@@ -133,14 +137,14 @@ def break_off(process, folder, output, how):
 def test_a_killed_training_goes_on_to_the_same_bytes(stage, output, unbroken, backbone, tmp_path):
     folder = shutil.copytree(unbroken, tmp_path / "run")
     (folder / output).unlink()
-    process = tiny.start(tiny.command, *arguments(stage, folder, backbone), log=tmp_path / "log")
+    process = start(command, *arguments(stage, folder, backbone), log=tmp_path / "log")
     break_off(process, folder, output, signal.SIGKILL)
     assert process.exitcode == -signal.SIGKILL
     assert not (folder / output).exists()
     kept = len(load_pt(folder / f"{output}.partial" / "last.pt")["rows"])
     assert 2 <= kept < EPOCHS
     epochs_run = tmp_path / "epochs"
-    again = tiny.start(count_epochs, epochs_run, *arguments(stage, folder, backbone), log=tmp_path / "log")
+    again = start(count_epochs, epochs_run, *arguments(stage, folder, backbone), log=tmp_path / "log")
     again.join()
     assert again.exitcode == 0, (tmp_path / "log").read_text()
     assert (folder / output).read_bytes() == (unbroken / output).read_bytes()
@@ -157,7 +161,7 @@ def count_epochs(path, *given):
 
     training.train_one_epoch = counted
     try:
-        tiny.command(*given)
+        command(*given)
     finally:
         path.write_text(str(len(count)))
 
@@ -167,7 +171,7 @@ def test_an_interrupted_training_names_the_command_that_continues_it(unbroken, b
     (folder / "warmup.pt").unlink()
     # so many epochs that a machine which is busy elsewhere sends the signal before the last
     long = arguments("warmup", folder, backbone, epochs=500)
-    process = tiny.start(tiny.command, *long, log=tmp_path / "log")
+    process = start(command, *long, log=tmp_path / "log")
     break_off(process, folder, "warmup.pt", signal.SIGINT)
     assert process.exitcode == 130
     (line,) = (tmp_path / "log").read_text().splitlines()
@@ -178,13 +182,13 @@ def test_an_interrupted_training_names_the_command_that_continues_it(unbroken, b
 def run_stages(folder, backbone, **options):
     shared = {"image_size": 32, "batch_size": 4, "backbone_lr": 1e-3, **WHOLE, **options}
     config = WarmupConfig(backbone="timm:test_resnet", weights=str(backbone), epochs=1, **shared)
-    tiny.run_stage("warmup", folder, config)
-    tiny.run_stage("train", folder, TrainConfig(epochs=2, **shared))
+    run_stage("warmup", folder, config)
+    run_stage("train", folder, TrainConfig(epochs=2, **shared))
     return folder
 
 
 def test_the_seed_decides_the_bytes(backbone, tmp_path):
-    runs = [run_stages(tiny.write_run(tmp_path / str(n)), backbone, seed=seed) for n, seed in enumerate((0, 0, 1))]
+    runs = [run_stages(write_labelled_run(tmp_path / str(n)), backbone, seed=seed) for n, seed in enumerate((0, 0, 1))]
     assert (runs[0] / "classifier.pt").read_bytes() == (runs[1] / "classifier.pt").read_bytes()
     weights = [read_checkpoint(run / "classifier.pt").weights for run in runs[::2]]
     assert not same(*weights)
@@ -192,10 +196,10 @@ def test_the_seed_decides_the_bytes(backbone, tmp_path):
 
 @pytest.mark.parametrize("options", [{"frozen_stages": 1}, {"ema": 0.5}, {"freeze_norms": True}])
 def test_final_training_may_be_set_otherwise_than_the_warmup(options, backbone, tmp_path):
-    folder = tiny.write_run(tmp_path / "run")
+    folder = write_labelled_run(tmp_path / "run")
     shared = {"image_size": 32, "epochs": 1, "backbone_lr": 1e-3, **WHOLE}
-    tiny.run_stage("warmup", folder, WarmupConfig(backbone="timm:test_resnet", weights=str(backbone), **shared))
-    tiny.run_stage("train", folder, TrainConfig(**{**shared, **options}))
+    run_stage("warmup", folder, WarmupConfig(backbone="timm:test_resnet", weights=str(backbone), **shared))
+    run_stage("train", folder, TrainConfig(**{**shared, **options}))
     before, after = (read_checkpoint(folder / name).weights for name in ("warmup.pt", "classifier.pt"))
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert any(name.startswith("head.") for name in moved)
@@ -203,11 +207,11 @@ def test_final_training_may_be_set_otherwise_than_the_warmup(options, backbone, 
 
 
 def test_what_was_frozen_in_the_warmup_may_be_trained_after_it(backbone, tmp_path):
-    folder = tiny.write_run(tmp_path / "run")
+    folder = write_labelled_run(tmp_path / "run")
     shared = {"image_size": 32, "epochs": 1, "backbone_lr": 1e-3, **WHOLE}
     config = WarmupConfig(backbone="timm:test_resnet", weights=str(backbone), **{**shared, "freeze_backbone": True})
-    tiny.run_stage("warmup", folder, config)
-    tiny.run_stage("train", folder, TrainConfig(**shared))
+    run_stage("warmup", folder, config)
+    run_stage("train", folder, TrainConfig(**shared))
     before, after = (read_checkpoint(folder / name).weights for name in ("warmup.pt", "classifier.pt"))
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert any(name.startswith("stages.") and name.endswith("weight") for name in moved)
@@ -513,16 +517,16 @@ def test_a_resumed_training_scores_the_epochs_of_an_unbroken_one(truth, scored, 
 
 
 def test_a_trained_backbone_leaves_no_maps(backbone, tmp_path, monkeypatch):
-    folder, store = tiny.write_run(tmp_path / "run"), FeatureStore()
-    monkeypatch.setattr(tiny, "FeatureStore", lambda: store)
+    folder, store = write_labelled_run(tmp_path / "run"), FeatureStore()
+    monkeypatch.setattr(commands, "FeatureStore", lambda: store)
     at_steps = []
     losses = training.losses_of
     monkeypatch.setattr(training, "losses_of", lambda *how: at_steps.append(store._used("cpu")) or losses(*how))
     shared = {"image_size": 32, "predict_size": 0, "epochs": 1, **WHOLE}
-    tiny.run_stage("warmup", folder, WarmupConfig(backbone="timm:test_resnet", weights=str(backbone), **shared))
-    tiny.run_stage("boxes", folder, BoxesConfig(image_size=64))
+    run_stage("warmup", folder, WarmupConfig(backbone="timm:test_resnet", weights=str(backbone), **shared))
+    run_stage("boxes", folder, BoxesConfig(image_size=64))
     assert store._used("cpu") > 0
-    tiny.run_stage("train", folder, TrainConfig(**shared))
+    run_stage("train", folder, TrainConfig(**shared))
     assert set(at_steps) == {0} and store._used("cpu") == 0
 
 
@@ -559,7 +563,7 @@ def scored(unbroken, tmp_path):
         (folder / "ground_truth.h5").unlink(missing_ok=True)
         if truth:
             (folder / "ground_truth.h5").write_bytes(b"nobody reads this")
-        tiny.run_stage("train", folder, TrainConfig(image_size=32, predict_size=0, epochs=2, head_lr=0.1, **options))
+        run_stage("train", folder, TrainConfig(image_size=32, predict_size=0, epochs=2, head_lr=0.1, **options))
         return read(folder / "epoch_scores.h5")
 
     return run

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from colours import invoke
 from PIL import Image
+from worlds.commands import invoke
 
 import pipeline
 from pipeline.artifacts.hdf5 import write

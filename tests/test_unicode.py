@@ -7,8 +7,8 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from colours import invoke
 from PIL import Image
+from worlds.commands import invoke
 
 from pipeline.artifacts.manifest import read_manifest
 from pipeline.deploy.calibrate import read_thresholds

@@ -9,7 +9,7 @@ import sys
 import h5py
 import numpy as np
 import pytest
-from colours import invoke
+from worlds.commands import invoke
 
 from pipeline.artifacts.damage import reporting_damage
 from pipeline.evaluation.read import read

@@ -1,6 +1,7 @@
 import pytest
 import torch
-from small import noise_photos, small_net
+from worlds.networks import small_net
+from worlds.photos import noise_photos
 
 from pipeline.classifier.batches import plan_epoch
 from pipeline.classifier.features import FeatureStore

@@ -13,7 +13,7 @@ from scipy.stats import norm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from simulated import POPULATIONS, Population, draw, true_precisions
+from worlds.test_sets import POPULATIONS, Population, draw, true_precisions
 
 from pipeline.evaluation.intervals import LeaveOneOut, gain_interval, leave_one_out, map_interval
 

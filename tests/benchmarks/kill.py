@@ -10,8 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from colours import write_backbone, write_photos
 from kills import kill_and_go_on
+from worlds.networks import write_backbone
+from worlds.photos import labelled_photos
 
 
 def main() -> None:
@@ -22,8 +23,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        (root / "photos").mkdir()
-        photos, backbone = write_photos(root / "photos"), write_backbone(root / "tiny.pt")
+        photos, backbone = labelled_photos(root / "photos"), write_backbone(root / "tiny.pt")
         ends = kill_and_go_on(photos, backbone, root, arguments.kills, arguments.seed)
     print(f"{arguments.kills} times killed, {ends} runs came to their end, all equal to the unbroken one")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from colours import invoke
 from parity import reference
 from torch.nn import functional as F
+from worlds.commands import invoke
 
 from pipeline.artifacts.checkpoints import read_checkpoint
 from pipeline.artifacts.hdf5 import read_arrays

@@ -1,4 +1,4 @@
-"""A finished run written by hand, in a second and without a model, for what looks at runs."""
+"""Runs written by hand, in a second and without a model."""
 
 import math
 from dataclasses import replace
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from pipeline.artifacts.boxes import Boxes, CropScores
 from pipeline.artifacts.checkpoints import Checkpoint, write_checkpoint
@@ -20,24 +19,62 @@ from pipeline.artifacts.state import check_up_to_date
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.read import read
 from pipeline.runs.graph import MAKERS, VERSIONS, find_stage, options_of
-from pipeline.runs.options import EvaluateConfig, InitLabelsConfig
+from pipeline.runs.options import EvaluateConfig, FuseConfig, InitLabelsConfig
 from pipeline.runs.settings import Settings
 from pipeline.runs.settings import write_run as write_settings
 from pipeline.stages.evaluate import conventions, measure_labels, measure_test
 from pipeline.system.files import sha256_of, write_json
+from worlds.photos import COLOURS, HEIGHT, SQUARES, WIDTH, square_photos
 
 CLASSES = ["cat", "dog", 'cow </script> "&']
 TRAIN, TEST = 8, 4
-HEIGHT, WIDTH = 48, 64
 IDS = [f"train/{n}.png" for n in range(TRAIN)] + [f"test/{n}.png" for n in range(TEST)]
 TRUTH = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 1]] * 3, dtype=np.int8)  # train, then test
 
 
+def begin_run(folder: Path, ids: list[str], classes: list[str]) -> Path:
+    """The folder of a run of twelve photos and their manifest."""
+    present = [[colour for colour, shown in zip(COLOURS, row, strict=True) if shown] for row in TRUTH]
+    paths = square_photos(folder / "photos", dict(zip(ids, present, strict=True)))
+    splits = ["train"] * TRAIN + ["test"] * TEST
+    rows = [
+        (i, str(path), split, HEIGHT, WIDTH, sha256_of(path)) for i, path, split in zip(ids, paths, splits, strict=True)
+    ]
+    images = pd.DataFrame(rows, columns=COLUMNS)
+    names = {name: [name] for name in classes}
+    manifest = Manifest(
+        provenance=manifest_provenance(images, names),
+        dataset="squares",
+        class_names=classes,
+        display_names=names,
+        images=images,
+        skipped={"bad": "bad.jpg is empty"},
+    )
+    write_manifest(folder, manifest)
+    return folder
+
+
+def write_labelled_run(folder: Path) -> Path:
+    """A run with photos of colours, and with initial and final labels that are near the truth."""
+    begin_run(folder, IDS, list(COLOURS))
+    scores = np.random.default_rng(1).uniform(0, 0.4, (TRAIN, len(COLOURS))).astype(np.float32)
+    scores += 0.6 * TRUTH[:TRAIN]
+    for name, config in (("initial_labels.h5", InitLabelsConfig()), ("final_labels.h5", FuseConfig())):
+        labels = Labels(
+            provenance=Provenance(Path(name).stem, 1, config.identity(), {}),
+            image_ids=IDS[:TRAIN],
+            class_names=list(COLOURS),
+            labels=scores.clip(0, 1),
+            scores=scores,
+            confident=np.arange(TRAIN) % 2 == 0,
+        )
+        write(folder / name, labels)
+    return folder
+
+
 def write_run(folder: Path, ids: list[str] = IDS, classes: list[str] = CLASSES) -> Path:
-    """Twelve photos and every artifact of a run on them: final labels are right but for the first image."""
-    folder.mkdir(parents=True)
-    write_photos(folder / "photos", ids)
-    write_images(folder, ids, classes)
+    """A run with every artifact, whose final labels are right except for the first image."""
+    begin_run(folder, ids, classes)
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet([1.0] * 3, TRAIN + TEST).astype(np.float32)
     truth = TRUTH.astype(np.float32)
@@ -57,7 +94,7 @@ def write_run(folder: Path, ids: list[str] = IDS, classes: list[str] = CLASSES) 
         labels=TRUTH,
         object_image_index=np.repeat(index, TRUTH.sum(1)),
         object_class_index=np.nonzero(TRUTH)[1].astype(np.int64),
-        object_box=np.tile(np.float32([8, 8, 32, 40]), (TRUTH.sum(), 1)),
+        object_box=np.tile(np.float32(SQUARES[0]), (TRUTH.sum(), 1)),
         object_difficult=np.zeros(TRUTH.sum(), bool),
     )
     put(
@@ -99,7 +136,7 @@ def write_run(folder: Path, ids: list[str] = IDS, classes: list[str] = CLASSES) 
         **train,
         image_index=owner,
         class_index=np.array([0, 1] * TRAIN),
-        box=np.tile(np.float32([[8, 8, 32, 40], [40, 4, 60, 20]]), (TRAIN, 1)),
+        box=np.tile(np.float32(SQUARES), (TRAIN, 1)),
         cam_peak=np.ones(2 * TRAIN, np.float32),
         cam=np.tile(np.uint8([[0, 255], [10, 0]]), (2 * TRAIN, 1, 1)),
         tau=0.5,
@@ -143,35 +180,8 @@ def origin(folder: Path, name: str, inputs: list[str]) -> Provenance:
     schema = Path(name).stem
     stage = MAKERS[name]
     config = {} if stage == "prepare" else options_of(find_stage(stage))().identity()
-    found = {i: check_up_to_date(folder / i).fingerprint for i in inputs}
-    return Provenance(schema, VERSIONS[schema], config, found)
-
-
-def write_photos(folder: Path, ids: list[str]) -> None:
-    for n, image_id in enumerate(ids):
-        pixels = np.full((HEIGHT, WIDTH, 3), 20 * n, np.uint8)
-        pixels[8:40, 8:32] = (240, 40, 40)
-        (folder / image_id).parent.mkdir(parents=True, exist_ok=True)
-        kind = {".jpg": "JPEG", ".jfif": "JPEG"}.get((folder / image_id).suffix, "PNG")
-        Image.fromarray(pixels).save(folder / image_id, kind)
-
-
-def write_images(folder: Path, ids: list[str], classes: list[str]) -> None:
-    photos, splits = folder / "photos", ["train"] * TRAIN + ["test"] * TEST
-    rows = [
-        (i, str(photos / i), split, HEIGHT, WIDTH, sha256_of(photos / i)) for i, split in zip(ids, splits, strict=True)
-    ]
-    images = pd.DataFrame(rows, columns=COLUMNS)
-    names = {name: [name] for name in classes}
-    manifest = Manifest(
-        provenance=manifest_provenance(images, names),
-        dataset="squares",
-        class_names=classes,
-        display_names=names,
-        images=images,
-        skipped={"bad": "bad.jpg is empty"},
-    )
-    write_manifest(folder, manifest)
+    fingerprints = {i: check_up_to_date(folder / i).fingerprint for i in inputs}
+    return Provenance(schema, VERSIONS[schema], config, fingerprints)
 
 
 def write_weights(folder: Path, name: str, inputs: list[str], image_ids: list[str], classes: list[str]) -> None:
