@@ -134,7 +134,7 @@ def test_plan_looks_at_labels_and_settings(run, own_photos):
     assert reasons(run)["prepare"] == "the classes have changed"
     (run / "run.toml").unlink()
     code, output = invoke("plan", run)
-    assert code == 1 and "nothing says which photos" in output
+    assert code == 1 and "no photos are named" in output
 
 
 def test_plan_tries_photos_again_that_could_not_be_read(run, own_photos):

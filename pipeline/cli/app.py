@@ -21,10 +21,10 @@ from pipeline.system.progress import console
 
 
 class OnceCommand(TyperCommand):
-    """A command that refuses an option that is given twice, where click would silently take the last value."""
+    """A command that rejects a repeated option; click would silently take the last value."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
-        """Parse the command line, as click does, after the check."""
+        """Check for repeated options, then parse as click does."""
         options = [each for each in self.params if isinstance(each, TyperOption) and not each.multiple]
         once = [name for option in options if not option.is_flag for name in option.opts]
         own = args[: args.index("--")] if "--" in args else args
@@ -36,7 +36,7 @@ class OnceCommand(TyperCommand):
 
 
 class App(typer.Typer):
-    """An app whose commands are all `OnceCommand`."""
+    """A Typer app whose commands are all `OnceCommand`."""
 
     def command(self, name: str | None = None, **settings: Any) -> Callable[[Any], Any]:
         """Register a command."""
@@ -52,26 +52,29 @@ app = App(
 
 
 LOCAL_FILES = "/data/local-files/?d="
-"""How Label Studio names a file below its document root."""
+"""Label Studio's address of a file below its document root."""
 
 
 RunOption = Annotated[
     str,
     typer.Option(
         "--run",
-        help="Run: a name under artifacts/, or a folder's path; needed where there are several. The variable CCD_RUN sets it too.",
+        help="Run: a name under artifacts/, or the path of a run folder (default: CCD_RUN, else the only run).",
     ),
 ]
 
 
 RunArgument = Annotated[
     str,
-    typer.Argument(metavar="RUN", help="Run: a name under artifacts/, or a folder's path; the same as --run."),
+    typer.Argument(metavar="RUN", help="Run: the same as --run."),
 ]
 
 
 TargetOption = Annotated[
-    str, typer.Option("--run", help="Run, instead of the first argument: a name under artifacts/, or a folder's path.")
+    str,
+    typer.Option(
+        "--run", help="Run, instead of the first argument: a name under artifacts/, or the path of a run folder."
+    ),
 ]
 
 
@@ -79,56 +82,69 @@ NewRunOption = Annotated[
     str,
     typer.Option(
         "--run",
-        help="Run: a name under artifacts/, or a folder's path; by default the preset's or the photo folder's name.",
+        help="Run: a name under artifacts/, or the path of a run folder (default: name of the preset or the photo folder).",
     ),
 ]
 
 
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps, or auto: CUDA where there is one.")]
+DeviceOption = Annotated[str, typer.Option(help="Device: cpu, cuda, cuda:N, mps, or auto (CUDA if available).")]
 
 
-ForceOption = Annotated[bool, typer.Option("--force", help="Build even what is up to date.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Rebuild files that are up to date.")]
 
 
-ResetOption = Annotated[bool, typer.Option("--reset", help="Forget what the run was told before.")]
+ResetOption = Annotated[bool, typer.Option("--reset", help="Discard the settings of the run and start over.")]
 
 
-PresetOption = Annotated[str, typer.Option(help=f"{', '.join(settings.shipped('presets'))}, or a .toml file.")]
+PresetOption = Annotated[
+    str, typer.Option(help=f"Settings of a dataset: {', '.join(settings.shipped('presets'))}, or a .toml file.")
+]
 
 
 RecipeOption = Annotated[
-    str, typer.Option(help=f"{', '.join(settings.shipped('recipes'))}, or a .toml file; empty: the defaults.")
+    str,
+    typer.Option(
+        help=f"Settings of a method: {', '.join(settings.shipped('recipes'))}, or a .toml file (default: the options' defaults)."
+    ),
 ]
 
 
 SetOption = Annotated[
-    list[str], typer.Option("--set", metavar="STAGE.OPTION=VALUE", help="Any option of any stage; may be repeated.")
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="STAGE.OPTION=VALUE",
+        help="Set any option of any stage, as in fuse.ratio=0.5. May be repeated.",
+    ),
 ]
 
 
 ClassifierArgument = Annotated[
     str,
-    typer.Argument(metavar="RUN_OR_FILE", help="The name of a run, a run folder, or a file such as classifier.pt."),
+    typer.Argument(metavar="RUN_OR_FILE", help="Name of a run, run folder, or classifier file."),
 ]
 
 
-BatchOption = Annotated[int, typer.Option(min=1, max=4096, help="Images that go through the network together.")]
+BatchOption = Annotated[int, typer.Option(min=1, max=4096, help="Images per batch of the network.")]
 
 
-OverwriteOption = Annotated[bool, typer.Option("--force", help="Replace what is there already.")]
+OverwriteOption = Annotated[bool, typer.Option("--force", help="Replace existing output.")]
 
 
 SelectionOption = Annotated[
-    Path | None, typer.Option(help="CSV with the column image_id, as the report saves a selection: only these.")
+    Path | None,
+    typer.Option(
+        help="CSV file with the column image_id: use only these images. The report saves a selection in this form."
+    ),
 ]
 
 
 reporting = {"traceback": False}
-"""How errors are reported: with a traceback or as one line."""
+"""Whether errors print a traceback or one line."""
 
 
 def show_version(wanted: bool) -> None:
-    """Print the version and end."""
+    """Print the version and exit."""
     if wanted:
         from importlib.metadata import version
 
@@ -138,14 +154,12 @@ def show_version(wanted: bool) -> None:
 
 @app.callback()
 def main_options(
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Say nothing but errors and what was asked for.")
-    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors and the requested output.")] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Show where in the code an error arose; of `serve`, every request.")
+        bool, typer.Option("--verbose", "-v", help="Print a traceback with errors; `serve` logs every request.")
     ] = False,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=show_version)
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=show_version)
     ] = False,
 ) -> None:
     """Photos and class names in, a multi-label classifier out: classifier-guided CLIP distillation, stage by stage."""
@@ -154,10 +168,10 @@ def main_options(
 
 
 def named_run(argument: str, option: str) -> str:
-    """The run that an argument or --run names, or else the environment; empty for none.
+    """The run that an argument, --run or CCD_RUN names; empty for none.
 
     Raises:
-        PipelineError: both name one, and not the same.
+        PipelineError: the argument and --run name different runs.
     """
     if argument and option and argument != option:
         raise PipelineError(f"two runs are named, {argument} and --run {option}. Name one.")
@@ -165,10 +179,10 @@ def named_run(argument: str, option: str) -> str:
 
 
 def split_target(arguments: list[str], run: str, rest: str) -> tuple[str, list[str]]:
-    """The run or file that a command uses, and its other arguments: the first argument, or --run.
+    """Split arguments into the run or file (the first argument, or --run) and the remaining ones.
 
     Raises:
-        PipelineError: there are too few arguments; `rest` names what should follow.
+        PipelineError: too few arguments; `rest` names the missing ones.
     """
     target, others = (run, arguments) if run else (arguments[0], arguments[1:])
     if not others:
@@ -177,29 +191,36 @@ def split_target(arguments: list[str], run: str, rest: str) -> tuple[str, list[s
 
 
 def chosen_run(run: str) -> Path:
-    """The folder of the run that a command is about: the one that was named, or the only one that there is."""
+    """The folder of the named run, or of the only run."""
     known = known_runs()
     if not run and len(known) != 1:
         found = f"there are {', '.join(known)}" if known else "there is none yet"
-        raise PipelineError(f"which run? Say it with --run NAME; {found}.")
+        raise PipelineError(f"no run is named, and {found}. Name one with --run NAME.")
     return existing_run(run or known[0])
 
 
 def given_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Options that were given on the command line; the others are None. One value of several is that value."""
+    """The options set on the command line (not None), with lists of one value unpacked."""
     values = {name: value for name, value in given.items() if value is not None}
     return {name: value[0] if isinstance(value, list) and len(value) == 1 else value for name, value in values.items()}
 
 
+def default_text(default: Any) -> str:
+    """The default of an option as Typer prints it; the help itself states what an empty text means."""
+    if default in ("", []):
+        return ""
+    return f" \\[default: {('off', 'on')[default] if isinstance(default, bool) else default}]"
+
+
 def option_parameters(kind: type[Config]) -> list[python_inspect.Parameter]:
-    """An optional command-line parameter for every option of a stage; None means that it was not given."""
+    """An optional command-line parameter per option of a stage; None means that it is not set."""
     parameters = []
     for item in fields(kind):
         meta = item.metadata
         default = item.default if item.default is not MISSING else item.default_factory()
         bounds = {key: meta[key] for key in ("min", "max") if meta[key] is not None and item.type in (int, float)}
         panel = f"Datasets of kind {', '.join(meta['kinds'])}" if meta["kinds"] else None
-        text = meta["help"] + f" (default: {default!r})"
+        text = meta["help"] + default_text(default)
         choice = typer.Option(help=text, show_default=False, rich_help_panel=panel, **bounds)
         kind_of_value = list[str] if meta["several"] else item.type
         annotation = Annotated[kind_of_value | None, choice]
@@ -212,7 +233,7 @@ def option_parameters(kind: type[Config]) -> list[python_inspect.Parameter]:
 
 
 def with_options(kind: type[Config]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command that ends in `**given` the options of a stage instead of it."""
+    """Replace the `**given` of a command by the options of a stage."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = python_inspect.signature(command)

@@ -29,7 +29,7 @@ from pipeline.system.errors import PipelineError
 
 
 def classifier_file(target: str) -> Path:
-    """The classifier of a run (the only one, if none is named), or the file that was given."""
+    """The classifier of a run (the only run if none is named), or the given file."""
     from pipeline.deploy.files import trained_file
 
     found = run_or_file(target) if target else chosen_run("")
@@ -37,7 +37,7 @@ def classifier_file(target: str) -> Path:
 
 
 def classifier_to_use(target: str) -> Path:
-    """The classifier of a run (the only one, if none is named) as it is used for prediction, or the file that was given."""
+    """The classifier of a run (the only run if none is named) for prediction, or the given file."""
     from pipeline.deploy import files
 
     return files.classifier_to_use(target or chosen_run(""))
@@ -49,32 +49,32 @@ def predict(
         list[str],
         typer.Argument(
             metavar="RUN_OR_FILE IMAGES",
-            help="A run or a classifier file, unless --run names it; then photos, videos, folders (searched to any depth), globs, addresses, lists of them (.txt, .csv, .parquet, or - for "
-            "standard input), Parquet files with images in them, tars, zips.",
+            help="Run or classifier file (leave it out with --run). Then photos, videos, folders (searched recursively), "
+            "globs, addresses, lists (.txt, .csv, .parquet, or - for standard input), Parquet files with photos, tars, zips.",
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help=".csv, .jsonl or .parquet file; by default CSV on standard output.")
+        Path | None, typer.Option(help="File to write: .csv, .jsonl or .parquet (default: CSV on standard output).")
     ] = None,
     exclude: Annotated[
         list[str],
-        typer.Option(help="Names to pass over, as '*_thumb.jpg' or 'raw': of files or folders; may be repeated."),
+        typer.Option(help="Files, folders or ends of paths to skip, such as '*_thumb.jpg' or 'raw'. May be repeated."),
     ] = [],  # noqa: B006 - typer copies it
-    every: Annotated[float, typer.Option(min=0.001, help="Seconds between two frames of a video.")] = 1.0,
+    every: Annotated[float, typer.Option(min=0.001, help="Seconds between the frames taken from a video.")] = 1.0,
     batch_size: BatchOption = 16,
     device: DeviceOption = "auto",
     engine: Annotated[
         Literal["auto", "torch", "onnxruntime", "openvino"],
         typer.Option(
             envvar="CCD_ENGINE",
-            help="What runs the network on a CPU; auto: torch. onnxruntime: `pip install '.\\[onnx]'`, openvino: "
-            "`pip install '.\\[openvino]'`.",
+            help="Engine that runs the network on a CPU; auto: torch. onnxruntime needs `pip install '.\\[onnx]'`, "
+            "openvino `pip install '.\\[openvino]'`.",
         ),
     ] = "auto",
     force: OverwriteOption = False,
     run: TargetOption = "",
 ) -> None:
-    """Say which classes are in photos, with a trained classifier alone: labels by its thresholds, and scores."""
+    """Predict the classes in photos with a trained classifier: labels by its thresholds, and scores."""
     from pipeline.deploy import predict as tool
     from pipeline.system.devices import pick_device
 
@@ -90,7 +90,7 @@ def predict(
 def serve(
     classifier: ClassifierArgument = "", *, run: RunOption = "", device: DeviceOption = "auto", **given: Any
 ) -> None:
-    """Answer requests with photos, to this machine alone by default: /predict, /classes, /healthz, and a page at /."""
+    """Serve predictions over HTTP: /predict, /classes, /healthz and a page at /. Listens only to this machine by default."""
     from pipeline.deploy import serve as tool
     from pipeline.system.devices import pick_device
 
@@ -106,19 +106,21 @@ def calibrate(
         list[str],
         typer.Argument(
             metavar="RUN_OR_FILE LABELLED",
-            help="A run or a classifier file, unless --run names it; then a CSV or Parquet with the columns image and labels (joined by ;), or a .json file of thresholds by class, "
-            "as the report gives them.",
+            help="Run or classifier file (leave it out with --run). Then a CSV or Parquet table with the columns image and "
+            "labels (joined by ;), or a .json file of thresholds by class, as the report writes it.",
         ),
     ],
     *,
     run: TargetOption = "",
-    out: Annotated[Path | None, typer.Option(help="File to write; by default calibrated.pt beside the other.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write (default: calibrated.pt next to the classifier).")
+    ] = None,
     batch_size: BatchOption = 16,
     device: DeviceOption = "auto",
     force: OverwriteOption = False,
     **given: Any,
 ) -> None:
-    """Write a classifier file whose thresholds are those of highest F1 on labelled photos, or those of a file."""
+    """Set the thresholds of a classifier: those of highest F1 on labelled photos, or those of a file."""
     from pipeline.deploy import calibrate as tool
     from pipeline.system.devices import pick_device
 
@@ -140,15 +142,13 @@ def export(
     classifier: ClassifierArgument = "",
     format: Annotated[
         Literal["onnx", "torch-export", "hub"],
-        typer.Option(help="What to write; hub: a folder for the Hugging Face Hub. Nothing is uploaded."),
+        typer.Option(help="Format to write. hub: a folder for the Hugging Face Hub; nothing is uploaded."),
     ] = "onnx",
-    out: Annotated[
-        Path | None, typer.Option(help="File to write; by default beside the classifier, with the format's ending.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File or folder to write (default: next to the classifier).")] = None,
     force: OverwriteOption = False,
     run: RunOption = "",
 ) -> None:
-    """Write a classifier as an ONNX or torch.export model or a folder for the Hub, and check that it gives the same scores."""
+    """Export a classifier as an ONNX model, a torch.export model or a folder for the Hub, and check its scores."""
     path = classifier_to_use(named_run(classifier, run))
     if format == "hub":
         from pipeline.deploy import hub

@@ -15,24 +15,24 @@ from pipeline.system.memory import keep_freed_memory
 from pipeline.system.progress import console, log
 
 INTERRUPTED = 130
-"""Exit code of a command that was ended by Ctrl-C; Typer turns the exception into it."""
+"""Exit code after Ctrl-C; Typer raises it."""
 
 
 KEEPS_WORK = {"prepare", "all", "ablation", "download", *(stage.name for stage in STAGES if stage.asks)}
-"""Commands that go on where they were stopped; the others start from the beginning."""
+"""Commands that continue where they were stopped; all other commands start from the beginning."""
 
 
 def next_step(arguments: Sequence[str]) -> str:
-    """What a command that was ended by Ctrl-C leaves, and how to go on."""
+    """Whether a command that Ctrl-C ended keeps its work, and how to continue."""
     command = next((each for each in arguments if not each.startswith("-")), "")
     typed = f"`{shlex.join(['ccd', *arguments])}`"
     if command in KEEPS_WORK:
         return f"finished work is kept. Continue with {typed}"
-    return f"nothing of its work is kept. Start again with {typed}"
+    return f"no work is kept. Start again with {typed}"
 
 
 def end_with(error: BaseException, text: str) -> NoReturn:
-    """Report what ended a command in one line, after the traceback where it was asked for, and end with exit code 1."""
+    """Print an error as one line, after the traceback with --verbose, and exit with code 1."""
     if reporting["traceback"]:
         traceback.print_exception(error)
     process = "" if distributed.is_main() else f"process {distributed.rank()}: "
@@ -42,7 +42,7 @@ def end_with(error: BaseException, text: str) -> NoReturn:
 
 
 def main() -> None:
-    """Entry point: turns what a user can fix, and Ctrl-C, into one line and an exit code."""
+    """Run the command line; turn errors that a user can fix, and Ctrl-C, into one line and an exit code."""
     keep_freed_memory()
     interrupts.watch()
     try:
@@ -55,7 +55,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        # a disk, a folder or a device that fails where nothing more is known of what was done
+        # a disk, folder or device failed outside the places that name it
         end_with(error, f"{first_line(error)}. Check the disk and the permissions.")
     except SystemExit as end:
         if end.code == INTERRUPTED:

@@ -22,35 +22,31 @@ def export_labels(
     ] = "",
     format: Annotated[
         Literal[*FORMATS],
-        typer.Option(help="What to write."),
+        typer.Option(help="Format to write."),
     ] = "csv",
-    out: Annotated[
-        Path | None, typer.Option(help="File, or folder where the format is one; by default beside it.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File or folder to write (default: next to the labels).")] = None,
     part: Annotated[
         Literal["train", "test", "both"] | None,
         typer.Option(
             "--split",
-            help="Of a run: its final labels (train, the default), the classifier's labels of the test images, or both.",
+            help="Split of a run: train (its final labels, the default), test (the classifier's predictions) or both.",
         ),
     ] = None,
     boxes: Annotated[
         bool,
-        typer.Option("--boxes", help="Take the boxes along: where the classifier looked, not the extent of objects."),
+        typer.Option("--boxes", help="Include the run's boxes: regions of high activation, not the extent of objects."),
     ] = False,
     copy_images: Annotated[
-        bool, typer.Option("--copy", help="Copy photos into a folder, instead of linking them.")
+        bool, typer.Option("--copy", help="Copy photos into the folder instead of linking them.")
     ] = False,
     image_prefix: Annotated[
         str | None,
-        typer.Option(
-            help=f"For label-studio: address that the photos' absolute paths are appended to (default: {LOCAL_FILES})."
-        ),
+        typer.Option(help=f"Address before the photos' absolute paths, for label-studio (default: {LOCAL_FILES})."),
     ] = None,
     force: OverwriteOption = False,
     run: RunOption = "",
 ) -> None:
-    """Write labels and scores for another tool: tables, COCO, VOC, YOLO, CVAT, Label Studio, FiftyOne, cleanlab, datasets."""
+    """Export labels and scores: CSV, Parquet, COCO, VOC, YOLO, CVAT, Label Studio, FiftyOne, cleanlab, Hugging Face datasets."""
     from pipeline.exchange import export_labels as tool
 
     places = {"copy_images": copy_images, "image_prefix": image_prefix, "force": force}

@@ -1,4 +1,4 @@
-"""Commands that show a run or a file of one."""
+"""Commands that show a run or a file of it."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,21 +18,23 @@ from pipeline.system.errors import PipelineError
 @app.command(rich_help_panel="Report")
 def inspect(
     path: Annotated[
-        str, typer.Argument(metavar="RUN_OR_FILE", help="The name of a run, a run folder, or any file of a run.")
+        str, typer.Argument(metavar="RUN_OR_FILE", help="Name of a run, run folder, or file of a run.")
     ] = "",
-    image: Annotated[str, typer.Option(help="Image id: also show that image's scores, boxes and labels.")] = "",
+    image: Annotated[str, typer.Option(help="Image id: also print the scores, boxes and labels of this image.")] = "",
     picture: Annotated[
-        bool, typer.Option("--show", help="With --image: write the photo with its boxes as a PNG.")
+        bool, typer.Option("--show", help="With --image: write the photo with its boxes as a PNG file.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="That PNG; by default the image's id in the current folder.")] = None,
-    class_name: Annotated[str, typer.Option("--class", help="List the top and the doubtful images of a class.")] = "",
-    compare: Annotated[
-        str, typer.Option(help="Another run or labels file: say how the two differ, and nothing else.")
+    out: Annotated[
+        Path | None, typer.Option(help="With --show: PNG file to write (default: the image id, in the current folder).")
+    ] = None,
+    class_name: Annotated[
+        str, typer.Option("--class", help="List the top and the most uncertain images of a class.")
     ] = "",
-    force: Annotated[bool, typer.Option("--force", help="With --show: replace a PNG that is there already.")] = False,
+    compare: Annotated[str, typer.Option(help="Another run or labels file: print only how the two differ.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="With --show: replace an existing PNG file.")] = False,
     run: RunOption = "",
 ) -> None:
-    """Show what an artifact holds: its origin, shapes and classes; or one image, one class, or two runs side by side."""
+    """Print an artifact's origin, shapes and classes; or one image, one class, or how two runs differ."""
     from pipeline.report import inspect as tool
 
     target = named_run(path, run)
@@ -56,14 +58,15 @@ def report(
     pair: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="RUN OTHER", help="One run, or two: then a page of how the second differs from the first."
+            metavar="RUN OTHER",
+            help="Run to report on; with a second run, the page shows how it differs from the first.",
         ),
     ] = None,
     *,
     run: RunOption = "",
     **given: Any,
 ) -> None:
-    """Write report.html: what happened in a run, as charts and images on one page that opens from disk."""
+    """Write the report of a run, report.html: charts and images on one page that opens from disk."""
     config = ReportConfig(**given_options(given))
     if len(pair or []) < 2:
         from pipeline.report import build

@@ -1,4 +1,4 @@
-"""Commands with which people correct labels."""
+"""Commands to correct labels."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,11 +22,11 @@ from pipeline.runs.lock import locked
 def review(
     name: RunArgument = "",
     run: RunOption = "",
-    count: Annotated[int, typer.Option("--n", min=1, help="Most images.")] = 100,
+    count: Annotated[int, typer.Option("--n", min=1, help="Largest number of images.")] = 100,
     images: SelectionOption = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of this machine; 0 for any that is free.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of this machine. 0: any free port.")] = 0,
 ) -> None:
-    """Serve a page, to this machine alone, on which a person corrects labels; every answer is written at once."""
+    """Serve a page, to this machine only, to correct labels on; every answer is saved at once."""
     from pipeline.review import server as tool
 
     tool.run(chosen_run(named_run(name, run)), count, chosen=images, port=port)
@@ -36,15 +36,13 @@ def review(
 def review_list(
     name: RunArgument = "",
     run: RunOption = "",
-    count: Annotated[int, typer.Option("--n", min=1, help="Most images.")] = 100,
-    out: Annotated[Path | None, typer.Option(help="JSON file; by default review.json in the run.")] = None,
-    image_prefix: Annotated[
-        str, typer.Option(help="Address that the photos' absolute paths are appended to.")
-    ] = LOCAL_FILES,
+    count: Annotated[int, typer.Option("--n", min=1, help="Largest number of images.")] = 100,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write (default: review.json in the run).")] = None,
+    image_prefix: Annotated[str, typer.Option(help="Address before the photos' absolute paths.")] = LOCAL_FILES,
     images: SelectionOption = None,
     force: OverwriteOption = False,
 ) -> None:
-    """Write the images whose correction would tell most, the most doubtful first, as tasks of Label Studio."""
+    """Write the most uncertain images as tasks of Label Studio, the most uncertain first."""
     from pipeline.review import review_list as tool
 
     tool.run(chosen_run(named_run(name, run)), count, out, image_prefix=image_prefix, chosen=images, force=force)
@@ -55,15 +53,15 @@ def import_labels(
     source: Annotated[
         Path,
         typer.Argument(
-            help="CSV with image_id and labels (joined by ;) or one column of 1, 0 or nothing per class, of the images "
-            "that a person has looked at alone; or a JSON export of Label Studio."
+            help="CSV or Parquet table of reviewed images with image_id, and labels (joined by ;) or one column of 1, 0 or "
+            "nothing per class; or an export of Label Studio."
         ),
     ],
     name: RunArgument = "",
     run: RunOption = "",
-    replace: Annotated[bool, typer.Option("--replace", help="Forget what was imported before.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Discard earlier corrections.")] = False,
 ) -> None:
-    """Take corrections of people into a run; `fuse` uses them instead of the pseudo-labels."""
+    """Import corrected labels into a run; `fuse` uses them instead of the pseudo-labels."""
     from pipeline.review import import_labels as tool
 
     folder = chosen_run(named_run(name, run))

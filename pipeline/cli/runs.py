@@ -1,4 +1,4 @@
-"""Commands about runs as a whole: their list, plan and settings."""
+"""Commands that show runs: their list, plan and settings."""
 
 from pipeline.cli.app import RunArgument, RunOption, app, chosen_run, named_run
 from pipeline.cli.started import check_kind
@@ -7,7 +7,7 @@ from pipeline.runs import settings
 
 @app.command(rich_help_panel="Runs")
 def plan(name: RunArgument = "", run: RunOption = "") -> None:
-    """Print what `all` would do for a run, and about how long it would take; builds nothing."""
+    """Print the stages that `all` would run, why, and their estimated time; runs nothing."""
     from pipeline.stages.plan import show_plan
 
     folder = chosen_run(named_run(name, run))
@@ -26,7 +26,7 @@ def runs() -> None:
 
 @app.command(rich_help_panel="Runs")
 def config(name: RunArgument = "", run: RunOption = "") -> None:
-    """Print the settings of a run, and where each comes from."""
+    """Print the settings of a run and the origin of each."""
     from pipeline.report.runs import show_config
 
     folder = chosen_run(named_run(name, run))

@@ -72,7 +72,7 @@ def prepare(
     reset: ResetOption = False,
     **given: Any,
 ) -> None:
-    """Begin a run: the first stage, and with `all` the only one that takes a preset."""
+    """Start a run. Only `prepare` and `all` take a preset."""
     with started_run(named_run(name, run), preset, recipe, given_options(given), assignments, reset, force):
         pass
 
@@ -89,7 +89,7 @@ def run_all(
     device: DeviceOption = "auto",
     force: ForceOption = False,
     reset: ResetOption = False,
-    to: Annotated[str, typer.Option("--to", help=f"Last stage to run: one of {', '.join(STAGE_NAMES)}.")] = "evaluate",
+    to: Annotated[str, typer.Option("--to", help=f"Last stage to run: {', '.join(STAGE_NAMES)}.")] = "evaluate",
     **given: Any,
 ) -> None:
     """Run every stage, from photos and class names to a trained classifier and its figures."""
@@ -109,7 +109,7 @@ def run_all(
 
 
 def is_measured(folder: Path) -> bool:
-    """Whether a run has figures of its present labels: those that have been taken away leave old ones behind."""
+    """Whether the run's figures are up to date; removed labels leave old figures behind."""
     from pipeline.artifacts.state import UP_TO_DATE, file_states
 
     return file_states(folder)["metrics.json"].state == UP_TO_DATE

@@ -1,4 +1,4 @@
-"""The settings of a run that is started or continued: what it has, preset, recipe and command line."""
+"""The settings of a run that is started or continued: its own, the preset, the recipe and the command line."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,9 +25,9 @@ from pipeline.system.progress import log
 def started_run(
     run: str, preset: str, recipe: str, given: dict[str, Any], assignments: list[str], reset: bool, force: bool
 ) -> Iterator[tuple[Path, settings.Settings]]:
-    """Folder and settings of a run that is started or taken up again, with its images prepared and its folder locked.
+    """Folder and settings of a run that is started or continued, with its images prepared and its folder locked.
 
-    The settings are kept in the run's `run.toml` once the images are there: a command that fails changes nothing.
+    The settings are written to the run's `run.toml` once the images are prepared: a command that fails changes nothing.
     """
     from pipeline.stages.chain import run_stage
 
@@ -53,7 +53,7 @@ def started_run(
 
 
 def check_new_reuse(before: settings.Settings, own: settings.Settings) -> None:
-    """Raise where another run is newly named as a source of embeddings and cannot be one, before photos are read."""
+    """Raise, before photos are read, if `reuse_embeddings` has changed to a run that cannot be reused."""
     embed = own.config("embed", EmbedConfig, {})
     if embed.reuse_embeddings and not embed.precomputed and embed != before.config("embed", EmbedConfig, {}):
         from pipeline.teachers.embedding_cache import check_reuse
@@ -62,9 +62,9 @@ def check_new_reuse(before: settings.Settings, own: settings.Settings) -> None:
 
 
 def keep_settings(folder: Path, before: settings.Settings, own: settings.Settings) -> None:
-    """Write the settings of a run where they are new, and print what changed in them.
+    """Write the settings of a run where they are new, and print the changes.
 
-    Unchanged settings are not written, so that the comments of a person who edits the file stay.
+    Unchanged settings are not written, so that your comments in the file stay.
     """
     if distributed.is_main() and (own != before or not (folder / settings.FILE).exists()):
         if before.tables:
@@ -74,18 +74,18 @@ def keep_settings(folder: Path, before: settings.Settings, own: settings.Setting
 
 
 def default_run(preset: str, given: Mapping[str, Any]) -> str:
-    """Name of a run that was given none."""
+    """Name of a run without --run: that of the photo folder or the preset."""
     if sources := each_of(given.get("images") or ""):
         from pipeline.datasets.folder import name_of
 
         name = name_of(sources[0])
         if not name:
-            raise PipelineError(f"{sources[0]} has no name to call the run by. Name the run with --run.")
+            raise PipelineError(f"{sources[0]} has no name to derive the name of a run from. Name the run with --run.")
         return name
     if not preset:
         raise PipelineError(
-            'nothing says which photos: give --images DIR --classes "dog,cat,car", or --preset demo (scenes that ship '
-            "with ccd), voc12 and the like, or --run NAME of a run that has been begun."
+            'no photos are named. Give --images DIR --classes "dog,cat,car", or --preset demo (scenes that ship with ccd) or '
+            "voc12, or --run NAME of a run that you have started."
         )
     return Path(preset).name.removesuffix(".toml")
 
@@ -98,7 +98,7 @@ def compose(
     given: Mapping[str, Any],
     assignments: list[str],
 ) -> settings.Settings:
-    """Settings of a run: what it has already, the preset, the recipe, and the command line on top."""
+    """Settings of a run: its own, then the preset, the recipe and the command line; later ones win."""
     where = str(folder / settings.FILE)
     own = before.given("preset", preset).given("recipe", recipe)
     own = own.merged(settings.Settings({"prepare": dict(given)}, where=where))
@@ -108,28 +108,27 @@ def compose(
 
 
 def check_kind(folder: Path, own: settings.Settings, given: Mapping[str, Any]) -> None:
-    """Raise where no dataset is named, or an option is given that another kind of dataset has."""
+    """Raise if no dataset is named, or an option belongs to another kind of dataset."""
     kind = own.tables.get("prepare", {}).get("kind", "")
     if not kind:
         raise PipelineError(
-            f'nothing says which photos {folder} is about: give --images DIR --classes "dog,cat,car", or --preset demo, '
-            "voc12 and the like."
+            f'no photos are named for {folder}. Give --images DIR --classes "dog,cat,car", or --preset demo or voc12.'
         )
     for item in fields(PrepareConfig):
         if item.name in given and item.metadata["kinds"] and kind not in item.metadata["kinds"]:
             name = item.name.replace("_", "-")
             raise PipelineError(
-                f"--{name} is for datasets of kind {' or '.join(item.metadata['kinds'])}, and this one is of kind {kind}."
+                f"--{name} is for datasets of kind {' or '.join(item.metadata['kinds'])}, but this one is of kind {kind}."
             )
 
 
 def check_same_photos(folder: Path, before: settings.Settings, own: settings.Settings) -> None:
-    """Raise where a run of the same name has other photos, and nobody said that it is meant."""
+    """Raise if a run of the same name has other photos, unless --run names it."""
     old, new = (each.tables.get("prepare", {}).get("images", "") for each in (before, own))
     if old and new and real_places(old) != real_places(new):
         raise PipelineError(
-            f"{folder} is the run of {old}. Name another run for {new} with --run, or say --run {run_argument(folder)} "
-            "if the same photos lie there now."
+            f"{folder} is the run of {old}. Name another run for {new} with --run, or pass --run {run_argument(folder)} "
+            "if the same photos have moved there."
         )
 
 

@@ -14,12 +14,14 @@ from pipeline.system.progress import log, show
 
 @app.command(rich_help_panel="Study")
 def ablation(
-    plan: Annotated[str, typer.Argument(help="Plan that ships with the package (paper), or a .toml file.")] = "paper",
+    plan: Annotated[
+        str, typer.Argument(help="Plan of settings: paper, which ships with ccd, or a .toml file.")
+    ] = "paper",
     name: RunArgument = "",
     run: RunOption = "",
     device: DeviceOption = "auto",
 ) -> None:
-    """Run a plan of settings on the images of a run and compare them: label and classifier mAP, with intervals."""
+    """Compare settings on the images of a run: label mAP and classifier mAP with intervals, per row of a plan."""
     from pipeline.study.ablation import ablation_table, read_plan, run_plan
 
     folder = chosen_run(named_run(name, run))
@@ -29,14 +31,16 @@ def ablation(
 
 @app.command(rich_help_panel="Study")
 def download(
-    benchmark: Annotated[Literal["voc07", "voc12", "coco14"], typer.Argument(help="What to fetch.")],
-    root: Annotated[Path, typer.Option(help="Folder for the archives and the images, the --root of `prepare` later.")],
+    benchmark: Annotated[Literal["voc07", "voc12", "coco14"], typer.Argument(help="Benchmark to download.")],
+    root: Annotated[Path, typer.Option(help="Folder for archives and images; pass it to `prepare` as --root.")],
     mirror: Annotated[
-        str | None, typer.Option(help="Address of a folder with the same archives; by default the official servers.")
+        str | None, typer.Option(help="Address of a folder with the same archives (default: the official servers).")
     ] = None,
 ) -> None:
-    """Fetch a benchmark dataset and unpack it; a second call continues where the first one was interrupted."""
+    """Download and unpack a benchmark dataset; repeat the command to continue after an interruption."""
     from pipeline.datasets.benchmarks import fetch
 
     fetch(benchmark, root, mirror)
-    log(f"{root}: {benchmark} is complete. Go on with `ccd all --preset {benchmark} --root {shlex.quote(str(root))}`.")
+    log(
+        f"{root}: {benchmark} is complete. Continue with `ccd all --preset {benchmark} --root {shlex.quote(str(root))}`."
+    )

@@ -45,7 +45,7 @@ class Stage:
 STAGES = (
     Stage(
         "prepare",
-        "Check the images of a dataset and write the run's manifest and, where it is labelled, ground truth.",
+        "Check the images of a dataset; write the manifest and, if the dataset has labels, the ground truth.",
         module="prepare",
         options="PrepareConfig",
         makes=("manifest.csv",),

