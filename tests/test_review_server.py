@@ -1,59 +1,55 @@
 import http.client
 import json
+import secrets
 import threading
 
 import numpy as np
 import pytest
+import uvicorn
 from browser import browse, need_browser, violations
+from web_server import Running
 from worlds.commands import invoke
 from worlds.runs import CLASSES, TRAIN, TRUTH
 
 from pipeline.artifacts.manifest import read_manifest
 from pipeline.evaluation.read import read
-from pipeline.review import server as review_server
-from pipeline.review.server import LOG, open_review
-from pipeline.system.errors import PipelineError
+from pipeline.review.server import HOST, build_app
+from pipeline.review.session import LOG, open_review
+
+
+class Page(Running):
+    """The server of a review."""
+
+    def __init__(self, review):
+        self.review, self.token = review, "token-of-the-test"
+        super().__init__(build_app(review, self.token))
+        self.address = f"http://127.0.0.1:{self.port}/{self.token}/"
+
+    def save(self, correction):
+        """Status, headers and content of the response to a correction."""
+        body = correction if isinstance(correction, bytes) else json.dumps(correction).encode()
+        return self.ask("POST", f"/{self.token}/correction", body, **{"Content-Type": "application/json"})
 
 
 @pytest.fixture
 def served(small_run):
     """A server of all train images of a run, and its folder."""
-    server = open_review(small_run, 100)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server, small_run
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def ask(server, method, path, body=None, **headers):
-    """Status, headers and content of a response."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
-    connection.request(method, path, body, headers)
-    response = connection.getresponse()
-    content = response.read()
-    connection.close()
-    return response.status, response.headers, content
-
-
-def answer(server, said):
-    body = said if isinstance(said, bytes) else json.dumps(said).encode()
-    return ask(server, "POST", f"/{server.token}/answer", body, **{"Content-Type": "application/json"})
+    with Page(open_review(small_run, 100)) as page:
+        yield page, small_run
 
 
 def test_an_answer_is_on_disk_before_it_is_confirmed(served):
     server, folder = served
     row = server.review.queue.rows[0]
-    status, _, content = answer(server, {"index": 0, "present": [0, 2]})
-    assert (status, json.loads(content)) == (200, {"corrected": 1, "present": [0, 2], "answered": True})
+    status, _, content = server.save({"index": 0, "present": [0, 2]})
+    assert (status, json.loads(content)) == (200, {"corrected": 1, "present": [0, 2], "reviewed": True})
     labels = read(folder / "corrections.h5").labels
     assert labels[row].tolist() == [1, 0, 1] and (np.delete(labels, row, 0) == -1).all()
-    assert answer(server, {"index": 0, "present": []})[0] == 200
+    assert server.save({"index": 0, "present": []})[0] == 200
     assert read(folder / "corrections.h5").labels[row].tolist() == [0, 0, 0]
-    said = [json.loads(answer(server, {"index": 0, "present": None})[2]) for _ in range(2)]
+    said = [json.loads(server.save({"index": 0, "present": None})[2]) for _ in range(2)]
     assert [each["corrected"] for each in said] == [1, 0]  # the second answer is undone, and then the first
-    assert [each["answered"] for each in said] == [True, False] and said[0]["present"] == [0, 2]
+    assert [each["reviewed"] for each in said] == [True, False] and said[0]["present"] == [0, 2]
     assert (read(folder / "corrections.h5").labels == -1).all()
 
 
@@ -63,14 +59,14 @@ def test_what_others_said_meanwhile_is_kept(served, tmp_path):
     asked, other = server.review.queue.rows[:2]
     (tmp_path / "a.csv").write_text(f"image_id,cat\n{ids[other]},1\n")
     assert invoke("import-labels", tmp_path / "a.csv", "--run", folder)[0] == 0
-    answer(server, {"index": 0, "present": [1]})
+    server.save({"index": 0, "present": [1]})
     labels = read(folder / "corrections.h5").labels
     assert labels[other].tolist() == [1, -1, -1] and labels[asked].tolist() == [0, 1, 0]
 
 
 def test_answers_from_many_threads_are_all_kept(served):
     server, folder = served
-    threads = [threading.Thread(target=answer, args=(server, {"index": n, "present": [n % 3]})) for n in range(TRAIN)]
+    threads = [threading.Thread(target=server.save, args=({"index": n, "present": [n % 3]},)) for n in range(TRAIN)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -79,24 +75,24 @@ def test_answers_from_many_threads_are_all_kept(served):
     assert [labels[row].tolist().index(1) for row in server.review.queue.rows] == [n % 3 for n in range(TRAIN)]
 
 
-@pytest.mark.parametrize("path", ["/", "/answer", "/wrong/", "/photo/0", "//photo/0"])
+@pytest.mark.parametrize("path", ["/", "/correction", "/wrong/", "/photo/0", "//photo/0"])
 def test_nothing_is_there_without_the_token(served, path):
     server, _ = served
     for method in ("GET", "POST"):
-        status, _, content = ask(server, method, path)
-        assert (status, content) == (404, b"not found")
+        status, _, content = server.ask(method, path)
+        assert (status, json.loads(content)) == (404, {"error": "not found"})
 
 
 def test_a_page_under_another_name_is_refused(served):
     """Whoever makes a name of theirs lead to this machine could otherwise read the answers."""
     server, _ = served
-    assert ask(server, "GET", f"/{server.token}/", Host="evil.example")[0] == 404
-    assert ask(server, "GET", f"/{server.token}/", Host=f"localhost:{server.server_port}")[0] == 200
+    assert server.ask("GET", f"/{server.token}/", Host="evil.example")[0] == 400
+    assert server.ask("GET", f"/{server.token}/", Host=f"localhost:{server.port}")[0] == 200
 
 
 def test_only_photos_of_questions_are_served(served):
     server, _ = served
-    status, headers, content = ask(server, "GET", f"/{server.token}/photo/0")
+    status, headers, content = server.ask("GET", f"/{server.token}/photo/0")
     assert (status, headers["Content-Type"]) == (200, "image/jpeg") and content.startswith(b"\xff\xd8")
     for path in (
         "photo/999",
@@ -106,15 +102,15 @@ def test_only_photos_of_questions_are_served(served):
         "photo/../../manifest.csv",
         "photo/%2e%2e/manifest.csv",
     ):
-        assert ask(server, "GET", f"/{server.token}/{path}")[0] == 404
+        assert server.ask("GET", f"/{server.token}/{path}")[0] == 404
 
 
 def test_the_page_may_not_be_framed_or_kept(served):
     server, _ = served
-    headers = ask(server, "GET", f"/{server.token}/")[1]
+    headers = server.ask("GET", f"/{server.token}/")[1]
     assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
     assert headers["Cache-Control"] == "no-store" and headers["Referrer-Policy"] == "no-referrer"
-    assert server.server_address[0] == "127.0.0.1"
+    assert HOST == "127.0.0.1"
 
 
 @pytest.mark.parametrize(
@@ -137,21 +133,21 @@ def test_the_page_may_not_be_framed_or_kept(served):
 )
 def test_what_is_no_answer_is_refused_and_changes_nothing(served, body):
     server, folder = served
-    assert answer(server, body)[0] == 400
+    assert server.save(body)[0] in (400, 413)
     assert not (folder / "corrections.h5").exists()
-    assert answer(server, {"index": 0, "present": []})[0] == 200  # and the server goes on
+    assert server.save({"index": 0, "present": []})[0] == 200  # and the server goes on
 
 
 def test_the_page_names_the_run_as_the_command_line_takes_it(served):
     server, run = served
-    page = ask(server, "GET", f"/{server.token}/")[2].decode()
+    page = server.ask("GET", f"/{server.token}/")[2].decode()
     assert f"ccd fuse --run {run}\nccd train --run {run}" in page
 
 
 def test_a_form_of_a_foreign_page_is_no_answer(served):
     server, folder = served
     body = b'{"index": 0, "present": []}'
-    assert ask(server, "POST", f"/{server.token}/answer", body, **{"Content-Type": "text/plain"})[0] == 400
+    assert server.ask("POST", f"/{server.token}/correction", body, **{"Content-Type": "text/plain"})[0] == 415
     assert not (folder / "corrections.h5").exists()
 
 
@@ -161,24 +157,20 @@ def reopened(served):
     server, folder = served
     asked = server.review.queue.rows[:3]
     for index in (0, 1, 2):
-        answer(server, {"index": index, "present": [index]})
-    with open_review(folder, 100) as later:
-        thread = threading.Thread(target=later.serve_forever, daemon=True)
-        thread.start()
+        server.save({"index": index, "present": [index]})
+    with Page(open_review(folder, 100)) as later:
         yield later, folder, asked
-        later.shutdown()
-        thread.join()
 
 
 def test_yesterdays_answers_are_shown_in_their_order_and_undone(reopened):
     server, folder, asked = reopened
     content = server.review.content()
     ids = read_manifest(folder).split("train").image_ids
-    assert [head["id"] for head in content["questions"][:3]] == [ids[row] for row in asked]
+    assert [head["id"] for head in content["photos"][:3]] == [ids[row] for row in asked]
     assert (content["earlier"], content["history"]) == (3, [0, 1, 2])
-    assert [head["present"] for head in content["questions"][:3]] == [[0], [1], [2]]
-    assert len(content["questions"]) == TRAIN and set(server.review.queue.rows).isdisjoint(asked)
-    assert json.loads(answer(server, {"index": 2, "present": None})[2])["answered"] is False
+    assert [head["present"] for head in content["photos"][:3]] == [[0], [1], [2]]
+    assert len(content["photos"]) == TRAIN and set(server.review.queue.rows).isdisjoint(asked)
+    assert json.loads(server.save({"index": 2, "present": None})[2])["reviewed"] is False
     labels = read(folder / "corrections.h5").labels
     assert (labels[asked[2]] == -1).all() and labels[asked[1]].tolist() == [0, 1, 0]
     assert server.review.content()["history"] == [0, 1]
@@ -194,10 +186,10 @@ def test_undo_brings_back_what_was_imported_and_keeps_what_was_imported_since(se
         assert invoke("import-labels", tmp_path / "a.csv", "--run", folder)[0] == 0
 
     imported("cat;1")
-    answer(server, {"index": 0, "present": [1]})
+    server.save({"index": 0, "present": [1]})
     assert read(folder / "corrections.h5").labels[row].tolist() == [0, 1, 0]
     imported("dog;0")
-    answer(server, {"index": 0, "present": None})
+    server.save({"index": 0, "present": None})
     assert read(folder / "corrections.h5").labels[row].tolist() == [1, 0, -1]
 
 
@@ -206,33 +198,27 @@ def test_an_answer_that_was_not_given_here_is_taken_back_only_where_it_is_shown(
     image_id = read_manifest(folder).split("train").image_ids[server.review.queue.rows[0]]
     (tmp_path / "a.csv").write_text(f"image_id,labels\n{image_id},cat\n")
     assert invoke("import-labels", tmp_path / "a.csv", "--run", folder)[0] == 0
-    with open_review(folder, 100) as later:
-        assert later.review.content()["history"] == [] and later.review.content()["earlier"] == 1
-        assert later.review.answer(0, None)["answered"] is False
+    later = open_review(folder, 100)
+    assert later.content()["history"] == [] and later.content()["earlier"] == 1
+    assert later.save(0, None)["reviewed"] is False
 
 
 @pytest.mark.parametrize("text", ["", "x", "[]", "{}", '{"image_id": 1, "before": {}, "after": {}}', "[" * 50_000])
 def test_a_damaged_log_of_answers_does_no_harm(served, text):
     server, folder = served
-    answer(server, {"index": 0, "present": [0]})
+    server.save({"index": 0, "present": [0]})
     (folder / LOG).write_text(text)
     assert server.review.content()["history"] == []
-    assert answer(server, {"index": 0, "present": None})[0] == 200
+    assert server.save({"index": 0, "present": None})[0] == 200
     assert (read(folder / "corrections.h5").labels == -1).all()
 
 
 def test_a_run_whose_photos_are_all_answered_shows_the_answers(served, small_run):
     server, _ = served
     for index in range(TRAIN):
-        answer(server, {"index": index, "present": []})
-    with open_review(small_run, 100) as later:
-        assert later.review.queue.rows == [] and len(later.review.rows) == TRAIN
-
-
-def test_a_port_that_is_taken_is_said(served):
-    server, folder = served
-    with pytest.raises(PipelineError, match=r"cannot be used.*--port"):
-        open_review(folder, 100, port=server.server_port)
+        server.save({"index": index, "present": []})
+    later = open_review(small_run, 100)
+    assert later.queue.rows == [] and len(later.rows) == TRAIN
 
 
 # A person who knows what is in the photos and uses keys alone.
@@ -241,7 +227,7 @@ PERSON = r"""(async () => {
   const press = (key) => document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
   const wait = (holds) => new Promise((done) => { const look = () => (holds() ? done() : setTimeout(look, 20)); look(); });
   const seen = [];
-  while (!byId("head").hidden) {
+  while (!byId("card").hidden) {
     const id = byId("photo-id").textContent;
     await wait(() => byId("photo").complete && byId("photo").naturalWidth > 0);
     seen.push(id);
@@ -250,7 +236,7 @@ PERSON = r"""(async () => {
       if (truth[id].includes(row.querySelector(".name").textContent) !== on) press(row.querySelector("kbd").textContent);
     }
     press("Enter");
-    await wait(() => byId("head").hidden || byId("photo-id").textContent !== id);
+    await wait(() => byId("card").hidden || byId("photo-id").textContent !== id);
   }
   return { seen, progress: byId("progress").textContent, overflow: document.documentElement.scrollWidth - innerWidth };
 })()"""
@@ -264,16 +250,16 @@ SECOND_DAY = r"""(async () => {
   const progress = () => byId("progress").textContent;
   const seen = { start: progress(), keys: [] };
   press("u");
-  await wait(() => byId("said").textContent.startsWith("undone"));
-  Object.assign(seen, { undone: byId("photo-id").textContent, afterUndo: progress(), said: byId("said").textContent });
+  await wait(() => byId("status").textContent.startsWith("Undone"));
+  Object.assign(seen, { undone: byId("photo-id").textContent, afterUndo: progress(), status: byId("status").textContent });
   byId("find-photo").value = %s;
   byId("find-photo").dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true, cancelable: true }));
   seen.found = byId("photo-id").textContent;
   seen.hint = byId("hint").textContent;
   press("2");
   press("Enter");
-  await wait(() => byId("said").textContent.startsWith("written"));
-  for (let n = 0; n < data.questions.length; n++) { show(n); seen.keys.push(keys()); }
+  await wait(() => byId("status").textContent.startsWith("Saved"));
+  for (let n = 0; n < data.photos.length; n++) { show(n); seen.keys.push(keys()); }
   return seen;
 })()"""
 
@@ -284,10 +270,10 @@ def test_keys_keep_their_class_and_earlier_answers_are_undone_in_a_browser(reope
     ids = read_manifest(folder).split("train").image_ids
     found, console = browse(server.address, tmp_path, 1280, SECOND_DAY % json.dumps(ids[asked[0]]))
     assert console == []
-    assert found["start"] == f"Photo 1 of {TRAIN - 3}, 0 answered, 3 earlier"
+    assert found["start"] == f"Photo 1 of {TRAIN - 3}, 0 reviewed, 3 earlier"
     assert (found["undone"], found["afterUndo"]) == (ids[asked[2]], "Earlier photo 3 of 3")
-    assert found["said"] == f"undone: {ids[asked[2]]} has no answer now"
-    assert found["found"] == ids[asked[0]] and "Answered" in found["hint"]
+    assert ids[asked[2]] in found["status"] and "not reviewed" in found["status"]
+    assert found["found"] == ids[asked[0]] and "Reviewed" in found["hint"]
     assert found["keys"] == [[[str(c + 1), name] for c, name in enumerate(CLASSES)]] * TRAIN
     labels = read(folder / "corrections.h5").labels
     assert labels[asked].tolist() == [[1, 1, 0], [0, 1, 0], [-1, -1, -1]]
@@ -301,7 +287,7 @@ def test_a_person_corrects_every_photo_in_a_browser_and_fuse_honours_it(served, 
     truth = {ids[n]: [CLASSES[c] for c in np.flatnonzero(TRUTH[n] == 1)] for n in range(TRAIN)}
     found, console = browse(server.address, tmp_path, width, PERSON % json.dumps(truth))
     assert console == [] and found["overflow"] <= 0
-    assert found["progress"] == f"{TRAIN} of {TRAIN} photos answered"
+    assert found["progress"] == f"{TRAIN} of {TRAIN} photos reviewed"
     assert found["seen"] == [ids[row] for row in server.review.queue.rows]  # most doubtful first
     assert read(folder / "corrections.h5").labels.tolist() == TRUTH[:TRAIN].tolist()
     assert invoke("fuse", "--run", folder)[0] == 0
@@ -311,19 +297,27 @@ def test_a_person_corrects_every_photo_in_a_browser_and_fuse_honours_it(served, 
 def test_axe_finds_nothing_on_the_page(served, tmp_path):
     need_browser()
     server, _ = served
-    assert violations(server.address, tmp_path, "0", "show(data.questions.length)") == []
+    assert violations(server.address, tmp_path, "0", "show(data.photos.length)") == []
 
 
 def test_the_command_serves_until_it_is_interrupted(small_run, monkeypatch, capfd):
-    def interrupted(server):
-        assert answer_directly(server) == 1
+    run = uvicorn.Server.run
+
+    def interrupted(server, sockets):
+        thread = threading.Thread(target=run, args=(server, sockets))
+        thread.start()
+        connection = http.client.HTTPConnection(*sockets[0].getsockname(), timeout=20)
+        body = json.dumps({"index": 0, "present": [0]})
+        connection.request("POST", "/the-token/correction", body, {"Content-Type": "application/json"})
+        assert json.load(connection.getresponse())["corrected"] == 1
+        connection.close()
+        server.should_exit = True
+        thread.join()
         raise KeyboardInterrupt
 
-    def answer_directly(server):
-        return server.review.answer(0, [0])["corrected"]
-
-    monkeypatch.setattr(review_server.ReviewServer, "serve_forever", interrupted)
+    monkeypatch.setattr(uvicorn.Server, "run", interrupted)
+    monkeypatch.setattr(secrets, "token_urlsafe", lambda length: "the-token")
     code, output = invoke("review", "--run", small_run, "--n", 3)
-    told = " ".join((output + capfd.readouterr().err).split())
-    assert code == 0 and "3 images to look at: open http://127.0.0.1:" in told
-    assert "corrected photos: 1. Go on with `ccd fuse" in told
+    text = " ".join((output + capfd.readouterr().err).split())
+    assert code == 0 and "3 photos to review: open http://127.0.0.1:" in text and "/the-token/ (" in text
+    assert "corrected photos: 1." in text and "`ccd fuse" in text

@@ -17,6 +17,7 @@ import pytest
 import torch
 from browser import browse, need_browser, violations
 from PIL import Image
+from web_server import Running
 from worlds.commands import invoke
 
 from pipeline import Classifier
@@ -24,6 +25,7 @@ from pipeline.deploy import serve
 from pipeline.runs.options import ServeConfig
 from pipeline.system.errors import PipelineError
 from pipeline.web.page import render
+from pipeline.web.server import listen
 
 ROOT = Path(__file__).parents[1]
 BOUNDARY = "two-dashes-and-more"
@@ -49,45 +51,24 @@ def form(files):
     return b"".join([*parts, f"--{BOUNDARY}--\r\n".encode()])
 
 
-class Running:
-    """A service on a thread of this process."""
+class Service(Running):
+    """The service of a classifier."""
 
     def __init__(self, classifier, config):
-        self.host = config.host
-        self.socket = serve.listen(config.host, 0)
-        self.port = self.socket.getsockname()[1]
-        app = serve.build_app(classifier, "pets/classifier.pt", config)
-        self.server = serve.uvicorn.Server(serve.uvicorn.Config(app, log_level="error"))
-        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True)
-        self.thread.start()
-        while not self.server.started:
-            time.sleep(0.01)
-
-    def stop(self):
-        self.server.should_exit = True
-        self.thread.join()
-        self.socket.close()
-
-    def ask(self, method, path, body=None, **headers):
-        """Status and content of a response."""
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=20)
-        connection.request(method, path, body, headers)
-        response = connection.getresponse()
-        content = response.read()
-        connection.close()
-        return response.status, content
+        super().__init__(serve.build_app(classifier, "pets/classifier.pt", config), config.host)
 
     def predict(self, files):
-        """Status and answer about photos, name to content."""
-        status, content = self.ask("POST", "/predict", form(files), **{"Content-Type": FORM})
+        """Status and response about photos, name to content."""
+        status, _, content = self.ask("POST", "/predict", form(files), **{"Content-Type": FORM})
         return status, json.loads(content)
 
 
 @pytest.fixture
 def running(tiny_classifier):
-    service = Running(Classifier.load(tiny_classifier), ServeConfig(photos=4, photo_mb=1, body_mb=2, batch_size=8))
-    yield service
-    service.stop()
+    with Service(
+        Classifier.load(tiny_classifier), ServeConfig(photos=4, photo_mb=1, body_mb=2, batch_size=8)
+    ) as service:
+        yield service
 
 
 def test_photos_are_answered_in_order_as_the_python_api_does(running, tiny_classifier):
@@ -100,8 +81,9 @@ def test_photos_are_answered_in_order_as_the_python_api_does(running, tiny_class
 
 
 def test_classes_and_health(running):
-    assert json.loads(running.ask("GET", "/classes")[1])["classes"][1] == {"name": "dog", "threshold": 0.4}
-    assert running.ask("GET", "/healthz") == (200, b'{"status":"ok"}')
+    assert json.loads(running.ask("GET", "/classes")[2])["classes"][1] == {"name": "dog", "threshold": 0.4}
+    status, _, content = running.ask("GET", "/healthz")
+    assert (status, content) == (200, b'{"status":"ok"}')
 
 
 def test_one_bad_photo_leaves_the_others_their_answer(running):
@@ -125,7 +107,7 @@ def bomb():
         ({"page.svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>"}, 422, "none of JPEG"),
         ({"bomb.png": bomb()}, 422, "144 megapixels, the limit is 100"),
         ({}, 422, "no file"),
-        ({f"{n}.jpg": b"x" for n in range(5)}, 413, "5 photos in one request, at most 4"),
+        ({f"{n}.jpg": b"x" for n in range(5)}, 413, "5 photos, the limit is 4"),
         ({"large.jpg": bytes(1_000_001)}, 413, "'large.jpg' is larger than 1 MB"),
         (
             {"a.jpg": bytes(900_000), "b.jpg": bytes(900_000), "c.jpg": bytes(900_000)},
@@ -143,7 +125,7 @@ def test_bad_uploads_are_refused_and_the_service_goes_on(running, files, status,
 
 def test_a_body_without_a_length_is_cut_off_at_the_limit(running):
     whole = form({"a.jpg": bytes(900_000), "b.jpg": bytes(900_000), "c.jpg": bytes(900_000)})
-    status, content = running.ask(
+    status, _, content = running.ask(
         "POST", "/predict", iter([whole[:1_500_000], whole[1_500_000:]]), **{"Content-Type": FORM}
     )
     assert status == 413 and json.loads(content) == {"error": "the request is larger than 2 MB"}
@@ -160,7 +142,7 @@ def test_a_body_without_a_length_is_cut_off_at_the_limit(running):
     ],
 )
 def test_other_requests_are_refused(running, method, path, kind, status):
-    found, content = running.ask(method, path, b"{}", **{"Content-Type": kind})
+    found, _, content = running.ask(method, path, b"{}", **{"Content-Type": kind})
     assert found == status and set(json.loads(content)) == {"error"}
 
 
@@ -171,7 +153,7 @@ def test_a_page_under_another_name_is_refused(running):
 
 def can_listen(host):
     try:
-        serve.listen(host, 0).close()
+        listen(host, 0).close()
     except PipelineError:
         return False
     return True
@@ -181,15 +163,12 @@ def can_listen(host):
 def test_other_loopback_addresses_answer_to_their_own_names_alone(tiny_classifier, host):
     if not can_listen(host):
         pytest.skip(f"this machine has no {host}")
-    service = Running(Classifier.load(tiny_classifier), ServeConfig(host=host))
-    try:
+    with Service(Classifier.load(tiny_classifier), ServeConfig(host=host)) as service:
         assert service.ask("GET", "/healthz")[0] == 200
         for name in (f"localhost:{service.port}", "[::1]", f"[::1]:{service.port}", "127.0.0.1"):
             assert service.ask("GET", "/healthz", Host=name)[0] == 200
         for name in ("evil.example", "[::2]", "[::1", "[evil]", "", "192.0.2.1", "localhost.evil.example"):
             assert service.ask("GET", "/healthz", Host=name)[0] == 400
-    finally:
-        service.stop()
 
 
 class Slow:
@@ -244,12 +223,9 @@ def test_a_batch_that_fails_is_an_error_and_no_more(tiny_classifier, monkeypatch
                 raise RuntimeError("out of memory")
             return self.inner.score_batch(squares)
 
-    service = Running(Failing(Classifier.load(tiny_classifier)), ServeConfig())
-    try:
+    with Service(Failing(Classifier.load(tiny_classifier)), ServeConfig()) as service:
         assert service.ask("POST", "/predict", form({"a.jpg": picture()}), **{"Content-Type": FORM})[0] == 500
         assert service.predict({"a.jpg": picture()})[0] == 200
-    finally:
-        service.stop()
 
 
 DROP = r"""(async () => {
@@ -259,8 +235,8 @@ DROP = r"""(async () => {
   files.items.add(new File([photo], "<i>cat</i>.png"));
   files.items.add(new File(["no photo"], "notes.txt"));
   dispatchEvent(new DragEvent("drop", { dataTransfer: files, cancelable: true }));
-  await wait(() => byId("said").textContent.startsWith("2 of 2"));
-  return { said: byId("found").innerText, bars: document.querySelectorAll("#found .fill").length,
+  await wait(() => byId("status").textContent.startsWith("2 of 2"));
+  return { text: byId("results").innerText, bars: document.querySelectorAll("#results .fill").length,
     example: byId("example").textContent, overflow: document.documentElement.scrollWidth - innerWidth };
 })()""".replace("PHOTO", base64.b64encode(picture(kind="PNG")).decode())
 
@@ -268,24 +244,18 @@ DROP = r"""(async () => {
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_photo_dropped_on_the_page_is_answered(tiny_classifier, tmp_path, width):
     need_browser()
-    service = Running(Classifier.load(tiny_classifier), ServeConfig())
-    try:
+    with Service(Classifier.load(tiny_classifier), ServeConfig()) as service:
         found, console = browse(f"http://127.0.0.1:{service.port}/", tmp_path, width, DROP)
-    finally:
-        service.stop()
     assert console == [] and found["overflow"] <= 0
-    assert "<i>cat</i>.png" in found["said"] and "none of JPEG" in found["said"] and found["bars"] == 3
+    assert "<i>cat</i>.png" in found["text"] and "none of JPEG" in found["text"] and found["bars"] == 3
     assert found["example"] == f"curl -F photo=@street.jpg http://127.0.0.1:{service.port}/predict"
 
 
 def test_axe_finds_nothing_on_the_page_and_its_answers(tiny_classifier, tmp_path):
     need_browser()
-    service = Running(Classifier.load(tiny_classifier), ServeConfig())
-    try:
+    with Service(Classifier.load(tiny_classifier), ServeConfig()) as service:
         unfold = "document.querySelector('details').open = true"
         assert violations(f"http://127.0.0.1:{service.port}/", tmp_path, unfold, DROP) == []
-    finally:
-        service.stop()
 
 
 def test_class_names_are_no_markup_on_the_page():
@@ -294,10 +264,10 @@ def test_class_names_are_no_markup_on_the_page():
 
 
 def test_a_port_that_is_taken_is_said(running):
-    with pytest.raises(PipelineError, match=r"cannot be listened on.*--port"):
-        serve.listen("127.0.0.1", running.port)
-    with pytest.raises(PipelineError, match=r"192\.0\.2\.1, port 0, cannot be listened on"):
-        serve.listen("192.0.2.1", 0)
+    with pytest.raises(PipelineError, match=r"Cannot bind.*port"):
+        listen("127.0.0.1", running.port)
+    with pytest.raises(PipelineError, match=r"Cannot bind to 192\.0\.2\.1, port 0"):
+        listen("192.0.2.1", 0)
 
 
 def test_the_command_serves_until_it_is_interrupted(tiny_classifier):
@@ -317,14 +287,6 @@ def test_the_command_serves_until_it_is_interrupted(tiny_classifier):
     assert process.returncode == 0 and said == ""
 
 
-def test_without_its_packages_the_command_names_the_extra(tiny_classifier, monkeypatch):
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
-    monkeypatch.delitem(sys.modules, "pipeline.deploy.serve")
-    monkeypatch.delattr("pipeline.deploy.serve")
-    code, output = invoke("serve", tiny_classifier)
-    assert code == 1 and "pip install '.[serve]'" in output
-
-
 def test_the_dockerfile_fits_the_project():
     """It cannot be built everywhere; what it names must at least be there."""
     text = (ROOT / "pipeline" / "deploy" / "Dockerfile").read_text()
@@ -335,7 +297,7 @@ def test_the_dockerfile_fits_the_project():
     assert sources and all((ROOT / source).exists() for source in sources)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     wanted = re.search(r"\[([a-z,-]+)\]", next(line for line in lines if ".whl" in line))[1].split(",")
-    assert "serve" in wanted and set(wanted) <= set(extras)
+    assert set(wanted) <= set(extras)
     command = json.loads(next(line for line in lines if line.startswith("ENTRYPOINT")).removeprefix("ENTRYPOINT"))
     assert command[:2] == ["ccd", "serve"]
     assert (

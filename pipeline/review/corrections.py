@@ -73,7 +73,7 @@ def make_corrections(
             "Take them out."
         )
     train = manifest.split("train")
-    labels = carried_over(before, train.image_ids, train.class_names)
+    labels = aligned_labels(before, train.image_ids, train.class_names)
     row_of = {image_id: row for row, image_id in enumerate(train.image_ids)}
     for index, answer in found.items():
         row = labels[row_of[manifest.image_ids[index]]]
@@ -91,7 +91,7 @@ def corrections_of(train: Manifest, labels: np.ndarray, before: Corrections | No
         lost = align_corrections(before, image_ids, class_names)
         image_ids += lost.unknown_images
         class_names += lost.unknown_classes
-    whole = carried_over(before, image_ids, class_names)
+    whole = aligned_labels(before, image_ids, class_names)
     whole[: labels.shape[0], : labels.shape[1]] = labels
     digest = hashlib.sha256(json.dumps([image_ids, class_names]).encode() + whole.tobytes()).hexdigest()[:16]
     # made from nothing but what was said, so that no change of the run makes it stale
@@ -99,7 +99,7 @@ def corrections_of(train: Manifest, labels: np.ndarray, before: Corrections | No
     return Corrections(provenance=provenance, image_ids=image_ids, class_names=class_names, labels=whole)
 
 
-def carried_over(before: Corrections | None, image_ids: Sequence[str], class_names: Sequence[str]) -> np.ndarray:
+def aligned_labels(before: Corrections | None, image_ids: Sequence[str], class_names: Sequence[str]) -> np.ndarray:
     """What corrections say of these images and classes, int8 [N, C]; -1 where they do not know them.
 
     Args:

@@ -12,7 +12,7 @@ from pipeline.artifacts.schema import check_same_images
 from pipeline.artifacts.state import up_to_date
 from pipeline.evaluation.read import read
 from pipeline.exchange.label_sets import LabelSet, read_label_set, waiting_corrections
-from pipeline.review.corrections import UNTOUCHED, carried_over
+from pipeline.review.corrections import UNTOUCHED, aligned_labels
 from pipeline.review.doubt import DOUBTS, review_values
 from pipeline.system.errors import PipelineError
 from pipeline.system.progress import log
@@ -56,7 +56,7 @@ def review_queue(folder: Path, count: int, chosen: Path | None = None) -> Review
     values = review_values(initial.labels, labels.labels)
     doubtful = np.argsort(-values, axis=1, kind="stable")[:, :DOUBTS]
     if (folder / "corrections.h5").exists():
-        said = carried_over(read(folder / "corrections.h5"), labels.image_ids, labels.class_names)
+        said = aligned_labels(read(folder / "corrections.h5"), labels.image_ids, labels.class_names)
         values[said != UNTOUCHED] = 0  # a person has looked already
         doubtful = np.argsort(-values, axis=1, kind="stable")[:, :DOUBTS]
     top = np.sort(values, axis=1)[:, -DOUBTS:].mean(1)

@@ -49,7 +49,7 @@ function cut(id, rows) {
 }
 
 function copyText(text, button) {
-  const said = button.textContent;
+  const label = button.textContent;
   const area = make("textarea", { class: "spoken" }, text);
   button.after(area);
   area.select();
@@ -57,7 +57,7 @@ function copyText(text, button) {
   area.remove();
   button.focus();
   button.textContent = done ? "Copied" : "Select and copy by hand";
-  setTimeout(() => { button.textContent = said; }, 1500);
+  setTimeout(() => { button.textContent = label; }, 1500);
 }
 
 function saveText(name, text) {

@@ -134,8 +134,8 @@ function showPhotos(changes, { fresh = false } = {}) {
 }
 
 function keepAddress() {
-  const said = Object.fromEntries(Object.entries(gallery.state).filter(([key, value]) => value !== FRESH[key]));
-  const wanted = Object.keys(said).length ? toPhotos(said) : "#gallery";
+  const changed = Object.fromEntries(Object.entries(gallery.state).filter(([key, value]) => value !== FRESH[key]));
+  const wanted = Object.keys(changed).length ? toPhotos(changed) : "#gallery";
   if (wanted !== "#gallery" || location.hash.startsWith("#images?")) history.replaceState(null, "", wanted);
 }
 
@@ -205,7 +205,7 @@ function drawGallery() {
   else showPhotos({});
 }
 
-// One image: boxes, crops, and what every stage said.
+// One image: boxes, crops, and the scores of every stage.
 
 function heat(holder, box) {
   const { cam_size: size } = data.gallery;
@@ -231,7 +231,7 @@ function cutOut(entry, box, height) {
 function scoreTable(entry) {
   const mark = (row) => ({ 1: make("span", { class: "tick" }, "✓", spoken("there")), 0: make("span", { class: "muted" }, "–", spoken("not there")), "-1": make("span", { title: "not counted" }, "?") })[truthOf(entry, row)];
   const number = (row) => (name, k) => make("td", { class: "number", style: `--color:${colour(name)}` }, row[1 + k], make("i", { style: `width:${0.86 * Math.min(row[1 + k], 100)}%` }));
-  return make("table", { class: "said" },
+  return make("table", { class: "score-table" },
     make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "class"), ...names(entry).map((name) => make("th", { class: "number", scope: "col" }, name)), known ? make("th", { scope: "col" }, "truth") : null)),
     make("tbody", {}, ...entry.labels.map((row) => make("tr", { class: decided(entry, row) ? "present" : "" },
       make("th", { scope: "row" }, decided(entry, row) ? "● " : "", data.classes[row[0]]), ...names(entry).map(number(row)), known ? make("td", {}, mark(row) ?? "") : null))));

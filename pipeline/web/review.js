@@ -1,106 +1,105 @@
-// The page on which a person corrects labels. An answer is with the server before the next photo is shown.
+// The page of `ccd review`. The server has written a correction before the page shows the next photo.
 
 const KEYS = 9;
-const asked = { index: 0, ticked: new Set(), order: [], busy: false };
-const opened = data.questions.length - data.earlier;
+const current = { index: 0, ticked: new Set(), order: [], busy: false };
+const queued = data.photos.length - data.earlier;
 
-// As many classes as there are keys keep their order, so that a key means one class on every photo. Of more, ticked and doubtful classes first, so that the keys are for what matters; the rest by score.
-function orderOf(head) {
+// Up to nine classes keep their order, so that a key always means the same class. With more, ticked and doubtful classes come first, then the rest by score.
+function orderOf(photo) {
   if (data.classes.length <= KEYS) return data.classes.map((_, c) => c);
-  const rank = (c) => (head.present.includes(c) ? 2 : 0) + (head.doubtful.includes(c) ? 1 : 0);
-  return data.classes.map((_, c) => c).sort((a, b) => (rank(b) > 0) - (rank(a) > 0) || rank(b) - rank(a) || head.scores[b] - head.scores[a]);
+  const rank = (c) => (photo.present.includes(c) ? 2 : 0) + (photo.doubtful.includes(c) ? 1 : 0);
+  return data.classes.map((_, c) => c).sort((a, b) => (rank(b) > 0) - (rank(a) > 0) || rank(b) - rank(a) || photo.scores[b] - photo.scores[a]);
 }
 
 function drawTicks() {
-  const head = data.questions[asked.index];
+  const photo = data.photos[current.index];
   const text = byId("find").value.trim().toLowerCase();
-  byId("classes").replaceChildren(...asked.order.flatMap((c, k) => {
+  byId("classes").replaceChildren(...current.order.flatMap((c, k) => {
     if (text && !data.classes[c].toLowerCase().includes(text)) return [];
-    const on = asked.ticked.has(c);
+    const on = current.ticked.has(c);
     const key = k < KEYS ? make("kbd", {}, k + 1) : make("kbd", { class: "none" });
-    const doubt = head.doubtful.includes(c) ? make("span", { class: "muted", title: "doubtful" }, "?") : null;
+    const doubt = photo.doubtful.includes(c) ? make("span", { class: "muted", title: "doubtful" }, "?") : null;
     return [make("button", { type: "button", class: "tick-class", "data-class": c, "aria-pressed": String(on), on: { click: () => toggle(c) } },
       key, make("span", { class: "box", "aria-hidden": "true" }, on ? "✓" : ""), make("span", { class: "name" }, data.classes[c]), doubt,
-      make("small", {}, head.scores[c].toFixed(2)))];
+      make("small", {}, photo.scores[c].toFixed(2)))];
   }));
 }
 
 function toggle(c) {
-  asked.ticked[asked.ticked.has(c) ? "delete" : "add"](c);
-  const held = document.activeElement?.dataset?.class;
+  current.ticked[current.ticked.has(c) ? "delete" : "add"](c);
+  const focused = document.activeElement?.dataset?.class;
   drawTicks();
-  if (held !== undefined) byId("classes").querySelector(`[data-class="${held}"]`)?.focus();
+  if (focused !== undefined) byId("classes").querySelector(`[data-class="${focused}"]`)?.focus();
 }
 
 function show(index) {
-  asked.index = Math.max(0, index);
-  const done = asked.index >= data.questions.length;
-  byId("head").hidden = done;
+  current.index = Math.max(0, index);
+  const done = current.index >= data.photos.length;
+  byId("card").hidden = done;
   byId("finished").hidden = !done;
   byId("progress").textContent = progress(done);
-  byId("undo").disabled = byId("undo-last").disabled = data.history.length === 0 && !data.questions[asked.index]?.answered;
+  byId("undo").disabled = byId("undo-last").disabled = data.history.length === 0 && !data.photos[current.index]?.reviewed;
   if (done) { byId("finished-title").focus(); return; }
-  const head = data.questions[asked.index];
-  asked.ticked = new Set(head.present);
-  asked.order = orderOf(head);
+  const photo = data.photos[current.index];
+  current.ticked = new Set(photo.present);
+  current.order = orderOf(photo);
   byId("find").value = "";
-  byId("photo").src = `photo/${asked.index}`;
-  byId("photo").alt = head.id;
-  byId("photo-id").textContent = head.id;
-  byId("hint").textContent = head.answered ? "Answered: the ticks are the answer. Save to change it, u to undo it."
-    : `Most doubtful: ${head.doubtful.map((c) => data.classes[c]).join(", ")}`;
-  byId("back").disabled = asked.index === 0;
+  byId("photo").src = `photo/${current.index}`;
+  byId("photo").alt = photo.id;
+  byId("photo-id").textContent = photo.id;
+  byId("hint").textContent = photo.reviewed ? "Reviewed: the ticks are your correction. Save to change it, press u to undo it."
+    : `Most doubtful: ${photo.doubtful.map((c) => data.classes[c]).join(", ")}`;
+  byId("back").disabled = current.index === 0;
   drawTicks();
-  if (asked.index + 1 < data.questions.length) new Image().src = `photo/${asked.index + 1}`;
+  if (current.index + 1 < data.photos.length) new Image().src = `photo/${current.index + 1}`;
 }
 
-// Photos, whatever the number of classes.
 function progress(done) {
-  const answered = data.questions.slice(data.earlier).filter((head) => head.answered).length;
+  const reviewed = data.photos.slice(data.earlier).filter((photo) => photo.reviewed).length;
   const before = data.earlier ? `, ${count(data.earlier)} earlier` : "";
-  if (!done && asked.index < data.earlier) return `Earlier photo ${asked.index + 1} of ${data.earlier}`;
-  return done ? `${answered} of ${opened} photos answered${before}` : `Photo ${asked.index - data.earlier + 1} of ${opened}, ${answered} answered${before}`;
+  if (!done && current.index < data.earlier) return `Earlier photo ${current.index + 1} of ${data.earlier}`;
+  return done ? `${reviewed} of ${queued} photos reviewed${before}` : `Photo ${current.index - data.earlier + 1} of ${queued}, ${reviewed} reviewed${before}`;
 }
 
-// Sends an answer, or null to undo it, and takes over what the server has written.
+// Sends a correction, or null to undo the last one, and shows what the server has written.
 async function send(index, present, next) {
-  if (asked.busy) return;
-  asked.busy = true;
-  const head = data.questions[index];
+  if (current.busy) return;
+  current.busy = true;
+  const photo = data.photos[index];
   try {
-    const reply = await fetch("answer", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ index, present }) });
-    if (!reply.ok) throw new Error(await reply.text());
-    const now = await reply.json();
-    Object.assign(head, { present: now.present, answered: now.answered });
+    const response = await fetch("correction", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ index, present }) });
+    const now = await response.json();
+    if (!response.ok) throw new Error(now.error);
+    Object.assign(photo, { present: now.present, reviewed: now.reviewed });
     data.history = data.history.filter((each) => each !== index);
-    if (now.answered) data.history.push(index);
+    if (now.reviewed) data.history.push(index);
     const names = now.present.map((c) => data.classes[c]).join(", ") || "none of the classes";
-    byId("said").textContent = present ? `written: ${head.id}, ${names}` : now.answered ? `undone: ${head.id} has its earlier answer again, ${names}` : `undone: ${head.id} has no answer now`;
+    byId("status").textContent = present ? `Saved ${photo.id}: ${names}` : now.reviewed ? `Restored the earlier correction of ${photo.id}: ${names}` : `Undone: ${photo.id} is not reviewed`;
     show(next);
   } catch (error) {
-    byId("said").textContent = `NOT written: ${error.message}. Is \`ccd review\` still running?`;
+    byId("status").textContent = `NOT saved: ${error.message}. Is \`ccd review\` still running?`;
   } finally {
-    asked.busy = false;
+    current.busy = false;
   }
 }
 
 function save() {
-  if (asked.index < data.questions.length) send(asked.index, [...asked.ticked].sort((a, b) => a - b), asked.index + 1);
+  if (current.index < data.photos.length) send(current.index, [...current.ticked].sort((a, b) => a - b), current.index + 1);
 }
 
-// The answer to the photo that is shown, or else the latest one that was given on this page, today or before.
+// Undoes the correction of the photo on the page, or else the latest correction, from an earlier day too.
 function undo() {
-  const index = data.questions[asked.index]?.answered ? asked.index : data.history.at(-1);
+  const index = data.photos[current.index]?.reviewed ? current.index : data.history.at(-1);
   if (index !== undefined) send(index, null, index);
 }
 
-// The next photo whose name has the text.
+// Shows the next photo whose name contains the text.
 function findPhoto() {
   const text = byId("find-photo").value.trim().toLowerCase();
-  const all = data.questions.map((_, n) => (asked.index + 1 + n) % data.questions.length);
-  const found = text ? all.find((n) => data.questions[n].id.toLowerCase().includes(text)) : undefined;
-  if (found === undefined) byId("said").textContent = `no photo here is called ${text}`;
-  else show(found);
+  const all = data.photos.map((_, n) => (current.index + 1 + n) % data.photos.length);
+  const match = text ? all.find((n) => data.photos[n].id.toLowerCase().includes(text)) : undefined;
+  if (match === undefined) byId("status").textContent = `No photo name contains "${text}"`;
+  else show(match);
 }
 
 byId("save").addEventListener("click", save);
@@ -111,8 +110,8 @@ byId("find-photo").addEventListener("keydown", (event) => {
   byId("find-photo").blur();
   event.preventDefault();
 });
-byId("skip").addEventListener("click", () => show(asked.index + 1));
-for (const id of ["back", "again"]) byId(id).addEventListener("click", () => show(asked.index - 1));
+byId("skip").addEventListener("click", () => show(current.index + 1));
+for (const id of ["back", "again"]) byId(id).addEventListener("click", () => show(current.index - 1));
 byId("find").addEventListener("input", drawTicks);
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target === byId("find-photo")) return;
@@ -127,12 +126,12 @@ addEventListener("keydown", (event) => {
     }
     return;
   }
-  const act = { Enter: save, s: () => show(asked.index + 1), u: undo, ArrowLeft: () => show(asked.index - 1), "/": () => byId("find").focus() }[event.key];
-  // a button that has the focus does what it says
-  if (act && !(event.key === "Enter" && event.target.tagName === "BUTTON" && event.target !== byId("save"))) {
+  const action = { Enter: save, s: () => show(current.index + 1), u: undo, ArrowLeft: () => show(current.index - 1), "/": () => byId("find").focus() }[event.key];
+  // Enter on a focused button presses that button
+  if (action && !(event.key === "Enter" && event.target.tagName === "BUTTON" && event.target !== byId("save"))) {
     event.preventDefault();
-    act();
-  } else if (/^[1-9]$/.test(event.key) && asked.order[event.key - 1] !== undefined && !byId("head").hidden) toggle(asked.order[event.key - 1]);
+    action();
+  } else if (/^[1-9]$/.test(event.key) && current.order[event.key - 1] !== undefined && !byId("card").hidden) toggle(current.order[event.key - 1]);
 });
-const open = data.questions.findIndex((head, n) => n >= data.earlier && !head.answered);
-show(open < 0 ? data.questions.length : open);
+const first = data.photos.findIndex((photo, n) => n >= data.earlier && !photo.reviewed);
+show(first < 0 ? data.photos.length : first);

@@ -1,8 +1,8 @@
-// The page to drop photos on. Each photo is a request of its own; the server puts those that come together into one batch.
+// The page of `ccd serve`. Each photo is a request of its own; the server batches photos that arrive together.
 
 const SHOWN = 5;
 const thresholds = new Map(data.classes.map((each) => [each.name, each.threshold]));
-const counts = { sent: 0, answered: 0 };
+const counts = { sent: 0, done: 0 };
 
 function bars(scores) {
   const leading = Object.entries(scores).sort((a, b) => b[1] - a[1]).slice(0, SHOWN);
@@ -21,23 +21,23 @@ function shown(photo) {
 }
 
 async function send(file) {
-  const answer = make("div", { class: "answer" }, make("p", { class: "muted" }, "…"));
+  const result = make("div", { class: "result" }, make("p", { class: "muted" }, "…"));
   const address = URL.createObjectURL(file);
   const image = make("img", { src: address, alt: "", on: { error: () => image.remove() } });
-  byId("found").prepend(make("article", {}, make("div", { class: "frame" }, image), make("h2", {}, file.name), answer));
+  byId("results").prepend(make("article", {}, make("div", { class: "frame" }, image), make("h2", {}, file.name), result));
   counts.sent += 1;
   try {
     const form = new FormData();
     form.append("photo", file);
-    const reply = await fetch("predict", { method: "POST", body: form });
-    const json = reply.headers.get("Content-Type").startsWith("application/json");
-    const found = json ? await reply.json() : { error: await reply.text() };
-    answer.replaceChildren(...shown(found.photos ? found.photos[0] : found));
+    const response = await fetch("predict", { method: "POST", body: form });
+    const json = response.headers.get("Content-Type").startsWith("application/json");
+    const content = json ? await response.json() : { error: await response.text() };
+    result.replaceChildren(...shown(content.photos ? content.photos[0] : content));
   } catch (error) {
-    answer.replaceChildren(...shown({ error: `${error.message}. Is \`ccd serve\` still running?` }));
+    result.replaceChildren(...shown({ error: `${error.message}. Is \`ccd serve\` still running?` }));
   }
-  counts.answered += 1;
-  byId("said").textContent = `${counts.answered} of ${counts.sent} photos answered`;
+  counts.done += 1;
+  byId("status").textContent = `${counts.done} of ${counts.sent} photos classified`;
 }
 
 const drop = byId("drop");
