@@ -26,10 +26,7 @@ class Limit:
     files: int = PrepareConfig.unpack_files
 
 
-LIMIT = Limit()
-
-
-def extract(archive: Path, target: Path, limit: Limit = LIMIT) -> None:
+def extract(archive: Path, target: Path, limit: Limit = Limit()) -> None:
     """Unpack the regular files of a tar (compressed or not) or zip archive below a folder.
 
     A file that is there already with its full size stays, so that an interrupted call continues.

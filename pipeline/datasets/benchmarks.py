@@ -1,4 +1,4 @@
-"""The benchmarks that can be fetched, and the fetching of one to a folder that its adapter reads."""
+"""Download of a benchmark into a folder that its adapter reads."""
 
 import shutil
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from pipeline.system.errors import PipelineError
 
 @dataclass(frozen=True)
 class Archive:
-    """A file to fetch."""
+    """A file to download."""
 
     url: str
     size: int
@@ -66,29 +66,29 @@ BENCHMARKS = {
         ),
     ],
 }
-"""Archives by benchmark. Their checksums are those that TensorFlow Datasets records."""
+"""Archives by benchmark. The checksums are from TensorFlow Datasets."""
 
 Download = Callable[[str, Path, str], Path]
-"""Puts the file of a URL at a path and checks its SHA-256."""
+"""Downloads a URL to a path and checks the SHA-256."""
 
 
 def fetch(name: str, root: Path, mirror: str | None = None, download: Download = download) -> Path:
-    """Download a benchmark's archives to `root`/archives and unpack them to `root`, continuing what is there.
+    """Download a benchmark's archives to `root`/archives and unpack them to `root`; an interrupted call continues.
 
     Args:
         name: a key of BENCHMARKS.
-        root: what the adapter takes as its root afterwards.
-        mirror: address of a folder that holds the archives under their names, instead of the official server.
-        download: as of `pipeline.system.downloads`.
+        root: the adapter's root.
+        mirror: address of a folder with archives of the same names, instead of the official server.
+        download: see `pipeline.system.downloads`.
 
     Returns:
-        `root`. The archives stay; nothing needs them once they are unpacked.
+        `root`. The archives stay, and can be deleted once they are unpacked.
 
     Raises:
-        PipelineError: no such benchmark, not enough room on the disk, or a download or archive fails.
+        PipelineError: the benchmark is unknown, the disk is full, or a download or archive fails.
     """
     if name not in BENCHMARKS:
-        raise PipelineError(f"there is no download of {name!r}, expected {', '.join(BENCHMARKS)}.")
+        raise PipelineError(f"{name!r} cannot be downloaded. Choose one of {', '.join(BENCHMARKS)}.")
     archives = BENCHMARKS[name]
     root.mkdir(parents=True, exist_ok=True)
     _check_room(archives, root)
@@ -98,19 +98,13 @@ def fetch(name: str, root: Path, mirror: str | None = None, download: Download =
     return root
 
 
-def needed_bytes(archives: list[Archive], root: Path) -> int:
-    """Disk space that archives still take: their own and, images being incompressible, as much once unpacked."""
+def _check_room(archives: list[Archive], root: Path) -> None:
+    """Raise unless the disk has room for the archives and, as images are incompressible, as much once unpacked."""
     present = [root / "archives" / archive.name for archive in archives]
     partial = [path.with_name(f"{path.name}.partial") for path in present]
-    return 2 * sum(archive.size for archive in archives) - sum(
-        p.stat().st_size for p in present + partial if p.is_file()
-    )
-
-
-def _check_room(archives: list[Archive], root: Path) -> None:
-    needed, free = needed_bytes(archives, root), shutil.disk_usage(root).free
-    downloaded = all((root / "archives" / archive.name).is_file() for archive in archives)
-    if needed > free and not downloaded:
+    downloaded = sum(path.stat().st_size for path in present + partial if path.is_file())
+    needed, free = 2 * sum(archive.size for archive in archives) - downloaded, shutil.disk_usage(root).free
+    if needed > free and not all(path.is_file() for path in present):
         raise PipelineError(
             f"{root} has {free / 1e9:.1f} GB free, expected {needed / 1e9:.1f} GB for archives and images. "
             "Make room or choose another folder."

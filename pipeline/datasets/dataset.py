@@ -1,10 +1,13 @@
-"""What every adapter returns: images, their splits and, where they exist, labels and boxes."""
+"""The dataset that every adapter returns: images, their splits and, where they exist, labels and boxes."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+
+from pipeline.datasets.checks import check_unique, missing_files
+from pipeline.datasets.class_names import check_class_names
 
 UNKNOWN = -1
 """Label of a class that nobody has looked for in an image; it never counts in a figure."""
@@ -14,7 +17,7 @@ DIFFICULT = -2
 
 @dataclass(frozen=True)
 class Objects:
-    """Annotated objects of a dataset, K of them; for evaluation and studies alone."""
+    """K annotated objects of a dataset, for evaluation only."""
 
     image_index: np.ndarray
     """int64 [K], row of the dataset's image."""
@@ -25,10 +28,34 @@ class Objects:
     difficult: np.ndarray
     """bool [K], marked as hard to recognise by the annotators."""
 
+    @classmethod
+    def of(cls, rows: Sequence[tuple[int, int, Sequence[float], bool]]) -> "Objects":
+        """Objects of rows with the image, class, box and difficult flag of each."""
+        image_index, class_index, box, difficult = zip(*rows, strict=True) if rows else ((), (), (), ())
+        return cls(
+            np.array(image_index, np.int64),
+            np.array(class_index, np.int64),
+            np.array(box, np.float32).reshape(-1, 4),
+            np.array(difficult, bool),
+        )
+
+    def of_images(self, rows: np.ndarray, count: int) -> "Objects":
+        """The objects of some images, counted by their new rows.
+
+        Args:
+            rows: int [N'], the images in their new order.
+            count: N, number of images before.
+        """
+        new_row = np.full(count, -1)
+        new_row[rows] = np.arange(len(rows))
+        kept = new_row[self.image_index] >= 0
+        image_index = new_row[self.image_index[kept]]
+        return Objects(image_index, self.class_index[kept], self.box[kept], self.difficult[kept])
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """N images with C class names, as found on disk; nothing is decoded yet."""
+    """N images with C class names, as they are on disk; nothing is decoded yet."""
 
     name: str
     class_names: list[str]
@@ -40,41 +67,38 @@ class Dataset:
     splits: list[str]
     """N of "train" or "test"."""
     labels: np.ndarray | None = None
-    """int8 [N, C]: 1 present, 0 absent, UNKNOWN or DIFFICULT; None where nothing is labelled."""
+    """int8 [N, C]: 1 present, 0 absent, UNKNOWN or DIFFICULT; None if no image is labelled."""
     objects: Objects | None = None
-    """Annotated boxes; None where there are none."""
+    """Annotated boxes; None if the dataset has none."""
     left_out: dict[str, str] = field(default_factory=dict)
-    """Id of an image that cannot be used, none of the N, to the reason."""
+    """Id of an image that cannot be used, and is not among the N, to the reason."""
     notes: list[str] = field(default_factory=list)
-    """What to say about how the images were found."""
+    """Remarks on the search for images, to be logged."""
 
 
-def without_images(dataset: Dataset, left_out: Mapping[str, str]) -> Dataset:
-    """The data set without some of its images, and the reasons.
+def check_dataset(dataset: Dataset, source: Path, *, skip_missing: bool) -> Dataset:
+    """The dataset without images that have no file.
 
     Args:
-        dataset: N images.
-        left_out: id to reason, of some of them.
+        dataset: N images, with or without files.
+        source: of the lists of images, named in errors.
+        skip_missing: leave out images without a file, instead of refusing the dataset.
+
+    Raises:
+        PipelineError: an image is listed twice or has no file, or two classes have the same name.
     """
+    check_class_names(dataset.class_names)
+    check_unique(dataset.image_ids, source)
+    left_out = missing_files(dataset.image_ids, dataset.paths, source, skip=skip_missing)
     if not left_out:
         return dataset
-    kept = np.array([image_id not in left_out for image_id in dataset.image_ids], dtype=bool)
-    rows = np.flatnonzero(kept)
-    objects = dataset.objects
-    if objects is not None:
-        here = kept[objects.image_index]
-        objects = Objects(
-            image_index=(np.cumsum(kept) - 1)[objects.image_index[here]],
-            class_index=objects.class_index[here],
-            box=objects.box[here],
-            difficult=objects.difficult[here],
-        )
+    rows = np.array([row for row, image_id in enumerate(dataset.image_ids) if image_id not in left_out])
     return replace(
         dataset,
         image_ids=[dataset.image_ids[row] for row in rows],
         paths=[dataset.paths[row] for row in rows],
         splits=[dataset.splits[row] for row in rows],
-        labels=None if dataset.labels is None else dataset.labels[kept],
-        objects=objects,
-        left_out={**dataset.left_out, **left_out},
+        labels=None if dataset.labels is None else dataset.labels[rows],
+        objects=dataset.objects and dataset.objects.of_images(rows, len(dataset.image_ids)),
+        left_out=left_out,
     )

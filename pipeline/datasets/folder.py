@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.datasets.archives import LIMIT, Limit
+from pipeline.datasets.archives import Limit
 from pipeline.datasets.checks import check_unique, missing_files, read_lines
 from pipeline.datasets.class_names import check_class_names
 from pipeline.datasets.dataset import Dataset
@@ -32,7 +32,7 @@ class Reading:
 
     unpack_to: Path | None = None
     """Folder that archives are unpacked to; None for `<name>.unpacked` next to them, or in the cache."""
-    limit: Limit = field(default_factory=lambda: LIMIT)
+    limit: Limit = Limit()
     """The most that an archive may unpack."""
     skip_missing: bool = False
     """Whether images that a table lists may have no file."""

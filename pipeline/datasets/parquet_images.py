@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.datasets.archives import LIMIT, Limit
+from pipeline.datasets.archives import Limit
 from pipeline.datasets.listing import ListedImage, excluded_by
 from pipeline.datasets.splits import split_in_shard
 from pipeline.datasets.tables import import_pyarrow, label_row, separated_names
@@ -42,8 +42,8 @@ def read_parquet_images(
     shards: Mapping[str, Path],
     class_names: Sequence[str],
     unpack_to: Path,
-    limit: Limit = LIMIT,
-    exclude: Sequence[str] = (),
+    limit: Limit,
+    exclude: Sequence[str],
 ) -> list[ListedImage]:
     """Images of Parquet files, each written once to a file that is called by its SHA-256.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.datasets.archives import LIMIT, Limit, extract
+from pipeline.datasets.archives import Limit, extract
 from pipeline.datasets.listing import NOT_PHOTOS, ListedImage, Listing, excluded_by
 from pipeline.datasets.scan import ARCHIVE_SUFFIXES, scan
 from pipeline.datasets.splits import split_in_folders, split_in_shard
@@ -25,8 +25,8 @@ def read_shards(
     shards: Mapping[str, Path],
     class_names: Sequence[str],
     unpack_to: Path,
-    limit: Limit = LIMIT,
-    exclude: Sequence[str] = (),
+    limit: Limit,
+    exclude: Sequence[str],
 ) -> Listing:
     """Images of shards, with the labels next to them in the shard.
 

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.artifacts.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from pipeline.artifacts.manifest import Manifest, read_manifest
 from pipeline.artifacts.provenance import Provenance
-from pipeline.datasets.checks import check_files, check_unique
+from pipeline.datasets.checks import check_unique, missing_files
 from pipeline.datasets.folder import match_rows
 from pipeline.datasets.image_names import ImageNames
 from pipeline.datasets.tables import read_table
@@ -48,7 +48,7 @@ def read_labelled(
         found = match_rows(rows, known, table, manifest.skipped)
         rows, paths = list(found.values()), [Path(manifest.paths[index]) for index in found]
         names = [row.name for row in rows]
-    check_files(names, paths, table)
+    missing_files(names, paths, table)
     return paths, np.stack([row.labels for row in rows])
 
 

@@ -14,7 +14,7 @@ from pipeline.artifacts.manifest import COLUMNS, Manifest, manifest_provenance, 
 from pipeline.artifacts.photo_facts import KnownPhotos, PhotoFacts, file_status, read_facts
 from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.state import read_provenance
-from pipeline.datasets import Dataset, coco, demo, folder, nuswide, voc
+from pipeline.datasets import Dataset, Objects, coco, demo, folder, nuswide, voc
 from pipeline.datasets.archives import Limit
 from pipeline.datasets.class_names import default_display_names, parse_class_names
 from pipeline.datasets.class_names import display_names as check_prompts
@@ -347,17 +347,9 @@ def report_skipped(skipped: Mapping[str, str]) -> None:
 
 def ground_truth(dataset: Dataset, kept: np.ndarray, manifest: Provenance) -> GroundTruth:
     """Labels and boxes of the kept images, at their new rows."""
-    row_of = np.full(len(dataset.image_ids), -1)
-    row_of[kept] = np.arange(len(kept))
-    objects = dataset.objects
-    known = objects is not None
-    here = row_of[objects.image_index] >= 0 if known else np.zeros(0, bool)
+    objects = (dataset.objects or Objects.of([])).of_images(kept, len(dataset.image_ids))
     labels = dataset.labels[kept].astype(np.int8)
-    image_index = row_of[objects.image_index[here]] if known else np.zeros(0, np.int64)
-    class_index = objects.class_index[here].astype(np.int64) if known else np.zeros(0, np.int64)
-    box = objects.box[here].astype(np.float32) if known else np.zeros((0, 4), np.float32)
-    difficult = objects.difficult[here] if known else np.zeros(0, bool)
-    content = digest_truth(labels, image_index, class_index, box, difficult)
+    content = digest_truth(labels, *vars(objects).values())
     return GroundTruth(
         provenance=Provenance(
             "ground_truth", VERSIONS["ground_truth"], {"content": content}, {"manifest.csv": manifest.fingerprint}
@@ -365,8 +357,8 @@ def ground_truth(dataset: Dataset, kept: np.ndarray, manifest: Provenance) -> Gr
         image_ids=[dataset.image_ids[i] for i in kept],
         class_names=dataset.class_names,
         labels=labels,
-        object_image_index=image_index,
-        object_class_index=class_index,
-        object_box=box,
-        object_difficult=difficult,
+        object_image_index=objects.image_index,
+        object_class_index=objects.class_index,
+        object_box=objects.box,
+        object_difficult=objects.difficult,
     )

@@ -124,7 +124,7 @@ def test_not_enough_room_is_told_before_the_download(tmp_path: Path, monkeypatch
 
 
 def test_unknown_benchmark(tmp_path: Path):
-    with pytest.raises(PipelineError, match="no download of 'voc13', expected voc07, voc12, coco14"):
+    with pytest.raises(PipelineError, match=r"'voc13'.*voc07, voc12, coco14"):
         fetch("voc13", tmp_path)
 
 
@@ -139,9 +139,6 @@ def test_the_command_fetches_from_the_mirror_and_names_the_next_one(mirror: str,
 def test_the_command_refuses_an_unknown_benchmark(tmp_path: Path):
     result = CliRunner().invoke(cli.app, ["download", "voc13", "--root", str(tmp_path)])
     assert result.exit_code == 2 and "voc13" in result.output
-
-    with pytest.raises(PipelineError, match="no download of 'voc13'"):
-        fetch("voc13", tmp_path)
 
 
 def test_the_command_offers_every_benchmark():

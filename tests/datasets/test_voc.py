@@ -205,7 +205,7 @@ def test_wrong_root_or_year(year_folder: Path):
 def test_real_photos(shared_data: Path):
     dataset = voc.load(shared_data / "VOCdevkit")
     assert (dataset.splits.count("train"), dataset.splits.count("test")) == (700, 300)
-    lists = voc._labels_from_lists(shared_data / "VOCdevkit" / "VOC2012", dataset.image_ids, ["train", "val"])
+    lists = voc._labels_from_lists(shared_data / "VOCdevkit" / "VOC2012", dataset, ["train", "val"])
     assert np.array_equal(dataset.labels, lists)
     assert len(dataset.objects.box) == 2343
     assert dataset.objects.box.min() == 0
