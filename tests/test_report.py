@@ -171,18 +171,18 @@ def test_a_run_without_manifest_is_refused(tmp_path):
 
 
 def test_gallery_is_capped_and_keeps_what_leads(small_run):
-    shown = gallery(read_run(small_run), limit=4, side=32, seed=0)
+    shown = gallery(read_run(small_run), ReportConfig(images=4, thumbnail=32))
     assert shown["total"] == 12 and len(shown["entries"]) == 4
     assert [e["split"] for e in shown["entries"]] == ["train"] * 3 + ["test"]
     assert max(shown["entries"], key=lambda e: e["wrong"])["id"] == "train/0.png"
-    assert gallery(read_run(small_run), limit=0, side=32, seed=0)["entries"] == []
+    assert gallery(read_run(small_run), ReportConfig(images=0, thumbnail=32))["entries"] == []
 
 
 def test_five_thousand_images_stay_small(small_run):
     noise = np.random.default_rng(0).integers(0, 255, (400, 600, 3)).astype(np.uint8)
     files = read_run(small_run)
     Image.fromarray(noise).resize((300, 200)).resize((600, 400)).save(files.manifest.paths[0])
-    shown = gallery(files, limit=1, side=ReportConfig.thumbnail, seed=0)
+    shown = gallery(files, ReportConfig(images=1))
     assert len(shown["entries"][0]["thumb"]) * ReportConfig.images < 30e6
 
 
@@ -204,7 +204,7 @@ def test_an_entry_tells_the_stages_of_an_image(small_run):
 
 def test_a_photo_that_is_gone_leaves_its_labels(small_run):
     (small_run / "photos/train/0.png").unlink()
-    first = gallery(read_run(small_run), limit=20, side=32, seed=0)["entries"][0]
+    first = gallery(read_run(small_run), ReportConfig(images=20, thumbnail=32))["entries"][0]
     assert first["id"] == "train/0.png" and first["thumb"] == "" and first["labels"]
 
 
@@ -288,7 +288,10 @@ def test_photos_that_nobody_labelled_count_nowhere(small_run):
         assert (truth_of(with_figures(part, difficult=value), ids)[0] == -1).all()
     none = replace(files, truth=replace(files.truth, labels=np.full_like(labels, UNKNOWN)))
     assert truth_of(none, ids) is None and curves(none) == [] and content_of(none)["table"]["rows"]
-    assert verdict(none)["alerts"] is not None and not gallery(none, 4, 32, 0)["entries"][0]["wrong"]
+    assert (
+        verdict(none)["alerts"] is not None
+        and not gallery(none, ReportConfig(images=4, thumbnail=32))["entries"][0]["wrong"]
+    )
 
 
 def test_a_sliders_points_by_hand():
@@ -315,9 +318,9 @@ def test_doubt_is_the_distance_to_the_own_threshold(small_run):
     """Scores of 0.2 and 0.8 are equally far from 0.5, but not from a threshold of 0.75."""
     files = replace(read_run(small_run), thresholds=[0.75, 0.5, 0.5])
     view = split_view(files, "test")
-    unsure = [view["ids"][row] for row in np.argsort(-view["unsure"], kind="stable")[:2]]
-    assert set(unsure) == {view["ids"][row] for row in np.flatnonzero(view["truth"][:, 0] == 1)}
-    assert entry(view, "test", view["ids"].index(unsure[0]))["doubted"] == 0
+    unsure = np.argsort(-view.unsure, kind="stable")[:2]
+    assert set(unsure) == set(np.flatnonzero(view.truth[:, 0] == 1))
+    assert entry(view, "test", int(unsure[0]))["doubted"] == 0
 
 
 def alerts(files):
@@ -360,9 +363,8 @@ def test_confused_classes_need_ground_truth_and_twins_do_not(small_run):
 def versus_sentence(scores, truth):
     """What the page says of two runs with these scores of test photos."""
     run = SimpleNamespace(metrics={})
-    return versus.sentence(
-        (run, run), ["old", "new"], {"truth": truth, "columns": {"old": scores[0], "new": scores[1]}}
-    )
+    view = SimpleNamespace(truth=truth, columns={"old": scores[0], "new": scores[1]})
+    return versus.sentence((run, run), ["old", "new"], view)
 
 
 def test_the_better_of_two_runs_is_named_where_an_interval_says_so():
@@ -397,12 +399,12 @@ def test_train_and_test_of_different_kinds_are_told(small_run):
 
 
 def test_photos_of_an_alert_are_on_the_page(small_run):
-    shown = gallery(read_run(small_run), limit=2, side=32, seed=0, wanted=["train/6.png"])
+    shown = gallery(read_run(small_run), ReportConfig(images=2, thumbnail=32), ["train/6.png"])
     assert "train/6.png" in {e["id"] for e in shown["entries"]}
 
 
 def test_photos_are_linked_where_they_lie(small_run):
-    (first, *_) = gallery(read_run(small_run), limit=20, side=32, seed=0)["entries"]
+    (first, *_) = gallery(read_run(small_run), ReportConfig(images=20, thumbnail=32))["entries"]
     assert first["href"] == "photos/train/0.png"
 
 
@@ -427,7 +429,7 @@ def test_two_runs_are_compared_on_a_page(small_run, changed_run, tmp_path, brows
     titles = [column["title"] for column in content["table"]["columns"]]
     dog = content["table"]["rows"][1]
     assert (dog[titles.index("lost")], dog[titles.index("gained")]) == (2, 0)
-    assert "the same over 4 test photos" in content["sentence"]
+    assert "the same on 4 test photos" in content["sentence"]
     found, console = browser(path, tmp_path)
     assert console == [] and found["fetched"] == [] and found["overflow"] <= 0
     assert found["all"] == 12 and found["wrong"] == ["train/1.png"]

@@ -21,7 +21,7 @@ def run(folder: Path, config: ReportConfig) -> Path:
     files = read_run(folder)
     judged = verdict(files, seed=config.seed)
     wanted = [image_id for alert in judged["alerts"] for image_id in alert["photos"]]
-    shown = gallery(files, config.images, config.thumbnail, config.seed, wanted)
+    shown = gallery(files, config, wanted)
     page = render(
         "report", {**content_of(files), "verdict": judged, "gallery": {**shown, "fixed": False}, "build": build_facts()}
     )
