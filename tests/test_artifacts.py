@@ -19,7 +19,7 @@ from pipeline.artifacts.schema import check_same_images
 from pipeline.artifacts.state import check_up_to_date, is_built, origin_of, read_provenance
 from pipeline.evaluation.read import read
 from pipeline.method import FORMULAS
-from pipeline.runs.graph import find_stage
+from pipeline.runs.graph import VERSIONS, find_stage
 from pipeline.runs.options import FuseConfig
 from pipeline.runs.partial_results import PartialResults
 from pipeline.system.errors import PipelineError
@@ -352,10 +352,10 @@ def test_ids_that_look_like_numbers_or_nothing_stay_text(tmp_path):
 def test_a_checkpoint_is_read_back_and_a_broken_one_refused(tmp_path):
     path = tmp_path / "warmup.pt"
     checkpoint = Checkpoint(
-        provenance=Provenance("warmup", 3, {}, {}),
+        provenance=Provenance("warmup", VERSIONS["warmup"], {}, {}),
         image_ids=["a"],
         class_names=["cat", "dog"],
-        architecture={"backbone": "lite0", "class_count": 2, "boost": 3.0},
+        architecture={"backbone": "lite0", "class_count": 2, "boost": 3.0, "resize_filter": "bicubic"},
         image_size=64,
         weights={"w": load_safe()},
         training={"steps": 3},

@@ -153,7 +153,7 @@ def test_expansion_is_clipped_at_the_border():
     assert found.tolist() == [[0.0, 3.75, 30.0, 46.25]]
 
 
-def test_rescaling_undoes_the_squash():
+def test_rescaling_undoes_the_resize():
     boxes = torch.tensor([[16.0, 32.0, 64.0, 64.0]])
     found = rescale_boxes(boxes, (64, 64), torch.tensor([[100, 200]]))
     assert found.tolist() == [[50.0, 50.0, 200.0, 100.0]]

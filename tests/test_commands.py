@@ -24,6 +24,7 @@ from pipeline.artifacts.provenance import Provenance
 from pipeline.cli.stages import is_measured
 from pipeline.deploy.calibrate import calibrated
 from pipeline.deploy.files import calibrated_file
+from pipeline.runs.graph import VERSIONS
 from pipeline.runs.lock import locked
 from pipeline.runs.settings import read_run
 from pipeline.stages.plan import plan_run
@@ -461,7 +462,7 @@ def test_a_picture_does_not_take_the_place_of_a_photo_here(run, tmp_path, monkey
 def test_calibrated_thresholds_take_effect_until_the_classifier_changes(run):
     assert calibrated_file(run) == run / "classifier.pt"
     checkpoint = read_checkpoint(run / "classifier.pt")
-    origin = Provenance("classifier", 3, {}, {"classifier.pt": checkpoint.provenance.fingerprint})
+    origin = Provenance("classifier", VERSIONS["classifier"], {}, {"classifier.pt": checkpoint.provenance.fingerprint})
     write_checkpoint(run / "calibrated.pt", calibrated(checkpoint, np.full(3, 1.0), origin))
     photo = read_manifest(run).paths[0]
     code, output = invoke("predict", run, photo)
@@ -469,7 +470,7 @@ def test_calibrated_thresholds_take_effect_until_the_classifier_changes(run):
     assert "no class reaches its threshold in any photo" in output
     code, output = invoke("predict", run / "classifier.pt", photo)
     assert code == 0 and "calibrated on" not in output
-    stale = Provenance("classifier", 3, {}, {"classifier.pt": "another"})
+    stale = Provenance("classifier", VERSIONS["classifier"], {}, {"classifier.pt": "another"})
     write_checkpoint(run / "calibrated.pt", calibrated(checkpoint, np.full(3, 1.0), stale))
     code, output = invoke("predict", run, photo)
     assert code == 0 and "made with an earlier classifier.pt and is not used" in output

@@ -8,7 +8,7 @@ from pipeline.artifacts.provenance import Provenance
 from pipeline.method.crops import grid_boxes, random_boxes, square_boxes, truncated_size, view_size
 from pipeline.method.probabilities import class_logits
 from pipeline.method.snapping import snapped_size
-from pipeline.photos.images import cut
+from pipeline.photos.resize import crop
 from pipeline.runs.partial_results import PartialResults
 from pipeline.stages import score_crops
 from pipeline.teachers.zero_shot_head import ZeroShotHead
@@ -62,10 +62,10 @@ def test_truncated_sides_are_at_most_a_pixel_below_the_exact_ones():
 def test_cut_takes_the_pixels_of_the_box():
     image = torch.zeros(3, 20, 30, dtype=torch.uint8)
     image[:, 5:10, 12:20] = 255
-    assert cut(image, torch.tensor([12.0, 5.0, 20.0, 10.0]), (5, 8)).min() == 255
+    assert crop(image, torch.tensor([12.0, 5.0, 20.0, 10.0]), (5, 8)).min() == 255
     # edges are rounded outwards, and a box on the very border has at least one pixel
-    assert cut(image, torch.tensor([11.5, 5.0, 20.0, 10.0]), (5, 9))[0, 2, 0] < 255
-    assert cut(image, torch.tensor([30.0, 20.0, 30.0, 20.0]), (4, 4)).shape == (3, 4, 4)
+    assert crop(image, torch.tensor([11.5, 5.0, 20.0, 10.0]), (5, 9))[0, 2, 0] < 255
+    assert crop(image, torch.tensor([30.0, 20.0, 30.0, 20.0]), (4, 4)).shape == (3, 4, 4)
 
 
 def test_crops_share_batches_across_photos_and_a_stopped_stage_goes_on(tmp_path, monkeypatch):

@@ -84,11 +84,13 @@ def test_pillow_and_numpy_alone_follow_the_metadata_to_the_classifiers_scores(on
 
 
 @pytest.fixture(scope="module", params=["bicubic", "pillow-bilinear"])
-def squashing(request, tiny_classifier, tmp_path_factory):
-    """A classifier whose photos are squashed in one of the two ways."""
+def filtered(request, tiny_classifier, tmp_path_factory):
+    """A classifier whose photos are resized by one of the two filters."""
     checkpoint = read_checkpoint(tiny_classifier)
-    path = tmp_path_factory.mktemp("squash") / "classifier.pt"
-    write_checkpoint(path, replace(checkpoint, architecture={**checkpoint.architecture, "squash": request.param}))
+    path = tmp_path_factory.mktemp("resize_filter") / "classifier.pt"
+    write_checkpoint(
+        path, replace(checkpoint, architecture={**checkpoint.architecture, "resize_filter": request.param})
+    )
     return path
 
 
@@ -97,25 +99,25 @@ def probes(tmp_path_factory):
     return export.write_probes(tmp_path_factory.mktemp("probes"))
 
 
-def test_the_code_in_the_metadata_gives_the_classifiers_scores_on_photos_of_every_kind(squashing, probes, tmp_path):
+def test_the_code_in_the_metadata_gives_the_classifiers_scores_on_photos_of_every_kind(filtered, probes, tmp_path):
     """Pillow, numpy and what the ONNX file contains, nothing of ours."""
-    assert run_export(squashing, "--out", tmp_path / "model.onnx")[0] == 0
+    assert run_export(filtered, "--out", tmp_path / "model.onnx")[0] == 0
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     steps = json.loads(session.get_modelmeta().custom_metadata_map["preprocessing"])
     code = {}
     exec(steps["code"], code)
     assert "import torch" not in steps["code"] and "pipeline" not in steps["code"].split('"""')[2]
-    wanted = Classifier.load(squashing).predict(probes)
+    wanted = Classifier.load(filtered).predict(probes)
     for path, prediction in zip(probes, wanted, strict=True):
         batch = code["load_square"](path, steps["size"][0], steps["resample"])[None]
         found = session.run(["scores"], {"images": batch})[0][0]
         np.testing.assert_allclose(found, list(prediction.scores.values()), atol=5e-3, err_msg=path.name)
 
 
-def test_load_py_gives_the_classifiers_scores_on_photos_of_every_kind(squashing, probes, tmp_path):
-    assert run_export(squashing, "--format", "hub", "--out", tmp_path / "hub")[0] == 0
+def test_load_py_gives_the_classifiers_scores_on_photos_of_every_kind(filtered, probes, tmp_path):
+    assert run_export(filtered, "--format", "hub", "--out", tmp_path / "hub")[0] == 0
     scores = runpy.run_path(str(tmp_path / "hub" / "load.py"))["scores"]
-    for path, prediction in zip(probes, Classifier.load(squashing).predict(probes), strict=True):
+    for path, prediction in zip(probes, Classifier.load(filtered).predict(probes), strict=True):
         found = list(scores(path).values())
         np.testing.assert_allclose(found, list(prediction.scores.values()), atol=5e-3, err_msg=path.name)
 

@@ -83,7 +83,7 @@ def test_missing_and_broken_images_raise_as_without_the_cache(tmp_path: Path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_other_ways_to_squash_are_kept_apart(tmp_path: Path):
+def test_views_of_other_resize_filters_are_kept_apart(tmp_path: Path):
     path, cache = write(tmp_path / "a.png", 0), ImageCache(tmp_path / "cache")
     kept = {rule: cache.load_view(path, (7, 9), rule) for rule in ("bicubic", "pillow-bilinear")}
     for rule, image in kept.items():

@@ -11,8 +11,8 @@ import torch
 from PIL import ExifTags, Image, ImageDraw, ImageFilter, ImageOps, PngImagePlugin, features
 
 from pipeline.photos.formats import readable_formats, why_unreadable
-from pipeline.photos.images import UnreadableImage, from_pillow, image_size, load_image, squash, verify_image
-from pipeline.photos.resize import load_view
+from pipeline.photos.images import UnreadableImage, from_pillow, image_size, load_image, verify_image
+from pipeline.photos.resize import load_view, resize
 from pipeline.system.errors import PipelineError
 
 
@@ -137,20 +137,20 @@ def test_reduced_decoding_of_a_sideways_photo(tmp_path: Path):
     assert load_image(tmp_path / "a.jpg", min_size=(400, 100)).shape == (3, 400, 200)
 
 
-def test_squash_agrees_with_pillow():
+def test_bicubic_is_within_2_of_pillows_on_noise():
     source = noise(300, 200)
     tensor = torch.from_numpy(np.array(source)).permute(2, 0, 1)
     for height, width in [(100, 100), (448, 448), (64, 320)]:
-        ours = squash(tensor, (height, width))
+        ours = resize(tensor, (height, width))
         pillow = torch.from_numpy(np.array(source.resize((width, height), Image.Resampling.BICUBIC)))
         assert ours.dtype == torch.uint8
         assert (ours.int() - pillow.permute(2, 0, 1).int()).abs().max() <= 2
 
 
-def test_squash_of_a_crop_equals_squash_of_its_copy():
+def test_resizing_a_crop_equals_resizing_its_copy():
     tensor = torch.from_numpy(np.array(noise(300, 200))).permute(2, 0, 1)
     crop = tensor[:, 20:150, 31:222]
-    assert torch.equal(squash(crop, (96, 64)), squash(crop.contiguous(), (96, 64)))
+    assert torch.equal(resize(crop, (96, 64)), resize(crop.contiguous(), (96, 64)))
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:

@@ -93,10 +93,10 @@ def test_the_check_of_a_timm_model_changes_no_draw(monkeypatch):
     assert torch.equal(*heads)
 
 
-def test_a_classifier_gets_photos_squashed_as_it_was_trained(tiny_classifier, photos, tmp_path):
+def test_a_classifier_gets_photos_resized_as_it_was_trained(tiny_classifier, photos, tmp_path):
     checkpoint = read_checkpoint(tiny_classifier)
-    assert load_classifier(checkpoint).squash == "bicubic"
-    other = replace(checkpoint, architecture=checkpoint.architecture | {"squash": "pillow-bilinear"})
+    assert load_classifier(checkpoint).resize_filter == "bicubic"
+    other = replace(checkpoint, architecture=checkpoint.architecture | {"resize_filter": "pillow-bilinear"})
     write_checkpoint(tmp_path / "classifier.pt", other)
     classifier = Classifier.load(tmp_path / "classifier.pt")
     photo = photos / "train" / "0.png"
@@ -105,11 +105,11 @@ def test_a_classifier_gets_photos_squashed_as_it_was_trained(tiny_classifier, ph
     assert (classifier.scores(photo) != Classifier.load(tiny_classifier).scores(photo)).any()
 
 
-def test_an_unknown_way_to_squash_is_refused(tiny_classifier, tmp_path):
+def test_an_unknown_resize_filter_is_refused(tiny_classifier, tmp_path):
     checkpoint = read_checkpoint(tiny_classifier)
-    odd = replace(checkpoint, architecture=checkpoint.architecture | {"squash": "nearest"})
+    odd = replace(checkpoint, architecture=checkpoint.architecture | {"resize_filter": "nearest"})
     write_checkpoint(tmp_path / "classifier.pt", odd)
-    with pytest.raises(PipelineError, match="squashed by 'nearest'"):
+    with pytest.raises(PipelineError, match="resize filter is 'nearest'"):
         read_checkpoint(tmp_path / "classifier.pt")
 
 

@@ -169,16 +169,16 @@ def test_every_stage_is_up_to_date_and_force_gives_the_same(stage, run, colour_t
 
 
 @pytest.mark.parametrize("stage", ["warmup", "train"])
-def test_a_cache_of_squashed_images_changes_nothing_but_the_decoding(stage, run, tmp_path, monkeypatch):
+def test_a_cache_of_resized_photos_changes_nothing_but_the_decoding(stage, run, tmp_path, monkeypatch):
     before = digests(run)
     arguments = (stage, "--run", run, "--device", "cpu", "--force", "--cache", tmp_path / "cache")
     code, output = invoke(*arguments)
-    assert code == 0 and f"{tmp_path}/cache: the squashed images of 8 photos will add 0.1 MB" in output
+    assert code == 0 and f"{tmp_path}/cache: 8 resized photos will add 0.1 MB" in output
     kept = [path.stat().st_size for path in (tmp_path / "cache").rglob("*.rgb")]
     assert kept == [3 * 64 * 64] * 8
     monkeypatch.setattr("pipeline.photos.image_cache.load_view", lambda *_: pytest.fail("decoded again"))
     code, output = invoke(*arguments)
-    assert code == 0 and "8 photos will add 0.0 MB" in output
+    assert code == 0 and "8 resized photos will add 0.0 MB" in output
     assert digests(run) == before
 
 

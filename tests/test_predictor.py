@@ -61,7 +61,7 @@ def test_a_large_jpeg_is_one_photo_however_it_comes(large_photo):
     assert abs(wanted.permute(1, 2, 0).numpy() - by_pillow).max() <= 2
 
 
-def test_scores_are_those_of_the_network_on_the_squashed_photo(tiny_classifier, photos):
+def test_scores_are_those_of_the_network_on_the_resized_photo(tiny_classifier, photos):
     classifier = Classifier.load(tiny_classifier)
     squares = torch.stack([load_view(Path(p), (SIZE, SIZE)) for p in photos]).float() / 255
     with torch.inference_mode():

@@ -159,11 +159,11 @@ def test_one_view_that_does_not_fit_is_one_line():
     [
         ([], "bicubic", "bicubic"),
         ([], "pillow-bilinear", "pillow-bilinear"),
-        (["--squash", "bicubic"], "pillow-bilinear", "bicubic"),
-        (["--squash", "pillow-bilinear"], "bicubic", "pillow-bilinear"),
+        (["--resize-filter", "bicubic"], "pillow-bilinear", "bicubic"),
+        (["--resize-filter", "pillow-bilinear"], "bicubic", "pillow-bilinear"),
     ],
 )
-def test_photos_are_squashed_with_the_teachers_own_filter(finished, tmp_path, monkeypatch, told, own, wanted):
+def test_photos_are_resized_with_the_teachers_own_filter(finished, tmp_path, monkeypatch, told, own, wanted):
     shown = []
 
     class Recording(ColourTeacher):
@@ -171,7 +171,7 @@ def test_photos_are_squashed_with_the_teachers_own_filter(finished, tmp_path, mo
             shown.extend(images)
             return super().encode_images(images)
 
-    use_teacher(Recording(squash=own, fingerprint=f"colour {own}"), monkeypatch)
+    use_teacher(Recording(resize_filter=own, fingerprint=f"colour {own}"), monkeypatch)
     run = shutil.copytree(finished, tmp_path / "run")
     shutil.rmtree(run / "image_embeddings")
     code, output = invoke("embed", "--run", run, "--force", *told)

@@ -177,11 +177,11 @@ def test_a_file_whose_tag_is_not_clear_is_refused(tmp_path, registry):
 
 def test_activations_are_part_of_the_fingerprint(tmp_path, registry):
     torch.save(open_clip.CLIP(**TOWERS).state_dict(), tmp_path / "weights.pt")
-    quick, plain, squashed = (
+    quick, plain, resized = (
         load_teacher(f"open_clip:tiny/{tag}@{tmp_path / 'weights.pt'}").fingerprint
         for tag in ("openai", "laion", "laion_long")
     )
-    assert quick != plain == squashed
+    assert quick != plain == resized
 
 
 class Sketch(nn.Module):
@@ -214,7 +214,7 @@ def test_every_tag_of_open_clip_gets_its_own_settings_or_an_error(tmp_path, monk
         except PipelineError as error:
             refused.append((name, "differ" if "differ" in str(error) else "QuickGELU"))
             continue
-        assert teacher.squash == {"bicubic": "bicubic", "bilinear": "pillow-bilinear"}[wanted["interpolation"]]
+        assert teacher.resize_filter == {"bicubic": "bicubic", "bilinear": "pillow-bilinear"}[wanted["interpolation"]]
         got = made[-1].visual.preprocess_cfg | {"quick_gelu": made[-1].quick_gelu}
         keys = ("mean", "std", "interpolation", "quick_gelu")
         assert [got[key] for key in keys] == [wanted.get(key, False) for key in keys], (name, tag)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from pipeline.artifacts.damage import reporting_damage
 from pipeline.artifacts.provenance import Provenance, check_schema
 from pipeline.runs.graph import remedy
-from pipeline.runs.options import Squash
+from pipeline.runs.options import ResizeFilter
 from pipeline.system.errors import PipelineError, UnreadableError, system_refusal
 from pipeline.system.files import replacing
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DESCRIPTION = "archive/ccd.json"
+ARCHITECTURE = {"backbone", "class_count", "boost", "resize_filter"}
+"""Keys of an architecture."""
 LONGEST = 256 * 2**20
 """Largest size of a description, bytes."""
 
@@ -39,7 +41,7 @@ class CheckpointHeader:
     architecture: dict[str, Any]
     """Arguments of `pipeline.classifier.network.build_classifier`, without weights."""
     image_size: int
-    """Side in pixels of the squashed input."""
+    """Side in pixels of the square input."""
     thresholds: list[float]
     """Per class, the smallest score that `predict` counts as present; 0.5 unless `ccd calibrate` has set another."""
     steps: int
@@ -91,19 +93,18 @@ def header_of(content: Mapping[str, Any], path: Path) -> CheckpointHeader:
     if len(thresholds) != len(names) or not all(0 <= float(t) <= 1 for t in thresholds):
         raise ValueError(f"its thresholds are not {len(names)} numbers from 0 to 1")
     architecture = content["architecture"]
-    if not isinstance(architecture, dict) or set(architecture) - {"squash"} != {"backbone", "class_count", "boost"}:
+    if not isinstance(architecture, dict) or set(architecture) != ARCHITECTURE:
         raise ValueError("its architecture is not as specified")
     if architecture["class_count"] != len(names) or not isinstance(architecture["backbone"], str):
         raise ValueError("its architecture does not fit its class names")
-    squash = architecture.get("squash", "bicubic")  # not in older files
-    if squash not in get_args(Squash):
-        raise ValueError(f"its resize filter is {squash!r}")
+    if architecture["resize_filter"] not in get_args(ResizeFilter):
+        raise ValueError(f"its resize filter is {architecture['resize_filter']!r}")
     if not 1 <= int(content["image_size"]) <= 4096:
         raise ValueError(f"its image size is {content['image_size']}")
     return CheckpointHeader(
         provenance=provenance,
         class_names=names,
-        architecture=architecture | {"boost": float(architecture["boost"]), "squash": squash},
+        architecture=architecture | {"boost": float(architecture["boost"])},
         image_size=int(content["image_size"]),
         thresholds=[float(t) for t in thresholds],
         steps=int(content["steps"]),

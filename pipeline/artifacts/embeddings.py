@@ -48,7 +48,7 @@ class Embeddings(Artifact):
     background_left_out: str = ""
     """Names left out because they are too similar to a class, joined by ", "."""
     image_size: int
-    """Side in pixels of the squashed global view; 0 for precomputed scores."""
+    """Side in pixels of the square global view; 0 for precomputed scores."""
     teacher: str
     """Spec of the teacher as given; not part of the fingerprint."""
     teacher_fingerprint: str

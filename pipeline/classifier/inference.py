@@ -26,19 +26,19 @@ def square_stream(
     batches: Sequence[Sequence[int]],
     size: int,
     cache: ImageCache | None = None,
-    squash: str = "bicubic",
+    resize_filter: str = "bicubic",
 ) -> Stream[Tensor]:
-    """Batches of images squashed to uint8 Tensor[3, size, size], from the cache where there is one.
+    """Batches of square views, uint8 Tensor[3, size, size], from the cache where there is one.
 
     Args:
         paths: all images.
         batches: rows of each batch.
         size: side of the square.
-        cache: squashed images on disk, or None.
-        squash: how, see `photos.squash`.
+        cache: resized photos on disk, or None.
+        resize_filter: see `photos.resize`.
     """
     load = load_view if cache is None else cache.load_view
-    return Stream(lambda row: load(Path(paths[row]), (size, size), squash), batches)
+    return Stream(lambda row: load(Path(paths[row]), (size, size), resize_filter), batches)
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -58,11 +58,11 @@ def image_batches(
     size: int,
     batch_size: int,
     cache: ImageCache | None = None,
-    squash: str = "bicubic",
+    resize_filter: str = "bicubic",
 ) -> Iterator[tuple[range, Tensor]]:
     """Rows and their images, uint8 Tensor[B, 3, size, size], in order; from the cache where there is one."""
     ranges = chunks(len(paths), batch_size)
-    for rows, images in zip(ranges, square_stream(paths, ranges, size, cache, squash), strict=True):
+    for rows, images in zip(ranges, square_stream(paths, ranges, size, cache, resize_filter), strict=True):
         yield rows, torch.stack(images)
 
 
@@ -94,7 +94,7 @@ def feature_batches(
     Args:
         model: in eval mode.
         paths: N images.
-        size: side of the squashed input.
+        size: side of the square input.
         batch_size: images per call.
         title: stands before the progress bar.
         store: gets the maps where they fit; None to keep none. For a backbone that is trained it is of no use.
@@ -107,7 +107,7 @@ def feature_batches(
     device = model.mean.device
     maps = None
     if store is not None and len(paths):
-        key = f"{store.images_key(paths)} {size} {dtype} {model.squash}"
+        key = f"{store.images_key(paths)} {size} {dtype} {model.resize_filter}"
         maps = store.open(model, key, (len(paths), 1, *map_shape(model, size)))
     done = 0 if maps is None else maps.done
     for rows in chunks(done, batch_size):
@@ -116,7 +116,9 @@ def feature_batches(
         return
     features = feature_run(model, dtype)
     with bar(title, len(paths), done) as progress:
-        for number, (rows, images) in enumerate(image_batches(paths[done:], size, batch_size, squash=model.squash)):
+        for number, (rows, images) in enumerate(
+            image_batches(paths[done:], size, batch_size, resize_filter=model.resize_filter)
+        ):
             found = features(to_float(to_device(images, device)))
             found = found.half() if rounded else found
             if maps is not None:

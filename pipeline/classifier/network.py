@@ -12,10 +12,10 @@ from pipeline.method.boost import boost_positive
 class CamNet(nn.Module):
     """Multi-label classifier that can say where it looks (CCD, section 3; BoostLU from BridgeGap, CVPR 2023)."""
 
-    def __init__(self, backbone: Backbone, class_count: int, boost: float, squash: str = "bicubic") -> None:
+    def __init__(self, backbone: Backbone, class_count: int, boost: float, resize_filter: str = "bicubic") -> None:
         super().__init__()
-        self.squash = squash
-        """How photos are squashed for it, see `photos.squash`."""
+        self.resize_filter = resize_filter
+        """Filter that resizes photos for it; see `photos.resize`."""
         self.stages = backbone.stages
         self.head = nn.Conv2d(backbone.channels, class_count, kernel_size=1)
         self.boost = boost
@@ -96,7 +96,7 @@ def build_classifier(
     backbone: str,
     class_count: int,
     boost: float,
-    squash: str = "bicubic",
+    resize_filter: str = "bicubic",
     weights: str = "",
     pretrained: bool = True,
 ) -> CamNet:
@@ -106,7 +106,7 @@ def build_classifier(
         backbone: "lite0", "lite2", "resnet50", "resnet101" or "timm:NAME".
         class_count: C, at least 2.
         boost: factor of positive activations, at least 1 (1: none; 3: the paper's).
-        squash: how photos are squashed for it, see `photos.squash`.
+        resize_filter: of photos; see `photos.resize`.
         weights: file of backbone weights, or, of a ResNet, one of `TORCHVISION_WEIGHTS`; empty for the backbone's own
             ImageNet weights, for a ResNet torchvision's newest.
         pretrained: False leaves the backbone random, for weights that are loaded right after.
@@ -114,7 +114,7 @@ def build_classifier(
     Raises:
         PipelineError: unknown backbone, or weights that are missing or do not fit.
     """
-    return CamNet(build_backbone(backbone, weights, pretrained), class_count, boost, squash)
+    return CamNet(build_backbone(backbone, weights, pretrained), class_count, boost, resize_filter)
 
 
 def parameter_groups(model: CamNet, backbone_lr: float, head_lr: float, head_l2: float) -> list[dict[str, Any]]:

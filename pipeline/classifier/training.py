@@ -59,7 +59,7 @@ class TrainingSet:
     weights: Tensor
     """float32 Tensor[N] in [0, 1], weight of each image in the BCE."""
     cache: ImageCache | None = None
-    """Where squashed images are kept; None to decode them in every epoch."""
+    """Where resized photos are kept; None to decode them in every epoch."""
     rows: Tensor | None = None
     """int64 Tensor[n], the images to train on; None for all. Views are those that an image has among all."""
 
@@ -268,8 +268,9 @@ def view_source(
     if store is not None:
         store.clear()  # of the backbone as it was: training needs the memory, and nobody the maps
     network = autocast(state.network, autocast_dtype(config.precision, device), device)
-    squash = state.model.squash
-    return PhotoSource(network, data.paths, config.image_size, jitter, device, data.cache, squash, order)
+    return PhotoSource(
+        network, data.paths, config.image_size, jitter, device, data.cache, state.model.resize_filter, order
+    )
 
 
 def epoch_name(epoch: int) -> str:

@@ -49,11 +49,11 @@ class PhotoSource:
     Args:
         network: images float Tensor[b, 3, S, S] in [0, 1] to logits.
         paths: N photos.
-        size: S, side of the squashed input.
+        size: S, side of the square input.
         jitter: largest colour change of the second view; None for no second view.
         device: where views are made.
-        cache: squashed images on disk, or None.
-        squash: how photos are squashed, see `photos.squash`.
+        cache: resized photos on disk, or None.
+        resize_filter: see `photos.resize`.
         jitter_order: see `draw_jitter`.
     """
 
@@ -67,12 +67,12 @@ class PhotoSource:
         jitter: float | None,
         device: torch.device,
         cache: ImageCache | None = None,
-        squash: str = "bicubic",
+        resize_filter: str = "bicubic",
         jitter_order: str = "batch",
     ) -> None:
         self.forward = network
         self.waited = 0.0
-        self._photos = partial(square_stream, paths, size=size, cache=cache, squash=squash)
+        self._photos = partial(square_stream, paths, size=size, cache=cache, resize_filter=resize_filter)
         self._jitter_order = jitter_order
         self._jitter = jitter
         self._device = device
@@ -134,7 +134,7 @@ class FrozenSource:
         features: images float Tensor[b, 3, S, S] in [0, 1] to maps.
         views: of the N images.
         kept: by group of views, maps of this process's images; without the groups that there is no room for.
-        photos: batches of rows to their squashed images.
+        photos: batches of rows to their square views.
         device: where maps go.
     """
 
@@ -238,11 +238,11 @@ def frozen_source(
         model: its backbone makes the maps.
         head: what the maps go through.
         paths: N photos.
-        size: side of the squashed input.
+        size: side of the square input.
         jitter: largest colour change of the second view; None for no second view.
         seed: of flips and jitter of the second views.
         dtype: of the backbone's expensive operations; None for float32.
-        cache: squashed images on disk, or None.
+        cache: resized photos on disk, or None.
         store: has the maps, or gets them; None for one of this source alone.
         title: stands before the progress bar.
         jitter_order: see `draw_jitter`.
@@ -253,7 +253,7 @@ def frozen_source(
     views = DrawnViews(len(paths), jitter, seed, jitter_order)
     kept: dict[str, Maps] = {}
     if len(paths) >= processes:
-        key = f"{store.images_key(paths)} {size} {dtype} {model.squash} {rank}/{processes}"
+        key = f"{store.images_key(paths)} {size} {dtype} {model.resize_filter} {rank}/{processes}"
         shape = map_shape(model, size)
         for group, count in views.groups.items():
             own = key if group == "plain" else f"{key} {jitter} {jitter_order} {seed}"
@@ -266,7 +266,7 @@ def frozen_source(
         lacking = torch.tensor([float(group not in kept) for group in views.groups])
         distributed.all_reduce_max(lacking)
         kept = {group: kept[group] for group, gone in zip(views.groups, lacking.tolist(), strict=True) if not gone}
-    photos = partial(square_stream, paths, size=size, cache=cache, squash=model.squash)
+    photos = partial(square_stream, paths, size=size, cache=cache, resize_filter=model.resize_filter)
     source = FrozenSource(head, feature_run(model, dtype), views, kept, photos, model.mean.device)
     source.fill(rows, title)
     return source

@@ -29,7 +29,7 @@ from pipeline.classifier.inference import feature_run, load_classifier, to_devic
 from pipeline.deploy.files import classifier_to_use
 from pipeline.photos.images import UnreadableImage, from_pillow
 from pipeline.photos.prefetch import Prefetch, default_workers
-from pipeline.photos.resize import load_view, squash_image
+from pipeline.photos.resize import load_view, resize
 from pipeline.system.errors import PipelineError
 from pipeline.system.progress import bar, log
 
@@ -69,7 +69,7 @@ class Classifier:
         self.thresholds = np.array(checkpoint.thresholds)
         """float64 [C]; a score from here on says that the class is there."""
         self.image_size = checkpoint.image_size
-        """Side in pixels of the square to which photos are squashed."""
+        """Side in pixels of the square view of a photo."""
         self.net = load_classifier(checkpoint, device)
         """The torch module: float Tensor[B, 3, H, W] in [0, 1] to logits Tensor[B, C]; its
         weights count as they are when the first photo is scored."""
@@ -113,7 +113,7 @@ class Classifier:
             UnreadableImage: a photo cannot be decoded.
             PipelineError: an object is not a photo.
         """
-        load = partial(squared, size=self.image_size, squash=self.net.squash)
+        load = partial(squared, size=self.image_size, resize_filter=self.net.resize_filter)
         ahead = Prefetch(load, map(held, each_photo(images)), ahead=default_workers() + batch_size)
         scores = [np.zeros((0, len(self.class_names)), np.float32)]
         with closing(iter(ahead)) as squares:
@@ -123,7 +123,7 @@ class Classifier:
 
     @torch.inference_mode()
     def score_batch(self, squares: Tensor) -> np.ndarray:
-        """Scores float32 [B, C] of photos that are squashed already, uint8 Tensor[B, 3, S, S]; see `square_photo`."""
+        """Scores float32 [B, C] of square views, uint8 Tensor[B, 3, S, S]; see `square_photo`."""
         maps = self._features(to_float(to_device(squares, self.device))).float()
         return self.net.logits(maps).sigmoid().cpu().numpy()
 
@@ -161,7 +161,7 @@ def score_photos(
     def load(photo: Photo | UnreadableImage) -> Tensor | UnreadableImage:
         if isinstance(photo, UnreadableImage):
             return photo
-        return square_or_error(photo, classifier.image_size, classifier.net.squash)
+        return square_or_error(photo, classifier.image_size, classifier.net.resize_filter)
 
     count, rows, scores, errors = 0, [], [], {}
     ahead = Prefetch(load, photos, ahead=default_workers() + batch_size)
@@ -188,10 +188,10 @@ def score_files(classifier: Classifier, paths: Sequence[Path], batch_size: int) 
     return score_photos(classifier, paths, list(map(str, paths)), len(paths), batch_size)
 
 
-def square_or_error(photo: Photo, size: int, squash: str) -> Tensor | UnreadableImage:
-    """The photo squashed to uint8 Tensor[3, size, size], or why it cannot be read."""
+def square_or_error(photo: Photo, size: int, resize_filter: str) -> Tensor | UnreadableImage:
+    """The square view of a photo, uint8 Tensor[3, size, size], or why it cannot be read."""
     try:
-        return square_photo(photo, size, squash)
+        return square_photo(photo, size, resize_filter)
     except UnreadableImage as error:
         return error
 
@@ -266,23 +266,23 @@ def described(value: object) -> str:
     return type(value).__name__
 
 
-def square_photo(photo: Photo, size: int, squash: str = "bicubic") -> Tensor:
-    """A photo squashed to what the classifier takes: uint8 Tensor[3, size, size].
+def square_photo(photo: Photo, size: int, resize_filter: str = "bicubic") -> Tensor:
+    """The square view of a photo that the classifier takes: uint8 Tensor[3, size, size].
 
     Args:
         photo: of any kind.
         size: side of the square.
-        squash: how, see `photos.squash`.
+        resize_filter: see `photos.resize`.
 
     Raises:
         UnreadableImage: it cannot be decoded.
         PipelineError: it is not a photo.
     """
-    return squared(held(photo), size, squash)
+    return squared(held(photo), size, resize_filter)
 
 
-def squared(photo: Path | bytes | Tensor, size: int, squash: str) -> Tensor:
+def squared(photo: Path | bytes | Tensor, size: int, resize_filter: str) -> Tensor:
     """`square_photo` of what `held` returns."""
     if isinstance(photo, Tensor):
-        return squash_image(photo, (size, size), squash)
-    return load_view(photo, (size, size), squash)
+        return resize(photo, (size, size), resize_filter)
+    return load_view(photo, (size, size), resize_filter)

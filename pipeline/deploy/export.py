@@ -33,7 +33,7 @@ BATCH = "batch"
 """Name of the dynamic dimension."""
 
 FILTERS = {"bicubic": "BICUBIC", "pillow-bilinear": "BILINEAR"}
-"""Squash of a classifier to the `PIL.Image.Resampling` filter that does the same."""
+"""ResizeFilter of a classifier to the `PIL.Image.Resampling` filter that does the same."""
 RECIPE = "rgb.py"
 """Module of `pipeline.photos` that prepares photos with Pillow and numpy alone; exports contain its text."""
 
@@ -65,7 +65,7 @@ def preprocessing(checkpoint: Checkpoint) -> dict[str, Any]:
 
     Mean and deviation are inside the model, so that 0 and 1 are left.
     """
-    resample = FILTERS[checkpoint.architecture["squash"]]
+    resample = FILTERS[checkpoint.architecture["resize_filter"]]
     return {
         "orientation": "turn as the EXIF orientation says",
         "transparency": "over white",

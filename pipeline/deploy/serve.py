@@ -135,7 +135,7 @@ class Service:
 
     def _decoded(self, upload: UploadFile) -> Tensor | UnreadableImage:
         """Read and decode on a thread: uploads may be on disk, and the number of threads limits the decoded photos in memory."""
-        return square_or_error(upload.file.read(), self._classifier.image_size, self._classifier.net.squash)
+        return square_or_error(upload.file.read(), self._classifier.image_size, self._classifier.net.resize_filter)
 
 
 def build_app(classifier: Classifier, name: str, config: ServeConfig) -> Starlette:

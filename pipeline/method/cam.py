@@ -241,7 +241,7 @@ def expand_boxes(boxes: Tensor, size: tuple[int, int], margin: float) -> Tensor:
 
 
 def rescale_boxes(boxes: Tensor, size: tuple[int, int], sizes: Tensor) -> Tensor:
-    """Boxes from pixels of a squashed view to pixels of the original images.
+    """Boxes from pixels of a square view to pixels of the original images.
 
     Args:
         boxes: Tensor[Q, 4], xyxy in a view of `size` (H, W).

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.photos.images import load_image, squash
+from pipeline.photos.images import load_image
+from pipeline.photos.resize import resize
 
 SMALLEST = 720
 """Least width of a picture in pixels: room for a line of text."""
@@ -66,7 +67,7 @@ def jpeg(path: Path, side: int) -> bytes:
     image = load_image(path, (2 * side, 2 * side))
     height, width = image.shape[1:]
     scale = min(1.0, side / max(height, width))
-    small = squash(image, (max(1, round(height * scale)), max(1, round(width * scale))))
+    small = resize(image, (max(1, round(height * scale)), max(1, round(width * scale))))
     buffer = io.BytesIO()
     Image.fromarray(small.permute(1, 2, 0).numpy()).save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
     return buffer.getvalue()

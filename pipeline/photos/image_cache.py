@@ -1,4 +1,4 @@
-"""Squashed images kept on disk, so that later epochs and runs neither decode nor resize."""
+"""Resized photos on disk, so that later epochs and runs neither decode nor resize."""
 
 import hashlib
 import os
@@ -31,26 +31,26 @@ class ImageCache:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def load_view(self, path: Path, size: tuple[int, int], squash: str = "bicubic") -> Tensor:
-        """What `squash.load_view` returns, from the folder where it has been asked for before."""
-        file = self._file(path, size, squash)
+    def load_view(self, path: Path, size: tuple[int, int], resize_filter: str = "bicubic") -> Tensor:
+        """What `photos.resize.load_view` returns, from the folder where it has been asked for before."""
+        file = self._file(path, size, resize_filter)
         try:
             pixels = np.fromfile(file, dtype=np.uint8)
         except FileNotFoundError:
             pixels = np.empty(0, dtype=np.uint8)
         if pixels.size == cache_bytes(1, size):
             return torch.from_numpy(pixels).view(3, *size)
-        image = load_view(path, size, squash)
+        image = load_view(path, size, resize_filter)
         self._keep(file, image.contiguous().numpy())
         return image
 
-    def check_room(self, paths: list[Path], size: tuple[int, int], squash: str = "bicubic") -> int:
+    def check_room(self, paths: list[Path], size: tuple[int, int], resize_filter: str = "bicubic") -> int:
         """Bytes that these images will still add to the folder.
 
         Raises:
             PipelineError: the disk has less free.
         """
-        missing = cache_bytes(sum(not self._file(path, size, squash).is_file() for path in paths), size)
+        missing = cache_bytes(sum(not self._file(path, size, resize_filter).is_file() for path in paths), size)
         existing = next(path for path in (self._folder, *self._folder.absolute().parents) if path.exists())
         if not existing.is_dir():
             raise PipelineError(f"{existing} is a file, expected a folder for the cache. Name another.")
@@ -62,14 +62,14 @@ class ImageCache:
             )
         return missing
 
-    def _file(self, path: Path, size: tuple[int, int], squash: str) -> Path:
+    def _file(self, path: Path, size: tuple[int, int], resize_filter: str) -> Path:
         try:
             status = path.stat()
         except OSError as error:
             raise UnreadableImage(f"{path} cannot be read as an image: {error.strerror}. Restore it.") from error
         key = f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\0{DECODING}"
         name = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:32]
-        way = "" if squash == "bicubic" else f"-{squash}"
+        way = "" if resize_filter == "bicubic" else f"-{resize_filter}"
         return self._folder / f"{size[0]}x{size[1]}{way}" / name[:2] / f"{name}.rgb"
 
     def _keep(self, file: Path, pixels: np.ndarray) -> None:
@@ -79,14 +79,16 @@ class ImageCache:
         partial.replace(file)
 
 
-def open_cache(folder: str, paths: Sequence[Path | str], size: int, squash: str = "bicubic") -> ImageCache | None:
+def open_cache(
+    folder: str, paths: Sequence[Path | str], size: int, resize_filter: str = "bicubic"
+) -> ImageCache | None:
     """The cache in a folder, after a line that says what these images add to it; None for no folder.
 
     Args:
         folder: path, or empty.
         paths: images that will be asked for.
-        size: side of the squashed square in pixels.
-        squash: how they will be squashed, see `photos.squash`.
+        size: side of the square view in pixels.
+        resize_filter: of the views, see `photos.resize`.
 
     Raises:
         PipelineError: the disk has not the room.
@@ -94,8 +96,8 @@ def open_cache(folder: str, paths: Sequence[Path | str], size: int, squash: str 
     if not folder:
         return None
     cache = ImageCache(Path(folder))
-    missing = cache.check_room([Path(path) for path in paths], (size, size), squash)
-    log(f"{folder}: the squashed images of {len(paths)} photos will add {missing / 1e6:.1f} MB.")
+    missing = cache.check_room([Path(path) for path in paths], (size, size), resize_filter)
+    log(f"{folder}: {len(paths)} resized photos will add {missing / 1e6:.1f} MB.")
     return cache
 
 

@@ -105,38 +105,6 @@ def from_pillow(image: Image.Image) -> "Tensor":
         raise UnreadableImage(f"{name} cannot be read as an image: {reason}. Replace it or take it out.") from error
 
 
-def squash(image: "Tensor", size: tuple[int, int]) -> "Tensor":
-    """Resize to exactly (H, W), the aspect not kept: bicubic and antialiased, within 1/255 or so of Pillow's.
-
-    Args:
-        image: uint8 Tensor[3, h, w] on the CPU; a crop of another tensor will do.
-        size: (H, W) in pixels.
-
-    Returns:
-        uint8 Tensor[3, H, W].
-    """
-    from torch.nn.functional import interpolate
-
-    return interpolate(image[None], size, mode="bicubic", antialias=True)[0]
-
-
-def cut(image: "Tensor", box: "Tensor", size: tuple[int, int]) -> "Tensor":
-    """The part of an image inside a box, resized.
-
-    Args:
-        image: uint8 Tensor[3, H, W].
-        box: Tensor[4]; its edges are rounded outwards to whole pixels, at least one.
-        size: (H, W) of the result.
-
-    Returns:
-        uint8 Tensor[3, *size].
-    """
-    height, width = image.shape[1:]
-    x1, y1 = (min(max(int(edge), 0), limit - 1) for edge, limit in zip(box[:2].tolist(), (width, height), strict=True))
-    x2, y2 = (-int(-edge // 1) for edge in box[2:].tolist())
-    return squash(image[:, y1 : max(min(y2, height), y1 + 1), x1 : max(min(x2, width), x1 + 1)], size)
-
-
 @contextmanager
 def _opened(source: Path | bytes) -> Iterator[Image.Image]:
     """The image with its header read; what Pillow raises on it becomes UnreadableImage."""

@@ -1,4 +1,7 @@
-"""Pixels as the authors' code resizes them, in addition to the ways of `images.py`: Pillow's bilinear squash, bilinear crops."""
+"""Photos resized to exactly (H, W), whole or inside a box; the aspect is not kept.
+
+`resize_filter` names the filter of whole photos: "bicubic", or the authors' "pillow-bilinear".
+"""
 
 from pathlib import Path
 
@@ -7,47 +10,69 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from pipeline.photos.images import load_image, squash
+from pipeline.photos.images import load_image
+from pipeline.runs.options import ResizeFilter
 
 
-def pillow_bilinear(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize uint8 Tensor[3, h, w] to uint8 Tensor[3, *size], (H, W), with Pillow's bilinear filter, antialiased."""
-    resized = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).resize(size[::-1], Image.Resampling.BILINEAR)
-    return torch.frombuffer(bytearray(resized.tobytes()), dtype=torch.uint8).view(*size, 3).permute(2, 0, 1)
-
-
-def load_view(source: Path | bytes, size: tuple[int, int], rule: str = "bicubic") -> Tensor:
-    """A photo, decoded at its full size, squashed to exactly (H, W): uint8 Tensor[3, H, W].
+def load_view(source: Path | bytes, size: tuple[int, int], resize_filter: ResizeFilter = "bicubic") -> Tensor:
+    """Decode a photo at its full size and `resize` it.
 
     Args:
-        source: as of `load_image`.
+        source: see `load_image`.
         size: (H, W) in pixels.
-        rule: "bicubic" (`images.squash`), or "pillow-bilinear" (the authors').
+        resize_filter: see `resize`.
+
+    Returns:
+        uint8 Tensor[3, H, W].
 
     Raises:
-        UnreadableImage: as of `load_image`.
+        UnreadableImage: see `load_image`.
     """
-    return squash_image(load_image(source), size, rule)
+    return resize(load_image(source), size, resize_filter)
 
 
-def squash_image(image: Tensor, size: tuple[int, int], rule: str) -> Tensor:
-    """uint8 Tensor[3, h, w] squashed to uint8 Tensor[3, *size]; see `load_view`."""
-    return squash(image, size) if rule == "bicubic" else pillow_bilinear(image, size)
+def resize(image: Tensor, size: tuple[int, int], resize_filter: ResizeFilter = "bicubic") -> Tensor:
+    """Resize uint8 Tensor[3, h, w] on the CPU, a crop of another tensor too, to uint8 Tensor[3, *size].
+
+    "bicubic" is torch's, antialiased. Pillow's bicubic gives other pixels at sharp edges: on 60 photos at 224 to 640 px, 0.01 %
+    of the values differed by more than 1/255, the most by 16/255.
+    """
+    if resize_filter == "pillow-bilinear":
+        return pillow_bilinear(image, size)
+    return interpolate(image[None], size, mode="bicubic", antialias=True)[0]
 
 
-def cut_bilinear(view: Tensor, box: Tensor, size: tuple[int, int]) -> Tensor:
-    """The part of a view inside a box, resized bilinearly and not antialiased, without rounding to whole values.
+def crop(image: Tensor, box: Tensor, size: tuple[int, int]) -> Tensor:
+    """The part of an image inside a box, resized by torch's bicubic filter.
 
     Args:
-        view: uint8 Tensor[3, H, W].
+        image: uint8 Tensor[3, H, W].
         box: Tensor[4], xyxy; its edges are rounded outwards to whole pixels, at least one.
         size: (H, W) of the result.
 
     Returns:
-        float32 Tensor[3, *size] in [0, 255].
+        uint8 Tensor[3, *size].
     """
-    height, width = view.shape[1:]
+    return resize(inside(image, box), size)
+
+
+def inside(image: Tensor, box: Tensor) -> Tensor:
+    """The whole pixels of Tensor[3, H, W] that a box touches; see `crop`."""
+    height, width = image.shape[1:]
     x1, y1 = (min(max(int(edge), 0), limit - 1) for edge, limit in zip(box[:2].tolist(), (width, height), strict=True))
     x2, y2 = (-int(-edge // 1) for edge in box[2:].tolist())
-    y2, x2 = max(min(y2, height), y1 + 1), max(min(x2, width), x1 + 1)
-    return interpolate(view[None, :, y1:y2, x1:x2].float(), size, mode="bilinear", align_corners=False)[0]
+    return image[:, y1 : max(min(y2, height), y1 + 1), x1 : max(min(x2, width), x1 + 1)]
+
+
+# The filters of the authors' code, for the recipes ccd*.
+
+
+def pillow_bilinear(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """`resize` with Pillow's bilinear filter, antialiased."""
+    resized = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).resize(size[::-1], Image.Resampling.BILINEAR)
+    return torch.frombuffer(bytearray(resized.tobytes()), dtype=torch.uint8).view(*size, 3).permute(2, 0, 1)
+
+
+def crop_bilinear(image: Tensor, box: Tensor, size: tuple[int, int]) -> Tensor:
+    """`crop` with torch's bilinear filter, not antialiased and not rounded: float32 Tensor[3, *size] in [0, 255]."""
+    return interpolate(inside(image, box)[None].float(), size, mode="bilinear", align_corners=False)[0]

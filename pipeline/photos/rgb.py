@@ -96,7 +96,7 @@ def grey_to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def load_square(path, size: int, resample: str) -> np.ndarray:  # noqa: ANN001 - whatever Pillow opens
-    """A photo squashed to the classifier's input, float32 [3, size, size], RGB in [0, 1].
+    """The square view of a photo that the classifier takes, float32 [3, size, size], RGB in [0, 1].
 
     Args:
         path: file of a photo.

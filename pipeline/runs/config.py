@@ -23,6 +23,7 @@ RENAMED = {
     "refine_rounds": "cross_fit_rounds",
     "refine_folds": "cross_fit_folds",
     "refine_share": "cross_fit_weight",
+    "squash": "resize_filter",
 }
 """Old names of options, for the error that a run.toml with one of them causes."""
 

@@ -19,7 +19,7 @@ from pipeline.runs.config import (
 from pipeline.runs.folders import absolute_run
 from pipeline.system.errors import PipelineError
 
-Squash = Literal["bicubic", "pillow-bilinear"]
+ResizeFilter = Literal["bicubic", "pillow-bilinear"]
 """How a photo becomes a square: see `pipeline.photos.resize`."""
 
 TORCHVISION_WEIGHTS = ("IMAGENET1K_V1", "IMAGENET1K_V2")
@@ -122,7 +122,7 @@ class EmbedConfig(Config):
         path=absolute_teacher,
     )
     image_size: int = option(
-        0, "Side of the squashed global view, in pixels. 0: the teacher's own size (paper: 640).", min=0, max=2048
+        0, "Side of the square global view, in pixels. 0: the teacher's own size (paper: 640).", min=0, max=2048
     )
     templates: str = option(
         "paper", "Prompt templates: paper, openai-imagenet-80, or a sentence with {} for the class name."
@@ -151,9 +151,9 @@ class EmbedConfig(Config):
     precision: Literal["float32", "bfloat16", "float16"] = option(
         "float32", "Precision of the teacher on CUDA; a CPU always uses float32."
     )
-    squash: Literal["teacher", "bicubic", "pillow-bilinear"] = option(
+    resize_filter: Literal["teacher", "bicubic", "pillow-bilinear"] = option(
         "teacher",
-        "Filter that squashes global views: the teacher's own, bicubic, or Pillow's bilinear (authors' code).",
+        "Filter that resizes global views: the teacher's own, bicubic, or Pillow's bilinear (authors' code).",
     )
     statistics: Literal["teacher", "imagenet"] = option(
         "teacher", "Mean and standard deviation of the teacher's input: its own, or those of ImageNet (authors' code)."
@@ -209,9 +209,9 @@ class InitLabelsConfig(Config):
 class TrainingConfig(Config):
     """Options that warm-up and final training share."""
 
-    image_size: int = option(224, "Side of the squashed input in training, in pixels (paper: 448).", min=32, max=2048)
+    image_size: int = option(224, "Side of the square input in training, in pixels (paper: 448).", min=32, max=2048)
     predict_size: int = option(
-        320, "Side of the squashed input in prediction, in pixels. 0: as in training.", min=0, max=2048
+        320, "Side of the square input in prediction, in pixels. 0: as in training.", min=0, max=2048
     )
     batch_size: int = option(16, "Images per forward pass, over all processes of torchrun together.", min=1, max=65536)
     accumulate: int = option(1, "Forward passes per optimizer step; their gradients add up.", min=1, max=1000)
@@ -264,12 +264,12 @@ class TrainingConfig(Config):
     )
     seed: int = option(0, "Seed of the head, the order, the flips and the colour jitter.", min=0)
     cache: str = option(
-        "", "Folder that keeps squashed images for later epochs (default: none).", path=absolute_path, identity=False
+        "", "Folder that keeps resized photos for later epochs (default: none).", path=absolute_path, identity=False
     )
 
     @property
     def test_size(self) -> int:
-        """Side of the squashed input that the classifier predicts from."""
+        """Side of the square input that the classifier predicts from."""
         return self.predict_size or self.image_size
 
     def scaled(self, processes: int) -> Self:
@@ -300,9 +300,9 @@ class WarmupConfig(TrainingConfig):
         content=weights_identity,
         path=absolute_file,
     )
-    squash: Squash = option(
+    resize_filter: ResizeFilter = option(
         "bicubic",
-        "Filter that squashes photos for the classifier: bicubic, or Pillow's bilinear (authors' code).",
+        "Filter that resizes photos for the classifier: bicubic, or Pillow's bilinear (authors' code).",
     )
     init_head_bias: bool = option(
         True, "Initialise the head's bias to the mean target of each class. Off: random (paper)."
@@ -320,7 +320,7 @@ class BoxesConfig(Config):
         "only); gt and around-gt (ablations that use ground truth).",
     )
     image_size: int = option(
-        320, "Side of the squashed view that the CAMs are computed from, in pixels (paper: 640).", min=32, max=2048
+        320, "Side of the square view that the CAMs are computed from, in pixels (paper: 640).", min=32, max=2048
     )
     select: Literal["z-score", "score"] = option(
         "z-score", "Select classes per image by z-score over all images, or by score (paper)."
@@ -347,7 +347,7 @@ class BoxesConfig(Config):
         max=1000.0,
     )
     search_size: int = option(
-        448, "Side of the squashed view in the search, in pixels (authors' code: 448).", min=32, max=2048
+        448, "Side of the square view in the search, in pixels (authors' code: 448).", min=32, max=2048
     )
     search_passes: int = option(
         1, "Largest number of passes of the search over the train images (authors' code: 1).", min=1, max=1000
@@ -405,7 +405,7 @@ class ScoreCropsConfig(Config):
         0, "Long side of a crop, in pixels. 0: the side of the global view (paper: 640).", min=0, max=2048
     )
     cut_from: Literal["photo", "view"] = option(
-        "photo", "Cut crops from the photo at full resolution, or from the squashed global view (authors' code)."
+        "photo", "Cut crops from the photo at full resolution, or from the square global view (authors' code)."
     )
     resampling: Literal["bicubic", "bilinear"] = option(
         "bicubic", "Filter that resizes crops: bicubic with antialiasing, or bilinear without (authors' code)."

@@ -92,7 +92,9 @@ def search_tau(model: CamNet, paths: list[str], config: BoxesConfig) -> float:
                 scores = torch.zeros(len(rows), model.head.out_channels)
                 mine = [i for batch in distributed.shard(chunks(len(rows), config.batch_size)) for i in batch]
                 shared = [paths[rows[i]] for i in mine]
-                for places, images in image_batches(shared, config.search_size, config.batch_size, squash=model.squash):
+                for places, images in image_batches(
+                    shared, config.search_size, config.batch_size, resize_filter=model.resize_filter
+                ):
                     part = mine[places.start : places.stop]
                     views = flip(to_float(to_device(images, device)), flips[part])
                     scores[part] = model(views).sigmoid().cpu()

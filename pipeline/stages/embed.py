@@ -42,7 +42,7 @@ class TeacherScores:
     head: ZeroShotHead | None
     """None for precomputed probabilities."""
     image_size: int
-    """Side of the squashed global view; 0 for precomputed scores."""
+    """Side of the square global view; 0 for precomputed scores."""
     teacher: str
     """Spec of the teacher; for a file, the model that it names, or the name of the file."""
     fingerprint: str
@@ -55,7 +55,7 @@ def embed_images(
     manifest: Manifest,
     store: ImageStore,
     size: int,
-    squash: str,
+    resize_filter: str,
     batch_size: int,
     partial: PartialResults,
 ) -> None:
@@ -73,7 +73,9 @@ def embed_images(
 
     def encode(indices: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         order = np.array([row for index in indices for row in rows[index]], dtype=np.int64)
-        for batch, images in image_batches([path_of[missing[i]] for i in order], size, batch_size, squash=squash):
+        for batch, images in image_batches(
+            [path_of[missing[i]] for i in order], size, batch_size, resize_filter=resize_filter
+        ):
             yield order[batch.start : batch.stop], encode_images(images).float().cpu().numpy()
 
     images = compute_partial_results("embed", [len(r) for r in rows], [vars(store.key), missing], partial, encode)
@@ -120,7 +122,7 @@ def run_teacher(
     store = ImageStore(folder, key, config.teacher)
     missing = len(store.missing(manifest.digests))
     batch_size = config.batch_size or (find_batch_size(teacher.encode_images, (size, size), device) if missing else 1)
-    embed_images(teacher, manifest, store, size, rules.squash_of(teacher), batch_size, partial)
+    embed_images(teacher, manifest, store, size, rules.resize_filter_of(teacher), batch_size, partial)
     distributed.barrier()  # every process reads the store that the first one has written
     if missing < len(manifest.digests):
         log(f"{store.path}: {missing} of {len(manifest.digests)} images were encoded, the others reused.")

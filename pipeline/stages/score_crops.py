@@ -18,9 +18,9 @@ from pipeline.artifacts.schema import check_same_images
 from pipeline.datasets.class_names import display_names
 from pipeline.method.crops import square_boxes, truncated_size, view_size
 from pipeline.method.probabilities import ClassProbabilities, softmax_probabilities
-from pipeline.photos.images import cut, load_image
+from pipeline.photos.images import load_image
 from pipeline.photos.prefetch import Prefetch, chunks, default_workers
-from pipeline.photos.resize import cut_bilinear, load_view
+from pipeline.photos.resize import crop, crop_bilinear, load_view
 from pipeline.runs.graph import remedy, run_argument
 from pipeline.runs.options import EmbedConfig, ScoreCropsConfig
 from pipeline.runs.partial_results import PartialResults, compute_partial_results
@@ -42,9 +42,9 @@ class CropRules:
     long_side: int
     """Long side of a crop, pixels."""
     view_side: int
-    """Side of the squashed view that crops are cut from; 0: they are cut from the photo."""
-    squash: str
-    """How that view is made, see `photos.resize`."""
+    """Side of the square view that crops are cut from; 0: they are cut from the photo."""
+    resize_filter: str
+    """Filter that makes that view; see `photos.resize`."""
     resampling: str
     sides: str
 
@@ -72,9 +72,9 @@ def crops_of(path: str, boxes: Tensor, rules: CropRules) -> list[Tensor]:
         rules: how boxes become crops.
     """
     view = (rules.view_side, rules.view_side)
-    image = load_view(Path(path), view, rules.squash) if rules.view_side else load_image(Path(path))
-    cut_out = cut_bilinear if rules.resampling == "bilinear" else cut
-    return [cut_out(image, box, rules.size_of(box)) for box in boxes]
+    image = load_view(Path(path), view, rules.resize_filter) if rules.view_side else load_image(Path(path))
+    crop_one = crop_bilinear if rules.resampling == "bilinear" else crop
+    return [crop_one(image, box, rules.size_of(box)) for box in boxes]
 
 
 @dataclass(frozen=True)
@@ -178,19 +178,19 @@ def crop_teacher(
         texts = (embeddings.text, embeddings.text_class_index, embeddings.background_text)
         bias = None if math.isnan(embeddings.logit_bias) else embeddings.logit_bias
         head = ZeroShotHead(*map(torch.from_numpy, texts), embeddings.logit_scale, bias)
-        return CropTeacher(teacher, head, crop_rules(config, embeddings.image_size, rules.squash_of(teacher)))
+        return CropTeacher(teacher, head, crop_rules(config, embeddings.image_size, rules.resize_filter_of(teacher)))
     teacher = load_teacher(config.teacher, device, made_with.precision, rules=rules)
     names = display_names(manifest.class_names, manifest.display_names)
     head = zero_shot_head(
         teacher, names, manifest.class_names, made_with.templates, made_with.synonyms, made_with.background
     )
-    return CropTeacher(teacher, head, crop_rules(config, teacher.input_size, rules.squash_of(teacher)))
+    return CropTeacher(teacher, head, crop_rules(config, teacher.input_size, rules.resize_filter_of(teacher)))
 
 
-def crop_rules(config: ScoreCropsConfig, view_side: int, squash: str) -> CropRules:
+def crop_rules(config: ScoreCropsConfig, view_side: int, resize_filter: str) -> CropRules:
     """How boxes become crops for a teacher whose global view has this side."""
     cut_side = view_side if config.cut_from == "view" else 0
-    return CropRules(config.view_size or view_side, cut_side, squash, config.resampling, config.sides)
+    return CropRules(config.view_size or view_side, cut_side, resize_filter, config.resampling, config.sides)
 
 
 def score_boxes(

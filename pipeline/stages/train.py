@@ -118,7 +118,7 @@ def run(
     weights = image_weights(torch.from_numpy(labels.confident), config.loss_floor)
     # whether there are labels to measure with, not what they are
     each_epoch = config.score_epochs and (folder / "ground_truth.h5").exists()
-    cache = open_cache(config.cache, train.paths, config.image_size, warmup.architecture["squash"])
+    cache = open_cache(config.cache, train.paths, config.image_size, warmup.architecture["resize_filter"])
     data = TrainingSet(train.paths, torch.from_numpy(labels.labels), weights, cache)
     refined = refine(folder, labels, warmup, data, config, pieces, device=device, store=store)
     history = fit(

@@ -42,13 +42,13 @@ def run(
         "backbone": config.backbone,
         "class_count": len(train.class_names),
         "boost": config.boost,
-        "squash": config.squash,
+        "resize_filter": config.resize_filter,
     }
     model = build_classifier(**architecture, weights=config.weights)
     if config.init_head_bias:
         model.init_head(targets_of(torch.from_numpy(labels.labels), config).mean(dim=0))
     state = start_training(model, config, torch.device(device))
-    cache = open_cache(config.cache, train.paths, config.image_size, config.squash)
+    cache = open_cache(config.cache, train.paths, config.image_size, config.resize_filter)
     data = TrainingSet(train.paths, torch.from_numpy(labels.labels), torch.ones(len(train.paths)), cache)
     history = fit(state, data, config, pieces, title="warmup", store=store)
     if not distributed.is_main():

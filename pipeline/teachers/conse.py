@@ -33,7 +33,7 @@ class Conse:
     name = "conse"
     logit_scale = 10.0
     logit_bias = None
-    squash = "bicubic"
+    resize_filter = "bicubic"
     input_size = 320
 
     def __init__(self, device: str | torch.device = "cpu", rules: ViewRules | None = None) -> None:

@@ -30,7 +30,7 @@ class StoreKey:
 
     teacher_fingerprint: str
     image_size: int
-    """Side in pixels of the squashed view."""
+    """Side in pixels of the square view."""
     precision: str
     """In which the teacher computes."""
 

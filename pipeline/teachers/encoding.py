@@ -67,21 +67,21 @@ class ViewRules:
     """How an OpenAI tower's positional embeddings are resized: "bicubic" or "bilinear"."""
     snap: bool = True
     """Whether an OpenAI tower resizes a view to multiples of its stride, or drops the pixels beyond the last one."""
-    squash: str = "teacher"
-    """How its global views are squashed before it gets them: "teacher", its own filter, or a rule of `photos.squash`."""
+    resize_filter: str = "teacher"
+    """Filter that makes its global views: "teacher", its own, or one of `photos.resize`."""
 
     @classmethod
     def of(cls, options: EmbedConfig) -> Self:
         """The rules that the options of `embed` set."""
-        return cls(options.statistics, options.positions, options.snap, options.squash)
+        return cls(options.statistics, options.positions, options.snap, options.resize_filter)
 
     def statistics_of(self, mean: Sequence[float], std: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
         """Mean and standard deviation to use, by channel, for a teacher with these of its own."""
         return (mean, std) if self.statistics == "teacher" else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 
-    def squash_of(self, teacher: Any) -> str:
-        """The rule of `photos.squash` for the global views of a teacher."""
-        return teacher.squash if self.squash == "teacher" else self.squash
+    def resize_filter_of(self, teacher: Any) -> str:
+        """The filter of `photos.resize` for the global views of a teacher."""
+        return teacher.resize_filter if self.resize_filter == "teacher" else self.resize_filter
 
     def mark(self, fingerprint: str) -> str:
         """Fingerprint of a teacher that takes views so: its own where these are the defaults."""

@@ -32,7 +32,7 @@ SHORT_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 """Half precisions as open_clip writes them."""
 TEXTS_PER_CALL = 256
 PREPROCESSING = ("mean", "std", "interpolation")
-"""What belongs to a pretrained tag and decides the pixels; all views are squashed, so that `resize_mode` does not."""
+"""What belongs to a pretrained tag and decides the pixels; `resize_mode` does not, as all views are square."""
 CLIP_VOCABULARY = 49408
 LOADING_ERRORS = (
     AttributeError,
@@ -51,7 +51,7 @@ LOADING_ERRORS = (
 class OpenClip:
     """A dual encoder of open_clip.
 
-    Its towers take one size only: views of another are squashed to it, with the model's own interpolation.
+    Its towers take one size only: views of another are resized to it, with the model's own interpolation.
 
     Args:
         model: as open_clip created it, on its device and in its precision.
@@ -81,7 +81,7 @@ class OpenClip:
         self.logit_scale = model.logit_scale.exp().item()
         self.logit_bias = None if model.logit_bias is None else model.logit_bias.item()
         self._preprocessing = model.visual.preprocess_cfg
-        self.squash = "pillow-bilinear" if self._preprocessing["interpolation"] == "bilinear" else "bicubic"
+        self.resize_filter = "pillow-bilinear" if self._preprocessing["interpolation"] == "bilinear" else "bicubic"
         size = self._preprocessing["size"]
         self._size = [size, size] if isinstance(size, int) else list(size)  # (H, W)
         self.input_size = max(self._size)

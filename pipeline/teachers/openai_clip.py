@@ -44,7 +44,7 @@ class OpenaiClip:
     """
 
     logit_bias = None
-    squash = "bicubic"
+    resize_filter = "bicubic"
 
     def __init__(
         self,

@@ -24,8 +24,8 @@ class Teacher(Protocol):
     """b of sigmoid(s * f . t + b), where each class is scored independently (SigLIP); None for a softmax."""
     input_size: int
     """Native side in pixels; other sizes work too."""
-    squash: str
-    """Filter of its own preprocessing, as a rule of `photos.squash`."""
+    resize_filter: str
+    """Filter of its own preprocessing, as a filter of `photos.resize`."""
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Embed RGB Tensor[B, 3, H, W] as float32 Tensor[B, D] with unit rows, on its device.

@@ -257,7 +257,7 @@ def write_made_up_scores(run: Path, count: int, class_names: list[str]) -> None:
 
 def write_weights(run: Path, name: str, inputs: list[str], ids: list[str], class_names: list[str]) -> None:
     """A classifier file without weights: who asks no network does not look at them."""
-    architecture = {"backbone": "lite0", "class_count": len(class_names), "boost": 3.0}
+    architecture = {"backbone": "lite0", "class_count": len(class_names), "boost": 3.0, "resize_filter": "bicubic"}
     write_checkpoint(
         run / name,
         Checkpoint(

@@ -30,7 +30,7 @@ def rn50() -> CLIP:
 
 
 def package_encoder(model: CLIP, device: str) -> Callable[[list[Tensor]], None]:
-    """The package's way: an image a call, squashed to the only size it takes; half precision on CUDA."""
+    """The package's way: an image a call, resized to the only size it takes; half precision on CUDA."""
     model = model.to(device)
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
     if device != "cpu":

@@ -182,7 +182,7 @@ def main() -> None:
         "--frozen", action="store_true", help="train the head alone; our loop then computes features once"
     )
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--size", type=int, default=224, help="pixels, squashed to a square")
+    parser.add_argument("--size", type=int, default=224, help="pixels, of the square view")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=3)

@@ -13,8 +13,8 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
-def squashed(path, side):
-    """Pillow's bilinear squash of the whole photo, uint8 [side, side, 3]."""
+def resized(path, side):
+    """The whole photo resized by Pillow's bilinear filter, uint8 [side, side, 3]."""
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR))
 

@@ -51,7 +51,9 @@ def photos(shared_data: Path) -> list[Path]:
 @pytest.fixture(scope="module")
 def teacher() -> Conse:
     """As the recipe asks for it, loaded once: its sentences take longer than everything else here."""
-    return Conse(rules=ViewRules(statistics="imagenet", positions="bilinear", snap=False, squash="pillow-bilinear"))
+    return Conse(
+        rules=ViewRules(statistics="imagenet", positions="bilinear", snap=False, resize_filter="pillow-bilinear")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +114,7 @@ def maps(model, pixels):
 
 def chain(photos, model, ask):
     """Initial labels, bias, boxes by image and class, crop scores and fused labels of the photos."""
-    views = [reference.imagenet_normalised(reference.squashed(path, SIDE)) for path in photos]
+    views = [reference.imagenet_normalised(reference.resized(path, SIDE)) for path in photos]
     rows = [ask(view) for view in views]
     biases = reference.bias(rows)
     biases = np.where(np.isnan(biases), np.nanmean(biases), biases)  # ours, where theirs is not defined
@@ -163,7 +165,7 @@ def test_tau_is_searched_on_mirrored_training_views(photos, model):
     for start, stop in ((0, 101), (101, 201), (201, 301)):
         mirrored = torch.rand(stop - start, generator=generator) < 0.5
         for row, mirror in zip(order[start:stop].tolist(), mirrored.tolist(), strict=True):
-            view = reference.imagenet_normalised(reference.squashed(paths[row], 64))
+            view = reference.imagenet_normalised(reference.resized(paths[row], 64))
             scores.append(maps(model, view[..., ::-1].copy() if mirror else view)[1])
     assert found == reference.searched_tau(scores, 6)
     assert found > 0.05

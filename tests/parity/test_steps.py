@@ -18,7 +18,7 @@ from pipeline.method.crops import truncated_size
 from pipeline.method.epoch_choice import authors_epoch
 from pipeline.method.labels import clamp_labels, class_bias, confident_images, debias
 from pipeline.method.probabilities import entropy
-from pipeline.photos.resize import cut_bilinear, load_view
+from pipeline.photos.resize import crop_bilinear, load_view
 from pipeline.runs.options import FuseConfig
 from pipeline.stages.fuse import fuse
 from pipeline.teachers.encoding import normalise_pixels
@@ -40,16 +40,16 @@ def photo(tmp_path):
     return path
 
 
-def test_squash_is_pillows_to_the_pixel(photo):
+def test_resize_is_pillows_to_the_pixel(photo):
     found = load_view(photo, (64, 64), "pillow-bilinear")
-    assert np.array_equal(found.permute(1, 2, 0).numpy(), reference.squashed(photo, 64))
+    assert np.array_equal(found.permute(1, 2, 0).numpy(), reference.resized(photo, 64))
     assert not torch.equal(found, load_view(photo, (64, 64)))
 
 
 def test_teacher_input_is_normalised_with_imagenet_statistics(photo):
     view = load_view(photo, (48, 48), "pillow-bilinear")
     found = normalise_pixels(view[None], IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, CPU)[0]
-    np.testing.assert_allclose(found, reference.imagenet_normalised(reference.squashed(photo, 48)), atol=1e-5)
+    np.testing.assert_allclose(found, reference.imagenet_normalised(reference.resized(photo, 48)), atol=1e-5)
 
 
 def test_initial_labels():
@@ -94,7 +94,7 @@ def test_crops_of_the_view():
     for box in [(3, 5, 50, 44), (0, 0, 90, 90), (60, 10, 90, 89), (11, 70, 61, 90)]:
         size = truncated_size(box[3] - box[1], box[2] - box[0], 96)
         assert size == reference.crop_sides(box, 96)
-        found = cut_bilinear(view, torch.tensor(box).float(), size)
+        found = crop_bilinear(view, torch.tensor(box).float(), size)
         part = view[:, box[1] : box[3], box[0] : box[2]].numpy().astype(float)
         np.testing.assert_allclose(found / 255, reference.bilinear(part, size) / 255, atol=1e-5)
 

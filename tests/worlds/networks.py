@@ -5,7 +5,7 @@ import torch
 
 from pipeline.classifier.network import build_classifier
 
-ARCHITECTURE = {"backbone": "timm:test_resnet", "class_count": 3, "boost": 3.0}
+ARCHITECTURE = {"backbone": "timm:test_resnet", "class_count": 3, "boost": 3.0, "resize_filter": "bicubic"}
 
 
 def small_net(head_std):

@@ -191,7 +191,7 @@ def write_weights(folder: Path, name: str, inputs: list[str], image_ids: list[st
             provenance=origin(folder, name, inputs),
             image_ids=image_ids,
             class_names=classes,
-            architecture={"backbone": "none", "class_count": 3, "boost": 3.0},
+            architecture={"backbone": "none", "class_count": 3, "boost": 3.0, "resize_filter": "bicubic"},
             image_size=32,
             weights={},
             training={},

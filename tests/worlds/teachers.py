@@ -16,7 +16,7 @@ class ColourTeacher:
     fingerprint: str = "colour-1"
     logit_scale: float = 20.0
     logit_bias: float | None = None
-    squash: str = "bicubic"
+    resize_filter: str = "bicubic"
     dtype: torch.dtype = torch.float32
     colours: dict = field(default_factory=lambda: COLOURS)
     room: int | None = None
