@@ -13,9 +13,9 @@ from pipeline.artifacts.embeddings import Embeddings
 from pipeline.artifacts.epoch_scores import EpochScores
 from pipeline.artifacts.hdf5 import write
 from pipeline.artifacts.labels import Labels
-from pipeline.artifacts.manifest import COLUMNS, Manifest, manifest_provenance, write_csv, write_manifest
+from pipeline.artifacts.manifest import COLUMNS, Manifest, manifest_provenance, read_manifest, write_csv, write_manifest
 from pipeline.artifacts.provenance import Provenance
-from pipeline.artifacts.state import check_up_to_date
+from pipeline.artifacts.state import check_up_to_date, origin_of, settings_of
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.read import read
 from pipeline.runs.graph import MAKERS, VERSIONS, find_stage, options_of
@@ -36,11 +36,16 @@ def begin_run(folder: Path, ids: list[str], classes: list[str]) -> Path:
     """The folder of a run of twelve photos and their manifest."""
     present = [[colour for colour, shown in zip(COLOURS, row, strict=True) if shown] for row in TRUTH]
     paths = square_photos(folder / "photos", dict(zip(ids, present, strict=True)))
-    splits = ["train"] * TRAIN + ["test"] * TEST
-    rows = [
-        (i, str(path), split, HEIGHT, WIDTH, sha256_of(path)) for i, path, split in zip(ids, paths, splits, strict=True)
-    ]
-    images = pd.DataFrame(rows, columns=COLUMNS)
+    return begin_run_of(folder, ids, classes, paths, [sha256_of(path) for path in paths], TRAIN)
+
+
+def begin_run_of(
+    folder: Path, ids: list[str], classes: list[str], paths: list[Path], hashes: list[str], train: int
+) -> Path:
+    """The folder with a manifest of these photos, of which the first `train` are train photos."""
+    splits = np.where(np.arange(len(ids)) < train, "train", "test")
+    columns = [ids, list(map(str, paths)), splits, HEIGHT, WIDTH, hashes]
+    images = pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
     names = {name: [name] for name in classes}
     manifest = Manifest(
         provenance=manifest_provenance(images, names),
@@ -75,128 +80,138 @@ def write_labelled_run(folder: Path) -> Path:
 def write_run(folder: Path, ids: list[str] = IDS, classes: list[str] = CLASSES) -> Path:
     """A run with every artifact, whose final labels are right except for the first image."""
     begin_run(folder, ids, classes)
-    rng = np.random.default_rng(0)
-    probabilities = rng.dirichlet([1.0] * 3, TRAIN + TEST).astype(np.float32)
-    truth = TRUTH.astype(np.float32)
-    common = {"image_ids": ids, "class_names": classes}
-    train = {"image_ids": ids[:TRAIN], "class_names": classes}
-    entropy = -(probabilities * np.log(probabilities)).sum(1)
-
-    def put(name: str, kind: type, inputs: list[str], **values: object) -> None:
-        write(folder / name, kind(provenance=origin(folder, name, inputs), **values))
-
-    index = np.arange(TRAIN + TEST)
-    put(
-        "ground_truth.h5",
-        GroundTruth,
-        ["manifest.csv"],
-        **common,
-        labels=TRUTH,
-        object_image_index=np.repeat(index, TRUTH.sum(1)),
-        object_class_index=np.nonzero(TRUTH)[1].astype(np.int64),
-        object_box=np.tile(np.float32(SQUARES[0]), (TRUTH.sum(), 1)),
-        object_difficult=np.zeros(TRUTH.sum(), bool),
-    )
-    put(
-        "embeddings.h5",
-        Embeddings,
-        ["manifest.csv"],
-        **common,
-        is_train=index < TRAIN,
-        probabilities=probabilities,
-        entropy=entropy,
-        class_is_top1=np.ones(TRAIN + TEST, bool),
-        outcomes=3,
-        bias=np.float32([0.9, 0.5, 0.7]),
-        bias_counts=np.array([4, 3, 0]),
-        logit_scale=100.0,
-        image_size=32,
-        teacher="none",
-        teacher_fingerprint="none",
-    )
-    initial = (0.6 * truth[:TRAIN] + 0.3 * probabilities[:TRAIN]).astype(np.float32)
-    put_labels = {**train, "confident": entropy[:TRAIN] < 0.7}
-    plain = InitLabelsConfig(debias=False)
     write_settings(folder, Settings({"init-labels": {"debias": False}}))
-    write(
-        folder / "initial_labels.h5",
-        Labels(
-            provenance=replace(origin(folder, "initial_labels.h5", ["embeddings.h5"]), config=plain.identity()),
-            **put_labels,
-            labels=initial,
-            scores=initial,
-        ),
-    )
-    write_weights(folder, "warmup.pt", ["manifest.csv", "initial_labels.h5"], ids[:TRAIN], classes)
-    owner = np.repeat(np.arange(TRAIN), 2)
-    put(
-        "boxes.h5",
-        Boxes,
-        ["manifest.csv", "warmup.pt"],
-        **train,
-        image_index=owner,
-        class_index=np.array([0, 1] * TRAIN),
-        box=np.tile(np.float32(SQUARES), (TRAIN, 1)),
-        cam_peak=np.ones(2 * TRAIN, np.float32),
-        cam=np.tile(np.uint8([[0, 255], [10, 0]]), (2 * TRAIN, 1, 1)),
-        tau=0.5,
-    )
-    crops = rng.dirichlet([1.0] * 3, 2 * TRAIN).astype(np.float32)
-    put(
-        "crop_scores.h5",
-        CropScores,
-        ["manifest.csv", "embeddings.h5", "boxes.h5"],
-        **train,
-        image_index=owner,
-        class_index=np.array([0, 1] * TRAIN),
-        probabilities=crops,
-        entropy=-(crops * np.log(crops)).sum(1),
-        class_is_top1=np.ones(2 * TRAIN, bool),
-        outcomes=3,
-    )
-    final = 0.1 + 0.8 * truth[:TRAIN]
-    final[0] = [0.4, 0.7, 0.1]  # the truth is cat
-    sources = ["embeddings.h5", "initial_labels.h5", "crop_scores.h5"]
-    put("final_labels.h5", Labels, sources, **put_labels, labels=final, scores=final)
-    sources = ["manifest.csv", "warmup.pt", "final_labels.h5"]
-    write_weights(folder, "classifier.pt", sources, ids[:TRAIN], classes)
-    scores = [probabilities[TRAIN:], probabilities[TRAIN:], 0.2 + 0.6 * truth[TRAIN:]]
-    put(
-        "epoch_scores.h5",
-        EpochScores,
-        sources,
-        image_ids=ids[TRAIN:],
-        class_names=classes,
-        epochs=np.arange(3),
-        scores=np.stack(scores).astype(np.float32),
-        chosen_epoch=2,
-    )
+    write_artifacts(folder, TRUTH, TRAIN)
     write_epochs(folder)
     write_figures(folder)
     return folder
 
 
-def origin(folder: Path, name: str, inputs: list[str]) -> Provenance:
+def write_large_run(folder: Path, count: int, classes: list[str]) -> None:
+    """A run of so many photos that do not exist, one in ten of them for test, without `metrics.json`."""
+    ids = [f"{n // 1000:04d}/{n:07d}.jpg" for n in range(count)]
+    train = count - count // 10
+    folder.mkdir(parents=True)
+    begin_run_of(folder, ids, classes, [Path("/photos", i) for i in ids], [f"{n:064x}" for n in range(count)], train)
+    truth = np.random.default_rng(1).random((count, len(classes)), np.float32) < 0.1
+    write_artifacts(folder, truth.astype(np.int8), train)
+    final = read(folder / "final_labels.h5")
+    write(folder / "cross_fitted_labels.h5", replace(final, provenance=origin(folder, "cross_fitted_labels.h5")))
+
+
+def write_artifacts(folder: Path, truth: np.ndarray, train: int) -> None:
+    """Every artifact between the manifest and `metrics.json`."""
+    manifest = read_manifest(folder)
+    ids, classes = manifest.image_ids, manifest.class_names
+    count, class_count = truth.shape
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet([1.0] * class_count, count).astype(np.float32)
+    entropy = entropies(probabilities)
+    of_all = {"image_ids": ids, "class_names": classes}
+    of_train = {"image_ids": ids[:train], "class_names": classes}
+
+    def put(name: str, kind: type, **values: object) -> None:
+        write(folder / name, kind(provenance=origin(folder, name), **values))
+
+    objects = GroundTruth(
+        provenance=made_from(folder, "ground_truth.h5", ["manifest.csv"]),
+        **of_all,
+        labels=truth,
+        object_image_index=np.nonzero(truth)[0],
+        object_class_index=np.nonzero(truth)[1],
+        object_box=np.tile(np.float32(SQUARES[0]), (truth.sum(), 1)),
+        object_difficult=np.zeros(truth.sum(), bool),
+    )
+    write(folder / "ground_truth.h5", objects)
+    put(
+        "embeddings.h5",
+        Embeddings,
+        **of_all,
+        is_train=np.arange(count) < train,
+        probabilities=probabilities,
+        entropy=entropy,
+        class_is_top1=np.ones(count, bool),
+        outcomes=class_count,
+        bias=np.resize(np.float32([0.9, 0.5, 0.7]), class_count),
+        bias_counts=np.resize([4, 3, 0], class_count),
+        logit_scale=100.0,
+        image_size=32,
+        teacher="none",
+        teacher_fingerprint="none",
+    )
+    initial = (0.6 * truth[:train] + 0.3 * probabilities[:train]).astype(np.float32)
+    labels = {**of_train, "confident": entropy[:train] < 0.7}
+    put("initial_labels.h5", Labels, **labels, labels=initial, scores=initial)
+    write_weights(folder, "warmup.pt", of_train)
+    crops = {**of_train, "image_index": np.repeat(np.arange(train), 2), "class_index": np.array([0, 1] * train)}
+    put(
+        "boxes.h5",
+        Boxes,
+        **crops,
+        box=np.tile(np.float32(SQUARES), (train, 1)),
+        cam_peak=np.ones(2 * train, np.float32),
+        cam=np.tile(np.uint8([[0, 255], [10, 0]]), (2 * train, 1, 1)),
+        tau=0.5,
+    )
+    crop_probabilities = rng.dirichlet([1.0] * class_count, 2 * train).astype(np.float32)
+    put(
+        "crop_scores.h5",
+        CropScores,
+        **crops,
+        probabilities=crop_probabilities,
+        entropy=entropies(crop_probabilities),
+        class_is_top1=np.ones(2 * train, bool),
+        outcomes=class_count,
+    )
+    final = np.float32(0.1) + np.float32(0.8) * truth[:train]
+    final[0, :3] = [0.4, 0.7, 0.1]  # the truth is the first class
+    put("final_labels.h5", Labels, **labels, labels=final, scores=final)
+    write_weights(folder, "classifier.pt", of_train)
+    scores = [probabilities[train:], probabilities[train:], 0.2 + 0.6 * truth[train:]]
+    put(
+        "epoch_scores.h5",
+        EpochScores,
+        image_ids=ids[train:],
+        class_names=classes,
+        epochs=np.arange(3),
+        scores=np.stack(scores).astype(np.float32),
+        chosen_epoch=2,
+    )
+
+
+def entropies(probabilities: np.ndarray) -> np.ndarray:
+    return -(probabilities * np.log(probabilities)).sum(1)
+
+
+def origin(folder: Path, name: str) -> Provenance:
+    """Provenance of an artifact as if its stage had made it with the settings of the run."""
+    stage = find_stage(MAKERS[name])
+    settings = settings_of(folder) or Settings({})
+    return origin_of(stage, folder, settings.config(stage.name, options_of(stage), {})).of(name)
+
+
+def made_from(folder: Path, name: str, inputs: list[str], config: dict[str, object] | None = None) -> Provenance:
+    """Provenance of an artifact that was made from these artifacts."""
     schema = Path(name).stem
-    stage = MAKERS[name]
-    config = {} if stage == "prepare" else options_of(find_stage(stage))().identity()
-    fingerprints = {i: check_up_to_date(folder / i).fingerprint for i in inputs}
-    return Provenance(schema, VERSIONS[schema], config, fingerprints)
+    return Provenance(
+        schema, VERSIONS[schema], config or {}, {i: check_up_to_date(folder / i).fingerprint for i in inputs}
+    )
 
 
-def write_weights(folder: Path, name: str, inputs: list[str], image_ids: list[str], classes: list[str]) -> None:
+def write_weights(folder: Path, name: str, axes: dict[str, list[str]]) -> None:
+    """A classifier without weights, for commands that load no network."""
+    class_count = len(axes["class_names"])
     write_checkpoint(
         folder / name,
         Checkpoint(
-            provenance=origin(folder, name, inputs),
-            image_ids=image_ids,
-            class_names=classes,
-            architecture={"backbone": "none", "class_count": 3, "boost": 3.0, "resize_filter": "bicubic"},
+            provenance=origin(folder, name),
+            **axes,
+            architecture={"backbone": "none", "class_count": class_count, "boost": 3.0, "resize_filter": "bicubic"},
             image_size=32,
             weights={},
             training={},
             steps=0,
-            thresholds=[0.5] * 3,
+            thresholds=[0.5] * class_count,
         ),
     )
 
@@ -224,6 +239,6 @@ def write_figures(folder: Path) -> None:
     }
     embeddings, epochs = read(folder / "embeddings.h5"), read(folder / "epoch_scores.h5")
     figures = measure_test(embeddings, epochs, test, TRUTH[TRAIN:], config)
-    provenance = origin(folder, "metrics.json", ["classifier.pt", "ground_truth.h5"])
+    provenance = made_from(folder, "metrics.json", ["classifier.pt", "ground_truth.h5"], config.identity())
     content = {"attributes": provenance.to_attributes(), "conventions": conventions(config), "not_measured": []}
     write_json(folder / "metrics.json", content | {"labels": labels} | figures)
