@@ -46,7 +46,7 @@ def export_labels(
     force: OverwriteOption = False,
     run: RunOption = "",
 ) -> None:
-    """Export labels and scores: CSV, Parquet, COCO, VOC, YOLO, CVAT, Label Studio, FiftyOne, cleanlab, Hugging Face datasets."""
+    """Export labels and scores: CSV, Parquet, COCO, YOLO, CVAT, Label Studio, FiftyOne, cleanlab, Hugging Face datasets."""
     from pipeline.exchange import export_labels as tool
 
     places = {"copy_images": copy_images, "image_prefix": image_prefix, "force": force}
