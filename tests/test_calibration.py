@@ -4,7 +4,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
-from pipeline.method.extras.calibration import MOST_CALLED, _order_keeping_scale, fit_calibration, platt
+from pipeline.method.extras.calibration import MAX_PREDICTED, _order_keeping_scale, fit_calibration, platt
 
 
 def sigmoid(z):
@@ -86,7 +86,7 @@ def test_a_class_in_hardly_any_photo_is_not_called_more_often_than_its_labels_al
     labels = np.where(z > np.sort(z, axis=0)[-5], 0.9, 0.001)
     scale, offset = fit_calibration(z, labels)
     called = (sigmoid(scale * z + offset) >= 0.5).sum()
-    assert 1 <= called <= MOST_CALLED * labels.sum() + 1
+    assert 1 <= called <= MAX_PREDICTED * labels.sum() + 1
 
 
 @pytest.mark.parametrize(("labels", "score"), [([0.2, 0.2], 0.001), ([0.0, 0.5], 0.25)])

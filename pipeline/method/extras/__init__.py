@@ -1,1 +1,1 @@
-"""What we added to the paper: calibration of scores and thresholds. On arrays and without files."""
+"""Our additions to the paper: calibration of scores, and thresholds."""

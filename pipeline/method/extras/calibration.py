@@ -1,23 +1,24 @@
-"""An affine map of each class's logits, fitted without ground truth, after which a score of 0.5 means what it says.
+"""An affine map of the logits of each class, fitted without ground truth; calibrated scores separate present from absent at 0.5.
 
-What a classifier is trained on is sharpened and smoothed, so that its scores rank the photos of a class well and lie far
-below 0.5. The map keeps that order. It is Platt's (1999) but for its threshold: labels that were made by a program are too
-low where the teacher overlooks a class, and Platt's threshold is then too high, so what the logits themselves say of the
-photos without the class has a word too.
+The targets of the training are sharpened and smoothed, so a classifier ranks photos well but scores them far below 0.5. The
+map keeps the ranking. It is Platt's (1999) with another threshold. Pseudo-labels are too low where the teacher overlooks a
+class, and Platt's threshold is then too high. The logits of the photos without the class give an upper limit for it.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 
 SPREADS = 5.0
-"""A class is called present from this many spreads above the bulk of the photos on, at the latest."""
-MOST_CALLED = 1.5
-"""That rule calls at most this many times as many photos as the labels say: a rare class has no bulk to speak of."""
+"""The threshold is at most this many spreads above the bulk of the photos."""
+MAX_PREDICTED = 1.5
+"""That limit predicts at most this many times as many photos as the labels: a rare class has no clear bulk."""
 STEEPER = 1.5
-"""The slope over that of the labels, which are less decided than the truth."""
+"""Factor on the slope that fits the labels, which are less decided than the truth."""
 RESOLUTION = 1e-4
 """Logits of a class that differ by this share of their standard deviation get different float32 scores."""
 SLOPES = (0.3, 60.0)
-"""Range in which the slope of the labels is looked for."""
+"""Range of the slope that fits the labels."""
 
 
 def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -25,13 +26,15 @@ def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray,
 
     Args:
         logits: float [N, C] of the train images.
-        labels: float [N, C] in [0, 1], their soft labels as they are before they are sharpened.
+        labels: float [N, C] in [0, 1], their soft labels before sharpening.
 
     Returns:
         scale and offset, float64 [C] each; scale is positive.
     """
     lowest = labels.min(axis=0, initial=1)
-    shares = (labels - lowest) / np.maximum(1 - lowest, 1e-9)  # what a floor says of a class's absence is taken away
+    shares = (labels - lowest) / np.maximum(
+        1 - lowest, 1e-9
+    )  # a floor that all labels of a class share carries no information
     fitted = [_fit_class(z, y) for z, y in zip(logits.T.astype(np.float64), shares.T.astype(np.float64), strict=True)]
     scale, threshold = np.array(fitted).reshape(-1, 2).T
     return scale, -scale * threshold
@@ -42,20 +45,21 @@ def _fit_class(z: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     if len(z) == 0 or z.min() == z.max():
         return 1.0, float(z[0] - _logit(y.mean())) if len(z) else 0.0
     mode, spread = _bulk(z)
-    threshold = min(_even_odds(z, y), max(mode + SPREADS * spread, _rank(z, MOST_CALLED * y.sum())))
+    limit = max(mode + SPREADS * spread, _logit_at_rank(z, MAX_PREDICTED * y.sum()))
+    threshold = min(_platt_threshold(z, y), limit)
     x = z - threshold
     return _order_keeping_scale(STEEPER * _slope(x, y), float(x.max()), float(z.std())), threshold
 
 
 def _order_keeping_scale(scale: float, largest: float, deviation: float) -> float:
-    """The scale, lowered until float32 scores near 1 still tell logits apart.
+    """The scale, lowered until float32 scores near 1 still separate the logits.
 
-    Below 1, float32 numbers are 2^-24 apart, and the sigmoid's slope at a logit u > 0 is about exp(-u). So a difference d
-    in calibrated logits shows at the largest one if d * exp(-u) >= 2^-24, here with d = scale * RESOLUTION * deviation.
+    Below 1, float32 numbers are 2^-24 apart, and the slope of the sigmoid at a logit u > 0 is about exp(-u). A difference d
+    in calibrated logits is visible at the largest one if d * exp(-u) >= 2^-24, here with d = scale * RESOLUTION * deviation.
 
     Args:
         scale: positive.
-        largest: the largest logit, counted from the threshold; not above 0 if every score is below 0.5.
+        largest: the largest logit minus the threshold; at most 0 if every score is below 0.5.
         deviation: standard deviation of the logits.
     """
 
@@ -67,11 +71,15 @@ def _order_keeping_scale(scale: float, largest: float, deviation: float) -> floa
         return scale
     if not keeps_order(low):
         return low
-    high = scale
-    for _ in range(60):
+    return _bisect(keeps_order, low, scale, 60)[0]
+
+
+def _bisect(holds: Callable[[float], bool], low: float, high: float, steps: int) -> tuple[float, float]:
+    """An interval that contains the point up to which `holds` is true."""
+    for _ in range(steps):
         middle = (low + high) / 2
-        low, high = (middle, high) if keeps_order(middle) else (low, middle)
-    return low
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low, high
 
 
 def _logit(share: float) -> float:
@@ -84,9 +92,9 @@ def _sigmoid(z: np.ndarray) -> np.ndarray:
 
 
 def _bulk(z: np.ndarray) -> tuple[float, float]:
-    """Mode of the photos without the class, and how far they spread below it, where no photo with it lies.
+    """Mode of the logits of photos without the class, and their spread below it, where no photo with the class is.
 
-    The mode is the median of the shortest interval that holds a quarter of the photos.
+    The mode is the median of the shortest interval that contains a quarter of the photos.
     """
     ordered = np.sort(z)
     width = max(len(z) // 4, 1)
@@ -95,23 +103,20 @@ def _bulk(z: np.ndarray) -> tuple[float, float]:
     return mode, float(np.sqrt(np.mean((ordered[ordered <= mode] - mode) ** 2)))
 
 
-def _rank(z: np.ndarray, count: float) -> float:
+def _logit_at_rank(z: np.ndarray, count: float) -> float:
     """The logit that about `count` photos reach."""
     return float(np.sort(z)[::-1][min(int(count), len(z) - 1)])
 
 
 def _slope(x: np.ndarray, y: np.ndarray) -> float:
-    """The k of SLOPES whose sigmoid(k x) has the least cross-entropy to y; that is convex in k, so its slope is halved in."""
+    """The k in SLOPES that minimises the cross-entropy of sigmoid(k x) to y; bisection on the derivative, as the loss is convex."""
     low, high = np.log(SLOPES)
-    for _ in range(20):
-        middle = (low + high) / 2
-        rises = np.mean(x * (_sigmoid(np.exp(middle) * x) - y)) > 0
-        low, high = (low, middle) if rises else (middle, high)
+    low, high = _bisect(lambda k: not np.mean(x * (_sigmoid(np.exp(k) * x) - y)) > 0, low, high, 20)
     return float(np.exp((low + high) / 2))
 
 
-def _even_odds(z: np.ndarray, y: np.ndarray) -> float:
-    """Logit at which a logistic regression of the labels gives 0.5 (Platt); infinite where it does not rise."""
+def _platt_threshold(z: np.ndarray, y: np.ndarray) -> float:
+    """Logit at which a logistic regression of the labels gives 0.5; infinite if it does not rise."""
     slope, offset = platt(z, y)
     return -offset / slope if slope > 0 else np.inf
 
@@ -125,24 +130,24 @@ def platt(z: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """
     mean, spread = z.mean(), z.std()
     x = (z - mean) / spread
-    found = np.array([1.0, _logit(y.mean())])
+    parameters = np.array([1.0, _logit(y.mean())])
     for _ in range(60):  # Newton's method
-        p = _sigmoid(found[0] * x + found[1])
+        p = _sigmoid(parameters[0] * x + parameters[1])
         w = p * (1 - p)
         gradient = np.array([((p - y) * x).mean(), (p - y).mean()])
         mixed = (w * x).mean()
         hessian = np.array([[(w * x * x).mean(), mixed], [mixed, w.mean()]]) + 1e-4 * np.eye(2)
         step = np.linalg.solve(hessian, gradient)
-        step *= min(1.0, 2 / max(np.abs(step).max(), 1e-12))  # a first step from afar must not overshoot
-        found -= step
+        step *= min(1.0, 2 / max(np.abs(step).max(), 1e-12))  # so that no step overshoots
+        parameters -= step
         if np.abs(step).max() < 1e-10:
             break
-    slope = found[0] / spread
-    return float(slope), float(found[1] - slope * mean)
+    slope = parameters[0] / spread
+    return float(slope), float(parameters[1] - slope * mean)
 
 
 def platt_scores(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Scores float64 [N, C] whose every class is a logistic regression of its labels.
+    """Scores float64 [N, C]: per class a logistic regression of its labels.
 
     Args:
         logits: float [N, C].
