@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from typer.testing import CliRunner
+from worlds.photos import noise_photos
 
 from pipeline import Classifier, cli
 from pipeline.artifacts.checkpoints import read_checkpoint
@@ -18,9 +18,7 @@ from pipeline.system.errors import PipelineError
 def photos(tmp_path_factory):
     """Eight photos."""
     folder = tmp_path_factory.mktemp("photos")
-    generator = np.random.default_rng(0)
-    for n in range(8):
-        Image.fromarray(generator.integers(0, 256, (40, 56, 3)).astype(np.uint8)).save(folder / f"{n}.png")
+    noise_photos(folder, [(40, 56)] * 8)
     return folder
 
 

@@ -2,10 +2,9 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from worlds.photos import write_photo
 
 from pipeline.photos.image_cache import ImageCache, cache_bytes, open_cache
 from pipeline.photos.images import UnreadableImage
@@ -16,9 +15,7 @@ SIZE = (24, 32)
 
 
 def write(path: Path, seed: int) -> Path:
-    pixels = np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
-    return path
+    return write_photo(path, (40, 50), seed)
 
 
 def test_second_load_reads_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

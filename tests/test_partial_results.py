@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from worlds.commands import command, invoke, run_stage, start
-from worlds.photos import COLOURS
+from worlds.photos import COLOURS, noise_photos
 from worlds.runs import write_labelled_run
 from worlds.teachers import ColourTeacher, use_teacher
 
@@ -148,10 +148,7 @@ def test_boxes_resumed_in_other_batches_are_those_of_all_photos(size, finished, 
 
 
 def test_crops_of_other_boxes_are_scored_again(tmp_path):
-    rng = np.random.default_rng(0)
-    paths = [tmp_path / f"{n}.png" for n in range(3)]
-    for path in paths:
-        Image.fromarray(rng.integers(0, 256, (40, 40, 3)).astype(np.uint8)).save(path)
+    paths = noise_photos(tmp_path, [(40, 40)] * 3)
     head = ZeroShotHead(torch.eye(3), torch.arange(3), torch.eye(3)[:0], 5.0)
     asked = CropTeacher(ColourTeacher(), head, CropRules(32, 0, "bicubic", "bicubic", "snapped"))
     first = torch.tensor([[0.0, 0, 20, 20]]).repeat(3, 1)

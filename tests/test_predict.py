@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 from typer.testing import CliRunner
+from worlds.photos import write_photo
 
 from pipeline import Classifier, cli
 from pipeline.artifacts.predictions import prediction_frame, write_predictions
@@ -24,11 +24,8 @@ from pipeline.system.errors import PipelineError
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
     """Folder `photos` with three photos, the working directory being its parent."""
-    generator = np.random.default_rng(0)
-    for name in ("a.png", "deep/B.JPG", "deep/er/c [1].webp"):
-        path = tmp_path / "photos" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(generator.integers(0, 256, (40, 56, 3)).astype(np.uint8)).save(path)
+    for seed, name in enumerate(("a.png", "deep/B.JPG", "deep/er/c [1].webp")):
+        write_photo(tmp_path / "photos" / name, (40, 56), seed)
     (tmp_path / "photos" / "notes.md").write_text("no photo")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CCD_CACHE", str(tmp_path / "cache"))

@@ -2,11 +2,10 @@
 
 import shutil
 
-import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 from worlds.commands import invoke
+from worlds.photos import write_photo
 
 from pipeline.artifacts.manifest import read_manifest
 from pipeline.runs.settings import read_run
@@ -16,12 +15,8 @@ from pipeline.stages.prepare import copies_in_test
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
     """The working directory, with the photos 0.png to 3.png in `a` and others of these names in `b`."""
-    generator = np.random.default_rng(0)
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        for number in range(4):
-            pixels = generator.integers(0, 256, (8, 8, 3)).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
+    for seed, name in enumerate(f"{folder}/{number}.png" for folder in "ab" for number in range(4)):
+        write_photo(tmp_path / name, seed=seed)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -19,6 +19,7 @@ from browser import browse, need_browser, violations
 from PIL import Image
 from web_server import Running
 from worlds.commands import invoke
+from worlds.photos import photo_bytes
 
 from pipeline import Classifier
 from pipeline.deploy import serve
@@ -32,12 +33,9 @@ BOUNDARY = "two-dashes-and-more"
 FORM = f"multipart/form-data; boundary={BOUNDARY}"
 
 
-def picture(seed=0, size=(40, 56), kind="JPEG"):
+def picture(seed=0, kind="JPEG"):
     """The bytes of a photo."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind)
-    return buffer.getvalue()
+    return photo_bytes((40, 56), kind, seed)
 
 
 def form(files):

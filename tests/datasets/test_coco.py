@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from worlds.photos import write_photo
 
 from pipeline.datasets import coco
 from pipeline.system.errors import PipelineError
@@ -33,9 +33,8 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / "annotations").mkdir()
     for split, content in parts.items():
         (tmp_path / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
-        (tmp_path / split).mkdir()
         for image in content["images"]:
-            Image.new("RGB", (8, 8)).save(tmp_path / split / image["file_name"])
+            write_photo(tmp_path / split / image["file_name"])
     return tmp_path
 
 

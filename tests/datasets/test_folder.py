@@ -1,12 +1,11 @@
-import io
 import json
 import os
 import socket
-import tarfile
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from worlds.archives import write_parquet, write_tar
+from worlds.photos import photo_bytes, write_photo
 
 from pipeline.datasets import folder
 from pipeline.datasets.archives import Limit
@@ -17,16 +16,10 @@ from pipeline.system.errors import PipelineError
 CLASSES = ["cat", "dog"]
 
 
-def write_image(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 8)).save(path, path.suffix[1:].lower().replace("jpg", "jpeg").replace("tif", "tiff"))
-    return path
-
-
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     for name in ("b.JPG", "deep/er/a.png", "deep/c.WebP", ".hidden.png", ".cache/d.png"):
-        write_image(tmp_path / "photos" / name)
+        write_photo(tmp_path / "photos" / name)
     (tmp_path / "photos" / "notes.txt").write_text("no image")
     return tmp_path / "photos"
 
@@ -40,7 +33,7 @@ def test_nested_folders_and_mixed_case(images: Path):
 
 
 def test_test_folder_beside_and_within(images: Path):
-    write_image(images.parent / "more" / "b.JPG")
+    write_photo(images.parent / "more" / "b.JPG")
     beside = folder.load(images, CLASSES, test_images=images.parent / "more")
     assert beside.image_ids[-1] == "test/b.JPG"
     assert beside.splits == ["train"] * 3 + ["test"]
@@ -72,13 +65,11 @@ def test_table_of_one_column_needs_no_header(images: Path):
 
 
 def test_parquet(images: Path):
-    pa = pytest.importorskip("pyarrow")
-    pq = pytest.importorskip("pyarrow.parquet")
     rows = {"image": ["b.JPG", "deep/c.WebP"], "labels": [["cat"], []], "width": [8, 8]}
-    pq.write_table(pa.table(rows), images / "list.parquet")
+    write_parquet(images / "list.parquet", **rows)
     dataset = folder.load(images / "list.parquet", CLASSES)
     assert dataset.labels.tolist() == [[1, 0], [0, 0]]
-    pq.write_table(pa.table({"path": ["b.JPG"]}), images / "other.parquet")
+    write_parquet(images / "other.parquet", path=["b.JPG"])
     with pytest.raises(PipelineError, match="has the columns path; expected one named image or image_id"):
         folder.load(images / "other.parquet", CLASSES)
     (images / "broken.parquet").write_text("no parquet")
@@ -116,7 +107,7 @@ def test_table_in_another_encoding(images: Path):
 def two_folders(images: Path) -> Path:
     """Photos beside `images` for testing: b.JPG, as there, and sub/only.png."""
     for name in ("b.JPG", "sub/only.png"):
-        write_image(images.parent / "more" / name)
+        write_photo(images.parent / "more" / name)
     return images.parent / "more"
 
 
@@ -270,7 +261,7 @@ def test_loop_of_links_is_an_error(images: Path):
 def test_names_of_any_script_and_length(tmp_path: Path):
     names = ["猫 на крыше.jpg", "a;b,c\nd.jpg", "x" * 240 + ".jpg"]
     for name in names:
-        write_image(tmp_path / name)
+        write_photo(tmp_path / name)
     assert sorted(folder.load(tmp_path, CLASSES).image_ids) == sorted(names)
 
 
@@ -291,28 +282,14 @@ def test_class_names(tmp_path: Path):
         folder.load(tmp_path, ["cat"])
 
 
-def write_shard(path: Path, members: dict[str, bytes]) -> Path:
-    path.parent.mkdir(exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
-
-
-def png() -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def test_webdataset_shards(tmp_path: Path):
     shards = tmp_path / "shards"
     shards.mkdir()
-    first = {"x/01.left.png": png(), "x/01.json": json.dumps({"labels": "cat;dog"}).encode()}
-    write_shard(shards / "000.tar", {**first, "02.png": png(), "02.cls": b"1\n"})
-    write_shard(shards / "001.tar", {"02.png": png(), "02.cls": b"cat", "03.png": png(), "03.json": b"{}"})
+    first = {"x/01.left.png": photo_bytes(), "x/01.json": json.dumps({"labels": "cat;dog"}).encode()}
+    write_tar(shards / "000.tar", {**first, "02.png": photo_bytes(), "02.cls": b"1\n"})
+    write_tar(
+        shards / "001.tar", {"02.png": photo_bytes(), "02.cls": b"cat", "03.png": photo_bytes(), "03.json": b"{}"}
+    )
     dataset = folder.load(shards, CLASSES, reading=Reading(unpack_to=tmp_path / "cache"))
     assert dataset.image_ids == ["000/02.png", "000/x/01.left.png", "001/02.png", "001/03.png"]
     assert dataset.labels.tolist() == [[0, 1], [1, 1], [1, 0], [-1, -1]]
@@ -321,16 +298,16 @@ def test_webdataset_shards(tmp_path: Path):
 
 
 def test_shard_is_unpacked_once_until_it_changes(tmp_path: Path):
-    shard = write_shard(tmp_path / "a.tar", {"1.png": png()})
+    shard = write_tar(tmp_path / "a.tar", {"1.png": photo_bytes()})
     first = folder.load(shard, CLASSES)
     before = first.paths[0].stat().st_mtime_ns
     assert folder.load(shard, CLASSES).paths[0].stat().st_mtime_ns == before
-    write_shard(shard, {"1.png": png(), "2.png": png(), "3.txt": b"x" * 20_000})
+    write_tar(shard, {"1.png": photo_bytes(), "2.png": photo_bytes(), "3.txt": b"x" * 20_000})
     assert folder.load(shard, CLASSES).image_ids == ["a/1.png", "a/2.png"]
 
 
 def test_a_shard_unpacks_within_the_limit_and_to_the_folder_that_is_named(tmp_path: Path):
-    shard = write_shard(tmp_path / "in" / "a.tar", {"1.png": png(), "2.png": png()})
+    shard = write_tar(tmp_path / "in" / "a.tar", {"1.png": photo_bytes(), "2.png": photo_bytes()})
     with pytest.raises(PipelineError, match=r"a\.tar unpacks to more than .* or 1 files"):
         folder.load(shard, CLASSES, reading=Reading(tmp_path / "out", Limit(files=1)))
     assert not list((tmp_path / "out").glob("*")) and not list((tmp_path / "in").glob("*.unpacked"))
@@ -345,13 +322,13 @@ def test_broken_shards(tmp_path: Path):
     with pytest.raises(PipelineError, match=r"b\.tar is missing"):
         folder.load(tmp_path / "b.tar", CLASSES)
     for label in (b"7", b"\xff"):
-        write_shard(tmp_path / "c.tar", {"1.png": png(), "1.cls": label, "pad": label * 9_000})
+        write_tar(tmp_path / "c.tar", {"1.png": photo_bytes(), "1.cls": label, "pad": label * 9_000})
         with pytest.raises(PipelineError, match=r"1\.cls holds no labels of the 2 classes"):
             folder.load(tmp_path / "c.tar", CLASSES)
-    write_shard(tmp_path / "d.tar", {"1.png": png(), "1.json": b'{"labels": 3}'})
+    write_tar(tmp_path / "d.tar", {"1.png": photo_bytes(), "1.json": b'{"labels": 3}'})
     with pytest.raises(PipelineError, match=r"1\.json holds no labels"):
         folder.load(tmp_path / "d.tar", CLASSES)
     for number, sidecar in enumerate((b"[" * 100_000, b"[]", b'{"labels": [1]}', b'{"labels": ["cats"]}', b"NaN")):
-        write_shard(tmp_path / f"e{number}.tar", {"1.png": png(), "1.json": sidecar})
+        write_tar(tmp_path / f"e{number}.tar", {"1.png": photo_bytes(), "1.json": sidecar})
         with pytest.raises(PipelineError, match=r"1\.json (holds no labels|names class 'cats')"):
             folder.load(tmp_path / f"e{number}.tar", CLASSES)

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from worlds.photos import write_photo
 
 from pipeline.datasets import nuswide
 from pipeline.system.errors import PipelineError
@@ -22,8 +22,7 @@ def root(tmp_path: Path) -> Path:
         (labels / f"Labels_{name}_Test.txt").write_text(test)
     for image in TRAIN + TEST:
         path = tmp_path / "Flickr" / image.replace("\\", "/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8)).save(path)
+        write_photo(path)
     return tmp_path
 
 
@@ -50,8 +49,8 @@ def test_recrawl_lists_take_the_official_labels_of_either_split(root: Path):
 
 
 def test_recrawl_in_one_flat_folder(root: Path):
-    Image.new("RGB", (8, 8)).save(root / "0001_11.jpg")
-    Image.new("RGB", (8, 8)).save(root / "0001_13.jpg")
+    write_photo(root / "0001_11.jpg")
+    write_photo(root / "0001_13.jpg")
     (root / "train.txt").write_text("0001_11.jpg\n")
     (root / "test.txt").write_text("0001_13.jpg\n")
     dataset = nuswide.load(root, images=root, train_list=root / "train.txt", test_list=root / "test.txt")

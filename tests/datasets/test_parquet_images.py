@@ -1,10 +1,10 @@
-import io
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from worlds.photos import photo_bytes
 
 from pipeline.datasets import folder
 from pipeline.datasets.archives import Limit
@@ -19,9 +19,7 @@ CLASSES = ["cat", "dog"]
 
 
 def encoded(side: int, format: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (side, 8)).save(buffer, format)
-    return buffer.getvalue()
+    return photo_bytes((8, side), format)
 
 
 def write(path: Path, images: list, **columns: list) -> Path:

@@ -1,12 +1,11 @@
-import io
-import tarfile
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from worlds.archives import tar_bytes, write_parquet
+from worlds.photos import photo_bytes
 
 from pipeline.datasets import folder, remote
 from pipeline.datasets.folder import Reading
@@ -19,9 +18,7 @@ CLASSES = ["cat", "dog"]
 
 
 def encoded(side: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (side, 8)).save(buffer, "PNG")
-    return buffer.getvalue()
+    return photo_bytes((8, side))
 
 
 @pytest.fixture
@@ -85,19 +82,11 @@ def test_train_and_test_photos_of_addresses(store, tmp_path: Path):
 
 
 def test_shards_of_an_address(store, tmp_path: Path):
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name, content in {"1.png": encoded(5), "1.cls": b"dog"}.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    store.pipe("/shards/000.tar", buffer.getvalue())
+    store.pipe("/shards/000.tar", tar_bytes({"1.png": encoded(5), "1.cls": b"dog"}))
     dataset = folder.load("memory://shards", CLASSES, reading=Reading(cache=tmp_path))
     assert dataset.image_ids == ["000/1.png"] and dataset.labels.tolist() == [[0, 1]]
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    sink = io.BytesIO()
-    pq.write_table(pa.table({"image": [encoded(6)]}), sink)
-    store.pipe("/parquet/train-0.parquet", sink.getvalue())
+    table = write_parquet(tmp_path / "table.parquet", image=[encoded(6)])
+    store.pipe("/parquet/train-0.parquet", table.read_bytes())
     dataset = folder.load("memory://parquet", CLASSES, reading=Reading(cache=tmp_path))
     assert dataset.image_ids == ["train-0/0"] and image_size(dataset.paths[0]) == (8, 6)
 

@@ -1,15 +1,14 @@
 """What is taken of a source and what is not: layouts, splits by name, junk, odd names, several sources."""
 
-import io
 import json
 import os
-import tarfile
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import features
+from worlds.archives import write_parquet, write_tar
+from worlds.photos import photo_bytes
 
 from pipeline.datasets import folder
 from pipeline.datasets.folder import Reading, prefixes
@@ -24,12 +23,9 @@ CLASSES = ["cat", "dog"]
 _drawn = iter(range(10**6))
 
 
-def encoded(format: str = "PNG", size: tuple[int, int] = (9, 7)) -> bytes:
+def encoded(format: str = "PNG", size: tuple[int, int] = (7, 9)) -> bytes:
     """A photo of noise that no other call gives."""
-    pixels = np.random.default_rng(next(_drawn)).integers(0, 256, (*size[::-1], 3)).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format)
-    return buffer.getvalue()
+    return photo_bytes(size, format, seed=next(_drawn))
 
 
 def put(root: Path, *names: str, content: bytes | None = None) -> Path:
@@ -40,22 +36,8 @@ def put(root: Path, *names: str, content: bytes | None = None) -> Path:
     return root
 
 
-def put_tar(path: Path, *names: str, time: float = 0.0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name in names:
-            content = encoded() if name.endswith(".png") else b'{"caption": "a cat"}'
-            info = tarfile.TarInfo(name)
-            info.size, info.mtime = len(content), time
-            tar.addfile(info, io.BytesIO(content))
-    return path
-
-
-def put_parquet(path: Path, **columns: list) -> Path:
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), path)
-    return path
+def put_tar(path: Path, *names: str) -> Path:
+    return write_tar(path, {n: encoded() if n.endswith(".png") else b'{"caption": "a cat"}' for n in names})
 
 
 def splits(dataset: folder.Dataset) -> dict[str, str]:
@@ -65,7 +47,7 @@ def splits(dataset: folder.Dataset) -> dict[str, str]:
 def test_a_stray_shard_does_not_hide_the_photos_next_to_it(tmp_path):
     root = put(tmp_path / "photos", *(f"{n}.png" for n in range(10)))
     put_tar(root / "deep" / "stray.tar", "a.png")
-    put_parquet(root / "more.parquet", image=[encoded()])
+    write_parquet(root / "more.parquet", image=[encoded()])
     ids = folder.load(root, CLASSES).image_ids
     assert ids == [*(f"{n}.png" for n in range(10)), "more/0", "deep/stray/a.png"]
 
@@ -73,21 +55,21 @@ def test_a_stray_shard_does_not_hide_the_photos_next_to_it(tmp_path):
 def test_the_layouts_of_img2dataset(tmp_path):
     for shard in ("00000", "00001"):
         put_tar(tmp_path / "tars" / f"{shard}.tar", f"{shard}0.png", f"{shard}0.json", f"{shard}0.txt")
-        put_parquet(tmp_path / "tars" / f"{shard}.parquet", url=["http://a"], caption=["a cat"], key=[f"{shard}0"])
+        write_parquet(tmp_path / "tars" / f"{shard}.parquet", url=["http://a"], caption=["a cat"], key=[f"{shard}0"])
         put(tmp_path / "tars", f"{shard}_stats.json", content=b"{}")
         put(tmp_path / "files", f"{shard}/{shard}0.png")
         put(tmp_path / "files", f"{shard}/{shard}0.json", f"{shard}/{shard}0.txt", f"{shard}_stats.json", content=b"{}")
-        put_parquet(tmp_path / "files" / f"{shard}.parquet", url=["http://a"], caption=["a cat"])
+        write_parquet(tmp_path / "files" / f"{shard}.parquet", url=["http://a"], caption=["a cat"])
     for layout in ("tars", "files"):
         dataset = folder.load(tmp_path / layout, CLASSES)
         assert dataset.image_ids == ["00000/000000.png", "00001/000010.png"]
         assert "2 Parquet without photos (00000.parquet, 00001.parquet)" in dataset.notes[0]
-    put_parquet(tmp_path / "bytes" / "00000.parquet", jpg=[encoded("JPEG")], caption=["a cat"])
+    write_parquet(tmp_path / "bytes" / "00000.parquet", jpg=[encoded("JPEG")], caption=["a cat"])
     assert folder.load(tmp_path / "bytes", CLASSES).image_ids == ["00000/0"]
 
 
 def test_a_folder_of_tables_says_that_they_hold_no_photos(tmp_path):
-    put_parquet(tmp_path / "list.parquet", image=["a.png"])
+    write_parquet(tmp_path / "list.parquet", image=["a.png"])
     put(tmp_path, "photos.zip", content=b"PK")
     with pytest.raises(PipelineError, match=r"no images.*1 Parquet without photos \(list\.parquet\).*photos\.zip"):
         folder.load(tmp_path, CLASSES)
@@ -161,7 +143,7 @@ def test_photos_of_test_folders_and_shards_are_not_trained_on(tmp_path):
     assert splits(dataset) == {"train/1.png": "train", "test/3.png": "test"}
     assert "validation" in dataset.left_out["valid/2.png"] and "1 photos are for testing" in dataset.notes[0]
     put_tar(tmp_path / "b" / "train-0.tar", "1.png")
-    put_parquet(tmp_path / "b" / "data" / "validation-0.parquet", image=[encoded()])
+    write_parquet(tmp_path / "b" / "data" / "validation-0.parquet", image=[encoded()])
     assert splits(folder.load(tmp_path / "b", CLASSES)) == {"data/validation-0/0": "test", "train-0/1.png": "train"}
 
 
@@ -173,7 +155,7 @@ def test_a_lone_folder_called_test_is_trained_on_and_named(tmp_path):
 
 
 def test_labels_of_minus_one_are_unknown(tmp_path):
-    put_parquet(tmp_path / "test-0.parquet", image=[encoded(), encoded()], label=[-1, 1])
+    write_parquet(tmp_path / "test-0.parquet", image=[encoded(), encoded()], label=[-1, 1])
     assert folder.load(tmp_path, CLASSES).labels.tolist() == [[-1, -1], [0, 1]]
 
 
@@ -197,7 +179,7 @@ FORMATS |= {"JPEG2000": ".jp2"} if features.check("jpg_2000") else {}
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_first_bytes_of_each_format(tmp_path, format):
-    content = encoded(format, size=(64, 48))
+    content = encoded(format, size=(48, 64))
     assert suffix_of(content) == FORMATS[format]
     put(tmp_path, "x", content=content)
     assert list(scan(tmp_path).photos) == ["x"] and load_image(tmp_path / "x").shape == (3, 48, 64)
@@ -272,7 +254,7 @@ def test_patterns_of_exclude(pattern, names):
 def test_excluded_names_of_folders_shards_and_lists(tmp_path):
     put(tmp_path, "photos/a.png", "photos/a_thumb.png", "photos/raw/b.png")
     put_tar(tmp_path / "photos" / "s.tar", "c.png", "c_thumb.png")
-    put_parquet(tmp_path / "photos" / "t.parquet", image=[encoded(), encoded()], image_id=["d", "d_thumb.png"])
+    write_parquet(tmp_path / "photos" / "t.parquet", image=[encoded(), encoded()], image_id=["d", "d_thumb.png"])
     put(tmp_path, "list.txt", content=b"photos/a.png\nphotos/a_thumb.png\n")
     reading = Reading(exclude=("*_thumb.png", "raw", "nothing"))
     dataset = folder.load(tmp_path / "photos", CLASSES, reading=reading)

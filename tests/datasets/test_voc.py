@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from worlds.photos import write_photo
 
 from pipeline.datasets import voc
 from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
@@ -37,7 +37,7 @@ def year_folder(tmp_path: Path) -> Path:
         (folder / part).mkdir(parents=True)
     for image_id, text in ANNOTATIONS.items():
         (folder / "Annotations" / f"{image_id}.xml").write_text(text)
-        Image.new("RGB", (32, 24)).save(folder / "JPEGImages" / f"{image_id}.jpg")
+        write_photo(folder / "JPEGImages" / f"{image_id}.jpg", (24, 32))
     (folder / "ImageSets" / "Main" / "train.txt").write_text("a1\na2\n")
     (folder / "ImageSets" / "Main" / "val.txt").write_text("b1\n")
     return folder

@@ -1,5 +1,7 @@
 """Photos of a few pixels."""
 
+import io
+
 import numpy as np
 from PIL import Image
 
@@ -9,14 +11,24 @@ SQUARES = [(8, 8, 32, 40), (40, 4, 60, 20)]
 """Boxes xyxy in pixels of the first and second square of a photo."""
 
 
+def photo_bytes(size=(8, 8), kind="PNG", seed=0):
+    """A photo of noise, (H, W), as the bytes of a file."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def write_photo(path, size=(8, 8), seed=0):
+    """The path of a new photo of noise, in the format that its name says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(photo_bytes(size, Image.registered_extensions()[path.suffix.lower()], seed))
+    return path
+
+
 def noise_photos(folder, sizes):
-    """Paths of PNG photos of noise, (H, W) each."""
-    generator = np.random.default_rng(0)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{n}.png" for n in range(len(sizes))]
-    for path, size in zip(paths, sizes, strict=True):
-        Image.fromarray(generator.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
-    return paths
+    """Paths of different PNG photos of noise, (H, W) each."""
+    return [write_photo(folder / f"{n}.png", size, seed=n) for n, size in enumerate(sizes)]
 
 
 def square_photos(folder, colours):
