@@ -16,7 +16,7 @@ from pipeline.evaluation.read import read
 from pipeline.exchange.label_studio import LOCAL_FILES, storage_advice, storage_folders
 from pipeline.method.labels import correct
 from pipeline.review import review_list
-from pipeline.review.corrections import UNTOUCHED, read_answers
+from pipeline.review.corrections import UNTOUCHED, read_corrected_rows
 from pipeline.system.errors import PipelineError
 
 
@@ -37,7 +37,7 @@ def answered(run, path, choices):
 
 
 def answers_by_name(path):
-    return {row.name: row.labels for row in read_answers(path, CLASSES)}
+    return {row.name: row.labels for row in read_corrected_rows(path, CLASSES)}
 
 
 def test_review_list_begins_with_the_doubtful_and_names_the_classes(small_run):
@@ -155,7 +155,7 @@ def test_a_box_of_ours_whose_tick_was_taken_away_says_nothing(tmp_path):
     ]
     task = {"data": {"image_id": "a"}, "annotations": [{"result": [tick, *boxes]}]}
     (tmp_path / "export.json").write_text(json.dumps([task]))
-    (row,) = read_answers(tmp_path / "export.json", ["cat", "dog", "cow"])
+    (row,) = read_corrected_rows(tmp_path / "export.json", ["cat", "dog", "cow"])
     assert row.labels.tolist() == [1, 0, 1]
 
 
@@ -223,7 +223,7 @@ def test_any_control_whose_values_are_classes_is_taken(tmp_path, tasks):
 def test_a_control_that_is_not_understood_is_not_none_of_the_classes(tmp_path, tasks, control):
     (tmp_path / "export.json").write_text(json.dumps(tasks))
     with pytest.raises(PipelineError, match=control):
-        read_answers(tmp_path / "export.json", CLASSES)
+        read_corrected_rows(tmp_path / "export.json", CLASSES)
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
@@ -254,7 +254,7 @@ def test_a_review_list_of_chosen_images(small_run, tmp_path):
     path = review_list.run(small_run, 100, tmp_path / "review.json", chosen=tmp_path / "selection.csv")
     assert [task["data"]["image_id"] for task in json.loads(path.read_text())] == ["train/5.png"]
     (tmp_path / "selection.csv").write_text("image_id\ntest/0.png\n")
-    with pytest.raises(PipelineError, match="none of the train split"):
+    with pytest.raises(PipelineError, match="no image of the train split"):
         review_list.run(small_run, 100, tmp_path / "other.json", chosen=tmp_path / "selection.csv")
 
 
@@ -300,12 +300,12 @@ def test_the_folders_that_label_studio_must_be_told():
 def test_what_is_wrong_with_a_file_is_said(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(PipelineError, match=message):
-        read_answers(tmp_path / name, CLASSES)
+        read_corrected_rows(tmp_path / name, CLASSES)
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(PipelineError, match=r"gone.csv could not be read"):
-        read_answers(tmp_path / "gone.csv", CLASSES)
+        read_corrected_rows(tmp_path / "gone.csv", CLASSES)
 
 
 def test_images_outside_the_train_split_are_refused(small_run, tmp_path):

@@ -21,7 +21,7 @@ from pipeline.datasets import folder
 from pipeline.exchange import export_labels
 from pipeline.exchange.formats import FORMATS
 from pipeline.exchange.formats.yolo import yaml_text
-from pipeline.review.corrections import read_answers
+from pipeline.review.corrections import read_corrected_rows
 from pipeline.system.errors import PipelineError
 
 CLASSES = ["hot dog", "🐶 #1: 'dog'", 'train "test" €']
@@ -69,7 +69,7 @@ def test_tables(run, tmp_path, format):
     labels = [row.split(";") if format == "csv" else list(row) for row in frame["labels"]]
     assert dict(zip(frame["image_id"], labels, strict=True)) == WANTED
     assert list(frame.columns[4:]) == CLASSES and [which(p) for p in frame["path"]] == IDS
-    said = read_answers(path, CLASSES)
+    said = read_corrected_rows(path, CLASSES)
     assert {row.name: [CLASSES[c] for c in np.flatnonzero(row.labels)] for row in said} == WANTED
 
 

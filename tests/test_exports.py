@@ -24,7 +24,7 @@ from pipeline.exchange.formats import FORMATS
 from pipeline.exchange.formats.export import prepare
 from pipeline.exchange.formats.tables import write as write_table
 from pipeline.exchange.label_sets import read_label_set
-from pipeline.review.corrections import read_answers
+from pipeline.review.corrections import read_corrected_rows
 from pipeline.system.errors import PipelineError
 from pipeline.system.files import LIST
 from pipeline.teachers.embedding_cache import ImageStore, StoreKey
@@ -275,7 +275,7 @@ def test_a_table_holds_nothing_that_a_spreadsheet_computes_and_comes_back(small_
     with (tmp_path / "out.csv").open(newline="") as file:
         cells = [cell for row in csv.reader(file) for cell in row]
     assert not [cell for cell in cells if cell[:1] in ("=", "+", "-", "@", "\t", "\r")]
-    said = read_answers(tmp_path / "out.csv", names)
+    said = read_corrected_rows(tmp_path / "out.csv", names)
     assert [row.name for row in said] == images["image_id"].tolist()
     assert [[CLASSES[c] for c in np.flatnonzero(row.labels)] for row in said] == PRESENT
 

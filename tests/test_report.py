@@ -320,7 +320,7 @@ def test_doubt_is_the_distance_to_the_own_threshold(small_run):
     view = split_view(files, "test")
     unsure = np.argsort(-view.unsure, kind="stable")[:2]
     assert set(unsure) == set(np.flatnonzero(view.truth[:, 0] == 1))
-    assert entry(view, "test", int(unsure[0]))["doubted"] == 0
+    assert entry(view, "test", int(unsure[0]))["closest"] == 0
 
 
 def alerts(files):

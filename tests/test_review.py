@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.review.doubt import change, class_uncertainty, closeness, ranks, spread_choice, wrong
+from pipeline.review.uncertainty import change, class_uncertainty, closeness, ranks, spread_choice, wrong
 
 
 def test_uncertainty_by_hand():

@@ -13,7 +13,7 @@ from worlds.commands import invoke
 from pipeline.artifacts.manifest import read_manifest
 from pipeline.deploy.calibrate import read_thresholds
 from pipeline.evaluation.read import read
-from pipeline.review.corrections import read_answers
+from pipeline.review.corrections import read_corrected_rows
 
 NFC, NFD = (lambda text, form=form: unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
 CLASSES = ["h\u00f6hle", "\u00e9t\u00e9"]
@@ -54,9 +54,9 @@ def test_corrections_thresholds_and_tables_of_columns_in_either_form(prepared, t
     classes = read_manifest(run).class_names
     names = [form(name) for name in CLASSES]
     (tmp_path / "a.csv").write_text(f"image,{names[0]},{names[1]}\n{form(PHOTO)},0,1\n")
-    assert [row.labels.tolist() for row in read_answers(tmp_path / "a.csv", classes)] == [[0, 1]]
+    assert [row.labels.tolist() for row in read_corrected_rows(tmp_path / "a.csv", classes)] == [[0, 1]]
     pd.DataFrame({"image": [form(PHOTO)], "labels": [[names[1]]]}).to_parquet(tmp_path / "a.parquet")
-    assert [row.labels.tolist() for row in read_answers(tmp_path / "a.parquet", classes)] == [[0, 1]]
+    assert [row.labels.tolist() for row in read_corrected_rows(tmp_path / "a.parquet", classes)] == [[0, 1]]
     result = {"type": "choices", "from_name": "labels", "value": {"choices": [names[1]]}}
     tasks = [{"data": {"image_id": form(PHOTO)}, "annotations": [{"result": [result]}]}]
     (tmp_path / "a.json").write_text(json.dumps(tasks))

@@ -17,7 +17,7 @@ from pipeline.method.extras.thresholds import PRESENT
 from pipeline.photos.drawing import jpeg
 from pipeline.photos.prefetch import Prefetch
 from pipeline.report.content import thresholds, truth_of
-from pipeline.review.doubt import change, closeness, ranks, spread_choice, wrong
+from pipeline.review.uncertainty import change, closeness, ranks, spread_choice, wrong
 from pipeline.runs.graph import run_argument
 from pipeline.runs.options import ReportConfig
 from pipeline.system.errors import PipelineError, printable
@@ -47,8 +47,8 @@ class SplitView:
     """int8 [N, C] by the run's convention."""
     changed: np.ndarray
     """float [N], how much the labels of an image have changed."""
-    doubt: np.ndarray | None = None
-    """float [N, C], how close each score is to the threshold of its class."""
+    closeness: np.ndarray | None = None
+    """float [N, C], closeness of each score to the threshold of its class."""
     top1: np.ndarray | None = None
     """int [N], the teacher's top-1 class."""
     before: np.ndarray | None = None
@@ -58,11 +58,11 @@ class SplitView:
 
     @cached_property
     def unsure(self) -> np.ndarray:
-        """Rank of each image by its largest doubt, float [N] in [0, 1].
+        """Rank of each image by its score closest to a threshold, float [N] in [0, 1].
 
         Ranks make test scores and train labels comparable, which have different thresholds.
         """
-        return np.zeros(len(self.changed)) if self.doubt is None else ranks(self.doubt.max(1, initial=0))
+        return np.zeros(len(self.changed)) if self.closeness is None else ranks(self.closeness.max(1, initial=0))
 
     @cached_property
     def wrong(self) -> np.ndarray:
@@ -161,12 +161,12 @@ def split_view(run: RunFiles, split: str) -> SplitView:
     columns: dict[str, np.ndarray] = {}
     if run.embeddings is not None:
         columns["teacher"] = run.embeddings.probabilities[run.embeddings.is_train == (split == "train")]
-    present, changed, doubt = np.zeros(shape, bool), np.zeros(shape[0]), None
+    present, changed, close = np.zeros(shape, bool), np.zeros(shape[0]), None
     if split == "train":
         for name, labels in (("initial", run.initial), ("final", run.final)):
             if labels is not None:
                 columns[name] = labels.labels
-                present, doubt = labels.labels >= PRESENT, closeness(labels.labels, np.full(shape[1], PRESENT))
+                present, close = labels.labels >= PRESENT, closeness(labels.labels, np.full(shape[1], PRESENT))
         if run.local is not None:
             columns["crops"] = run.local
         if run.initial is not None and run.final is not None:
@@ -174,7 +174,7 @@ def split_view(run: RunFiles, split: str) -> SplitView:
     elif run.epoch_scores is not None:
         columns["classifier"] = run.epoch_scores.chosen
         present = run.epoch_scores.chosen >= thresholds(run)
-        doubt = closeness(run.epoch_scores.chosen, thresholds(run))
+        close = closeness(run.epoch_scores.chosen, thresholds(run))
     order = [name for name in ("teacher", "initial", "crops", "final", "classifier") if name in columns]
     return SplitView(
         images=part,
@@ -182,7 +182,7 @@ def split_view(run: RunFiles, split: str) -> SplitView:
         present=present,
         truth=truth_of(run, part.image_ids),
         changed=changed,
-        doubt=doubt,
+        closeness=close,
         top1=columns["teacher"].argmax(1) if "teacher" in columns else None,
         boxes=run.boxes if split == "train" else None,
         crops=run.crops if split == "train" else None,
@@ -195,7 +195,7 @@ def entry(view: SplitView, split: str, row: int) -> dict[str, Any]:
     Returns:
         id, split, size (W, H of the photo). labels: per class [class, score in per cent by column ..., present, truth or
         None, and in a comparison the other run's decision]; the classes are those that are present by any source and the
-        top classes of each column. scores: base64 of the last column for all classes, see `packed`. doubted: the class
+        top classes of each column. scores: base64 of the last column for all classes, see `packed`. closest: the class
         closest to its threshold, -1 for none. top: the teacher's top-1 class, -1 for none. changed, unsure, wrong, and in
         a comparison better and worse: keys to sort and filter by. boxes: see `boxes_of`.
     """
@@ -203,7 +203,9 @@ def entry(view: SplitView, split: str, row: int) -> dict[str, Any]:
     height, width = (int(side) for side in view.images.sizes[row])
     truth = None if view.truth is None else view.truth[row]
     before = None if view.before is None else view.before[row]
-    doubted = -1 if view.doubt is None or not view.doubt[row].any() else int(view.doubt[row].argmax())
+    closest = -1
+    if view.closeness is not None and view.closeness[row].any():
+        closest = int(view.closeness[row].argmax())
     listed = view.present[row].copy()
     if truth is not None:
         listed |= truth == 1
@@ -211,8 +213,8 @@ def entry(view: SplitView, split: str, row: int) -> dict[str, Any]:
         listed |= before
     for values in columns:
         listed[np.argsort(-values, kind="stable")[:TOP_CLASSES]] = True
-    if doubted >= 0:
-        listed[doubted] = True
+    if closest >= 0:
+        listed[closest] = True
     last = columns[-1] if columns else np.zeros(len(listed))
     labels = [
         [
@@ -230,7 +232,7 @@ def entry(view: SplitView, split: str, row: int) -> dict[str, Any]:
         "size": [width, height],
         "labels": labels,
         "scores": packed(last),
-        "doubted": doubted,
+        "closest": closest,
         "top": -1 if view.top1 is None else int(view.top1[row]),
         "changed": round(float(view.changed[row]), 3),
         "unsure": round(float(view.unsure[row]), 3),

@@ -1,1 +1,1 @@
-"""What people correct: the queue of images, the review page, corrections and their import."""
+"""Corrections of labels by people: the queue of images, the review page, and the import of corrections."""

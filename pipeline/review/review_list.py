@@ -1,4 +1,4 @@
-"""Labels to the images that a person should correct first, as tasks of Label Studio."""
+"""The review queue of a run to tasks for Label Studio."""
 
 import json
 from pathlib import Path
@@ -22,31 +22,31 @@ def run(
     chosen: Path | None = None,
     force: bool = False,
 ) -> Path:
-    """Write the tasks and, next to them, the labelling interface; returns where.
+    """Write the tasks and, next to them, the labelling interface; return the path of the tasks.
 
     Args:
         folder: the run folder.
-        count: most images.
+        count: maximum number of images.
         out: JSON file; by default review.json in the run folder.
-        image_prefix: address that the photos' absolute paths are appended to.
-        chosen: CSV with the column image_id, for the images that somebody chose in the report.
+        image_prefix: start of the photos' addresses, before their absolute paths.
+        chosen: CSV with the column image_id, as saved by the report.
         force: replace both files.
 
     Raises:
-        PipelineError: there are no final labels, or one of the files is there.
+        PipelineError: there are no final labels, or one of the files exists.
     """
     out = out or folder / "review.json"
     check_free(out, label_studio.interface_path(out), force=force)
     queue = review_queue(folder, count, chosen)
-    # a box of ours would be taken for one that a person let stand
+    # Label Studio would return our boxes as if a person had confirmed them
     export = prepare(queue.labels, boxes=False, image_prefix=image_prefix)
     tasks = [studio_task(export, row, hint=f"Look for: {queue.hint(row)}") for row in queue.rows]
     write_text(out, json.dumps(tasks, indent=1))
     write_text(label_studio.interface_path(out), label_studio.interface(queue.labels.class_names))
     paths = [queue.labels.manifest.paths[row] for row in queue.rows]
     log(
-        f"{out}: {len(tasks)} images, most doubtful first; {label_studio.interface_path(out)} is the labelling interface. "
+        f"{out}: {len(tasks)} images, most uncertain first. {label_studio.interface_path(out)} is the labelling interface. "
         f"{label_studio.storage_advice(paths, image_prefix)} "
-        f"Bring the answers back with `ccd import-labels EXPORT.json --run {run_argument(folder)}`."
+        f"Import the corrections with `ccd import-labels EXPORT.json --run {run_argument(folder)}`."
     )
     return out

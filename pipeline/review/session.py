@@ -85,7 +85,7 @@ class Review:
 
         Args:
             index: position of the photo on the page.
-            present: the classes in the photo; all others are absent.
+            present: the classes in the photo; the rest are absent.
 
         Returns:
             The state of the photo, and as `corrected` the number of images with a correction.
@@ -134,7 +134,7 @@ class Review:
         photos = [
             {
                 "id": labels.image_ids[row],
-                "doubtful": self.queue.doubtful[row].tolist(),
+                "uncertain": self.queue.uncertain[row].tolist(),
                 "scores": [round(float(score), 3) for score in labels.labels[row]],
                 **self._state(row, corrections[row]),
             }

@@ -74,8 +74,8 @@ function chip(entry, row) {
 
 function chips(entry) {
   const found = entry.labels.map((row) => chip(entry, row)).filter((made) => made);
-  const doubted = gallery.state.view === "unsure" && rowOf(entry, entry.doubted);
-  if (doubted) found.unshift(make("span", { class: "chip doubt", title: "the class closest to its threshold" }, `? ${data.classes[entry.doubted]} ${scoreOf(entry, entry.doubted).toFixed(2)}`));
+  const uncertain = gallery.state.view === "unsure" && rowOf(entry, entry.closest);
+  if (uncertain) found.unshift(make("span", { class: "chip doubt", title: "the class closest to its threshold" }, `? ${data.classes[entry.closest]} ${scoreOf(entry, entry.closest).toFixed(2)}`));
   if (gallery.state.view === "score" && gallery.state.class !== "") {
     const c = data.classes.indexOf(gallery.state.class);
     found.unshift(make("span", { class: "chip doubt" }, `${data.classes[c]} ${scoreOf(entry, c).toFixed(3)}`, truthMark(entry, c)));

@@ -4,10 +4,10 @@ const KEYS = 9;
 const current = { index: 0, ticked: new Set(), order: [], busy: false };
 const queued = data.photos.length - data.earlier;
 
-// Up to nine classes keep their order, so that a key always means the same class. With more, ticked and doubtful classes come first, then the rest by score.
+// Up to nine classes keep their order, so that a key always means the same class. With more, ticked and uncertain classes come first, then the rest by score.
 function orderOf(photo) {
   if (data.classes.length <= KEYS) return data.classes.map((_, c) => c);
-  const rank = (c) => (photo.present.includes(c) ? 2 : 0) + (photo.doubtful.includes(c) ? 1 : 0);
+  const rank = (c) => (photo.present.includes(c) ? 2 : 0) + (photo.uncertain.includes(c) ? 1 : 0);
   return data.classes.map((_, c) => c).sort((a, b) => (rank(b) > 0) - (rank(a) > 0) || rank(b) - rank(a) || photo.scores[b] - photo.scores[a]);
 }
 
@@ -18,9 +18,9 @@ function drawTicks() {
     if (text && !data.classes[c].toLowerCase().includes(text)) return [];
     const on = current.ticked.has(c);
     const key = k < KEYS ? make("kbd", {}, k + 1) : make("kbd", { class: "none" });
-    const doubt = photo.doubtful.includes(c) ? make("span", { class: "muted", title: "doubtful" }, "?") : null;
+    const mark = photo.uncertain.includes(c) ? make("span", { class: "muted", title: "uncertain" }, "?") : null;
     return [make("button", { type: "button", class: "tick-class", "data-class": c, "aria-pressed": String(on), on: { click: () => toggle(c) } },
-      key, make("span", { class: "box", "aria-hidden": "true" }, on ? "✓" : ""), make("span", { class: "name" }, data.classes[c]), doubt,
+      key, make("span", { class: "box", "aria-hidden": "true" }, on ? "✓" : ""), make("span", { class: "name" }, data.classes[c]), mark,
       make("small", {}, photo.scores[c].toFixed(2)))];
   }));
 }
@@ -48,7 +48,7 @@ function show(index) {
   byId("photo").alt = photo.id;
   byId("photo-id").textContent = photo.id;
   byId("hint").textContent = photo.reviewed ? "Reviewed: the ticks are your correction. Save to change it, press u to undo it."
-    : `Most doubtful: ${photo.doubtful.map((c) => data.classes[c]).join(", ")}`;
+    : `Most uncertain: ${photo.uncertain.map((c) => data.classes[c]).join(", ")}`;
   byId("back").disabled = current.index === 0;
   drawTicks();
   if (current.index + 1 < data.photos.length) new Image().src = `photo/${current.index + 1}`;
