@@ -1,13 +1,13 @@
-# What is built, and from what, is known to `ccd` alone (pipeline/runs/graph.py): a target asks it for everything up to a stage.
+# pipeline/runs/graph.py defines which files are built from which: a target calls `ccd` for everything up to its stage.
 PRESET ?= demo
 RUN ?= $(PRESET)
 DEVICE ?= auto
 VOC_ROOT ?=
 ROOT ?= $(VOC_ROOT)
 PYTHON ?= python3
-# Where torch comes from, if not from the package index: https://download.pytorch.org/whl/cpu needs no CUDA libraries
+# Index to install torch from instead of the package index: https://download.pytorch.org/whl/cpu needs no CUDA libraries
 TORCH_INDEX ?=
-# Further options of `ccd all`, as ARGS="--recipe ccd --set train.epochs=12"
+# More options of `ccd all`, such as ARGS="--recipe ccd --set train.epochs=12"
 ARGS ?=
 PLAN ?= paper
 PHOTOS ?= 1000 10000
@@ -37,11 +37,11 @@ $(VENV)/installed-%: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	touch $@
 
-# prepare embed init-labels warmup boxes score-crops fuse train evaluate: everything up to that stage, where it is not current
+# prepare embed init-labels warmup boxes score-crops fuse train evaluate: everything up to that stage that is out of date
 $(STAGES): $(VENV)/installed
 	$(CCD) all --to $@ --preset $(PRESET) --run $(RUN) --device $(DEVICE) $(if $(ROOT),--root $(ROOT)) $(ARGS)
 
-plan: $(VENV)/installed ## what `make all RUN=...` would do, and about how long it would take
+plan: $(VENV)/installed ## print the stages that `make all` would run, and their estimated time: RUN
 	$(CCD) plan --run $(RUN)
 
 test: $(VENV)/installed-test ## run the tests
@@ -53,7 +53,7 @@ test-slow: $(VENV)/installed-test ## run the tests that take minutes
 check-gpu: $(VENV)/installed-test ## run the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu
 
-lint: $(VENV)/installed-lint ## check style, and who imports whom
+lint: $(VENV)/installed-lint ## check style and imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
@@ -62,53 +62,53 @@ format: $(VENV)/installed-lint ## fix style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench-teacher: $(VENV)/installed-test ## views per second of the OpenAI teacher against batch-1 calls
+bench-teacher: $(VENV)/installed-test ## measure views per second of the OpenAI teacher against batches of one
 	$(BIN)/python tests/benchmarks/teacher.py
 
-bench-decode: $(VENV)/installed-test ## images per second of decoding against plain Pillow: IMAGES=DIR
+bench-decode: $(VENV)/installed-test ## measure images per second of decoding against plain Pillow: IMAGES=DIR
 	$(BIN)/python tests/benchmarks/decode.py $(IMAGES)
 
-bench-train: $(VENV)/installed-test ## images per second of a consistency epoch against a plain loop: IMAGES=DIR
+bench-train: $(VENV)/installed-test ## measure images per second of a consistency epoch against a plain loop: IMAGES=DIR
 	$(BIN)/python tests/benchmarks/train.py $(IMAGES)
 
-bench-feed: $(VENV)/installed-test ## share of the ideal rate at which photos and crops reach the device
+bench-feed: $(VENV)/installed-test ## measure the rate of photos and crops to the device as a share of the ideal rate
 	$(BIN)/python tests/benchmarks/feed.py
 
-bench-engines: $(VENV)/installed-test ## milliseconds a photo of frozen backbones, by engine
+bench-engines: $(VENV)/installed-test ## measure milliseconds per photo of frozen backbones, by engine
 	$(BIN)/python tests/benchmarks/engines.py
 
-bench-start: $(VENV)/installed-test ## seconds and memory of commands that need no network: RUN
+bench-start: $(VENV)/installed-test ## measure seconds and memory of commands that need no network: RUN
 	$(BIN)/python tests/benchmarks/start.py artifacts/$(RUN)
 
-bench-scale: $(VENV)/installed-test ## CPU milliseconds a photo and peak memory of each stage: PHOTOS="1000 10000", really run
+bench-scale: $(VENV)/installed-test ## measure CPU milliseconds per photo and peak memory of each stage: PHOTOS="1000 10000"
 	$(BIN)/python tests/benchmarks/scale.py --photos $(PHOTOS)
 
-bench-intervals: $(VENV)/installed-test ## share of 95 % intervals that hold the true mAP and gain, in simulations
+bench-intervals: $(VENV)/installed-test ## measure the share of 95 % intervals that contain the true mAP and gain, in simulations
 	$(BIN)/python tests/benchmarks/intervals.py
 
-bench-kill: $(VENV)/installed-test ## a tiny run killed at 100 random moments against an unbroken one
+bench-kill: $(VENV)/installed-test ## compare a tiny run killed at 100 random moments with an uninterrupted one
 	$(BIN)/python tests/benchmarks/kill.py
 
-bench-serve: $(VENV)/installed-test ## photos per second of `ccd serve` against `ccd predict`: RUN, IMAGES=DIR
+bench-serve: $(VENV)/installed-test ## measure photos per second of `ccd serve` against `ccd predict`: RUN, IMAGES=DIR
 	$(BIN)/python tests/benchmarks/serve.py artifacts/$(RUN)/classifier.pt $(IMAGES)
 
-ablation: $(VENV)/installed-plot ## the study of the paper's claims on RUN: PLAN=paper
+ablation: $(VENV)/installed-plot ## compare the settings of a plan on RUN: PLAN=paper
 	$(CCD) ablation $(PLAN) --run $(RUN) --device $(DEVICE)
 
-export: $(VENV)/installed-onnx ## the final classifier of RUN as ONNX
+export: $(VENV)/installed-onnx ## export the final classifier of RUN as ONNX
 	$(CCD) export $(RUN) --force
 
-report: $(VENV)/installed ## one HTML page that shows RUN
+report: $(VENV)/installed ## write the report of RUN, one HTML page
 	$(CCD) report --run $(RUN)
 
-review: $(VENV)/installed ## the images most worth correcting, for Label Studio
+review: $(VENV)/installed ## write the most uncertain images of RUN as tasks of Label Studio
 	$(CCD) review-list --run $(RUN) --force
 
-predict: $(VENV)/installed ## labels and scores of IMAGES=DIR
+predict: $(VENV)/installed ## predict labels and scores with the classifier of RUN: IMAGES=DIR
 	$(CCD) predict $(RUN) $(IMAGES) --device $(DEVICE)
 
 clean: ## remove the artifacts of RUN
-	@case "$(RUN)" in ""|*/*|.*) echo "RUN=$(RUN) is no name of a run"; exit 1;; esac
+	@case "$(RUN)" in ""|*/*|.*) echo "RUN=$(RUN) is not the name of a run"; exit 1;; esac
 	rm -rf "artifacts/$(RUN)"
 
 help: ## list the targets
