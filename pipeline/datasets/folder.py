@@ -16,7 +16,7 @@ from pipeline.datasets.parquet_images import image_column, read_parquet_images
 from pipeline.datasets.remote import Fetched, fetch, is_address, path_of
 from pipeline.datasets.scan import Scan, check_utf8, is_archive, no_images, recognise, scan, sort_files
 from pipeline.datasets.splits import assign_splits, split_in_folders
-from pipeline.datasets.tables import TABLE_SUFFIXES, UNKNOWN, Row, listed_images, read_table
+from pipeline.datasets.tables import TABLE_SUFFIXES, UNKNOWN, Row, read_table
 from pipeline.datasets.webdataset import read_shards
 from pipeline.photos.formats import PHOTO_SUFFIXES
 from pipeline.system.downloads import cache_folder
@@ -241,7 +241,8 @@ def _read_list(table: Path, class_names: Sequence[str], reading: Reading) -> Lis
     if table.suffix.lower() == ".txt":
         listed = [ListedImage(Path(line).as_posix(), table.parent / line) for line in read_lines(table)]
     else:
-        listed = listed_images(table, class_names)
+        rows = read_table(table, class_names)
+        listed = [ListedImage(row.name, row.path, row.labels, row.split) for row in rows]
     passed_over: dict[str, list[str]] = {}
     kept = []
     for image in listed:

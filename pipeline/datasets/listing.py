@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.artifacts.predictions import LABEL_SEPARATOR
 from pipeline.system.errors import printable
 from pipeline.system.progress import log
 from pipeline.system.text import nfc
@@ -120,16 +119,3 @@ def _examples(reason: str, names: Sequence[str]) -> str:
         names = [f".{name.rpartition('.')[2]}" if "." in name.rpartition("/")[2] else "no ending" for name in names]
     names = list(dict.fromkeys(names))
     return ", ".join(map(printable, names[:3])) + (" ..." if len(names) > 3 else "")
-
-
-def parse_labels(labels: object) -> list[str]:
-    """Class names of a text like "cat; dog", or of a list.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    if isinstance(labels, str):
-        labels = labels.split(LABEL_SEPARATOR)
-    if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
-        raise ValueError(f"expected class names joined with {LABEL_SEPARATOR!r} or a list of them")
-    return [name.strip() for name in labels if name.strip()]

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.datasets.archives import Limit
 from pipeline.datasets.listing import ListedImage, excluded_by
 from pipeline.datasets.splits import split_in_shard
-from pipeline.datasets.tables import import_pyarrow, label_row, separated_names
+from pipeline.datasets.tables import checked_split, import_pyarrow, labels_of
 from pipeline.photos.formats import PHOTO_SUFFIXES, suffix_of
 from pipeline.system.errors import PipelineError, first_line
 from pipeline.system.files import replacing
@@ -87,16 +87,14 @@ def _read_shard(
                 f"{shard} unpacks to more than {limit.gigabytes:g} GB or {limit.files} files, which is the limit. "
                 "Raise it with --unpack-gb or --unpack-files if you trust the file."
             )
-        split = row.get("split")
-        if split not in ("train", "test", "", None):
-            raise PipelineError(f"{where} has split {split!r}, expected train or test. Correct it.")
+        split = checked_split(row.get("split"), where)
         image_id = row.get("image_id")
         if image_id is not None and not isinstance(image_id, str | int):
             raise PipelineError(f"{where} has image_id {image_id!r}, expected text. Correct it.")
         labels = _labels(row, features, class_names, where)
         path = _keep(content, name, unpack_to)
         own_id = "" if image_id is None else str(image_id)  # 0 is one
-        images.append(ListedImage(own_id, path, labels, split or None, split_in_shard(shard_name), shard))
+        images.append(ListedImage(own_id, path, labels, split, split_in_shard(shard_name), shard))
         inner.append(name)
     stem = shard_name[: -len(".parquet")]
     plain = "" in inner or len(set(inner)) < len(inner)
@@ -151,20 +149,9 @@ def _labels(
     if column is None:
         return None
     cell = row[column]
-    numbered = features.get(column, class_names)
-    entries = cell if isinstance(cell, list) else [cell]
-    if entries == [-1]:  # how test labels are kept secret
+    if cell in (-1, [-1]):  # how test labels are kept secret
         return None
-    try:
-        if all(isinstance(entry, int) for entry in entries):
-            if any(not 0 <= entry < len(numbered) for entry in entries):
-                raise ValueError(f"expected numbers below {len(numbered)}")
-            names = [numbered[entry] for entry in entries]
-        else:
-            names = separated_names(cell, class_names)
-    except ValueError as error:
-        raise PipelineError(f"{where} has {column} {cell!r}, {error}. Correct them.") from error
-    return label_row(names, class_names, where)
+    return labels_of(cell, class_names, where, column=column, numbered=features.get(column, class_names))
 
 
 def _keep(content: bytes, name: str, folder: Path) -> Path:

@@ -1,9 +1,10 @@
-"""A CSV or Parquet file to the images that it lists and what it says of them."""
+"""Reader of tables: a CSV or Parquet file that lists images, with labels and splits."""
 
 import ast
 import csv
 import io
 import json
+import os.path
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,22 +14,25 @@ from typing import Any
 import numpy as np
 
 from pipeline.artifacts.predictions import LABEL_SEPARATOR, text_of
+from pipeline.datasets.checks import class_index
 from pipeline.datasets.dataset import UNKNOWN
 from pipeline.datasets.image_names import without_suffix
-from pipeline.datasets.listing import ListedImage, parse_labels
 from pipeline.system.errors import PipelineError, hint, nearest
 from pipeline.system.text import nfc
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 ID_COLUMNS = ("image_id", "image")
-"""Columns that may name an image; where a table has both, the second is its path."""
+"""Columns that may name an image; if a table has both, the second is its path."""
 LABELS, SPLIT = "labels", "split"
 ENTRIES = {
     **{"1": 1, "1.0": 1, "true": 1, "yes": 1},
     **{"0": 0, "0.0": 0, "false": 0, "no": 0},
     **{"": UNKNOWN, "-1": UNKNOWN, "nan": UNKNOWN, "none": UNKNOWN},
 }
-"""What the cell of a class may hold, in any case, and what it means."""
+"""Label for each text that a class column may contain, in any case."""
+
+Cells = dict[str, Any]
+"""Column to cell of one row."""
 
 
 @dataclass(frozen=True)
@@ -38,41 +42,43 @@ class Row:
     number: int
     """From 1 on; the header of a CSV file is row 1."""
     name: str
-    """What the table calls the image."""
+    """Name of the image in the table."""
     path: Path
-    """Its path, relative ones counted from the table's folder."""
+    """Its path; a relative path starts from the table's folder."""
     place: str
-    """What stands for the path in the table; may be an address."""
+    """The path as the table writes it; may be an address."""
     labels: np.ndarray | None
-    """int8 [C]: 1 present, 0 absent, -1 nothing said; None for an image that is not labelled."""
+    """int8 [C]: 1 present, 0 absent, -1 unknown; None for an image that is not labelled."""
     split: str | None
-    """train or test; None for no wish."""
+    """train or test; None if the table gives none."""
 
 
 def read_table(path: Path, class_names: Sequence[str], *, needs_labels: bool = False) -> list[Row]:
     """Rows of a table of images, in its order.
 
     Args:
-        path: a CSV or Parquet file with the column image or image_id (a path, absolute or from the table's folder, or
-            whatever else names an image) and, where wanted, labels (names joined by ";", in Parquet a list too, or a
-            cell of Label Studio's CSV) or a column for each class (1, 0 or nothing), and split (train or test). Other
-            columns are passed over. A CSV file of one column may go without a header.
+        path: a CSV or Parquet file. The column image or image_id is required: a path, absolute or from the table's
+            folder, or another name of an image. Optional are labels (names joined by ";", in Parquet also a list, or a
+            cell of Label Studio's CSV) or one column per class (1, 0 or empty), and split (train or test). Other
+            columns are ignored. A CSV file of one column may have no header.
         class_names: C names.
         needs_labels: whether a table without labels is an error.
 
     Raises:
-        PipelineError: the file cannot be read, has not the columns, or a row does not fit; names table and row.
+        PipelineError: the file cannot be read, lacks a column, or a row does not fit; names table and row.
     """
-    header, rows = _parquet_rows(path) if path.suffix.lower() == ".parquet" else _csv_rows(path)
+    header, numbered = _parquet_rows(path) if path.suffix.lower() == ".parquet" else _csv_rows(path)
+    rows = list(numbered)
     if LABELS not in header and "label" in header:
-        header = [LABELS if name == "label" else name for name in header]
-        rows = (
-            (number, {LABELS if name == "label" else name: cell for name, cell in row.items()}) for number, row in rows
-        )
+        header = [*header, LABELS]
+        rows = [(number, {**cells, LABELS: cells.get("label")}) for number, cells in rows]
     key = _check_header(header, path, class_names, needs_labels)
     if key is None:
         return []
-    rows = [_with_slashes(row, (key, "image"), path) for row in rows]
+    place = "image" if "image" in header else key
+    for _, cells in rows:
+        for column in (key, place):
+            cells[column] = _with_slashes(cells.get(column), path)
     if LABELS in header:
         rows = _joined_labels(rows, key, path)
     if needs_labels and not rows:
@@ -80,38 +86,35 @@ def read_table(path: Path, class_names: Sequence[str], *, needs_labels: bool = F
     columns = [] if LABELS in header else [name for name in class_names if name in header and name not in ID_COLUMNS]
     if columns:
         _refuse_unknown_classes(header, rows, columns, class_names, path)
-    folder = path.absolute().parent
-    place = "image" if "image" in header else key
-    return [_row(number, row, (key, place), columns, class_names, folder, path) for number, row in rows]
+    result = []
+    for number, cells in rows:
+        where = f"row {number} of {path}"
+        name, file = (_named(cells, column, where) for column in (key, place))
+        split = checked_split(cells.get(SPLIT), where)
+        if columns:
+            labels = _entries(cells, columns, class_names, where)
+        else:
+            labels = labels_of(cells.get(LABELS), class_names, where)
+        result.append(Row(number, Path(name).as_posix(), path.absolute().parent / file, file, labels, split))
+    return result
 
 
-def _with_slashes(row: tuple[int, dict[str, Any]], columns: Sequence[str], path: Path) -> tuple[int, dict[str, Any]]:
-    """A row whose paths have slashes where Windows wrote backslashes."""
-    number, cells = row
-    for column in columns:
-        name = cells.get(column)
-        if isinstance(name, str) and "\\" in name and not is_there(path.absolute().parent / name.strip()):
-            cells[column] = name.replace("\\", "/")
-    return number, cells
+def _with_slashes(name: Any, path: Path) -> Any:
+    """A path with slashes instead of the backslashes of Windows, unless a file has this very name."""
+    if not isinstance(name, str) or "\\" not in name:
+        return name
+    # unlike Path.exists, False for a text that cannot be a path
+    is_there = os.path.exists(path.absolute().parent / name.strip())  # noqa: PTH110
+    return name if is_there else name.replace("\\", "/")
 
 
-def is_there(path: Path) -> bool:
-    """Whether a path exists; False for a text that cannot be a path."""
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
-
-
-def _joined_labels(
-    rows: Sequence[tuple[int, dict[str, Any]]], key: str, path: Path
-) -> list[tuple[int, dict[str, Any]]]:
-    """Rows of which each image has one: a table may have a row per label instead.
+def _joined_labels(rows: Sequence[tuple[int, Cells]], key: str, path: Path) -> list[tuple[int, Cells]]:
+    """One row per image; a table may have one row per label instead.
 
     Raises:
-        PipelineError: two rows of an image say different things of anything but one label each.
+        PipelineError: two rows of an image differ in more than one label each.
     """
-    first: dict[str, tuple[int, dict[str, Any]]] = {}
+    first: dict[str, tuple[int, Cells]] = {}
     joined: dict[str, list[str]] = {}
     for number, cells in rows:
         name = str(cells.get(key))
@@ -133,75 +136,84 @@ def _joined_labels(
     ]
 
 
-def listed_images(path: Path, class_names: Sequence[str]) -> list[ListedImage]:
-    """The rows of a table as images to work on."""
-    return [ListedImage(row.name, row.path, row.labels, row.split) for row in read_table(path, class_names)]
+def _named(cells: Cells, column: str, where: str) -> str:
+    """The name or path in a cell."""
+    value = cells[column]
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise PipelineError(f"{where} has {column} {value!r}, expected a name or path. Fill it in or delete the row.")
+    return value.strip()
+
+
+def checked_split(cell: Any, where: str) -> str | None:
+    """The split in a cell, train or test; None for an empty cell.
+
+    Raises:
+        PipelineError: it is something else; begins with `where`.
+    """
+    split = cell.strip() if isinstance(cell, str) else cell
+    if split not in ("train", "test", "", None):
+        raise PipelineError(f"{where} has split {split!r}, expected train or test. Correct it.")
+    return split or None
 
 
 def label_row(names: Sequence[str], class_names: Sequence[str], where: str) -> np.ndarray:
-    """int8 [C] of an image of which every class is known: 1 for these names, else 0.
+    """int8 [C] of an image with known labels for all classes: 1 for these names, else 0.
 
     Raises:
-        PipelineError: a name is none of the classes; begins with `where`.
+        PipelineError: a name is not one of the classes; begins with `where`.
     """
-    names, class_names = ([nfc(name) for name in each] for each in (names, class_names))
-    for name in names:
-        if name not in class_names:
-            raise PipelineError(
-                f"{where} names class {name!r}, which is none of the {len(class_names)} classes. "
-                f"{hint(name, class_names)}"
-            )
-    return np.isin(np.asarray(class_names, dtype=object), np.asarray(names, dtype=object)).astype(np.int8)
+    labels = np.zeros(len(class_names), np.int8)
+    known = [nfc(name) for name in class_names]
+    labels[[class_index(name, known, where) for name in names]] = 1
+    return labels
 
 
-def _row(
-    number: int,
-    row: dict[str, Any],
-    keys: tuple[str, str],
-    columns: Sequence[str],
-    class_names: Sequence[str],
-    folder: Path,
-    path: Path,
-) -> Row:
-    where = f"row {number} of {path}"
-    key, place = keys
-    name, file = (row.get(column) for column in keys)
-    for column, value in ((key, name), (place, file)):
-        if not isinstance(value, str) or not value.strip() or "\0" in value:
-            raise PipelineError(
-                f"{where} has {column} {value!r}, expected a name or path. Fill it in or delete the row."
-            )
-    split = row.get(SPLIT)
-    split = split.strip() if isinstance(split, str) else split
-    if split not in ("train", "test", "", None):
-        raise PipelineError(f"{where} has split {split!r}, expected train or test. Correct it.")
-    labels = _entries(row, columns, class_names, where) if columns else _names(row.get(LABELS), class_names, where)
-    return Row(number, Path(name.strip()).as_posix(), folder / file.strip(), file.strip(), labels, split or None)
+def labels_of(
+    cell: Any, class_names: Sequence[str], where: str, *, column: str = LABELS, numbered: Sequence[str] = ()
+) -> np.ndarray | None:
+    """Labels int8 [C] of a cell that contains all classes of an image; None for no cell.
 
+    Args:
+        cell: names joined by ";", or by another mark if only that one gives names of classes; a list of names; the
+            object {"choices": [...]} of Label Studio's CSV; or numbers.
+        class_names: C names.
+        where: named in errors.
+        column: of the cell, named in errors.
+        numbered: names that numbers stand for, from 0 on; empty if numbers are an error.
 
-def _names(cell: Any, class_names: Sequence[str], where: str) -> np.ndarray | None:
-    """Labels of a cell of names, None for no cell."""
+    Raises:
+        PipelineError: the cell has another form, or a name is not one of the classes.
+    """
     if cell is None:
         return None
     try:
-        return label_row(separated_names(_choices(cell), class_names), class_names, where)
+        names = _names(cell, class_names, numbered)
     except ValueError as error:
-        raise PipelineError(f"{where} has labels {cell!r}, {error}. Correct them.") from error
+        raise PipelineError(f"{where} has {column} {cell!r}, {error}. Correct them.") from error
+    return label_row(names, class_names, where)
 
 
-def separated_names(cell: Any, class_names: Sequence[str]) -> list[str]:
-    """Class names of a cell; joined by ";", or by another mark where only that one gives names of classes.
-
-    Raises:
-        ValueError: as `parse_labels`; or another mark joins the names, and one of them is not a class.
-    """
-    names = parse_labels(cell)
+def _names(cell: Any, class_names: Sequence[str], numbered: Sequence[str]) -> list[str]:
+    entries = cell if isinstance(cell, list) else [cell]
+    if numbered and all(isinstance(entry, int) for entry in entries):
+        if any(not 0 <= entry < len(numbered) for entry in entries):
+            raise ValueError(f"expected numbers below {len(numbered)}")
+        return [numbered[entry] for entry in entries]
+    if isinstance(cell, str) and cell.startswith("{"):
+        try:
+            cell = json.loads(cell)["choices"]
+        except (KeyError, RecursionError, TypeError, ValueError):
+            raise ValueError('expected names or {"choices": [...]}') from None
+    names = cell.split(LABEL_SEPARATOR) if isinstance(cell, str) else cell
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"expected class names joined with {LABEL_SEPARATOR!r} or a list of them")
+    names = [name.strip() for name in names if name.strip()]
     known = {nfc(name) for name in class_names}
     if not isinstance(cell, str) or all(nfc(name) in known for name in names):
         return names
     if cell.strip().startswith("["):
         try:
-            return parse_labels(ast.literal_eval(cell.strip()))
+            return _names(ast.literal_eval(cell.strip()), class_names, ())
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             return names
     for mark in ("|", ",", None):
@@ -216,37 +228,27 @@ def separated_names(cell: Any, class_names: Sequence[str]) -> list[str]:
     return names
 
 
-def _choices(cell: Any) -> Any:
-    """The list in {"choices": [...]}, as Label Studio's CSV writes more than one name; else the cell as it is."""
-    if not isinstance(cell, str) or not cell.startswith("{"):
-        return cell
-    try:
-        return json.loads(cell)["choices"]
-    except (KeyError, RecursionError, TypeError, ValueError):
-        raise ValueError('expected names or {"choices": [...]}') from None
-
-
-def _entries(row: dict[str, Any], columns: Sequence[str], class_names: Sequence[str], where: str) -> np.ndarray:
-    """Labels from a cell per class."""
+def _entries(cells: Cells, columns: Sequence[str], class_names: Sequence[str], where: str) -> np.ndarray:
+    """Labels from one cell per class."""
     labels = np.full(len(class_names), UNKNOWN, np.int8)
     for name in columns:
-        value = _entry(row.get(name))
+        value = _entry(cells.get(name))
         if value is None:
-            raise PipelineError(f"{where} has {row[name]!r} for {name}, expected 1, 0 or nothing.")
+            raise PipelineError(f"{where} has {cells[name]!r} for {name}, expected 1, 0 or nothing. Correct it.")
         labels[class_names.index(name)] = value
     return labels
 
 
 def _entry(cell: Any) -> int | None:
-    """1, 0 or UNKNOWN; None for what is none of them."""
+    """1, 0 or UNKNOWN; None for another text."""
     return ENTRIES.get("" if cell is None else str(cell).strip().lower())
 
 
 def _check_header(header: Sequence[str], path: Path, class_names: Sequence[str], needs_labels: bool) -> str | None:
-    """The column that names the images; None for a table without anything.
+    """The column that names the images; None for an empty table.
 
     Raises:
-        PipelineError: it has none, or has not the labels that are needed; a column occurs twice.
+        PipelineError: a column is missing or occurs twice.
     """
     if not header and not needs_labels:
         return None
@@ -269,7 +271,7 @@ def _check_header(header: Sequence[str], path: Path, class_names: Sequence[str],
             )
         near = next((name for name in header if LABELS in nearest(name, [LABELS])), None)
         raise PipelineError(
-            f"{path} has no labels: its columns are {columns}; expected labels, or one called as each class. "
+            f"{path} has no labels: its columns are {columns}; expected labels, or one column per class. "
             + (f"Did you mean {LABELS!r} by {near!r}?" if near else "Add them.")
         )
     return key
@@ -277,17 +279,17 @@ def _check_header(header: Sequence[str], path: Path, class_names: Sequence[str],
 
 def _refuse_unknown_classes(
     header: Sequence[str],
-    rows: Sequence[tuple[int, dict[str, Any]]],
+    rows: Sequence[tuple[int, Cells]],
     columns: Sequence[str],
     class_names: Sequence[str],
     path: Path,
 ) -> None:
-    """Raise for a column of 1, 0 and nothing that is none of the classes: a misspelt name would be lost silently."""
+    """Raise for a column of 1, 0 and empty cells that is not a class: a misspelt name would be lost silently."""
     for name in header:
         if name in columns or name in (*ID_COLUMNS, SPLIT) or _is_index(name):
             continue
-        said = {_entry(row.get(name)) for _, row in rows}
-        if None not in said and said != {UNKNOWN}:
+        values = {_entry(cells.get(name)) for _, cells in rows}
+        if None not in values and values != {UNKNOWN}:
             raise PipelineError(
                 f"{path} has a column {name!r} of 1 and 0, which is none of the {len(class_names)} classes. "
                 f"{hint(name, class_names)} Rename or remove it."
@@ -299,13 +301,12 @@ def _is_index(column: str) -> bool:
     return column in ("", "index", "__index_level_0__") or column.startswith("Unnamed:")
 
 
-def _csv_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, Any]]]]:
+def _csv_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, Cells]]]:
     """Header, and numbered rows; the header is row 1."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-        lines = csv.reader(io.StringIO(text, newline=""), strict=True)
         rows = []
-        for line in lines:
+        for line in csv.reader(io.StringIO(text, newline=""), strict=True):
             rows.append([text_of(cell) for cell in line])
     except OSError as error:
         raise PipelineError(f"{path} could not be read ({error.strerror}). Check the path.") from error
@@ -326,23 +327,23 @@ def _csv_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, Any]
 
 
 def _joined_by(mark: str, lines: list[str]) -> bool:
-    """Whether lines are rows of a table with another mark than the comma: by its header, or a photo before each mark."""
+    """Whether a mark other than the comma separates the columns: in the header, or after a photo in each line."""
     first = [line.split(mark)[0].strip() for line in lines if mark in line]
     headed = bool(lines) and bool({name.strip() for name in lines[0].split(mark)[:-1]} & set(ID_COLUMNS))
     return headed or (bool(first) and len(first) == len(lines) and all(without_suffix(name) != name for name in first))
 
 
-def _numbered(header: list[str], rows: list[tuple[int, list[str]]], path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _numbered(header: list[str], rows: list[tuple[int, list[str]]], path: Path) -> Iterator[tuple[int, Cells]]:
     for number, row in rows:
         if len(row) > len(header):
             raise PipelineError(
                 f"row {number} of {path} has {len(row)} fields, expected {len(header)}. "
-                f"Join labels with {LABEL_SEPARATOR!r}, and quote fields that hold a comma."
+                f"Join labels with {LABEL_SEPARATOR!r}, and quote fields that contain a comma."
             )
         yield number, dict(zip(header, row, strict=False))
 
 
-def _parquet_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, Any]]]]:
+def _parquet_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, Cells]]]:
     pyarrow = import_pyarrow(path)
     try:
         table = pyarrow.parquet.read_table(path)

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from pipeline.datasets.archives import Limit, extract
 from pipeline.datasets.listing import NOT_PHOTOS, ListedImage, Listing, excluded_by
 from pipeline.datasets.scan import ARCHIVE_SUFFIXES, scan
 from pipeline.datasets.splits import split_in_folders, split_in_shard
-from pipeline.datasets.tables import label_row, separated_names
+from pipeline.datasets.tables import labels_of
 from pipeline.system.errors import PipelineError
 from pipeline.system.files import replacing_folder
 
@@ -85,28 +84,16 @@ def _unpacked(shard: Path, unpack_to: Path, limit: Limit) -> Path:
 
 
 def _read_labels(image: Path, class_names: Sequence[str]) -> np.ndarray | None:
+    """Labels int8 [C] in the file next to an image; None if it has none."""
     sample = image.with_name(image.name.split(".")[0])
     try:
         if (path := sample.with_suffix(".json")).is_file():
-            names = _sidecar_names(json.loads(path.read_text(encoding="utf-8")), class_names)
+            cell = json.loads(path.read_text(encoding="utf-8")).get("labels")
         elif (path := sample.with_suffix(".cls")).is_file():
             label = path.read_text(encoding="utf-8").strip()
-            names = [class_names[int(label)] if label.isdecimal() else label]
+            cell = int(label) if label.isdecimal() else [label]
         else:
             return None
-    except (IndexError, RecursionError, ValueError) as error:
-        raise PipelineError(
-            f"{path} holds no labels of the {len(class_names)} classes ({error}). Write the shard anew."
-        ) from error
-    return None if names is None else label_row(names, class_names, str(path))
-
-
-def _sidecar_names(sidecar: Any, class_names: Sequence[str]) -> list[str] | None:
-    """Class names of a sample's JSON; None where it has no labels.
-
-    Raises:
-        ValueError: it is of another form.
-    """
-    if not isinstance(sidecar, dict):
-        raise ValueError("expected an object with the key labels")
-    return separated_names(sidecar["labels"], class_names) if "labels" in sidecar else None
+    except (AttributeError, RecursionError, ValueError) as error:
+        raise PipelineError(f"{path} has no labels that can be read ({error}). Write the shard again.") from error
+    return labels_of(cell, class_names, str(path), numbered=class_names if path.suffix == ".cls" else ())

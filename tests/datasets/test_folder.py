@@ -323,12 +323,12 @@ def test_broken_shards(tmp_path: Path):
         folder.load(tmp_path / "b.tar", CLASSES)
     for label in (b"7", b"\xff"):
         write_tar(tmp_path / "c.tar", {"1.png": photo_bytes(), "1.cls": label, "pad": label * 9_000})
-        with pytest.raises(PipelineError, match=r"1\.cls holds no labels of the 2 classes"):
+        with pytest.raises(PipelineError, match=r"1\.cls has (no labels|labels 7, expected numbers below 2)"):
             folder.load(tmp_path / "c.tar", CLASSES)
     write_tar(tmp_path / "d.tar", {"1.png": photo_bytes(), "1.json": b'{"labels": 3}'})
-    with pytest.raises(PipelineError, match=r"1\.json holds no labels"):
+    with pytest.raises(PipelineError, match=r"1\.json has labels 3"):
         folder.load(tmp_path / "d.tar", CLASSES)
     for number, sidecar in enumerate((b"[" * 100_000, b"[]", b'{"labels": [1]}', b'{"labels": ["cats"]}', b"NaN")):
         write_tar(tmp_path / f"e{number}.tar", {"1.png": photo_bytes(), "1.json": sidecar})
-        with pytest.raises(PipelineError, match=r"1\.json (holds no labels|names class 'cats')"):
+        with pytest.raises(PipelineError, match=r"1\.json (has no labels|has labels \[1\]|names class 'cats')"):
             folder.load(tmp_path / f"e{number}.tar", CLASSES)
