@@ -74,11 +74,10 @@ def embeddings(**config):
 def manifest_of(tmp_path, names=("a", "b")):
     rows = [(n, str(tmp_path / "photos" / f"{n}.jpg"), "train", 10, 20, n * 64) for n in names]
     images = pd.DataFrame(rows, columns=COLUMNS)
-    display_names = {"cat": ["cat"], "dog": {"dog": 2, "puppy": 0.5}}  # 2 and not 2.0, as a person writes it
+    display_names = {"cat": {"cat": 1.0}, "dog": {"dog": 2.0, "puppy": 0.5}}
     return Manifest(
         provenance=manifest_provenance(images, display_names),
         dataset="photos",
-        class_names=["cat", "dog"],
         display_names=display_names,
         images=images,
         skipped={"c": "c.jpg is empty"},

@@ -1,7 +1,7 @@
 import pytest
 from worlds.commands import invoke
 
-from pipeline.datasets.class_names import check_class_names, default_display_names, display_names, parse_class_names
+from pipeline.datasets.class_names import check_class_names, parse_class_names, prompt_names
 from pipeline.system.errors import PipelineError
 
 
@@ -23,20 +23,20 @@ def test_class_names_among_which_nothing_can_be_chosen(names, match):
 
 def test_display_names_come_from_the_table_or_from_the_name():
     given = {"tvmonitor": ["tv monitor", "screen"], "dog": {"dog": 2.0, "a small puppy": 1.0}}
-    assert display_names(["tvmonitor", "fire_truck", "dog"], given) == [
-        {"tv monitor": 1, "screen": 1},
-        {"fire truck": 1},
-        {"dog": 2, "a small puppy": 1},
-    ]
+    assert prompt_names(["tvmonitor", "fire_truck", "dog"], given) == {
+        "tvmonitor": {"tv monitor": 1, "screen": 1},
+        "fire_truck": {"fire truck": 1},
+        "dog": {"dog": 2, "a small puppy": 1},
+    }
     with pytest.raises(PipelineError, match="'cat' has an empty list"):
-        display_names(["cat", "dog"], {"cat": []})
-    with pytest.raises(PipelineError, match="Classes 'sofa' and 'settee' are both called 'couch'"):
-        display_names(["sofa", "settee"], {"sofa": ["couch"], "settee": ["couch"]})
+        prompt_names(["cat", "dog"], {"cat": []})
+    with pytest.raises(PipelineError, match="Classes 'sofa' and 'settee' both have the display name 'couch'"):
+        prompt_names(["sofa", "settee"], {"sofa": ["couch"], "settee": ["couch"]})
 
 
 def test_underscores_are_spaces_in_prompts_unless_display_names_say_otherwise():
-    found = default_display_names(["traffic_light", "hot_dog"], {"hot_dog": ["hot_dog"], "other": ["x"]})
-    assert found == {"traffic_light": ["traffic light"], "hot_dog": ["hot_dog"]}
+    names = prompt_names(["traffic_light", "hot_dog"], {"hot_dog": ["hot_dog"], "other": ["x"]})
+    assert names == {"traffic_light": {"traffic light": 1}, "hot_dog": {"hot_dog": 1}}
 
 
 def test_class_names_as_a_list_or_a_file(tmp_path):
@@ -71,7 +71,7 @@ def test_class_names_are_read_from_the_files_that_people_have(tmp_path, name, te
 
 def test_names_that_are_one_prompt_are_found_by_prepare(photos, tmp_path):
     code, output = invoke("prepare", tmp_path / "run", "--images", photos / "train", "--classes", "hot_dog,hot dog")
-    assert code == 1 and "'hot_dog' and 'hot dog' are both called 'hot dog'" in output
+    assert code == 1 and "'hot_dog' and 'hot dog' both have the display name 'hot dog'" in output
     assert not (tmp_path / "run").exists()
 
 

@@ -341,10 +341,10 @@ def test_corrections_survive_photos_and_classes_that_come_and_go(small_run, tmp_
     (tmp_path / "a.csv").write_text("image_id,labels\ntrain/0.png,cat\ntrain/1.png,dog\n")
     assert invoke("import-labels", tmp_path / "a.csv", "--run", small_run)[0] == 0
     whole = read_manifest(small_run)
-    names = {"dog": ["dog"], "bird": ["bird"]}
+    names = {"dog": {"dog": 1.0}, "bird": {"bird": 1.0}}
     images = whole.images.iloc[1:].reset_index(drop=True)
     provenance = manifest_provenance(images, names)
-    fewer = replace(whole, images=images, class_names=list(names), display_names=names, provenance=provenance)
+    fewer = replace(whole, images=images, display_names=names, provenance=provenance)
     write_manifest(small_run, fewer)
     assert check_up_to_date(small_run / "corrections.h5").inputs == {}
     (tmp_path / "b.csv").write_text("image_id,bird\ntrain/2.png,1\n")

@@ -270,7 +270,8 @@ def test_a_table_holds_nothing_that_a_spreadsheet_computes_and_comes_back(small_
     names = ["=cmd|' /C calc'!A0", "-dog", "'=cow"]
     images = labels.manifest.images.copy()
     images["image_id"] = [f"@{n}.png" for n in range(TRAIN)]
-    odd = replace(labels, manifest=replace(labels.manifest, class_names=names, images=images))
+    display_names = {name: {name: 1.0} for name in names}
+    odd = replace(labels, manifest=replace(labels.manifest, display_names=display_names, images=images))
     write_table(prepare(odd), tmp_path / "out.csv")
     with (tmp_path / "out.csv").open(newline="") as file:
         cells = [cell for row in csv.reader(file) for cell in row]

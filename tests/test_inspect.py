@@ -97,7 +97,8 @@ def test_compare_joins_by_name_and_not_by_place(small_run, tmp_path):
     labels = read(other / "final_labels.h5")
     shuffled = replace(labels, class_names=labels.class_names[::-1], labels=labels.labels[:, ::-1].copy())
     a = read_label_set(small_run)
-    b = replace(a, labels=shuffled.labels, manifest=replace(a.manifest, class_names=shuffled.class_names))
+    display_names = dict(reversed(a.manifest.display_names.items()))
+    b = replace(a, labels=shuffled.labels, manifest=replace(a.manifest, display_names=display_names))
     assert compare(a, b).agreement == 1 and compare(a, b).most_changed(5) == []
 
 

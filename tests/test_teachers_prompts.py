@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import pipeline
-from pipeline.datasets.class_names import display_names
+from pipeline.datasets.class_names import prompt_names
 from pipeline.method.probabilities import class_logits
 from pipeline.system.errors import PipelineError
 from pipeline.teachers.prompts import (
@@ -98,6 +98,6 @@ def test_names_that_the_teacher_does_not_know_are_refused():
 def test_presets_name_every_class(preset, count):
     path = Path(pipeline.__file__).parent / f"presets/{preset}.toml"
     table = tomllib.loads(path.read_text())["classes"]
-    assert len(display_names(list(table), table)) == count
+    assert len(prompt_names(list(table), table)) == count
     if preset.startswith("voc"):
         assert (table["tvmonitor"], table["pottedplant"]) == (["tv monitor"], ["potted plant"])

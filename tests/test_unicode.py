@@ -73,7 +73,7 @@ def test_words_of_classes_and_precomputed_scores_in_either_form(prepared, tmp_pa
     run, disk, _ = prepared
     (run / "run.toml").write_text((run / "run.toml").read_text() + f'[classes]\n"{form(CLASSES[0])}" = ["cave"]\n')
     assert invoke("prepare", run)[0] == 0
-    assert read_manifest(run).display_names[NFC(CLASSES[0])] == ["cave"]
+    assert read_manifest(run).display_names[NFC(CLASSES[0])] == {"cave": 1}
     with h5py.File(tmp_path / "scores.h5", "w") as file:
         file["image_ids"], file["classes"] = [form(PHOTO), "b.png"], [form(CLASSES[1]), form(CLASSES[0])]
         file["probabilities"] = np.float32([[0.9, 0.1], [0.2, 0.8]])

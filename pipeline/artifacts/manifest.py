@@ -13,7 +13,6 @@ import pandas as pd
 from pipeline.artifacts.damage import reporting_damage
 from pipeline.artifacts.provenance import Provenance, check_schema
 from pipeline.runs.graph import VERSIONS, remedy
-from pipeline.runs.settings import Words
 from pipeline.system.errors import PipelineError
 from pipeline.system.files import replacing, write_json
 
@@ -30,9 +29,8 @@ class Manifest:
     provenance: Provenance
     dataset: str
     """Name of the dataset, for display; not part of the provenance."""
-    class_names: list[str]
-    display_names: dict[str, Words]
-    """Class name to its display names in prompts, synonyms included; a dict gives each a weight."""
+    display_names: dict[str, dict[str, float]]
+    """Class name to its display names in prompts, synonyms included, with the weight of each."""
     images: pd.DataFrame
     """Columns image_id, path (absolute), split ("train" or "test"), height, width, sha256."""
     skipped: dict[str, str]
@@ -41,6 +39,11 @@ class Manifest:
     def split(self, name: str) -> "Manifest":
         """The manifest of one split, in the same order."""
         return replace(self, images=self.images[self.images["split"] == name].reset_index(drop=True))
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """C names."""
+        return list(self.display_names)
 
     @cached_property
     def image_ids(self) -> list[str]:
@@ -63,16 +66,7 @@ class Manifest:
         return self.images[["height", "width"]].to_numpy(np.int64)
 
 
-def words_of(value: object) -> Words:
-    """The display names of a class from JSON; raises TypeError or ValueError for anything else."""
-    if not isinstance(value, dict):
-        return [str(word) for word in value]
-    if not all(type(weight) in (int, float) for weight in value.values()):
-        raise TypeError("the weights of display names are not numbers")
-    return value
-
-
-def manifest_provenance(images: pd.DataFrame, display_names: Mapping[str, Words]) -> Provenance:
+def manifest_provenance(images: pd.DataFrame, display_names: Mapping[str, Mapping[str, float]]) -> Provenance:
     """Provenance of a manifest: the content of the photos and the classes determine it, not paths or the dataset's name."""
     classes = hashlib.sha256(json.dumps(list(display_names.items())).encode()).hexdigest()[:16]
     return Provenance("manifest", VERSIONS["manifest"], {"images": digest_images(images), "classes": classes}, {})
@@ -106,8 +100,10 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest(
             provenance=provenance,
             dataset=str(side["dataset"]),
-            class_names=[str(name) for name in side["display_names"]],
-            display_names={str(name): words_of(words) for name, words in side["display_names"].items()},
+            display_names={
+                str(name): {str(word): float(weight) for word, weight in words.items()}
+                for name, words in side["display_names"].items()
+            },
             images=images,
             skipped={str(name): str(reason) for name, reason in side["skipped"].items()},
         )

@@ -1,6 +1,7 @@
-"""Class names: which ones a softmax can choose among, how they are given, and the words that prompts use for them."""
+"""Class names: parsed from an option or a file, checked, and given the names that prompts use."""
 
 import json
+import os.path
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,76 +17,102 @@ _EXPECTED = (
     "names."
 )
 FILE_SUFFIXES = (".txt", ".names", ".csv", ".tsv", ".json", ".yaml", ".yml", ".toml", ".xml", ".md")
-"""A text that ends so, without a comma, is meant as a file."""
+"""A text with one of these endings, and without a comma, is the name of a file."""
+
+
+def parse_class_names(given: str) -> list[str]:
+    """Class names of the option --classes, unique and in composed characters.
+
+    Args:
+        given: names joined by commas ("dog,cat,car"), or the path of a file. A text file has one name per line, comments
+            after `#`, and optionally the number of each class before its name. A JSON or YAML file has a list of names, a
+            table of names and numbers (either way round), or one of these under `names` (YOLO's data.yaml) or
+            `categories` (COCO).
+
+    Raises:
+        PipelineError: the file is missing or has another form, another mark joins the names, or `check_class_names`
+            refuses them.
+    """
+    path = Path(given).expanduser()
+    is_file = os.path.isfile(path)  # noqa: PTH113 - False for a list of names that is too long for a file name
+    if is_file or ("," not in given and (path.suffix.lower() in FILE_SUFFIXES or "/" in given)):
+        is_structured = path.suffix.lower() in (".json", ".yaml", ".yml")
+        names = _structured_names(path) if is_structured else _listed_names(path)
+    elif ";" in given and "," not in given:
+        raise PipelineError(f"The class names {given!r} are joined by semicolons. {_EXPECTED}")
+    else:
+        names = [name.strip() for name in given.split(",") if name.strip()]
+    names = [nfc(name) for name in names]
+    check_class_names(names)
+    return names
 
 
 def check_class_names(names: Sequence[str]) -> None:
-    """Refuse class names among which a softmax cannot choose.
+    """Refuse class names that a softmax cannot choose between.
 
     Raises:
-        PipelineError: if there are fewer than two, one is not a text, is empty or has a semicolon, or two differ in case
-            or spaces alone.
+        PipelineError: there are fewer than two; one is not a text, is empty or has a semicolon; or two differ only in
+            case or spaces.
     """
     if len(names) < 2:
         raise PipelineError(
             f"Found {len(names)} class names, expected at least 2: the teacher's softmax compares classes. "
             "Add the other things that the photos show."
         )
-    found: dict[str, str] = {}
+    seen: dict[str, str] = {}
     for number, name in enumerate(names, start=1):
         if not isinstance(name, str):
             raise PipelineError(f"Class name {number} of {len(names)} is {name!r}, expected text. Correct it.")
-        key = " ".join(name.split()).lower()
+        key = _key(name)
         if not key:
             raise PipelineError(f"Class name {number} of {len(names)} is empty. Remove or fill it.")
         if ";" in key:
             raise PipelineError(f"Class name {name!r} has a semicolon, which separates labels in CSV files. Rename it.")
-        if key in found:
+        if key in seen:
             raise PipelineError(
-                f"Class names {found[key]!r} and {name!r} are the same to the teacher. Remove or rename one."
+                f"Class names {seen[key]!r} and {name!r} are the same to the teacher. Remove or rename one."
             )
-        found[key] = name
+        seen[key] = name
 
 
-def parse_class_names(given: str) -> list[str]:
-    """Class names from "dog,cat,car", or from a file: see `read_class_names`.
-
-    Raises:
-        PipelineError: the file is missing or has another form, names are joined by something else, or
-            `check_class_names` refuses them.
-    """
-    path = Path(given).expanduser()
-    if _is_file(path) or ("," not in given and (path.suffix.lower() in FILE_SUFFIXES or "/" in given)):
-        return read_class_names(path)
-    if ";" in given and "," not in given:
-        raise PipelineError(f"The class names {given!r} are joined by semicolons. {_EXPECTED}")
-    names = [nfc(name.strip()) for name in given.split(",") if name.strip()]
-    check_class_names(names)
-    return names
-
-
-def read_class_names(path: Path) -> list[str]:
-    """Class names of a file.
+def prompt_names(class_names: Sequence[str], given: Mapping[str, Words]) -> dict[str, dict[str, float]]:
+    """The display names of each class in prompts, with their weights.
 
     Args:
-        path: text with one name per line, `#` before comments, and perhaps the number of each class before its name; JSON
-            or YAML with a list of names, a table of names and numbers (either way round), or one of these under `names`
-            (YOLO's data.yaml), or COCO's `categories`.
+        class_names: C names as the dataset writes them.
+        given: `[classes]` of a preset or run; it may lack classes and contain other ones. The default is the class name
+            with spaces instead of underscores.
 
     Raises:
-        PipelineError: the file is missing or has another form, or `check_class_names` refuses the names.
+        PipelineError: a class has no display name or has one twice, or two classes share one.
     """
-    suffix = path.suffix.lower()
-    if suffix in (".json", ".yaml", ".yml"):
-        names = _structured_names(path, "JSON" if suffix == ".json" else "YAML")
-    else:
-        names = _listed_names(path)
-    names = [nfc(name) for name in names]
-    check_class_names(names)
+    names: dict[str, dict[str, float]] = {}
+    owners: dict[str, str] = {}
+    for class_name in class_names:
+        words = given.get(class_name, [class_name.replace("_", " ")])
+        weights = words if isinstance(words, dict) else dict.fromkeys(words, 1.0)
+        names[class_name] = {word: float(weight) for word, weight in weights.items()}
+        if not weights:
+            raise PipelineError(f"Class {class_name!r} has an empty list of display names. Give one at least.")
+        if len(weights) != len({_key(word) for word in weights}):
+            raise PipelineError(f"Class {class_name!r} has a display name twice: {', '.join(weights)}. Remove one.")
+        for word in weights:
+            owner = owners.setdefault(_key(word), class_name)
+            if owner != class_name:
+                raise PipelineError(
+                    f"Classes {owner!r} and {class_name!r} both have the display name {word!r}, so the teacher cannot "
+                    "separate them. Remove or rename one, or give them other display names in [classes]."
+                )
+    check_class_names([*owners])
     return names
 
 
-def _structured_names(path: Path, form: str) -> list[str]:
+def _key(name: str) -> str:
+    """The same text for names that differ only in case or spaces."""
+    return " ".join(name.split()).lower()
+
+
+def _structured_names(path: Path) -> list[str]:
     """Names of a JSON or YAML file."""
     import yaml
 
@@ -99,6 +126,7 @@ def _structured_names(path: Path, form: str) -> list[str]:
         return dict(pairs)
 
     text = "\n".join(read_lines(path, strip=False))
+    form = "JSON" if path.suffix.lower() == ".json" else "YAML"
     try:
         content = json.loads(text, object_pairs_hook=unique) if form == "JSON" else yaml.load(text, Loader)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
@@ -117,11 +145,11 @@ def _structured_names(path: Path, form: str) -> list[str]:
 
 
 def _refuse_repeated(keys: Sequence[str], path: Path) -> None:
-    """Raise where a mapping has a key twice: parsers keep the last value, and a class would be lost."""
-    twice = next((key for key, count in Counter(keys).items() if count > 1), None)
-    if twice is not None:
+    """Raise if a mapping has a key twice: parsers keep only the last value, so a class would be lost."""
+    repeated = next((key for key, count in Counter(keys).items() if count > 1), None)
+    if repeated is not None:
         raise PipelineError(
-            f"{path} has the key {twice!r} twice, and only one of them would count. Rename or remove one."
+            f"{path} has the key {repeated!r} twice, and only one of them counts. Rename or remove one."
         )
 
 
@@ -137,56 +165,10 @@ def _listed_names(path: Path) -> list[str]:
         numbers = [int(parts[0].rstrip(":.")) for parts in numbered]
         if numbers in ([*range(len(lines))], [*range(1, len(lines) + 1)]):
             return [name for _, name in numbered]
-    # a name may contain a comma ("ram, tup"), but not in a table, nor as the only line
-    is_table = path.suffix.lower() in (".csv", ".tsv") or len(lines) == 1
-    odd = next((line for line in lines if ";" in line or "\t" in line or (is_table and "," in line)), None)
-    odd = odd or next((line for line in lines if line[0] == "{" or line.endswith(":") or line.startswith("- ")), None)
-    odd = odd or next(
-        (line for line in lines if line.split()[0].rstrip(":.").isdigit() and len(line.split()) > 1), None
-    )
-    if odd is not None:
-        raise PipelineError(f"{path} is not a list of class names: it has the line {odd[:80]!r}. {_EXPECTED}")
+    # a name may contain a comma ("ram, tup"), except in a table or as the only line
+    marks = ";\t," if path.suffix.lower() in (".csv", ".tsv") or len(lines) == 1 else ";\t"
+    for line, parts in zip(lines, numbered, strict=True):
+        is_table = any(mark in line for mark in marks) or (len(parts) > 1 and parts[0].rstrip(":.").isdigit())
+        if is_table or line.startswith(("{", "- ")) or line.endswith(":"):
+            raise PipelineError(f"{path} is not a list of class names: it has the line {line[:80]!r}. {_EXPECTED}")
     return lines
-
-
-def default_display_names(class_names: Sequence[str], given: Mapping[str, Words]) -> dict[str, Words]:
-    """The words by which prompts call each class: those given, else its own name with underscores as spaces.
-
-    Args:
-        class_names: C names as the dataset writes them.
-        given: a preset's `[classes]`; it may lack classes, and have others.
-    """
-    return {name: given.get(name, [name.replace("_", " ")]) for name in class_names}
-
-
-def display_names(class_names: Sequence[str], given: Mapping[str, Words]) -> list[dict[str, float]]:
-    """`default_display_names` as C tables of one or more synonyms and what each counts, checked.
-
-    Raises:
-        PipelineError: if a class has no synonym, or two classes share one.
-    """
-    given = default_display_names(class_names, given)
-    names = [words if isinstance(words, dict) else dict.fromkeys(words, 1.0) for words in given.values()]
-    for name, synonyms in zip(class_names, names, strict=True):
-        if not synonyms:
-            raise PipelineError(f"Class {name!r} has an empty list of display names. Give one at least.")
-    owners: dict[str, str] = {}
-    for name, synonyms in zip(class_names, names, strict=True):
-        for word in synonyms:
-            owner = owners.setdefault(" ".join(word.split()).lower(), name)
-            if owner != name:
-                raise PipelineError(
-                    f"Classes {owner!r} and {name!r} are both called {word!r} in prompts, so that the teacher cannot tell "
-                    "them apart. Remove or rename one, or give them other words in [classes]."
-                )
-        if len(synonyms) != len({" ".join(word.split()).lower() for word in synonyms}):
-            raise PipelineError(f"Class {name!r} has a display name twice: {', '.join(synonyms)}. Remove one.")
-    check_class_names([*owners])
-    return names
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a list of names that is too long for a file name
-        return False

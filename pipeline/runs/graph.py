@@ -155,7 +155,7 @@ BY_PEOPLE = {"corrections.h5": "import-labels"}
 """Artifacts with people's input, and the command that makes them."""
 
 VERSIONS = {
-    "manifest": 2,
+    "manifest": 3,
     "ground_truth": 3,
     "embeddings": 3,
     "initial_labels": 1,

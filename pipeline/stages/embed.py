@@ -14,7 +14,6 @@ from pipeline.artifacts.hdf5 import write
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.provenance import Provenance
 from pipeline.classifier.inference import image_batches
-from pipeline.datasets.class_names import display_names
 from pipeline.method.labels import class_bias, confident_images
 from pipeline.method.probabilities import ClassProbabilities, entropy
 from pipeline.photos.prefetch import chunks
@@ -92,7 +91,7 @@ def head_of_classes(teacher: Teacher, manifest: Manifest, config: EmbedConfig, l
     """The zero-shot head of the classes of a manifest; a scale of 0 is the teacher's own."""
     if teacher.logit_bias is not None:
         skip_background(config, f"{teacher.name} scores each class independently")
-    names = display_names(manifest.class_names, manifest.display_names)
+    names = list(manifest.display_names.values())
     return zero_shot_head(
         teacher, names, manifest.class_names, config.templates, config.synonyms, config.background, logit_scale
     )

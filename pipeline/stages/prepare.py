@@ -16,8 +16,7 @@ from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.state import read_provenance
 from pipeline.datasets import Dataset, Objects, coco, demo, folder, nuswide, voc
 from pipeline.datasets.archives import Limit
-from pipeline.datasets.class_names import default_display_names, parse_class_names
-from pipeline.datasets.class_names import display_names as check_prompts
+from pipeline.datasets.class_names import parse_class_names, prompt_names
 from pipeline.datasets.listing import log_left_out
 from pipeline.datasets.remote import is_address
 from pipeline.evaluation.ground_truth import FILE, GroundTruth, digest_truth
@@ -26,6 +25,7 @@ from pipeline.photos.prefetch import Prefetch
 from pipeline.runs.config import each_of
 from pipeline.runs.graph import VERSIONS, run_argument
 from pipeline.runs.options import PrepareConfig
+from pipeline.runs.settings import Words
 from pipeline.system.errors import PipelineError, UnreadableError, printable
 from pipeline.system.files import sha256_of
 from pipeline.system.progress import bar, log
@@ -60,7 +60,8 @@ def load_dataset(config: PrepareConfig, run_folder: Path) -> Dataset:
                 skip_missing=config.skip_missing,
             )
         case "folder":
-            names = read_class_names(config)
+            need(config, "classes")
+            names = parse_class_names(config.classes)
             if not each_of(config.images):
                 need(config, "images")
             limit = Limit(config.unpack_gb, config.unpack_files)
@@ -104,12 +105,6 @@ def need(config: PrepareConfig, name: str) -> Path:
     return Path(value)
 
 
-def read_class_names(config: PrepareConfig) -> list[str]:
-    """Class names from "dog,cat,car" or from a text file with one per line."""
-    need(config, "classes")
-    return parse_class_names(config.classes)
-
-
 def verify(path: Path) -> PhotoFacts | str:
     """Size and SHA-256 of a readable image, or the reason why it is not readable."""
     try:
@@ -120,16 +115,14 @@ def verify(path: Path) -> PhotoFacts | str:
         return str(error)
 
 
-def run(
-    run_folder: Path, config: PrepareConfig, display_names: Mapping[str, list[str]], *, force: bool = False
-) -> None:
+def run(run_folder: Path, config: PrepareConfig, classes: Mapping[str, Words], *, force: bool = False) -> None:
     """Check every image and write `manifest.csv`, `manifest.json` and, if there are labels, `ground_truth.h5`.
 
     Raises:
         PipelineError: the dataset does not have the expected form, or none of its train images can be read.
     """
     dataset = load_dataset(config, run_folder)
-    check_prompts(dataset.class_names, display_names)
+    display_names = prompt_names(dataset.class_names, classes)
     rows, kept, skipped = check_images(dataset, KnownPhotos(run_folder, fresh=force))
     for note in dataset.notes:
         log(f"{note}.")
@@ -153,12 +146,10 @@ def run(
             f"{dataset.name} has {len(images)} test images and no train image, so there is nothing to train on. "
             "Give the photos to train on with --images."
         )
-    names = default_display_names(dataset.class_names, display_names)
     manifest = Manifest(
-        provenance=manifest_provenance(images, names),
+        provenance=manifest_provenance(images, display_names),
         dataset=dataset.name,
-        class_names=dataset.class_names,
-        display_names=names,
+        display_names=display_names,
         images=images,
         skipped=skipped,
     )
@@ -166,7 +157,7 @@ def run(
     keep_ground_truth(run_folder, dataset, np.array(kept), manifest.provenance)
 
 
-def why_prepare(run_folder: Path, config: PrepareConfig, display_names: Mapping[str, list[str]]) -> str:
+def why_prepare(run_folder: Path, config: PrepareConfig, classes: Mapping[str, Words]) -> str:
     """Why `run` would change the manifest or ground truth, in a few words; empty if it would not.
 
     Writes nothing, and decodes only photos that could not be read before: any other counts as unchanged while its file
@@ -186,7 +177,7 @@ def why_prepare(run_folder: Path, config: PrepareConfig, display_names: Mapping[
         log("plan does not check archives and URLs; `ccd prepare` does.")
         return ""
     dataset = load_dataset(config, run_folder)
-    if default_display_names(dataset.class_names, display_names) != before.display_names:
+    if prompt_names(dataset.class_names, classes) != before.display_names:
         return "the classes have changed"
     splits = dict(zip(dataset.image_ids, dataset.splits, strict=True))
     new = [image_id for image_id in dataset.image_ids if image_id not in before.skipped.keys() | set(before.image_ids)]

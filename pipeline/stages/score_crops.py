@@ -15,7 +15,6 @@ from pipeline.artifacts.hdf5 import read_arrays, write
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.schema import check_same_images
-from pipeline.datasets.class_names import display_names
 from pipeline.method.crops import square_boxes, truncated_size, view_size
 from pipeline.method.probabilities import ClassProbabilities, softmax_probabilities
 from pipeline.photos.images import load_image
@@ -180,7 +179,7 @@ def crop_teacher(
         head = ZeroShotHead(*map(torch.from_numpy, texts), embeddings.logit_scale, bias)
         return CropTeacher(teacher, head, crop_rules(config, embeddings.image_size, rules.resize_filter_of(teacher)))
     teacher = load_teacher(config.teacher, device, made_with.precision, rules=rules)
-    names = display_names(manifest.class_names, manifest.display_names)
+    names = list(manifest.display_names.values())
     head = zero_shot_head(
         teacher, names, manifest.class_names, made_with.templates, made_with.synonyms, made_with.background
     )

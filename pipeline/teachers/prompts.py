@@ -70,7 +70,7 @@ def class_embeddings(
 
     Args:
         teacher: encodes the prompts.
-        names: C tables of synonyms and their weights, see `pipeline.datasets.class_names.display_names`.
+        names: C tables of synonyms and their weights, see `pipeline.datasets.class_names.prompt_names`.
         templates: sentences with {} instead of the name.
         synonyms: "mean": one row per class, the normalised weighted mean over its synonyms; "max": one row per synonym, of
             which `pipeline.method.labels.class_probabilities` takes the best.

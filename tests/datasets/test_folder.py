@@ -9,7 +9,7 @@ from worlds.photos import photo_bytes, write_photo
 
 from pipeline.datasets import folder
 from pipeline.datasets.archives import Limit
-from pipeline.datasets.class_names import read_class_names
+from pipeline.datasets.class_names import parse_class_names
 from pipeline.datasets.folder import Reading
 from pipeline.system.errors import PipelineError
 
@@ -274,10 +274,10 @@ def test_name_that_is_no_unicode(tmp_path: Path):
 
 def test_class_names(tmp_path: Path):
     (tmp_path / "classes.txt").write_text("cat\n\ntv monitor \r\n")
-    assert read_class_names(tmp_path / "classes.txt") == ["cat", "tv monitor"]
+    assert parse_class_names(str(tmp_path / "classes.txt")) == ["cat", "tv monitor"]
     (tmp_path / "classes.txt").write_text("cat\ndog\ncat\n")
     with pytest.raises(PipelineError, match="'cat' and 'cat' are the same"):
-        read_class_names(tmp_path / "classes.txt")
+        parse_class_names(str(tmp_path / "classes.txt"))
     with pytest.raises(PipelineError, match="Found 1 class names"):
         folder.load(tmp_path, ["cat"])
 

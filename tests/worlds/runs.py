@@ -46,11 +46,10 @@ def begin_run_of(
     splits = np.where(np.arange(len(ids)) < train, "train", "test")
     columns = [ids, list(map(str, paths)), splits, HEIGHT, WIDTH, hashes]
     images = pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
-    names = {name: [name] for name in classes}
+    names = {name: {name: 1.0} for name in classes}
     manifest = Manifest(
         provenance=manifest_provenance(images, names),
         dataset="squares",
-        class_names=classes,
         display_names=names,
         images=images,
         skipped={"bad": "bad.jpg is empty"},
