@@ -17,7 +17,7 @@ from pipeline.method.cam import (
     z_scores,
 )
 
-PAPER = {"threshold": 0.95, "margin": 0.125, "rule": "extent", "peak_limit": 3, "epsilon": 0.0}
+PAPER = {"threshold": 0.95, "margin": 0.125, "rule": "extent", "epsilon": 0.0}
 
 
 def naive_extent(plane):
@@ -114,7 +114,7 @@ def test_boxes_are_those_of_the_stretched_map_whole_to_the_last_digit(rule, epsi
     cams = upsample(torch.randn(40, 3, 3, generator=generator), (7, 7))
     masks = normalise(upsample(cams, (50, 60)), epsilon) > 0.8
     naive = naive_extent if rule == "extent" else naive_corners
-    boxes, _ = cam_boxes(cams, (50, 60), threshold=0.8, margin=0.0, rule=rule, peak_limit=1, epsilon=epsilon)
+    boxes, _ = cam_boxes(cams, (50, 60), threshold=0.8, margin=0.0, rule=rule, epsilon=epsilon)
     wide = [box for box in map(naive, masks) if box[2] > box[0] and box[3] > box[1]]
     assert [box for box in boxes.tolist() if box in wide] == wide and len(wide) > 30
 
@@ -124,9 +124,10 @@ def test_peaks_come_largest_first():
     mask[0, 0, 0] = True
     mask[0, 3:5, 2:6] = True
     mask[0, 0:2, 7] = True
-    boxes, owner = peak_boxes(mask, limit=2)
-    assert boxes.tolist() == [[2, 3, 6, 5], [7, 0, 8, 2]]
-    assert owner.tolist() == [0, 0]
+    mask[0, 3:6, 0] = True
+    boxes, owner = peak_boxes(mask)
+    assert boxes.tolist() == [[2, 3, 6, 5], [0, 3, 1, 6], [7, 0, 8, 2]]
+    assert owner.tolist() == [0, 0, 0]
 
 
 def test_normalise_spans_zero_to_one_and_flattens_a_flat_map():

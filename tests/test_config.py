@@ -145,7 +145,7 @@ def test_a_recipe_keeps_what_the_preset_says_of_the_dataset():
         ("train.epochs=12", ("train", "epochs", 12)),
         ("train.freeze-norms=true", ("train", "freeze_norms", True)),
         ("embed.teacher=openai:RN50", ("embed", "teacher", "openai:RN50")),
-        ("boxes.tau=0.5", ("boxes", "tau", 0.5)),
+        ("boxes.margin=0.5", ("boxes", "margin", 0.5)),
     ],
 )
 def test_assignments_are_typed(text, expected):

@@ -101,7 +101,7 @@ def test_the_source_leads_to_formulas_through_modules_methods_and_late_imports()
     assert "boost" in formulas_of("pipeline.stages.warmup", "run")  # a method of what build_classifier returns
     assert "snapping" in formulas_of("pipeline.teachers.teacher", "load_teacher")  # imported inside a function
     assert "thresholds" in formulas_of("pipeline.deploy.calibrate", "run")
-    assert formulas_of("pipeline.method.epoch_choice", "second_difference_epoch") == {"epoch_choice"}
+    assert formulas_of("pipeline.method.epoch_choice", "authors_epoch") == {"epoch_choice"}
 
 
 @pytest.mark.parametrize(

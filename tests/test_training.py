@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
-from torch.optim import swa_utils
 from torch.overrides import TorchFunctionMode
 from worlds import commands
 from worlds.commands import command, run_stage, start
@@ -23,13 +22,12 @@ from pipeline.artifacts.checkpoints import load_pt, read_checkpoint
 from pipeline.artifacts.provenance import Provenance
 from pipeline.classifier import training
 from pipeline.classifier.backbones import Backbone
-from pipeline.classifier.batches import draw_order, plan_epoch
+from pipeline.classifier.batches import plan_epoch
 from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.network import CamNet
 from pipeline.classifier.training import (
     Consistency,
     TrainingSet,
-    average_of,
     exponent_of,
     fit,
     losses_of,
@@ -103,8 +101,6 @@ def arguments(stage, folder, backbone, epochs=EPOCHS):
         *given,
         "--no-freeze-backbone",
         "--no-freeze-norms",
-        "--ema",
-        0.9,
         "--backbone-lr",
         1e-3,
         "--predict-size",
@@ -194,7 +190,7 @@ def test_the_seed_decides_the_bytes(backbone, tmp_path):
     assert not same(*weights)
 
 
-@pytest.mark.parametrize("options", [{"frozen_stages": 1}, {"ema": 0.5}, {"freeze_norms": True}])
+@pytest.mark.parametrize("options", [{"freeze_backbone": True}, {"freeze_norms": True}])
 def test_final_training_may_be_set_otherwise_than_the_warmup(options, backbone, tmp_path):
     folder = write_labelled_run(tmp_path / "run")
     shared = {"image_size": 32, "epochs": 1, "backbone_lr": 1e-3, **WHOLE}
@@ -203,7 +199,9 @@ def test_final_training_may_be_set_otherwise_than_the_warmup(options, backbone, 
     before, after = (read_checkpoint(folder / name).weights for name in ("warmup.pt", "classifier.pt"))
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert any(name.startswith("head.") for name in moved)
-    assert any(name.startswith("stages.") and name.endswith("weight") for name in moved) != ("frozen_stages" in options)
+    assert any(name.startswith("stages.") and name.endswith("weight") for name in moved) != (
+        "freeze_backbone" in options
+    )
 
 
 def test_what_was_frozen_in_the_warmup_may_be_trained_after_it(backbone, tmp_path):
@@ -262,47 +260,12 @@ def test_a_full_disk_keeps_the_epochs_before(data, tmp_path, monkeypatch):
     assert same(weights_of(state), weights_of(expected))
 
 
-def test_the_average_by_hand():
-    state = start_training(small_model(), TrainingConfig(ema=0.15), CPU)
-    head = state.model.head.bias
-    for value in (1.0, 2.0, 4.0):
-        head.data.fill_(value)
-        state.average.update_parameters(state.model)
-    # starts at 1; then shares of what was: (1 + 1) / (10 + 1) capped at 0.15, (1 + 2) / (10 + 2) capped likewise
-    second = 0.15 * 1 + 0.85 * 2
-    assert state.predictor.head.bias.tolist() == pytest.approx([0.15 * second + 0.85 * 4] * 3)
-
-
-def test_the_average_grows_slow_only_with_time():
-    average = average_of(small_model(), 0.999)
-    model = small_model()
-    model.head.bias.data.fill_(0.0)
-    average.update_parameters(model)
-    model.head.bias.data.fill_(1.0)
-    average.update_parameters(model)
-    assert average.module.head.bias.tolist() == pytest.approx([9 / 11] * 3)
-
-
-def test_the_average_has_the_batch_statistics_too(data, tmp_path):
-    config = SMALL.replace(epochs=1, ema=0.9)
-    state, _ = fitted(data, tmp_path, config, small_model(norm=True))
-    norm, averaged = state.model.stages[1], state.predictor.stages[1]
-    assert isinstance(state.average, swa_utils.AveragedModel)
-    # two steps: the first is copied, the second weighs 9 / 11; the first moved the mean from 0 by a tenth of the way
-    assert not torch.equal(norm.running_mean, averaged.running_mean)
-    assert averaged.num_batches_tracked == norm.num_batches_tracked == 2
-
-
 @pytest.mark.parametrize(
     ("options", "position", "factor"),
     [
         ({}, 0.7, 1.0),
-        ({"lr_warmup": 0.2}, 0.0, 0.0),
-        ({"lr_warmup": 0.2}, 0.05, 0.25),
-        ({"lr_warmup": 0.2}, 0.2, 1.0),
         ({"schedule": "cosine"}, 0.0, 1.0),
         ({"schedule": "cosine"}, 0.5, 0.5),
-        ({"schedule": "cosine", "lr_warmup": 1.0}, 0.5, 0.25),
     ],
 )
 def test_rates_along_a_stage(options, position, factor):
@@ -342,49 +305,10 @@ def test_nothing_flows_back_through_the_target_of_consistency():
     assert logits.grad.tolist() == [[0.0, 0.0]]
 
 
-def test_gradients_of_parts_add_up_to_those_of_the_whole(data, tmp_path, monkeypatch):
-    # flips are drawn batch by batch; without any, both see the same views
-    monkeypatch.setattr(
-        "pipeline.classifier.view_sources.draw_flips", lambda count, generator: torch.zeros(count, dtype=torch.bool)
-    )
-    once = SMALL.replace(batch_size=5, epochs=2, head_lr=1e-2)
-    whole, parts = (fitted(data, tmp_path / str(n), c)[0] for n, c in enumerate((once, once.replace(batch_size=1, accumulate=5))))  # fmt: skip
-    assert whole.steps == parts.steps == 4
-    assert (whole.model.head.weight - small_model().head.weight).abs().max() > 1e-2
-    for name, value in weights_of(whole).items():
-        torch.testing.assert_close(weights_of(parts)[name], value, atol=1e-5, rtol=1e-4)
-
-
-def test_a_plan_covers_the_order_and_closes_every_step():
-    plan = plan_epoch(torch.tensor([4, 2, 0, 3, 1]), batch_size=2, accumulate=2)
+def test_a_plan_covers_the_order():
+    plan = plan_epoch(torch.tensor([4, 2, 0, 3, 1]), batch_size=2)
     assert [batch.own_rows.tolist() for batch in plan] == [[4, 2], [0, 3], [1]]
-    assert [batch.share for batch in plan] == [0.5, 0.5, 1.0]
-    assert [batch.begins_step for batch in plan] == [True, False, True]
-    assert [batch.ends_step for batch in plan] == [False, True, True]
-
-
-def test_every_image_once_or_every_class_as_often():
-    labels = torch.tensor([[1.0, 0.0, 0.0]] * 18 + [[0.0, 0.8, 0.0], [0.0, 0.2, 0.0]])
-    generator = torch.Generator().manual_seed(0)
-    assert draw_order(labels, "each", generator).sort().values.tolist() == list(range(20))
-    drawn = torch.cat([draw_order(labels, "balanced", generator) for _ in range(200)])
-    shares = torch.bincount(drawn, minlength=20) / len(drawn)
-    assert shares[:18].sum().item() == pytest.approx(0.5, abs=0.03)
-    assert shares[18:].tolist() == pytest.approx([0.4, 0.1], abs=0.03)
-    assert len(draw_order(torch.zeros(4, 2), "balanced", generator)) == 4
-
-
-def test_balanced_training_reports_what_it_saw(data, tmp_path):
-    config = SMALL.replace(epochs=2, sampling="balanced")
-    _, rows = fitted(data, tmp_path, config)
-    assert rows["pseudo_label_mAP"].between(0, 1).all() and (rows["loss"] > 0).all()
-
-
-def test_larger_batches_of_several_processes():
-    config = TrainingConfig(batch_size=16, backbone_lr=1e-5, head_lr=1e-4, scale_batch=True)
-    scaled = config.scaled(4)
-    assert (scaled.batch_size, scaled.backbone_lr, scaled.head_lr) == (64, 2e-5, 2e-4)
-    assert config.scaled(1) == config and config.replace(scale_batch=False).scaled(4).batch_size == 16
+    assert [batch.share for batch in plan] == [1.0, 1.0, 1.0]
 
 
 def test_precision_by_what_the_device_can(monkeypatch):
@@ -407,7 +331,7 @@ def test_training_in_bfloat16_keeps_float32_weights_and_comes_close(data, tmp_pa
 def test_compile_is_asked_for(monkeypatch):
     asked = []
     monkeypatch.setattr(CamNet, "compile", lambda self: asked.append(self))
-    state = start_training(small_model(), TrainingConfig(compile=True, ema=0.9), CPU)
+    state = start_training(small_model(), TrainingConfig(compile=True), CPU)
     assert asked == [state.model]
     start_training(small_model(), TrainingConfig(), CPU)
     assert len(asked) == 1
@@ -416,7 +340,7 @@ def test_compile_is_asked_for(monkeypatch):
 def test_what_changes_only_speed_or_logs_is_no_part_of_the_identity():
     config = TrainingConfig()
     assert config.identity() == config.replace(compile=True, track="wandb").identity()
-    assert config.identity() != config.replace(accumulate=2).identity()
+    assert config.identity() != config.replace(head_lr=1e-2).identity()
 
 
 def test_curves_are_written_where_asked_for(data, tmp_path):

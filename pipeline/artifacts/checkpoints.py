@@ -57,7 +57,7 @@ class Checkpoint(CheckpointHeader):
     weights: "dict[str, Tensor]"
     """State dict for prediction."""
     training: dict[str, Any]
-    """Raw weights, optimizer state and running average to continue from; empty in a file that only predicts."""
+    """Weights and optimizer state to continue from; empty in a file that only predicts."""
 
 
 def read_header(path: Path) -> CheckpointHeader:

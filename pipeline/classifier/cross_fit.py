@@ -72,7 +72,7 @@ def cross_fit(
                 part = replace(data, labels=labels, rows=rows)
                 fit(state, part, config.replace(track="none"), inner, consistency=consistency, title=title, store=store)
                 found = predict_together(
-                    state.predictor, data.paths, config.test_size, title="  out of fold", store=store
+                    state.model.eval(), data.paths, config.test_size, title="  out of fold", store=store
                 )
                 if distributed.is_main():
                     save_pt(path, {"logits": found[held_out]})

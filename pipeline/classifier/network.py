@@ -62,13 +62,10 @@ class CamNet(nn.Module):
         """Logits Tensor[B, C] of float Tensor[B, 3, H, W] in [0, 1]."""
         return self.pool(self.cams(images))
 
-    def freeze(self, stages: int, norms: bool) -> None:
-        """Take the first `stages` stages out of training and, with `norms`, keep every batch norm's statistics.
-
-        Call it after `train()`, which would undo it.
-        """
-        for stage in self.stages[:stages]:
-            stage.requires_grad_(False).eval()
+    def freeze(self, backbone: bool, norms: bool) -> None:
+        """Take the backbone out of training or, with `norms`, keep its batch norms' statistics, until the next `train()`."""
+        if backbone:
+            self.stages.requires_grad_(False).eval()
         if norms:
             for module in self.stages.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):

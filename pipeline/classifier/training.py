@@ -1,4 +1,4 @@
-"""One training loop on soft labels: BCE, consistency between two views, weight averaging, resumed after any kill.
+"""One training loop on soft labels: BCE and consistency between two views, resumed after any kill.
 
 Warm-up and final training are two stages over it. Equations: CCD (Kim & Shim, CVPR 2025), section 3.
 """
@@ -15,10 +15,9 @@ import pandas as pd
 import torch
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from pipeline.artifacts.checkpoints import load_partial, save_pt
-from pipeline.classifier.batches import draw_order, plan_epoch
+from pipeline.classifier.batches import plan_epoch
 from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.network import CamNet, Head, parameter_groups
 from pipeline.classifier.view_sources import PhotoSource, ViewSource, frozen_source, is_frozen
@@ -63,11 +62,10 @@ class TrainingSet:
     rows: Tensor | None = None
     """int64 Tensor[n], the images to train on; None for all. Views are those that an image has among all."""
 
-    def draw(self, sampling: str, generator: torch.Generator) -> Tensor:
-        """Rows of one epoch; see `draw_order`."""
-        if self.rows is None:
-            return draw_order(self.labels, sampling, generator)
-        return self.rows[draw_order(self.labels[self.rows], sampling, generator)]
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """The rows to train on in random order, int64 Tensor[n]."""
+        order = torch.randperm(len(self.paths if self.rows is None else self.rows), generator=generator)
+        return order if self.rows is None else self.rows[order]
 
 
 @dataclass
@@ -79,53 +77,24 @@ class TrainingState:
     """What to call in training: the model, or its head where the backbone is not trained; one of several processes'
     copies, where there are several."""
     optimizer: torch.optim.Optimizer
-    average: AveragedModel | None
-    """Running average of weights and statistics, or None."""
     steps: int = 0
     """Optimizer steps since the warm-up began; with the seed it decides every random draw of an epoch."""
 
-    @property
-    def predictor(self) -> CamNet:
-        """The model to predict with, in eval mode: the average where there is one."""
-        return (self.model if self.average is None else self.average.module).eval()
-
-    def finish_step(self) -> None:
-        """Change the weights by the gradients gathered."""
-        self.optimizer.step()
-        self.steps += 1
-        if self.average is not None:
-            self.average.update_parameters(self.model)
-
-    def average_statistics(self) -> None:
-        """Make the processes, whose weights are equal, equal in their batch norms' statistics too."""
-        distributed.all_reduce_mean(self.model.buffers())
-        if self.average is not None:
-            distributed.all_reduce_mean(self.average.module.buffers())
-
     def to_content(self) -> dict[str, Any]:
         """Tensors and plain values to continue from."""
-        average = None if self.average is None else self.average.state_dict()
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "average": average,
             "steps": self.steps,
         }
 
     def restore(self, content: dict[str, Any]) -> None:
-        """Continue from `to_content`, with the learning rates of this state's own config.
-
-        A running average that was not kept before starts from the weights.
-        """
+        """Continue from `to_content`, with the learning rates of this state's own config."""
         own = [{key: value for key, value in g.items() if key != "params"} for g in self.optimizer.param_groups]
         self.model.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
         for group, options in zip(self.optimizer.param_groups, own, strict=True):
             group.update(options)
-        if self.average is not None and content["average"] is not None:
-            self.average.load_state_dict(content["average"])
-        elif self.average is not None:
-            self.average.module.load_state_dict(content["model"])
         self.steps = content["steps"]
 
 
@@ -141,7 +110,7 @@ def targets_of(labels: Tensor, config: TrainingConfig) -> Tensor:
 
 def freeze(model: CamNet, config: TrainingConfig) -> None:
     """Take what is not to be trained out of training; call it after `train()`, which would undo it."""
-    model.freeze(len(model.stages) if config.freeze_backbone else config.frozen_stages, config.freeze_norms)
+    model.freeze(config.freeze_backbone, config.freeze_norms)
 
 
 def norms_see_parts(config: TrainingConfig, device: torch.device) -> bool:
@@ -164,24 +133,10 @@ def start_training(model: CamNet, config: TrainingConfig, device: torch.device) 
     freeze(model, config)
     groups = parameter_groups(model, config.backbone_lr, config.head_lr, config.head_weight_decay)
     optimizer = torch.optim.Adam(groups)
-    average = average_of(model, config.ema) if config.ema else None
     if config.compile:
         model.compile()
     network = Head(model) if is_frozen(model) else model
-    return TrainingState(model, distributed.parallel(network), optimizer, average)
-
-
-def average_of(model: CamNet, decay: float) -> AveragedModel:
-    """Exponential running average of a model, its batch statistics included.
-
-    The decay rises from 0.1 to `decay`, so that the average does not cling to the untrained weights.
-    """
-
-    def update(average: Tensor, current: Tensor, count: Tensor) -> Tensor:
-        share = torch.clamp((1 + count) / (10 + count), max=decay)
-        return torch.lerp(current, average, share.to(current.dtype)) if current.is_floating_point() else current
-
-    return AveragedModel(model, avg_fn=update, use_buffers=True)
+    return TrainingState(model, distributed.parallel(network), optimizer)
 
 
 def fit(
@@ -230,9 +185,9 @@ def fit(
         for epoch in range(len(rows) + 1, config.epochs + 1):
             rows.append(train_one_epoch(state, data, config, source, consistency, epoch, progress))
             progress.record({key: value for key, value in rows[-1].items() if key != "epoch"}, "epoch")
-            after = after_epoch(state.predictor) if after_epoch else None
+            after = after_epoch(state.model.eval()) if after_epoch else None
             if distributed.is_main():
-                save_pt(pieces.path(epoch_name(epoch)), {"weights": state.predictor.state_dict(), "after": after})
+                save_pt(pieces.path(epoch_name(epoch)), {"weights": state.model.state_dict(), "after": after})
                 save_pt(pieces.path("last.pt"), {**state.to_content(), "rows": rows})
     distributed.barrier()  # the first process has kept what all may read
     return pd.DataFrame(rows)
@@ -306,25 +261,23 @@ def train_one_epoch(
     state.model.train()
     freeze(state.model, config)
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.steps)
-    order = data.draw(config.sampling, generator)
-    batches = plan_epoch(order, config.batch_size, config.accumulate, source.owned)
+    order = data.draw(generator)
+    batches = plan_epoch(order, config.batch_size, source.owned)
     waited = source.waited
     targets, weights = targets_of(data.labels, config).to(device), data.weights.to(device)
     sums = torch.zeros(2, dtype=widest_float(device), device=device)
     scores = torch.zeros(targets.shape, device=device)
     start = time.perf_counter()
     for number, (batch, views) in enumerate(zip(batches, source.views(batches, generator), strict=True)):
-        if batch.begins_step:
-            set_learning_rates(
-                state.optimizer, config, (number + (epoch - 1) * len(batches)) / (config.epochs * len(batches))
-            )
-            state.optimizer.zero_grad(set_to_none=True)
+        set_learning_rates(
+            state.optimizer, config, (number + (epoch - 1) * len(batches)) / (config.epochs * len(batches))
+        )
+        state.optimizer.zero_grad(set_to_none=True)
         rows = batch.own_rows.to(device)
-        with distributed.no_sync(state.network, not batch.ends_step):
-            logits, losses = losses_of(source.forward, views, targets[rows], weights[rows], consistency)
-            (losses.sum() * batch.share).backward()
-        if batch.ends_step:
-            state.finish_step()
+        logits, losses = losses_of(source.forward, views, targets[rows], weights[rows], consistency)
+        (losses.sum() * batch.share).backward()
+        state.optimizer.step()
+        state.steps += 1
         sums += losses.detach() * (len(rows) if batch.share else 0)
         if batch.share:
             scores[rows] = logits.detach().sigmoid()
@@ -335,10 +288,10 @@ def train_one_epoch(
         progress.advance(len(batch.rows))
     distributed.all_reduce_sum(sums)
     distributed.all_reduce_max(scores)
-    state.average_statistics()
+    distributed.all_reduce_mean(state.model.buffers())  # the weights are equal, the batch norms' statistics not yet
     seconds = time.perf_counter() - start
     bce, consistent = (sums / len(order)).tolist()
-    seen = order.unique()
+    seen = order.sort().values
     return {
         "epoch": epoch,
         "loss": bce + consistent,
@@ -391,9 +344,7 @@ def losses_of(
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainingConfig, position: float) -> None:
     """Set the learning rates for a place in the stage, from 0 (first step) to 1."""
-    factor = min(1.0, position / config.lr_warmup) if config.lr_warmup else 1.0
-    if config.schedule == "cosine":
-        factor *= 0.5 * (1 + math.cos(math.pi * position))
+    factor = 0.5 * (1 + math.cos(math.pi * position)) if config.schedule == "cosine" else 1.0
     for group, rate in zip(optimizer.param_groups, (config.backbone_lr, config.head_lr, config.head_lr), strict=True):
         group["lr"] = rate * factor
 

@@ -106,4 +106,4 @@ def local_of(crops: CropScores, final: Labels | None) -> np.ndarray:
     config = FuseConfig() if final is None else final.provenance.options(FuseConfig)
     spoken = crops.class_index if config.crop_scope == "own" else None
     count = len(crops.image_ids)
-    return local_scores(crops.probabilities, crops.image_index, count, config.combine, spoken)[0]
+    return local_scores(crops.probabilities, crops.image_index, count, spoken)[0]

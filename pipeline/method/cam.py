@@ -26,6 +26,9 @@ def quantile_threshold(scores: Tensor, classes_per_image: float) -> float:
     return scores.flatten().sort(descending=True).values[wanted - 1].item()
 
 
+MOST_PEAKS = 3
+"""Most boxes of one map under the rule "peaks"."""
+
 SEARCH_WINDOW = 100
 """Images between two looks of `search_threshold` at its mean count, as in the authors' code."""
 
@@ -159,12 +162,11 @@ def threshold_boxes(planes: Tensor, threshold: float, epsilon: float, corners: b
     return boxes[owner].float(), owner
 
 
-def peak_boxes(mask: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-    """A box per connected region of each mask, largest region first, at most `limit` a map.
+def peak_boxes(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """A box around each of the `MOST_PEAKS` largest connected regions of a mask, largest first.
 
     Args:
         mask: bool Tensor[P, H, W].
-        limit: largest number of boxes per map, at least 1.
 
     Returns:
         boxes: float32 Tensor[Q, 4], xyxy.
@@ -177,7 +179,7 @@ def peak_boxes(mask: Tensor, limit: int) -> tuple[Tensor, Tensor]:
         regions, count = ndimage.label(plane, structure=[[1, 1, 1]] * 3)
         areas = ndimage.sum_labels(plane, regions, range(1, count + 1))
         slices = ndimage.find_objects(regions)
-        for region in sorted(range(count), key=lambda r: -areas[r])[:limit]:
+        for region in sorted(range(count), key=lambda r: -areas[r])[:MOST_PEAKS]:
             rows, columns = slices[region]
             boxes.append([columns.start, rows.start, columns.stop, rows.stop])
             owner.append(p)
@@ -197,7 +199,6 @@ def cam_boxes(
     threshold: float,
     margin: float,
     rule: str,
-    peak_limit: int,
     epsilon: float,
 ) -> tuple[Tensor, Tensor]:
     """Boxes around the strongest response of each map.
@@ -207,8 +208,7 @@ def cam_boxes(
         size: (H, W) of the view in pixels.
         threshold: share of the min-max normalised maximum that a pixel must exceed, in (0, 1).
         margin: share of the view's side by which each edge is moved outwards (80 px of 640 in the paper).
-        rule: "extent", "corners" (the authors') or "peaks" (a box per connected region).
-        peak_limit: most boxes per map under "peaks".
+        rule: "extent", "corners" (the authors') or "peaks" (see `peak_boxes`).
         epsilon: see `normalise`.
 
     Returns:
@@ -220,7 +220,7 @@ def cam_boxes(
     for start in range(0, len(cams), together):
         planes = upsample(cams[start : start + together].float(), size)
         if rule == "peaks":
-            found, local = peak_boxes(normalise(planes, epsilon) > threshold, peak_limit)
+            found, local = peak_boxes(normalise(planes, epsilon) > threshold)
         else:
             found, local = threshold_boxes(planes, threshold, epsilon, corners=rule == "corners")
         boxes.append(found)

@@ -83,16 +83,14 @@ def local_scores(
     probabilities: np.ndarray,
     image_index: np.ndarray,
     image_count: int,
-    combine: str = "max",
     crop_class: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Per image and class, the maximum (or mean) over those crops of the image that speak of the class.
+    """Per image and class, the maximum over those crops of the image that speak of the class.
 
     Args:
         probabilities: float32 [M, C], one row per crop.
         image_index: int64 [M], the image of each crop, in [0, N).
         image_count: N.
-        combine: "max" (the paper) or "mean".
         crop_class: int64 [M], the one class that each crop counted of, -1 for all; None: all do (the paper).
 
     Returns:
@@ -102,7 +100,6 @@ def local_scores(
     classes = np.arange(probabilities.shape[1])
     counts = np.zeros((image_count, len(classes)), dtype=np.uint16)
     local = np.zeros((image_count, len(classes)), dtype=np.float32)
-    gather = np.add if combine == "mean" else np.maximum
     for start in range(0, len(probabilities), BLOCK):
         rows = slice(start, start + BLOCK)
         counted = np.ones(probabilities[rows].shape, dtype=bool)
@@ -110,8 +107,8 @@ def local_scores(
             spoken = crop_class[rows, None]
             counted = (spoken == classes) | (spoken < 0)
         np.add.at(counts, image_index[rows], counted)
-        gather.at(local, image_index[rows], np.where(counted, probabilities[rows], np.float32(0)))
-    return (local / np.maximum(counts, 1).astype(np.float32) if combine == "mean" else local), counts
+        np.maximum.at(local, image_index[rows], np.where(counted, probabilities[rows], np.float32(0)))
+    return local, counts
 
 
 def fuse_scores(initial: np.ndarray, local: np.ndarray, has_crops: np.ndarray, ratio: float) -> np.ndarray:

@@ -27,6 +27,12 @@ RENAMED = {
 }
 """Old names of options, for the error that a run.toml with one of them causes."""
 
+REMOVED = (
+    *("accumulate", "scale_batch", "sampling", "lr_warmup", "ema", "frozen_stages"),
+    *("combine", "tau", "search_size", "search_passes", "peaks"),
+)
+"""Options of earlier versions that no longer exist."""
+
 
 def option(
     default: Any,
@@ -73,10 +79,6 @@ class Config:
         """Whether a stage with these options reads ground truth, as an ablation."""
         return False
 
-    def scaled(self, processes: int) -> Self:
-        """Options for a number of torchrun processes."""
-        return self
-
     def identity(self) -> dict[str, Any]:
         """Options that determine the content of the stage's artifact, as JSON values; files count by content.
 
@@ -105,16 +107,15 @@ class Config:
     def changes_since(self, made: Mapping[str, Any]) -> list[str]:
         """Options that differ from those of an artifact, as "ratio 0.5 -> 0.6".
 
-        Files are not hashed, so only `identity` notices a replaced file. Options that depend on the number of
-        processes (see `scaled`) are not compared.
+        Files are not hashed, so only `identity` notices a replaced file.
 
         Args:
             made: the `config` of the artifact.
         """
-        found, several = [], self.scaled(2)
+        found = []
         for item in fields(self):
             name, value, content = item.name, getattr(self, item.name), item.metadata.get("content")
-            if not item.metadata.get("identity", True) or getattr(several, name) != value:
+            if not item.metadata.get("identity", True):
                 continue
             before = made.get(name, "unset")
             if content and names_file(value):
@@ -143,6 +144,8 @@ class Config:
         """
         known = [f.name for f in fields(cls)]
         for name in table:
+            if name in REMOVED and name not in known:
+                raise PipelineError(f"{where} has the option {name!r}, which no longer exists. Delete the line.")
             if RENAMED.get(name) in known:
                 raise PipelineError(f"{where} has the option {name!r}, which is now {RENAMED[name]!r}. Rename it.")
             if name not in known:

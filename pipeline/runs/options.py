@@ -3,9 +3,8 @@
 They are separate from the stages, so that `--help`, settings and the check for up-to-date files import no torch.
 """
 
-import math
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
 from pipeline.runs.config import (
     Config,
@@ -213,18 +212,7 @@ class TrainingConfig(Config):
     predict_size: int = option(
         320, "Side of the square input in prediction, in pixels. 0: as in training.", min=0, max=2048
     )
-    batch_size: int = option(16, "Images per forward pass, over all processes of torchrun together.", min=1, max=65536)
-    accumulate: int = option(1, "Forward passes per optimizer step; their gradients add up.", min=1, max=1000)
-    scale_batch: bool = option(
-        False,
-        "Under torchrun, multiply batch_size by the number of processes and the learning rates by its square root.",
-        identity=False,
-    )
-    sampling: Literal["each", "balanced"] = option(
-        "each",
-        "How to draw images. each: every image once per epoch; balanced: draw a class, then an image in "
-        "proportion to its label of that class.",
-    )
+    batch_size: int = option(16, "Images per step, over all processes of torchrun together.", min=1, max=65536)
     target_exponent: float = option(
         0.0,
         "Exponent that sharpens the labels before training. 0: from 1 for decided labels to 2 for undecided ones "
@@ -240,16 +228,7 @@ class TrainingConfig(Config):
     schedule: Literal["constant", "cosine"] = option(
         "cosine", "Learning rate over the steps of the stage (paper: constant)."
     )
-    lr_warmup: float = option(
-        0.0, "Share of the steps over which the learning rate rises linearly from 0.", min=0.0, max=1.0
-    )
-    ema: float = option(
-        0.0, "Decay per step of the running average of the weights. 0: no average.", min=0.0, max=0.99999
-    )
     freeze_backbone: bool = option(True, "Train the head alone (paper: off).")
-    frozen_stages: int = option(
-        0, "Number of first backbone stages to freeze, without freeze_backbone.", min=0, max=100
-    )
     freeze_norms: bool = option(True, "Keep the ImageNet statistics of the batch norms (paper: off).")
     precision: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "Precision of training. auto: bfloat16 on devices that compute with it, else float32."
@@ -271,19 +250,6 @@ class TrainingConfig(Config):
     def test_size(self) -> int:
         """Side of the square input that the classifier predicts from."""
         return self.predict_size or self.image_size
-
-    def scaled(self, processes: int) -> Self:
-        """Options for several processes with `scale_batch`; the artifact records these.
-
-        Adam's gradient noise keeps its size if the learning rate grows with the root of the batch (Malladi et al.,
-        NeurIPS 2022).
-        """
-        if not self.scale_batch:
-            return self
-        root = math.sqrt(processes)
-        return self.replace(
-            batch_size=self.batch_size * processes, backbone_lr=self.backbone_lr * root, head_lr=self.head_lr * root
-        )
 
 
 @dataclass(frozen=True)
@@ -328,13 +294,6 @@ class BoxesConfig(Config):
     classes_per_image: float = option(
         3.0, "Mean number of classes selected per image (paper, VOC: 5).", min=0.01, max=1000.0
     )
-    tau: float = option(
-        0.0,
-        "Fixed selection threshold: a score, or standard deviations with select z-score. 0: derived from "
-        "classes_per_image.",
-        min=0.0,
-        max=100.0,
-    )
     tau_rule: Literal["quantile", "search"] = option(
         "quantile",
         "How to derive tau. quantile: from classes_per_image; search: the authors' search on the scores of "
@@ -346,16 +305,10 @@ class BoxesConfig(Config):
         min=0.0,
         max=1000.0,
     )
-    search_size: int = option(
-        448, "Side of the square view in the search, in pixels (authors' code: 448).", min=32, max=2048
-    )
-    search_passes: int = option(
-        1, "Largest number of passes of the search over the train images (authors' code: 1).", min=1, max=1000
-    )
     rule: Literal["extent", "corners", "peaks"] = option(
         "extent",
         "How a CAM becomes a box. extent: extent of the strongest pixels; corners: the authors' corners; peaks: "
-        "one box per connected region.",
+        "a box around each of the 3 largest regions.",
     )
     threshold: float = option(
         0.95, "Threshold of a box, as a share of the normalised CAM's maximum (paper: 0.95).", min=0.01, max=0.999
@@ -371,7 +324,6 @@ class BoxesConfig(Config):
     margin: float = option(
         0.125, "Margin added to each edge of a box, as a share of the side (paper: 0.125).", min=0.0, max=1.0
     )
-    peaks: int = option(3, "With rule peaks: largest number of boxes per class and image.", min=1, max=100)
     tiles: int = option(3, "With view grid: tiles per side.", min=1, max=16)
     batch_size: int = option(16, "Images per classifier batch.", min=1, max=4096, identity=False)
     seed: int = option(0, "Seed of the view random, and of order and flips in the search.", min=0)
@@ -434,9 +386,6 @@ class FuseConfig(Config):
         "keep",
         "Label of a class that no crop scores: keep it, or fuse it with 0, which nearly erases it (authors' code).",
     )
-    combine: Literal["max", "mean"] = option(
-        "max", "How to combine the scores of one class over the crops of an image (paper: max)."
-    )
 
 
 @dataclass(frozen=True)
@@ -472,11 +421,10 @@ class TrainConfig(TrainingConfig):
     calibrate: bool = option(
         True, "Calibrate each class's logits on the train labels, so that 0.5 is the threshold (authors' code: off)."
     )
-    choose: Literal["last", "second-difference", "authors"] = option(
+    choose: Literal["last", "authors"] = option(
         "last",
-        "Epoch whose weights to keep. second-difference: the middle one of the first three over which the rise of "
-        "the label mAP quickens; authors: the last of those three, counted from the warm-up and against labels "
-        "equal to 1.",
+        "Epoch whose weights to keep. authors: the last of the first three epochs over which the rise of the train mAP "
+        "quickens, counted from the warm-up and against labels equal to 1.",
     )
     score_epochs: bool = option(
         True,

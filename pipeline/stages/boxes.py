@@ -1,8 +1,8 @@
-"""Warm-up classifier to boxes around what it takes for each class."""
+"""Box the regions of each image where the warm-up classifier sees each class."""
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -49,81 +49,78 @@ from pipeline.system.progress import log
 
 @dataclass(frozen=True)
 class CandidateBoxes:
-    """Boxes of some images: M of them."""
+    """M boxes of the train images, with the fields of `Boxes`."""
 
-    image_index: Tensor
-    """int64 Tensor[M], ascending."""
-    class_index: Tensor
-    """int64 Tensor[M], -1 where the view knows no class."""
-    box: Tensor
-    """float32 Tensor[M, 4], xyxy in pixels of the original image."""
-    cam_peak: Tensor
-    """float32 Tensor[M], NaN without CAM."""
-    cam: Tensor
-    """uint8 Tensor[M, h, w], each map from 0 to 255; Tensor[0] without CAM."""
-
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """What a piece holds."""
-        return {name: values.numpy() for name, values in vars(self).items()}
+    image_index: np.ndarray
+    """int64 [M], ascending."""
+    class_index: np.ndarray
+    """int64 [M], -1 for a view without classes."""
+    box: np.ndarray
+    """float32 [M, 4], xyxy in pixels of the original image."""
+    cam_peak: np.ndarray
+    """float32 [M], NaN without a CAM."""
+    cam: np.ndarray | None
+    """uint8 [M, h, w], each map from 0 to 255; None for a view without CAMs."""
 
     @classmethod
-    def of_arrays(cls, arrays: dict[str, np.ndarray]) -> "CandidateBoxes":
-        """Inverse of `to_arrays`."""
-        return cls(**{name: torch.from_numpy(values) for name, values in arrays.items()})
+    def without_cams(cls, image_index: np.ndarray, class_index: np.ndarray, box: np.ndarray) -> "CandidateBoxes":
+        """Boxes float32 [M, 4] of a view without CAMs."""
+        return cls(image_index, class_index, box, np.full(len(box), np.nan, np.float32), None)
 
     @classmethod
     def joined(cls, parts: list["CandidateBoxes"]) -> "CandidateBoxes":
-        """All parts, in order."""
-        none = torch.zeros(0, dtype=torch.int64)
-        empty = cls(none, none, torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.uint8))
-        return cls(*(torch.cat([getattr(part, name) for part in [empty, *parts]]) for name in vars(empty)))
+        """The boxes of all parts, at least one, in order; each part has CAMs."""
+        return cls(*(np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(cls)))
 
 
-def search_tau(model: CamNet, paths: list[str], config: BoxesConfig) -> float:
-    """Threshold on the score by the authors' search: see `search_threshold`; processes share the batches of a window."""
+NO_BOXES = CandidateBoxes.without_cams(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4), np.float32))
+
+
+def search_tau(model: CamNet, paths: list[str], size: int, config: BoxesConfig) -> float:
+    """Threshold on the scores of images of `size` pixels by the authors' search; see `search_threshold`.
+
+    The processes share the batches of a window.
+    """
     generator = torch.Generator().manual_seed(config.seed)
 
     @torch.inference_mode()
     def windows() -> Iterator[Tensor]:
         device = next(model.parameters()).device
-        for _ in range(config.search_passes):
-            for rows in search_windows(torch.randperm(len(paths), generator=generator)):
-                flips = draw_flips(len(rows), generator)
-                scores = torch.zeros(len(rows), model.head.out_channels)
-                mine = [i for batch in distributed.shard(chunks(len(rows), config.batch_size)) for i in batch]
-                shared = [paths[rows[i]] for i in mine]
-                for places, images in image_batches(
-                    shared, config.search_size, config.batch_size, resize_filter=model.resize_filter
-                ):
-                    part = mine[places.start : places.stop]
-                    views = flip(to_float(to_device(images, device)), flips[part])
-                    scores[part] = model(views).sigmoid().cpu()
-                distributed.all_reduce_sum(scores)
-                yield scores
+        for rows in search_windows(torch.randperm(len(paths), generator=generator)):
+            flips = draw_flips(len(rows), generator)
+            scores = torch.zeros(len(rows), model.head.out_channels)
+            mine = [i for batch in distributed.shard(chunks(len(rows), config.batch_size)) for i in batch]
+            shared = [paths[rows[i]] for i in mine]
+            for places, images in image_batches(shared, size, config.batch_size, resize_filter=model.resize_filter):
+                part = mine[places.start : places.stop]
+                views = flip(to_float(to_device(images, device)), flips[part])
+                scores[part] = model(views).sigmoid().cpu()
+            distributed.all_reduce_sum(scores)
+            yield scores
 
-    found = search_threshold(windows(), config.search_bound)
-    if not found.converged:
+    search = search_threshold(windows(), config.search_bound)
+    if not search.converged:
         log(
-            f"the search for tau used up the images at {found.mean_count:.1f} classes an image, "
+            f"the search for tau used up the images at {search.mean_count:.1f} classes per image, "
             f"outside {config.search_bound:g} to {config.search_bound + 2:g}."
         )
-    return found.tau
+    return search.tau
 
 
 def select_classes(scores: Tensor, config: BoxesConfig, tau: float = 0.0) -> tuple[Tensor, float]:
-    """Which classes of which images are looked for.
+    """Select the classes of each image that get boxes.
 
     Args:
         scores: Tensor[N, C], of the classifier.
         config: options.
-        tau: threshold found otherwise, or 0.
+        tau: searched threshold, or 0 for the one that selects `config.classes_per_image`.
 
     Returns:
-        bool Tensor[N, C], and tau, fixed or from the wanted number of classes per image.
+        bool Tensor[N, C], and tau.
     """
     if config.select == "z-score":
         scores = z_scores(scores)
-    tau = config.tau or tau or quantile_threshold(scores, min(config.classes_per_image, scores.shape[1]))
+    tau = tau or quantile_threshold(scores, min(config.classes_per_image, scores.shape[1]))
     return scores >= tau, tau
 
 
@@ -134,8 +131,8 @@ def find_boxes(cams: Tensor, selected: Tensor, rows: range, sizes: Tensor, confi
     Args:
         cams: float32 Tensor[B, C, h, w] of views of `config.image_size`.
         selected: bool Tensor[B, C], classes to box.
-        rows: what `image_index` calls the images.
-        sizes: Tensor[B, 2], (H, W) of the originals.
+        rows: rows of the images in the train split.
+        sizes: Tensor[B, 2], (H, W) of the original images.
         config: options.
     """
     image, kind = selected.to(cams.device).nonzero().unbind(dim=1)  # [P] each
@@ -147,24 +144,26 @@ def find_boxes(cams: Tensor, selected: Tensor, rows: range, sizes: Tensor, confi
         threshold=config.threshold,
         margin=config.margin,
         rule=config.rule,
-        peak_limit=config.peaks,
         epsilon=config.cam_epsilon,
     )
-    if not len(owner):
-        return CandidateBoxes.joined([])
-    local = image[owner]
-    found = (
-        local + rows.start,
+    image, maps = image[owner], maps[owner]
+    columns = (
+        image + rows.start,
         kind[owner],
-        rescale_boxes(boxes, size, sizes.to(cams.device)[local]),
-        maps[owner].amax(dim=(1, 2)),
-        (255 * normalise(maps[owner])).round().to(torch.uint8),
+        rescale_boxes(boxes, size, sizes.to(cams.device)[image]),
+        maps.amax(dim=(1, 2)),
+        (255 * normalise(maps)).round().to(torch.uint8),
     )
-    return CandidateBoxes(*(values.cpu() for values in found))
+    return CandidateBoxes(*(values.cpu().numpy() for values in columns))
 
 
 def cam_view(
-    model: CamNet, train: Manifest, config: BoxesConfig, store: FeatureStore | None, pieces: PartialResults
+    model: CamNet,
+    search_size: int,
+    train: Manifest,
+    config: BoxesConfig,
+    store: FeatureStore | None,
+    pieces: PartialResults,
 ) -> tuple[CandidateBoxes, float]:
     """Boxes of all images, in the first process, and the threshold that selected their classes.
 
@@ -173,7 +172,7 @@ def cam_view(
     """
     store = store if config.half_maps else None
     paths, sizes = train.paths, torch.from_numpy(train.sizes)
-    tau = search_tau(model, paths, config) if config.tau_rule == "search" else 0.0
+    tau = search_tau(model, paths, search_size, config) if config.tau_rule == "search" else 0.0
     how = {"batch_size": config.batch_size, "title": "boxes: tau", "store": store, "rounded": config.half_maps}
     logits = predict_once(pieces.path("logits.pt"), model, paths, config.image_size, **how)
     selected, tau = select_classes(logits.sigmoid(), config, tau)
@@ -201,61 +200,45 @@ def cam_view(
             cams = boost_positive(cams, model.boost)
         parts.append(find_boxes(cams, selected[part], range(part[0], part[-1] + 1), sizes[part], config))
         if part[-1] + 1 in ends:
-            pieces.save_arrays(ends[part[-1] + 1], CandidateBoxes.joined(parts).to_arrays())
+            pieces.save_arrays(ends[part[-1] + 1], vars(CandidateBoxes.joined(parts)))
             parts = []
     distributed.barrier()
     if not distributed.is_main():
-        return CandidateBoxes.joined([]), tau
-    return CandidateBoxes.joined(
-        [CandidateBoxes.of_arrays(pieces.load_arrays(group)) for group in range(len(groups))]
-    ), tau
-
-
-def classless(image: int, boxes: Tensor) -> CandidateBoxes:
-    """Boxes Tensor[M, 4] of one image that stand for no class."""
-    count = len(boxes)
-    return without_cams(torch.full((count,), image), torch.full((count,), -1), boxes)
-
-
-def without_cams(image_index: Tensor, class_index: Tensor, boxes: Tensor) -> CandidateBoxes:
-    """Boxes Tensor[M, 4] that come from no CAM."""
-    peak = torch.full((len(boxes),), math.nan)
-    return CandidateBoxes(image_index, class_index, boxes, peak, torch.zeros(0, dtype=torch.uint8))
+        return NO_BOXES, tau
+    return CandidateBoxes.joined([CandidateBoxes(**pieces.load_arrays(group)) for group in range(len(groups))]), tau
 
 
 def grid_view(train: Manifest, config: BoxesConfig) -> CandidateBoxes:
     """The tiles of every image."""
-    return CandidateBoxes.joined(
-        [classless(i, grid_boxes(tuple(size), config.tiles)) for i, size in enumerate(train.sizes)]
-    )
+    boxes = np.concatenate([grid_boxes(tuple(size), config.tiles).numpy() for size in train.sizes])
+    image_index = np.repeat(np.arange(len(train.sizes)), config.tiles**2)
+    return CandidateBoxes.without_cams(image_index, np.full(len(boxes), -1), boxes)
 
 
-def random_view(found: CandidateBoxes, train: Manifest, config: BoxesConfig) -> CandidateBoxes:
-    """The boxes found, of the same sizes and for the same classes, at random places."""
+def random_view(boxes: CandidateBoxes, train: Manifest, config: BoxesConfig) -> CandidateBoxes:
+    """Boxes of the same sizes and classes at random places."""
     generator = torch.Generator().manual_seed(config.seed)
-    first = torch.searchsorted(found.image_index, torch.arange(len(train.sizes) + 1)).tolist()
+    of_image = np.split(boxes.box, np.searchsorted(boxes.image_index, np.arange(1, len(train.sizes))))
     moved = [
-        random_boxes(found.box[first[i] : first[i + 1]], tuple(size), generator) for i, size in enumerate(train.sizes)
+        random_boxes(torch.from_numpy(own), tuple(size), generator).numpy()
+        for own, size in zip(of_image, train.sizes, strict=True)
     ]
-    return without_cams(found.image_index, found.class_index, torch.cat([torch.zeros(0, 4), *moved]))
+    return CandidateBoxes.without_cams(boxes.image_index, boxes.class_index, np.concatenate(moved))
 
 
 def annotated_view(truth: GroundTruth, train: Manifest, config: BoxesConfig) -> CandidateBoxes:
-    """The annotated boxes, or those widened as the CAM boxes are; for studies alone."""
+    """The annotated boxes, or those widened as the CAM boxes are; for ablations only."""
     row_of = {image_id: row for row, image_id in enumerate(train.image_ids)}
-    parts = []
-    for k in range(len(truth.object_box)):
-        row = row_of.get(truth.image_ids[truth.object_image_index[k]])
-        if row is None:
-            continue
-        box = torch.from_numpy(truth.object_box[k : k + 1])
-        if config.view == "around-gt":
-            box = expand_boxes(box, tuple(train.sizes[row]), config.margin)
-        parts.append(without_cams(torch.tensor([row]), torch.tensor([int(truth.object_class_index[k])]), box))
-    return CandidateBoxes.joined(sorted(parts, key=lambda part: int(part.image_index)))
+    rows = np.array([row_of.get(truth.image_ids[index], -1) for index in truth.object_image_index], dtype=np.int64)
+    order = np.argsort(rows, kind="stable")[(rows < 0).sum() :]
+    boxes = truth.object_box[order]
+    if config.view == "around-gt":
+        for box, row in zip(boxes, rows[order], strict=True):
+            box[:] = expand_boxes(torch.from_numpy(box)[None], tuple(train.sizes[row]), config.margin)[0].numpy()
+    return CandidateBoxes.without_cams(rows[order], truth.object_class_index[order].astype(np.int64), boxes)
 
 
-def look(
+def boxes_of_view(
     folder: Path,
     train: Manifest,
     checkpoint: Checkpoint,
@@ -266,13 +249,13 @@ def look(
 ) -> tuple[CandidateBoxes, float]:
     """Boxes of the view that the options name, and the threshold that selected their classes, NaN without one."""
     if config.view == "none":
-        return CandidateBoxes.joined([]), math.nan
+        return NO_BOXES, math.nan
     if config.uses_ground_truth:
         return annotated_view(read_ground_truth(folder), train, config), math.nan
     if config.view == "grid":
         return grid_view(train, config), math.nan
-    found, tau = cam_view(load_classifier(checkpoint, device), train, config, store, pieces)
-    return (random_view(found, train, config) if config.view == "random" else found), tau
+    boxes, tau = cam_view(load_classifier(checkpoint, device), checkpoint.image_size, train, config, store, pieces)
+    return (random_view(boxes, train, config) if config.view == "random" else boxes), tau
 
 
 def run(
@@ -285,29 +268,17 @@ def run(
     fresh: bool,
     store: FeatureStore,
 ) -> None:
-    """Write `boxes.h5` from the manifest and `warmup.pt` (and, for the study views, `ground_truth.h5`)."""
+    """Write `boxes.h5` from the manifest and `warmup.pt` (for the ablation views, from `ground_truth.h5`)."""
     path = folder / "boxes.h5"
     train = manifest.split("train")
     checkpoint = read_checkpoint(folder / "warmup.pt")
     check_same_images(train, checkpoint, folder / "manifest.csv", folder / "warmup.pt")
     pieces = PartialResults(path, origin, fresh=fresh)
-    found, tau = look(folder, train, checkpoint, config, device, store, pieces)
+    boxes, tau = boxes_of_view(folder, train, checkpoint, config, device, store, pieces)
     if not distributed.is_main():
         return
-    write(
-        path,
-        Boxes(
-            provenance=origin,
-            image_ids=train.image_ids,
-            class_names=train.class_names,
-            image_index=found.image_index.numpy(),
-            class_index=found.class_index.numpy(),
-            box=found.box.numpy(),
-            cam_peak=found.cam_peak.numpy(),
-            cam=found.cam.numpy() if found.cam.ndim == 3 else None,
-            tau=tau,
-        ),
-    )
+    columns = vars(boxes) | {"cam": boxes.cam if len(boxes.box) else None}
+    write(path, Boxes(provenance=origin, image_ids=train.image_ids, class_names=train.class_names, tau=tau, **columns))
     pieces.remove()
-    boxed = len(np.unique(found.image_index.numpy()))
-    log(f"{path}: {len(found.box)} boxes in {boxed} of {len(train.image_ids)} images, tau {tau:.3f}.")
+    boxed = len(np.unique(boxes.image_index))
+    log(f"{path}: {len(boxes.box)} boxes in {boxed} of {len(train.image_ids)} images, tau {tau:.3f}.")

@@ -71,7 +71,7 @@ def run_stage(
         force: run the stage even if it is up to date.
         kept: features of earlier stages, which the caller removes; None: the stage has its own.
     """
-    config = own.config(stage.name, options_of(stage), {}).scaled(distributed.world_size())
+    config = own.config(stage.name, options_of(stage), {})
     if stage.shared or distributed.is_main():
         features = kept or KeptFeatures(folder)
         do_work(stage, folder, config, own, device, force, features)

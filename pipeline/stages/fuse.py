@@ -55,7 +55,7 @@ def fuse(
         config: options.
     """
     own_class = crops.class_index if config.crop_scope == "own" else None
-    local, counts = local_scores(crops.probabilities, crops.image_index, len(initial_scores), config.combine, own_class)
+    local, counts = local_scores(crops.probabilities, crops.image_index, len(initial_scores), own_class)
     local = debias(local, bias, label_floor)
     fused = (counts > 0) | (config.boxless == "erase")
     # the paper fuses the clamped global label with the local score; the scores stay free of ties

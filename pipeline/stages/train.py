@@ -1,10 +1,13 @@
-"""Final labels to the final classifier, continued from the warm-up, with two views and a label-free stop."""
+"""Train the final classifier on the final labels, from the warm-up on, with two views and a label-free choice of epoch."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -22,7 +25,7 @@ from pipeline.classifier.inference import load_classifier, predict_once, predict
 from pipeline.classifier.network import CamNet
 from pipeline.classifier.training import Consistency, TrainingSet, fit, read_epoch, start_training, targets_of
 from pipeline.classifier.view_sources import is_frozen
-from pipeline.method.epoch_choice import choose_epoch
+from pipeline.method.epoch_choice import authors_epoch
 from pipeline.method.extras.calibration import fit_calibration
 from pipeline.method.labels import correct
 from pipeline.method.losses import image_weights, mean_label_entropy
@@ -33,27 +36,35 @@ from pipeline.system import distributed
 from pipeline.system.progress import log
 
 
+def choose_epoch(config: TrainConfig, warmup: Checkpoint, history: pd.DataFrame) -> int:
+    """Epoch, from 1, whose weights are kept; the last one where the rule finds none."""
+    chosen = None
+    if config.choose == "authors":
+        chosen = authors_epoch(list(history["certain_map"]), warmup.training.get("certain_map", []))
+    return chosen or config.epochs
+
+
 def calibrated(
-    chosen: Checkpoint, paths: list[str], labels: np.ndarray, device: str, store: FeatureStore | None = None
+    best: Checkpoint, paths: list[str], labels: np.ndarray, device: str, store: FeatureStore | None
 ) -> Checkpoint:
     """The classifier with its scores calibrated on the train images and their soft labels [N, C]; see `fit_calibration`."""
-    logits = predict_together(load_classifier(chosen, device), paths, chosen.image_size, title="calibrate", store=store)
+    logits = predict_together(load_classifier(best, device), paths, best.image_size, title="calibrate", store=store)
     scale, offset = (torch.from_numpy(each).float() for each in fit_calibration(logits.numpy(), labels))
-    return replace(chosen, weights=chosen.weights | {"scale": scale, "offset": offset})
+    return replace(best, weights=best.weights | {"scale": scale, "offset": offset})
 
 
-def refining_share(labels: Labels, warmup: Checkpoint, config: TrainConfig) -> float:
-    """What other classifiers' word counts in a label; 0 where labels are decided, as CLIP's are.
+def cross_fit_share(labels: Labels, warmup: Checkpoint, config: TrainConfig) -> float:
+    """Share of out-of-fold scores in a label; 0 where labels are decided, as CLIP's are.
 
-    A backbone that is trained has seen every label in the warm-up, so that nothing it says is out of fold.
+    A backbone that is trained has seen every label in the warm-up, so its scores are never out of fold.
     """
     frozen = config.freeze_backbone and config.freeze_norms and warmup.provenance.options(WarmupConfig).freeze_backbone
-    if not (config.cross_fit_rounds and frozen):
+    if not frozen or not config.cross_fit_rounds or len(labels.image_ids) < config.cross_fit_folds:
         return 0.0
     return config.cross_fit_weight * mean_label_entropy(torch.from_numpy(labels.labels))
 
 
-def refine(
+def cross_fitted_labels(
     folder: Path,
     labels: Labels,
     warmup: Checkpoint,
@@ -64,29 +75,71 @@ def refine(
     device: str,
     store: FeatureStore,
 ) -> Labels:
-    """The labels to train on: the final labels, with the word of classifiers that were trained without them."""
-    share = refining_share(labels, warmup, config)
-    if len(labels.image_ids) < config.cross_fit_folds or not share:
+    """The labels to train on: the final labels mixed with the scores of classifiers that were trained without them."""
+    share = cross_fit_share(labels, warmup, config)
+    if not share:
         return labels
 
-    def begin(part: Tensor) -> CamNet:
+    def untrained(fold_labels: Tensor) -> CamNet:
         model = load_classifier(warmup)
-        model.init_head(targets_of(part, config).mean(dim=0))
+        model.init_head(targets_of(fold_labels, config).mean(dim=0))
         return model
 
     options = {"device": device, "consistency": consistency_of(config), "store": store}
-    found = cross_fit(begin, data, config, share, pieces, **options).numpy()
-    scores = found + np.float32(1 - share) * (labels.scores - labels.labels)
+    mixed = cross_fit(untrained, data, config, share, pieces, **options).numpy()
+    scores = mixed + np.float32(1 - share) * (labels.scores - labels.labels)
     if labels.corrected_entries:
         corrections: Corrections = read_arrays(folder / "corrections.h5")
-        said = align_corrections(corrections, labels.image_ids, labels.class_names).labels
-        found, scores = correct(found, said), correct(scores, said)
-    return replace(labels, labels=found, scores=scores)
+        corrected = align_corrections(corrections, labels.image_ids, labels.class_names).labels
+        mixed, scores = correct(mixed, corrected), correct(scores, corrected)
+    return replace(labels, labels=mixed, scores=scores)
 
 
 def consistency_of(config: TrainConfig) -> Consistency | None:
-    """The second view and its loss, if there is one."""
+    """The second view and its loss, or None."""
     return Consistency(config.consistency, config.jitter, config.jitter_order) if config.consistency else None
+
+
+def training_set(train: Manifest, labels: Labels, warmup: Checkpoint, config: TrainConfig) -> TrainingSet:
+    """The train images with their final labels and weights."""
+    return TrainingSet(
+        train.paths,
+        torch.from_numpy(labels.labels),
+        image_weights(torch.from_numpy(labels.confident), config.loss_floor),
+        open_cache(config.cache, train.paths, config.image_size, warmup.architecture["resize_filter"]),
+    )
+
+
+def logits_of_epochs(
+    best: Checkpoint, epochs: Iterable[int], pieces: PartialResults, predict: Callable[[CamNet], Tensor], device: str
+) -> dict[int, Tensor]:
+    """Logits Tensor[n, C] of the test images by epoch: those kept while training, else predicted from its weights."""
+    logits = {}
+    for epoch in epochs:
+        logits[epoch] = read_epoch(pieces, epoch, "after")
+        if logits[epoch] is None:
+            weights = read_epoch(pieces, epoch, "weights")
+            logits[epoch] = predict(load_classifier(replace(best, weights=weights), device))
+    return logits
+
+
+def epoch_scores(
+    best: Checkpoint, test: Manifest, warmup_logits: Tensor, logits: dict[int, Tensor], chosen: int, origin: Provenance
+) -> EpochScores:
+    """Scores of the test images before the first epoch and after others; all with the calibration of the kept epoch.
+
+    A monotone map that all epochs share leaves their mAPs unchanged.
+    """
+    scale, offset = best.weights["scale"].cpu(), best.weights["offset"].cpu()
+    after = [scale * each + offset for each in logits.values()]
+    return EpochScores(
+        provenance=origin.of("epoch_scores.h5"),
+        image_ids=test.image_ids,
+        class_names=test.class_names,
+        epochs=np.array([0, *logits]),
+        scores=np.stack([each.sigmoid().numpy() for each in (warmup_logits, *after)]),
+        chosen_epoch=chosen,
+    )
 
 
 def run(
@@ -99,76 +152,47 @@ def run(
     fresh: bool,
     store: FeatureStore,
 ) -> None:
-    """Write what `train` makes from the manifest, `warmup.pt`, `final_labels.h5` and, where there is one, `corrections.h5`.
+    """Write the files of `train` from the manifest, `warmup.pt`, `final_labels.h5` and, if present, `corrections.h5`.
 
-    `cross_fitted_labels.h5` has the labels that it was trained on.
+    `cross_fitted_labels.h5` contains the labels that the classifier was trained on.
     """
     train, test = manifest.split("train"), manifest.split("test")
-    labels: Labels = read_arrays(folder / "final_labels.h5")
-    check_same_images(labels, train, folder / "final_labels.h5", folder / "manifest.csv")
+    final_labels: Labels = read_arrays(folder / "final_labels.h5")
+    check_same_images(final_labels, train, folder / "final_labels.h5", folder / "manifest.csv")
     warmup = read_checkpoint(folder / "warmup.pt")
     pieces = PartialResults(folder / "classifier.pt", origin, fresh=fresh)
     state = start_training(load_classifier(warmup), config, torch.device(device))
     state.restore(warmup.training)
-    # the maps of a backbone that is trained are of no use to what comes later
+    # later stages cannot use the maps of a backbone that is trained
     kept = store if is_frozen(state.model) else None
-    # scores of the test images, not their labels: for what `evaluate` reports next to the choice
-    place, begun = pieces.path("warmup_logits.pt"), load_classifier(warmup, device)
-    before = predict_once(place, begun, test.paths, warmup.image_size, title="  test images", store=kept)
-    weights = image_weights(torch.from_numpy(labels.confident), config.loss_floor)
-    # whether there are labels to measure with, not what they are
+    on_test = {"title": "  test images", "store": kept}
+    predict_test = partial(predict_together, paths=test.paths, size=config.test_size, **on_test)
+    initial = load_classifier(warmup, device)
+    warmup_logits = predict_once(pieces.path("warmup_logits.pt"), initial, test.paths, warmup.image_size, **on_test)
+    data = training_set(train, final_labels, warmup, config)
+    labels = cross_fitted_labels(folder, final_labels, warmup, data, config, pieces, device=device, store=store)
+    # only whether there is ground truth: training does not read it
     each_epoch = config.score_epochs and (folder / "ground_truth.h5").exists()
-    cache = open_cache(config.cache, train.paths, config.image_size, warmup.architecture["resize_filter"])
-    data = TrainingSet(train.paths, torch.from_numpy(labels.labels), weights, cache)
-    refined = refine(folder, labels, warmup, data, config, pieces, device=device, store=store)
     history = fit(
         state,
-        replace(data, labels=torch.from_numpy(refined.labels)),
+        replace(data, labels=torch.from_numpy(labels.labels)),
         config,
         pieces,
         consistency=consistency_of(config),
-        after_epoch=lambda model: (
-            predict_together(
-                model,
-                test.paths,
-                config.test_size,
-                title="  test images",
-                store=kept,
-            )
-            if each_epoch
-            else None
-        ),
+        after_epoch=predict_test if each_epoch else None,
         store=store,
     )
-    certain_map = [*warmup.training.get("certain_map", []), *history["certain_map"]]
-    chosen = choose_epoch(config.choose, list(history["pseudo_label_mAP"]), certain_map)
+    chosen = choose_epoch(config, warmup, history)
     best = replace(warmup, weights=read_epoch(pieces, chosen, "weights"), image_size=config.test_size)
-    scored: dict[int, Tensor] = {}
-    for epoch in range(1, config.epochs + 1) if each_epoch else [chosen]:
-        scored[epoch] = read_epoch(pieces, epoch, "after")
-        if scored[epoch] is None:  # as where the command that trained it was not to score epochs
-            model = load_classifier(replace(best, weights=read_epoch(pieces, epoch, "weights")), device)
-            scored[epoch] = predict_together(model, test.paths, config.test_size, title="  test images", store=kept)
+    epochs = range(1, config.epochs + 1) if each_epoch else [chosen]
+    logits = logits_of_epochs(best, epochs, pieces, predict_test, device)
     if config.calibrate:
-        best = calibrated(best, train.paths, refined.labels, device, kept)
+        best = calibrated(best, train.paths, labels.labels, device, kept)
     if not distributed.is_main():
         return
-    # one monotone map for every epoch: their mAPs stay what they are
-    scale, offset = best.weights["scale"].cpu(), best.weights["offset"].cpu()
-    after = [scale * scored[epoch] + offset for epoch in sorted(scored)]
-    write(folder / "cross_fitted_labels.h5", replace(refined, provenance=origin.of("cross_fitted_labels.h5")))
+    write(folder / "cross_fitted_labels.h5", replace(labels, provenance=origin.of("cross_fitted_labels.h5")))
     write_csv(folder / "train.csv", history.assign(chosen=history["epoch"] == chosen))
-    write(
-        folder / "epoch_scores.h5",
-        EpochScores(
-            provenance=origin.of("epoch_scores.h5"),
-            image_ids=test.image_ids,
-            class_names=test.class_names,
-            epochs=np.array([0, *sorted(scored)]),
-            scores=np.stack([logits.sigmoid().numpy() for logits in (before, *after)]),
-            chosen_epoch=chosen,
-        ),
-    )
+    write(folder / "epoch_scores.h5", epoch_scores(best, test, warmup_logits, logits, chosen, origin))
     trained: dict[str, Any] = {"training": state.to_content(), "steps": state.steps}
     write_checkpoint(folder / "classifier.pt", replace(best, provenance=origin, image_ids=train.image_ids, **trained))
     pieces.remove()

@@ -1,8 +1,10 @@
-"""Initial labels to a warm-up classifier that knows roughly where things are."""
+"""Train the warm-up classifier on the initial labels; its CAMs give the boxes."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from pipeline.artifacts.checkpoints import Checkpoint, write_checkpoint
 from pipeline.artifacts.hdf5 import read_arrays
@@ -11,7 +13,7 @@ from pipeline.artifacts.manifest import Manifest, write_csv
 from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.schema import check_same_images
 from pipeline.classifier.features import FeatureStore
-from pipeline.classifier.network import build_classifier
+from pipeline.classifier.network import CamNet, build_classifier
 from pipeline.classifier.training import TrainingSet, fit, start_training, targets_of
 from pipeline.method.extras.thresholds import PRESENT
 from pipeline.photos.image_cache import open_cache
@@ -19,6 +21,15 @@ from pipeline.runs.options import WarmupConfig
 from pipeline.runs.partial_results import PartialResults
 from pipeline.system import distributed
 from pipeline.system.progress import log
+
+
+def initial_classifier(architecture: dict[str, Any], labels: Tensor, config: WarmupConfig) -> CamNet:
+    """A classifier with a new head, drawn by the seed or started at the mean target of each class."""
+    torch.manual_seed(config.seed)
+    model = build_classifier(**architecture, weights=config.weights)
+    if config.init_head_bias:
+        model.init_head(targets_of(labels, config).mean(dim=0))
+    return model
 
 
 def run(
@@ -37,19 +48,17 @@ def run(
     labels: Labels = read_arrays(folder / "initial_labels.h5")
     check_same_images(labels, train, folder / "initial_labels.h5", folder / "manifest.csv")
     pieces = PartialResults(path, origin, fresh=fresh)
-    torch.manual_seed(config.seed)  # the head's initial weights
     architecture = {
         "backbone": config.backbone,
         "class_count": len(train.class_names),
         "boost": config.boost,
         "resize_filter": config.resize_filter,
     }
-    model = build_classifier(**architecture, weights=config.weights)
-    if config.init_head_bias:
-        model.init_head(targets_of(torch.from_numpy(labels.labels), config).mean(dim=0))
+    soft_labels = torch.from_numpy(labels.labels)
+    model = initial_classifier(architecture, soft_labels, config)
     state = start_training(model, config, torch.device(device))
     cache = open_cache(config.cache, train.paths, config.image_size, config.resize_filter)
-    data = TrainingSet(train.paths, torch.from_numpy(labels.labels), torch.ones(len(train.paths)), cache)
+    data = TrainingSet(train.paths, soft_labels, torch.ones(len(train.paths)), cache)
     history = fit(state, data, config, pieces, title="warmup", store=store)
     if not distributed.is_main():
         return
@@ -62,7 +71,7 @@ def run(
             class_names=train.class_names,
             architecture=architecture,
             image_size=config.test_size,
-            weights=state.predictor.state_dict(),
+            weights=state.model.state_dict(),
             training={**state.to_content(), "certain_map": list(history["certain_map"])},
             steps=state.steps,
             thresholds=[PRESENT] * len(train.class_names),

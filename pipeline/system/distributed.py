@@ -6,7 +6,6 @@ are several processes, so that asking which one this is costs nothing.
 
 import os
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -151,8 +150,3 @@ def parallel(model: "nn.Module") -> "nn.Module":
     names = signature(DistributedDataParallel).parameters
     sync = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
     return DistributedDataParallel(model, **{sync: False})
-
-
-def no_sync(network: "nn.Module", wanted: bool) -> AbstractContextManager:
-    """Inside, gradients of `parallel`'s module are added up in this process alone, if wanted."""
-    return network.no_sync() if wanted and hasattr(network, "no_sync") else nullcontext()

@@ -36,7 +36,6 @@ SMALL = [
     "warmup.head_lr=0.01",
     "warmup.target_exponent=4.0",
     f"boxes.image_size={SIDE}",
-    "boxes.search_size=64",
     f"score-crops.view_size={SIDE}",
 ]
 STAGES = ("embed", "init-labels", "warmup", "boxes", "score-crops", "fuse")
@@ -156,9 +155,9 @@ def read_sizes(run):
 
 
 def test_tau_is_searched_on_mirrored_training_views(photos, model):
-    config = BoxesConfig(select="score", tau_rule="search", search_size=64, search_bound=6.0, seed=3)
+    config = BoxesConfig(select="score", tau_rule="search", search_bound=6.0, seed=3)
     paths = [*photos] * 16
-    found = search_tau(model, paths, config)
+    found = search_tau(model, paths, 64, config)
     generator = torch.Generator().manual_seed(3)
     order = torch.randperm(len(paths), generator=generator)
     scores = []

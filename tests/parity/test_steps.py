@@ -80,7 +80,7 @@ def test_tau(spread, bound):
 def test_boxes_of_boosted_maps():
     generator = torch.Generator().manual_seed(0)
     cams = torch.nn.functional.avg_pool2d(torch.randn(12, 14, 14, generator=generator) - 0.3, 3, 1)
-    options = {"threshold": 0.95, "margin": 0.125, "rule": "corners", "peak_limit": 1, "epsilon": 1e-5}
+    options = {"threshold": 0.95, "margin": 0.125, "rule": "corners", "epsilon": 1e-5}
     found, owner = cam_boxes(boost_positive(cams, 3.0), (160, 160), **options)
     expected = [reference.corner_box(cam, 160, 20) for cam in reference.boosted(cams.numpy(), 3)]
     assert owner.tolist() == list(range(12))

@@ -38,7 +38,7 @@ def options(photos, backbone, folder):
         "train": {"epochs": 3, "predict_size": 80},
     }
     for stage in ("warmup", "train"):
-        settings[stage] |= {"image_size": 64, "ema": 0.9, "batch_size": 4}
+        settings[stage] |= {"image_size": 64, "batch_size": 4}
     pairs = [f"{stage}.{name}={value}" for stage, own in settings.items() for name, value in own.items()]
     return [
         *("all", "--run", folder, "--images", photos / "train", "--test-images", photos / "test"),
