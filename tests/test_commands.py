@@ -288,7 +288,7 @@ def test_two_different_names_are_refused(beside_photos):
     code, output = invoke("fuse", "photos", "--run", "others")
     assert code == 1 and "two runs are named" in output
     code, output = invoke("predict", "photos")
-    assert code == 1 and "only 'photos'" in output and "IMAGES" in output
+    assert code == 1 and "IMAGES is missing after 'photos'" in output
 
 
 def test_a_file_of_a_run_is_named_by_its_path(beside_photos, monkeypatch):

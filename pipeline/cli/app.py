@@ -143,9 +143,9 @@ reporting = {"traceback": False}
 """Whether errors print a traceback or one line."""
 
 
-def show_version(wanted: bool) -> None:
+def show_version(requested: bool) -> None:
     """Print the version and exit."""
-    if wanted:
+    if requested:
         from importlib.metadata import version
 
         typer.echo(f"ccd {version('ccd-pipeline')}")
@@ -184,18 +184,18 @@ def split_target(arguments: list[str], run: str, rest: str) -> tuple[str, list[s
     Raises:
         PipelineError: too few arguments; `rest` names the missing ones.
     """
-    target, others = (run, arguments) if run else (arguments[0], arguments[1:])
-    if not others:
-        raise PipelineError(f"there is only {target!r}. Name a run or a file of one, and then {rest}.")
-    return target, others
+    target, remaining = (run, arguments) if run else (arguments[0], arguments[1:])
+    if not remaining:
+        raise PipelineError(f"{rest} is missing after {target!r}. Name a run or a file of one, and then {rest}.")
+    return target, remaining
 
 
 def chosen_run(run: str) -> Path:
     """The folder of the named run, or of the only run."""
     known = known_runs()
     if not run and len(known) != 1:
-        found = f"there are {', '.join(known)}" if known else "there is none yet"
-        raise PipelineError(f"no run is named, and {found}. Name one with --run NAME.")
+        runs = f"there are {', '.join(known)}" if known else "there is none yet"
+        raise PipelineError(f"no run is named, and {runs}. Name one with --run NAME.")
     return existing_run(run or known[0])
 
 

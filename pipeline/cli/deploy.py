@@ -32,8 +32,8 @@ def classifier_file(target: str) -> Path:
     """The classifier of a run (the only run if none is named), or the given file."""
     from pipeline.deploy.files import trained_file
 
-    found = run_or_file(target) if target else chosen_run("")
-    return trained_file(found) if found.is_dir() else found
+    path = run_or_file(target) if target else chosen_run("")
+    return trained_file(path) if path.is_dir() else path
 
 
 def classifier_to_use(target: str) -> Path:

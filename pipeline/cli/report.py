@@ -38,18 +38,18 @@ def inspect(
     from pipeline.report import inspect as tool
 
     target = named_run(path, run)
-    found = run_or_file(target) if target else chosen_run("")
+    source = run_or_file(target) if target else chosen_run("")
     if compare:
-        tool.run_compare(found, run_or_file(compare))
+        tool.run_compare(source, run_or_file(compare))
     elif class_name:
-        tool.run_class(found, class_name)
+        tool.run_class(source, class_name)
     elif picture and image:
-        folder = found if found.is_dir() else found.parent
+        folder = source if source.is_dir() else source.parent
         out = out or Path(image.replace("/", "_")).with_suffix(".png")
         check_free(out, force=force)
         tool.save_picture(folder, image, out)
     else:
-        tool.run(found, image)
+        tool.run(source, image)
 
 
 @app.command(rich_help_panel="Report")

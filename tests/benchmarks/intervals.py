@@ -24,7 +24,7 @@ RARE = 0.05
 
 
 def bootstrap(scores: np.ndarray, truth: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The mAP of each resample, float64 [R]; counts int32 [N, R] says how often an image is in it."""
+    """The mAP of each resample, float64 [R]; counts int32 [N, R]: how often an image is in it."""
     columns = zip(scores.T, truth.T, strict=True)
     return np.nanmean([weighted_precision(column, present, counts) for column, present in columns], axis=0)
 

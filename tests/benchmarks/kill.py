@@ -16,7 +16,7 @@ from worlds.photos import labelled_photos
 
 
 def main() -> None:
-    """Kill, compare, and say how many runs came to an end."""
+    """Kill, compare, and print how many runs ended."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)

@@ -62,7 +62,7 @@ class Measured:
     rate: float
     """Images per second."""
     memory: float
-    """Peak in MB, of the GPU's or the process's; the plain loop's workers, which come on top, are not counted."""
+    """Peak in MB, of the GPU's or the process's; without the plain loop's workers."""
 
 
 class PlainPhotos(Dataset):
