@@ -73,7 +73,7 @@ def test_pillow_and_numpy_alone_follow_the_metadata_to_the_classifiers_scores(on
     photo.save(tmp_path / "photo.png", exif=exif)
     session = onnxruntime.InferenceSession(onnx_file, providers=["CPUExecutionProvider"])
     steps = json.loads(session.get_modelmeta().custom_metadata_map["preprocessing"])
-    assert steps["transparency"] == "over white" and steps["resample"] == "BICUBIC"
+    assert steps["transparency"] == "composite over white" and steps["resample"] == "BICUBIC"
     opened = ImageOps.exif_transpose(Image.open(tmp_path / "photo.png")).convert("RGBA")
     white = Image.new("RGBA", opened.size, "white")
     square = Image.alpha_composite(white, opened).convert("RGB").resize(steps["size"][::-1], Image.Resampling.BICUBIC)
@@ -146,7 +146,7 @@ def test_other_scores_than_the_classifiers_are_refused_and_not_written(tiny_clas
     load = export.load_torch_export
     monkeypatch.setattr(export, "load_torch_export", lambda path: lambda images: load(path)(images) + 2e-4)
     code, output = run_export(tiny_classifier, "--format", "torch-export", "--out", tmp_path / "model.pt2")
-    assert code == 1 and "differ by 2.0e-04" in output and "nothing was written" in output
+    assert code == 1 and "differ by 2.0e-04" in output and "Nothing was written" in output
     assert not list(tmp_path.iterdir())
 
 

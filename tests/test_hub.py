@@ -53,7 +53,7 @@ def test_every_backbone_has_timms_names(backbone):
 
 def test_a_backbone_whose_head_cannot_be_left_out_is_refused():
     net = build_classifier("timm:efficientvit_b0", 3, boost=3.0, pretrained=False)
-    with pytest.raises(PipelineError, match="export to ONNX instead"):
+    with pytest.raises(PipelineError, match="Export to ONNX instead"):
         hub.named_weights(net, "efficientvit_b0")
 
 
@@ -72,7 +72,7 @@ def test_cards_tell_figures_labels_and_origin(small_run):
     data = hub.data_card(files)
     assert "8 train and 4 test photos of squares; 1 could not be read" in data
     assert files.provenances["final_labels.h5"].fingerprint in data
-    assert "has not been measured" in hub.model_card({**config, "fingerprint": "f"}, None)
+    assert "has not been evaluated" in hub.model_card({**config, "fingerprint": "f"}, None)
 
 
 def test_an_existing_folder_is_kept(tiny_classifier, tmp_path):

@@ -1,4 +1,4 @@
-"""A classifier and labelled photos to a classifier file with the thresholds of highest F1."""
+"""A classifier and labelled photos to a classifier file with thresholds of highest F1."""
 
 import json
 import shlex
@@ -28,15 +28,15 @@ from pipeline.system.text import nfc
 def read_labelled(
     table: Path, class_names: list[str], manifest: Manifest | None = None
 ) -> tuple[list[Path], np.ndarray]:
-    """N photos of a table and their labels, int8 [N, C] with -1 for unknown; rows without labels are left out.
+    """N photos of a table and their labels, int8 [N, C] with -1 for unknown; rows without labels are skipped.
 
     Args:
-        table: see `read_table`; the same that `prepare --labels` and `import-labels` take.
+        table: see `read_table`; `prepare --labels` and `import-labels` read the same.
         class_names: C names.
-        manifest: of the run that the classifier comes from, whose images the table may name as that run does.
+        manifest: of the classifier's run; the table may use its image ids.
 
     Raises:
-        PipelineError: the table is no such table, has no labels, or names an unknown class or a missing file.
+        PipelineError: the table cannot be read, has no labels, or names an unknown class or a missing file.
     """
     rows = [row for row in read_table(table, class_names, needs_labels=True) if row.labels is not None]
     if not rows:
@@ -45,50 +45,50 @@ def read_labelled(
     check_unique(names, table)
     if manifest is not None and not all(path.is_file() for path in paths):
         known = ImageNames(manifest.image_ids, manifest.paths, list(manifest.images["split"]))
-        found = match_rows(rows, known, table, manifest.skipped)
-        rows, paths = list(found.values()), [Path(manifest.paths[index]) for index in found]
+        matches = match_rows(rows, known, table, manifest.skipped)
+        rows, paths = list(matches.values()), [Path(manifest.paths[index]) for index in matches]
         names = [row.name for row in rows]
     missing_files(names, paths, table)
     return paths, np.stack([row.labels for row in rows])
 
 
 def calibrated(checkpoint: Checkpoint, thresholds: np.ndarray, provenance: Provenance) -> Checkpoint:
-    """The classifier with other thresholds; for prediction alone, as what training would go on from is left out."""
+    """The classifier with other thresholds, without the state that training would resume from."""
     return replace(checkpoint, thresholds=thresholds.tolist(), provenance=provenance, training={})
 
 
 def run(
     classifier_path: Path, labelled: Path, out: Path, config: CalibrateConfig, *, batch_size: int, device: str
 ) -> None:
-    """Write the classifier with thresholds from labelled photos, and show what F1 to expect of them.
+    """Write the classifier with thresholds from labelled photos, and print the F1 to expect.
 
-    A class keeps its threshold where no other has a higher F1 on photos that it was not chosen on.
+    A class keeps its threshold unless a new one has a higher F1 out of fold.
 
     Args:
-        classifier_path: file of a classifier; stays as it is, since the run's other files were made from it.
+        classifier_path: file of a classifier; unchanged, because other files of the run depend on it.
         labelled: CSV or Parquet file with the columns image (or image_id) and labels.
         out: file to write.
         config: options.
-        batch_size: photos that go through the network together.
+        batch_size: photos per batch.
         device: torch device.
 
     Raises:
-        PipelineError: a file is missing or wrong, there are fewer photos than folds, or `out` is the classifier.
+        PipelineError: a file is missing or invalid, there are fewer photos than folds, or `out` is the classifier.
     """
     if out.resolve() == classifier_path.resolve():
-        raise PipelineError(f"{out} would be written over the classifier itself. Give another file to --out.")
+        raise PipelineError(f"{out} is the classifier itself. Choose another file with --out.")
     checkpoint = read_checkpoint(classifier_path)
     run = classifier_path.parent
     manifest = read_manifest(run) if (run / "manifest.csv").is_file() else None
     paths, truth = read_labelled(labelled, checkpoint.class_names, manifest)
-    found = score_files(Classifier(checkpoint, device), paths, batch_size)
-    truth = truth[found.rows]
+    scored = score_files(Classifier(checkpoint, device), paths, batch_size)
+    truth = truth[scored.rows]
     if len(truth) < config.folds:
         raise PipelineError(
             f"{labelled} has {len(truth)} labelled photos, expected at least {config.folds}, one per fold. "
             "Label more, or lower --folds."
         )
-    new = better_thresholds(found.scores, truth, np.array(checkpoint.thresholds), config.folds, config.seed)
+    new = better_thresholds(scored.scores, truth, np.array(checkpoint.thresholds), config.folds, config.seed)
     provenance = Provenance(
         "classifier",
         VERSIONS["classifier"],
@@ -101,59 +101,58 @@ def run(
     show(threshold_table(checkpoint, new, truth))
     counted = (truth == 1).any(axis=0)
     means = [100 * figure[counted].mean() if counted.any() else 0.0 for figure in (new.f1_before, new.f1_expected)]
-    log(f"{out}: mean F1 on {len(truth)} photos {means[0]:.1f} before, {means[1]:.1f} to expect now (out of fold).")
+    log(f"{out}: mean F1 on {len(truth)} photos: {means[0]:.1f} before, {means[1]:.1f} expected now (out of fold).")
     if new.kept.any():
-        log(f"{new.kept.sum()} of {len(new.kept)} thresholds are kept: no other has a higher F1 out of fold.")
-    warn_of_common(checkpoint.class_names, found.scores >= new.thresholds, truth)
+        log(f"{new.kept.sum()} of {len(new.kept)} thresholds are kept: no new one has a higher F1 out of fold.")
+    warn_of_common(checkpoint.class_names, scored.scores >= new.thresholds, truth)
 
 
 def warn_of_common(class_names: list[str], decisions: np.ndarray, truth: np.ndarray) -> None:
-    """Say which classes would be predicted in nearly every photo, though far from every labelled photo shows them."""
+    """Warn of classes that are predicted in nearly every photo although far fewer photos show them."""
     for c in np.flatnonzero(predicted_nearly_everywhere(decisions, truth)):
         log(
-            f"Warning: {class_names[c]!r} is predicted in {decisions[:, c].mean():.0%} of these photos and present in "
-            f"{(truth[:, c] == 1).sum()} of {(truth[:, c] >= 0).sum()}. Its scores don't tell these photos apart: "
-            "raise its threshold, or leave the class out."
+            f"warning: {class_names[c]!r} is predicted in {decisions[:, c].mean():.0%} of these photos and present in "
+            f"{(truth[:, c] == 1).sum()} of {(truth[:, c] >= 0).sum()}. Its scores do not separate these photos. "
+            "Raise its threshold, or leave the class out."
         )
 
 
 def read_thresholds(path: Path, class_names: list[str]) -> np.ndarray:
-    """Thresholds float64 [C] of a JSON object, class name to a number in [0, 1].
+    """Thresholds float64 [C] from a JSON object, class name to a number in [0, 1].
 
     Raises:
-        PipelineError: it is none, or has not exactly these classes.
+        PipelineError: the file has another form, or other classes.
     """
     try:
-        said = json.loads(path.read_text(encoding="utf-8-sig"))
-        said = {nfc(name): value for name, value in said.items()} if isinstance(said, dict) else said
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise PipelineError(f"{path} could not be read as JSON ({first_line(error)}).") from None
-    if not isinstance(said, dict) or set(said) != set(class_names):
-        odd = sorted(set(class_names) ^ set(said))[:3] if isinstance(said, dict) else []
-        about = f"; only one side has {', '.join(odd)}" if odd else ""
+    by_class = {nfc(name): value for name, value in content.items()} if isinstance(content, dict) else {}
+    if set(by_class) != set(class_names):
+        different = ", ".join(sorted(set(class_names) ^ set(by_class))[:3])
         raise PipelineError(
-            f"{path} holds thresholds of other classes than the classifier{about}. Expected an object with a number for "
-            f"each of the {len(class_names)} classes."
+            f"{path} has other classes than the classifier (only in one of them: {different}). Expected a JSON object with "
+            f"a threshold for each of the {len(class_names)} classes."
         )
-    wrong = [name for name in class_names if type(said[name]) not in (int, float) or not 0 <= said[name] <= 1]
-    if wrong:
-        raise PipelineError(f"{path} has {said[wrong[0]]!r} for {wrong[0]}, expected a number from 0 to 1.")
-    return np.array([said[name] for name in class_names], dtype=np.float64)
+    for name, value in by_class.items():
+        if type(value) not in (int, float) or not 0 <= value <= 1:
+            raise PipelineError(f"{path} has {value!r} for {name}, expected a number from 0 to 1.")
+    return np.array([by_class[name] for name in class_names], dtype=np.float64)
 
 
 def run_given(classifier_path: Path, thresholds_path: Path, out: Path) -> None:
-    """Write the classifier with thresholds that a person chose, as in the report.
+    """Write the classifier with thresholds from a file, such as the page of `ccd report` shows.
 
     Args:
-        classifier_path: file of a classifier; stays as it is.
+        classifier_path: file of a classifier; unchanged.
         thresholds_path: JSON object, class name to threshold.
         out: file to write.
 
     Raises:
-        PipelineError: a file is missing or wrong, or `out` is the classifier.
+        PipelineError: a file is missing or invalid, or `out` is the classifier.
     """
     if out.resolve() == classifier_path.resolve():
-        raise PipelineError(f"{out} would be written over the classifier itself. Give another file to --out.")
+        raise PipelineError(f"{out} is the classifier itself. Choose another file with --out.")
     checkpoint = read_checkpoint(classifier_path)
     thresholds = read_thresholds(thresholds_path, checkpoint.class_names)
     provenance = Provenance(
@@ -161,20 +160,20 @@ def run_given(classifier_path: Path, thresholds_path: Path, out: Path) -> None:
         VERSIONS["classifier"],
         {"thresholds": thresholds.tolist()},
         {"classifier.pt": checkpoint.provenance.fingerprint},
-        # the slider shows what ground truth says of each threshold
+        # the page shows the figures of each threshold against ground truth
         uses_ground_truth=True,
     )
     write_checkpoint(out, calibrated(checkpoint, thresholds, provenance))
     moved = int((~np.isclose(thresholds, checkpoint.thresholds, atol=1e-6)).sum())
     log(
-        f"{out}: {moved} of {len(thresholds)} thresholds are others than before; use it with `ccd predict {shlex.quote(str(out))} PHOTOS`."
+        f"{out}: {moved} of {len(thresholds)} thresholds changed. Use it with `ccd predict {shlex.quote(str(out))} PHOTOS`."
     )
 
 
 def threshold_table(checkpoint: Checkpoint, new: NewThresholds, truth: np.ndarray) -> PlainTable:
-    """One row per class: photos that show it, and threshold and F1, both before and now."""
+    """One row per class: photos that show it, and threshold and F1 before and after."""
     table = PlainTable("class", title="Thresholds")
-    for heading in ("photos", "threshold", "F1 before", "new threshold", "F1 to expect"):
+    for heading in ("photos", "threshold", "F1 before", "new threshold", "expected F1"):
         table.add_column(heading, justify="right")
     for c, (name, count) in enumerate(zip(checkpoint.class_names, (truth == 1).sum(axis=0), strict=True)):
         before, expected = (f"{100 * f1[c]:.1f}" if count else "-" for f1 in (new.f1_before, new.f1_expected))

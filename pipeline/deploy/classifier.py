@@ -1,6 +1,6 @@
 """A classifier file and photos to labels: the Python API.
 
-It needs neither the teacher nor the run that the file came from:
+It needs neither the teacher nor the run of the file:
 
     from pipeline import Classifier
     classifier = Classifier.load("artifacts/demo/classifier.pt")
@@ -34,7 +34,7 @@ from pipeline.system.errors import PipelineError
 from pipeline.system.progress import bar, log
 
 Photo = str | Path | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray
-"""A file, one that is open in binary mode, the content of one, a Pillow image, or uint8 pixels [H, W, 3] in RGB or
+"""A path, a file opened in binary mode, the bytes of a file, a Pillow image, or uint8 pixels [H, W, 3] in RGB or
 [H, W] in grey."""
 
 EXPECTED = (
@@ -45,7 +45,7 @@ EXPECTED = (
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a classifier says of one image."""
+    """Labels and scores of one image."""
 
     labels: list[str]
     """Classes whose score reaches their threshold."""
@@ -59,7 +59,7 @@ class Classifier:
     Args:
         checkpoint: content of a classifier file.
         device: torch device to run on.
-        engine: what runs the backbone; see `engines.run_of`.
+        engine: runtime of the backbone; see `engines.run_of`.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: str | torch.device = "cpu", engine: Engine = "auto") -> None:
@@ -67,20 +67,20 @@ class Classifier:
         self.class_names = checkpoint.class_names
         """C names, in the order of the scores."""
         self.thresholds = np.array(checkpoint.thresholds)
-        """float64 [C]; a score from here on says that the class is there."""
+        """float64 [C]; a class is predicted if its score reaches its threshold."""
         self.image_size = checkpoint.image_size
         """Side in pixels of the square view of a photo."""
         self.net = load_classifier(checkpoint, device)
-        """The torch module: float Tensor[B, 3, H, W] in [0, 1] to logits Tensor[B, C]; its
-        weights count as they are when the first photo is scored."""
+        """The torch module: float Tensor[B, 3, H, W] in [0, 1] to logits Tensor[B, C]. Changes of its weights after
+        the first scored photo have no effect."""
         self.device = torch.device(device)
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu", engine: Engine = "auto") -> Self:
-        """The classifier of a file such as `classifier.pt`, or of a run, by its name or folder, as `ccd predict` takes it.
+        """The classifier of a file such as `classifier.pt`, or of a run, given by its name or folder.
 
         Raises:
-            PipelineError: the file is missing, damaged or none of ours, or there is no such run.
+            PipelineError: the file is missing, damaged or not a classifier, or there is no such run.
         """
         return cls(read_checkpoint(classifier_to_use(path)), device, engine)
 
@@ -88,7 +88,7 @@ class Classifier:
         """Labels and scores of photos; see `scores`.
 
         Returns:
-            A prediction a photo, in order; a list of one for a single photo.
+            One prediction per photo, in order.
         """
         scores = self.scores(images, batch_size)
         labels = present_classes(scores, self.thresholds, self.class_names)
@@ -101,20 +101,19 @@ class Classifier:
         """Scores of photos.
 
         Args:
-            images: one photo or several of any kind: paths, open files, the bytes of files, Pillow images, uint8 arrays
-                [H, W, 3] (RGB) or [H, W]. Threads decode paths and bytes; what Pillow has not decoded yet, and files that
-                are open, are read one after the other.
-            batch_size: photos that go through the network together.
+            images: one photo or several, see `Photo`. Threads decode paths and bytes in parallel; open files and Pillow
+                images are read one after the other.
+            batch_size: photos per batch.
 
         Returns:
             float32 [N, C] in [0, 1].
 
         Raises:
             UnreadableImage: a photo cannot be decoded.
-            PipelineError: an object is not a photo.
+            PipelineError: an object is not a photo; the message lists what is.
         """
-        load = partial(squared, size=self.image_size, resize_filter=self.net.resize_filter)
-        ahead = Prefetch(load, map(held, each_photo(images)), ahead=default_workers() + batch_size)
+        load = partial(snapshot_to_square, size=self.image_size, resize_filter=self.net.resize_filter)
+        ahead = Prefetch(load, map(snapshot, as_photos(images)), ahead=default_workers() + batch_size)
         scores = [np.zeros((0, len(self.class_names)), np.float32)]
         with closing(iter(ahead)) as squares:
             while batch := list(islice(squares, batch_size)):
@@ -134,10 +133,10 @@ class Classifier:
 
 @dataclass(frozen=True)
 class Scored:
-    """What a classifier says of those files that can be read, K of N."""
+    """The scores of the K readable photos of N."""
 
     rows: list[int]
-    """K ascending indices of the files."""
+    """K ascending indices of the photos."""
     scores: np.ndarray
     """float32 [K, C]."""
 
@@ -145,17 +144,17 @@ class Scored:
 def score_photos(
     classifier: Classifier, photos: Iterable[Photo | UnreadableImage], names: Sequence[str], total: int, batch_size: int
 ) -> Scored:
-    """Scores of the photos that can be read; says which cannot.
+    """The scores of the readable photos; logs unreadable ones.
 
     Args:
-        classifier: scores them.
-        photos: N photos, asked for only when there is room, or why there is none in a place.
-        names: N, there when their photos are; what is fetched or unpacked lies under another than a person knows.
-        total: about how many there are.
-        batch_size: photos that go through the network together.
+        classifier: scores the photos.
+        photos: N photos, or the error of a photo; read as the batches need them.
+        names: N names for the log; `photos` may append to it, the name before the photo.
+        total: approximate N, for the progress bar.
+        batch_size: photos per batch.
 
     Raises:
-        PipelineError: none can be read.
+        PipelineError: no photo can be read.
     """
 
     def load(photo: Photo | UnreadableImage) -> Tensor | UnreadableImage:
@@ -179,7 +178,7 @@ def score_photos(
         for row, error in errors.items():
             log(f"  {error}" if names[row] in str(error) else f"  {names[row]}: {error}")
     if not rows:
-        raise PipelineError(f"none of the {count} images can be read; see the list above.")
+        raise PipelineError(f"none of the {count} images can be read. See the list above.")
     return Scored(rows, np.concatenate(scores))
 
 
@@ -189,18 +188,18 @@ def score_files(classifier: Classifier, paths: Sequence[Path], batch_size: int) 
 
 
 def square_or_error(photo: Photo, size: int, resize_filter: str) -> Tensor | UnreadableImage:
-    """The square view of a photo, uint8 Tensor[3, size, size], or why it cannot be read."""
+    """The square view of a photo, uint8 Tensor[3, size, size], or the error if it cannot be read."""
     try:
         return square_photo(photo, size, resize_filter)
     except UnreadableImage as error:
         return error
 
 
-def each_photo(images: Photo | Iterable[Photo]) -> Iterable[Photo]:
-    """The photos of what may be a single one.
+def as_photos(images: Photo | Iterable[Photo]) -> Iterable[Photo]:
+    """One photo as a list, several as they are.
 
     Raises:
-        PipelineError: it is not a photo, and has no order in which photos could be scored.
+        PipelineError: the argument is neither a photo nor an ordered iterable.
     """
     if is_photo(images):
         return [images]
@@ -210,22 +209,22 @@ def each_photo(images: Photo | Iterable[Photo]) -> Iterable[Photo]:
 
 
 def is_photo(value: object) -> bool:
-    """Whether a value is meant as one photo, and not as several."""
+    """Whether a value is one photo rather than several."""
     if isinstance(value, np.ndarray | Tensor):
-        # [N, H, W, 3] alone is a sequence of photos: [3, H, W] must not pass for three grey ones; and an array of paths is
+        # an array of several photos is [N, H, W, 3] or holds paths; [3, H, W] must not pass for three grey photos
         return value.ndim <= 3 and not (isinstance(value, np.ndarray) and value.dtype.kind in "OU")
     return isinstance(value, str | Path | bytes | bytearray | memoryview | Image.Image) or hasattr(value, "read")
 
 
-def held(photo: Photo) -> Path | bytes | Tensor:
-    """What a photo is now, as a path, the bytes of a file or uint8 Tensor[3, H, W].
+def snapshot(photo: Photo) -> Path | bytes | Tensor:
+    """The present content of a photo: a path, the bytes of a file or uint8 Tensor[3, H, W].
 
-    To be called where photos are handed over, one by one: an iterable may give the same Pillow image at its next frame, or
-    the same array with other pixels, and threads that decode one Pillow image together break it.
+    Call it before the iterable yields the next photo, which may be the same array or Pillow image with other pixels. Threads
+    cannot share a Pillow image.
 
     Raises:
         UnreadableImage: a Pillow image cannot be decoded.
-        PipelineError: it is not a photo.
+        PipelineError: the value is not a photo.
     """
     if isinstance(photo, str | Path):
         return Path(photo)
@@ -243,22 +242,22 @@ def held(photo: Photo) -> Path | bytes | Tensor:
 
 
 def content_of(file: BinaryIO) -> bytes:
-    """The content of an open file, from its beginning where one can go back to it.
+    """The content of an open file, from its beginning if it is seekable.
 
     Raises:
-        UnreadableImage: it cannot be read.
+        UnreadableImage: the file cannot be read.
     """
     try:
         if hasattr(file, "seekable") and file.seekable():
             file.seek(0)
         return file.read()
-    except (OSError, ValueError) as error:  # ValueError: it is closed, or is text that is no UTF-8
+    except (OSError, ValueError) as error:  # ValueError: closed, or opened as text and not UTF-8
         name = getattr(file, "name", type(file).__name__)
         raise UnreadableImage(f"{name} cannot be read as an image: {error}. Open it with open(path, 'rb').") from error
 
 
 def described(value: object) -> str:
-    """What was found where a photo was expected."""
+    """Type and shape of a value, for an error message."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype} array {value.shape}"
     if isinstance(value, Tensor):
@@ -267,22 +266,22 @@ def described(value: object) -> str:
 
 
 def square_photo(photo: Photo, size: int, resize_filter: str = "bicubic") -> Tensor:
-    """The square view of a photo that the classifier takes: uint8 Tensor[3, size, size].
+    """The input of the classifier: a photo resized to a square, uint8 Tensor[3, size, size].
 
     Args:
-        photo: of any kind.
+        photo: see `Photo`.
         size: side of the square.
         resize_filter: see `photos.resize`.
 
     Raises:
-        UnreadableImage: it cannot be decoded.
-        PipelineError: it is not a photo.
+        UnreadableImage: the photo cannot be decoded.
+        PipelineError: the value is not a photo.
     """
-    return squared(held(photo), size, resize_filter)
+    return snapshot_to_square(snapshot(photo), size, resize_filter)
 
 
-def squared(photo: Path | bytes | Tensor, size: int, resize_filter: str) -> Tensor:
-    """`square_photo` of what `held` returns."""
+def snapshot_to_square(photo: Path | bytes | Tensor, size: int, resize_filter: str) -> Tensor:
+    """`square_photo` of the result of `snapshot`."""
     if isinstance(photo, Tensor):
         return resize(photo, (size, size), resize_filter)
     return load_view(photo, (size, size), resize_filter)

@@ -1,4 +1,4 @@
-"""A classifier file to a model that other runtimes load, ONNX or torch.export, checked against the classifier."""
+"""A classifier file to an ONNX or torch.export model, checked against the classifier."""
 
 import json
 from collections.abc import Callable
@@ -33,18 +33,20 @@ BATCH = "batch"
 """Name of the dynamic dimension."""
 
 FILTERS = {"bicubic": "BICUBIC", "pillow-bilinear": "BILINEAR"}
-"""ResizeFilter of a classifier to the `PIL.Image.Resampling` filter that does the same."""
+"""ResizeFilter of a classifier to the equivalent `PIL.Image.Resampling` filter."""
+
 RECIPE = "rgb.py"
-"""Module of `pipeline.photos` that prepares photos with Pillow and numpy alone; exports contain its text."""
+"""Module of `pipeline.photos` that prepares photos with Pillow and numpy only; exports contain its source."""
 
 RECIPE_TOLERANCE = 0.02
-"""Largest difference of a score where Pillow instead of torch resizes a photo."""
+"""Largest difference of a score between photos resized by Pillow and by torch."""
+
 TOLERANCE = 1e-4
-"""Largest difference of a score between the classifier and what was exported."""
+"""Largest difference of a score between the classifier and the exported model."""
 
 
 class Scorer(nn.Module):
-    """A classifier up to its scores; normalisation is inside already."""
+    """A classifier with its sigmoid; normalisation is part of the network."""
 
     def __init__(self, net: CamNet) -> None:
         super().__init__()
@@ -56,20 +58,20 @@ class Scorer(nn.Module):
 
 
 def recipe() -> str:
-    """The text of `RECIPE`."""
+    """The source of `RECIPE`."""
     return files("pipeline.photos").joinpath(RECIPE).read_text(encoding="utf-8")
 
 
 def preprocessing(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The steps from a photo to the input of an exported model, in their order, ready for JSON.
+    """The steps from a photo to the input of an exported model, in order, for JSON.
 
-    Mean and deviation are inside the model, so that 0 and 1 are left.
+    The model contains mean and deviation, so they are 0 and 1 here.
     """
     resample = FILTERS[checkpoint.architecture["resize_filter"]]
     return {
-        "orientation": "turn as the EXIF orientation says",
-        "transparency": "over white",
-        "grey": "of more than 8 bits: scaled by the range of the file",
+        "orientation": "apply the EXIF orientation",
+        "transparency": "composite over white",
+        "grey": "scale more than 8 bits by the range of the file",
         "colour": "RGB",
         "resize": f"PIL.Image.Resampling.{resample} on uint8, of the whole photo, aspect not kept (PIL.Image.resize)",
         "resample": resample,
@@ -83,7 +85,7 @@ def preprocessing(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What a user of an exported model must know, ready for JSON."""
+    """The description of an exported model, for JSON."""
     size = checkpoint.image_size
     steps = preprocessing(checkpoint)
     return {
@@ -91,18 +93,18 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "thresholds": checkpoint.thresholds,
         "image_size": size,
         "preprocessing": steps,
-        "input": f"images: float32 [B, 3, {size}, {size}], RGB in [0, 1]. The whole photo, turned as its EXIF says, "
+        "input": f"images: float32 [B, 3, {size}, {size}], RGB in [0, 1]. The whole photo, with its EXIF orientation applied, "
         f"is resized to {size} x {size} ({steps['resample']}, aspect not kept) and divided by 255; "
-        "mean and deviation are applied inside the model.",
+        "the model applies mean and deviation.",
         "output": "scores: float32 [B, C] in [0, 1], in the order of class_names; "
-        "a class is present if its score reaches its threshold.",
+        "a class is predicted if its score reaches its threshold.",
         "fingerprint": checkpoint.provenance.fingerprint,
     }
 
 
 def trace(scorer: Scorer, size: int) -> torch.export.ExportedProgram:
-    """The graph of a scorer for any number of images of `size` pixels."""
-    # an example of two: torch takes a size of one for a constant
+    """The graph of a scorer for batches of any number of images."""
+    # with an example of one image torch would make the batch size constant
     batch = {0: torch.export.Dim("batch", min=1)}
     return torch.export.export(scorer, (torch.zeros(2, 3, size, size),), dynamic_shapes={"images": batch})
 
@@ -113,7 +115,7 @@ def write_onnx(program: torch.export.ExportedProgram, description: dict[str, Any
         model = torch.onnx.export(program, dynamo=True, input_names=["images"], output_names=["scores"], verbose=False)
     except torch.onnx.OnnxExporterError as error:
         raise PipelineError(
-            f"this backbone cannot be exported to ONNX ({first_line(error)}); try --format torch-export."
+            f"this backbone cannot be exported to ONNX ({first_line(error)}). Try --format torch-export."
         ) from error
     name_batch(model.model)
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in description.items()}
@@ -122,7 +124,7 @@ def write_onnx(program: torch.export.ExportedProgram, description: dict[str, Any
 
 
 def name_batch(model: Any) -> None:
-    """Give the one dynamic dimension of an ONNX model its name, wherever it stands; the exporter calls it s77 or so."""
+    """Rename the dynamic dimension of an ONNX model to `BATCH`; the exporter gives it a name like s77."""
     import onnx_ir
 
     symbol = str(model.graph.inputs[0].shape[0])
@@ -141,7 +143,7 @@ def load_onnx(path: Path) -> Callable[[Tensor], Tensor]:
 
 
 def write_torch_export(program: torch.export.ExportedProgram, description: dict[str, Any], path: Path) -> None:
-    """Write a torch.export archive with the description as JSON inside."""
+    """Write a torch.export archive that contains the description as JSON."""
     with path.open("wb") as file:
         torch.export.save(program, file, extra_files={DESCRIPTION_FILE: json.dumps(description)})
 
@@ -160,34 +162,34 @@ def largest_difference(scorer: Scorer, exported: Callable[[Tensor], Tensor], siz
         return max(float((scorer(batch) - exported(batch)).abs().max()) for batch in batches)
 
 
-def check_recipe(classifier: Classifier, scores: Callable[[Path], Any], what: str) -> float:
-    """Largest difference of a score on photos of every kind, prepared as an export says and as the classifier does.
+def check_recipe(classifier: Classifier, scores: Callable[[Path], Any], name: str) -> float:
+    """Largest difference of a score on photos of every kind between an export with its own recipe and the classifier.
 
     Args:
         classifier: the original.
-        scores: path of a photo to C scores, by the export's own recipe.
-        what: names the export in an error.
+        scores: path of a photo to C scores, with the export's own recipe.
+        name: of the export, for error messages.
 
     Raises:
         PipelineError: the difference is above `RECIPE_TOLERANCE`.
     """
     with TemporaryDirectory() as folder:
         paths = write_probes(Path(folder))
-        found = np.array([np.asarray(scores(path), dtype=np.float64) for path in paths])
-        difference = np.abs(found - [list(p.scores.values()) for p in classifier.predict(paths)]).max(axis=1)
+        exported = np.array([np.asarray(scores(path), dtype=np.float64) for path in paths])
+        difference = np.abs(exported - [list(p.scores.values()) for p in classifier.predict(paths)]).max(axis=1)
     worst = int(difference.argmax())
     if not difference[worst] <= RECIPE_TOLERANCE:
         raise PipelineError(
-            f"{what} gives a {paths[worst].stem} photo scores that differ by {difference[worst]:.1e} from the classifier's, "
-            f"expected at most {RECIPE_TOLERANCE}; nothing was written."
+            f"{name} gives a {paths[worst].stem} photo scores that differ by {difference[worst]:.1e} from the classifier's, "
+            f"expected at most {RECIPE_TOLERANCE}. Nothing was written."
         )
     return float(difference[worst])
 
 
 def write_probes(folder: Path) -> list[Path]:
-    """Small photos of every kind that a recipe may get wrong: transparent, palette, 16 and 12 bits, CMYK, turned, grey.
+    """Write small photos of the kinds that preparation can get wrong: transparent, palette, 16 and 12 bits, CMYK, turned, grey.
 
-    They are smooth, as photos are: on noise, filters of different libraries differ more than on any photo.
+    They are smooth like photos, because the filters of Pillow and torch differ more on noise.
     """
     height, width = 96, 160
     y, x = np.mgrid[0:height, 0:width] / (height, width, 1)[:2][0]
@@ -223,20 +225,20 @@ def run(classifier_path: Path, format: Format, out: Path | None = None, *, force
     Args:
         classifier_path: file of a classifier.
         format: "onnx" or "torch-export".
-        out: file to write; None for the classifier's name with the format's ending, next to it.
+        out: file to write; None for the classifier's path with the suffix of the format.
         force: replace the file.
 
     Raises:
-        PipelineError: `out` is there, the classifier or a package is missing, the backbone cannot be exported, or the exported
-            model gives other scores; nothing is written then.
+        PipelineError: `out` exists, the classifier or a package is missing, the backbone cannot be exported, or the exported
+            model gives other scores. Nothing is written then.
     """
     check_packages(format)
     out = out or classifier_path.with_suffix(SUFFIXES[format])
     check_free(out, force=force)
     if out.resolve() == classifier_path.resolve():
-        raise PipelineError(f"{out} would be written over the classifier itself. Give another file to --out.")
+        raise PipelineError(f"{out} is the classifier itself. Choose another file with --out.")
     checkpoint = read_checkpoint(classifier_path)
-    # channels-last weights are in memory as torch.export cannot store them
+    # torch.export cannot store channels-last weights
     scorer = Scorer(load_classifier(checkpoint).to(memory_format=torch.contiguous_format)).eval().requires_grad_(False)
     program = trace(scorer, checkpoint.image_size)
     write, load = (write_onnx, load_onnx) if format == "onnx" else (write_torch_export, load_torch_export)
@@ -247,7 +249,7 @@ def run(classifier_path: Path, format: Format, out: Path | None = None, *, force
         if not difference <= TOLERANCE:
             raise PipelineError(
                 f"the scores of the exported model differ by {difference:.1e} from those of {classifier_path}, "
-                f"expected at most {TOLERANCE:.0e}; nothing was written."
+                f"expected at most {TOLERANCE:.0e}. Nothing was written."
             )
         steps = preprocessing(checkpoint)
         with torch.inference_mode():

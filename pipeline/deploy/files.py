@@ -1,4 +1,4 @@
-"""Which classifier file a run predicts with; needs no network."""
+"""The classifier file that a run predicts with."""
 
 from pathlib import Path
 
@@ -13,42 +13,42 @@ from pipeline.system.progress import log
 
 
 def classifier_to_use(target: str | Path) -> Path:
-    """A classifier file, or that of a run (by name or folder), with calibrated thresholds where there are any.
+    """A classifier file, or the file of a run (by name or folder), calibrated if possible.
 
     Raises:
-        PipelineError: there is no such run, or as `trained_file`.
+        PipelineError: there is no such run; see also `trained_file`.
     """
     found = run_or_file(str(target))
     return calibrated_file(found) if found.is_dir() else found
 
 
 def trained_file(folder: Path) -> Path:
-    """The `classifier.pt` of a run; one that newer photos or settings made out of date is used with a warning.
+    """The `classifier.pt` of a run; warns if it is out of date.
 
     Raises:
-        PipelineError: it is missing or damaged, or predicts other classes than the run now has.
+        PipelineError: the file is missing or damaged, or the run has other classes now.
     """
     path = folder / "classifier.pt"
     classes = read_header(path).class_names
     if not (folder / "manifest.csv").exists():
-        return path  # a classifier that was copied out of its run
+        return path  # copied out of its run
     if classes != (now := read_class_names(folder)):
         raise PipelineError(
-            f"{path} predicts {', '.join(classes[:5])}, and the classes of this run are now {', '.join(now[:5])}. Train "
-            f"again with `ccd all --run {run_argument(folder)}`, or name the file {path} to use it as it is."
+            f"{path} predicts {', '.join(classes[:5])}, but the run now has the classes {', '.join(now[:5])}. Train "
+            f"again with `ccd all --run {run_argument(folder)}`, or give the file {path} instead of the run."
         )
     try:
         return up_to_date(path)
     except PipelineError as error:
-        log(f"warning: {error} Until then the classifier is used as it is.")
+        log(f"warning: {error} Using the old classifier.")
         return path
 
 
 def calibrated_file(folder: Path) -> Path:
-    """The classifier that a run predicts with: `calibrated.pt` where it was made from `classifier.pt` as it is now.
+    """The `calibrated.pt` of a run if it was made from the present `classifier.pt`, else `classifier.pt`.
 
     Raises:
-        PipelineError: as `trained_file`.
+        PipelineError: see `trained_file`.
     """
     path, base = folder / "calibrated.pt", trained_file(folder)
     if not path.exists():
@@ -58,8 +58,8 @@ def calibrated_file(folder: Path) -> Path:
     if from_earlier or any(FORMULAS.get(name) != version for name, version in made.formulas.items()):
         earlier = f"an earlier {base.name}" if from_earlier else "earlier formulas"
         log(
-            f"{path} was made with {earlier} and is not used; `ccd calibrate {run_argument(folder)} TABLE` makes it again."
+            f"{path} was made with {earlier} and is not used. Update it with `ccd calibrate {run_argument(folder)} TABLE`."
         )
         return base
-    log(f"{path}: thresholds calibrated on labelled photos. Those without are in {base}.")
+    log(f"{path}: thresholds calibrated on labelled photos. {base} has the original ones.")
     return path

@@ -1,4 +1,4 @@
-"""A classifier file to a folder that the Hugging Face Hub takes as a model: weights, config, cards, a way to load it."""
+"""A classifier file to a model folder for the Hugging Face Hub: weights, config, cards and a loader."""
 
 import json
 import runpy
@@ -24,7 +24,7 @@ from pipeline.system.files import replacing_folder
 from pipeline.system.progress import log
 
 LOADER = '''\
-"""Says what is in a photo: `python load.py photo.jpg`. Needs torch, timm and what these bring along."""
+"""Print the scores of a photo: `python load.py photo.jpg`. Needs torch and timm with their dependencies."""
 
 import json
 import sys
@@ -51,8 +51,8 @@ def scores(path):
     maps = backbone(((pixels - mean) / std)[None])
     maps = torch.nn.functional.conv2d(maps, weights["head.weight"], weights["head.bias"])
     logits = torch.where(maps > 0, config["boost"] * maps, maps).mean((2, 3))[0]
-    found = (weights["scale"] * logits + weights["offset"]).sigmoid()
-    return dict(zip(config["class_names"], found.tolist(), strict=True))
+    probabilities = (weights["scale"] * logits + weights["offset"]).sigmoid()
+    return dict(zip(config["class_names"], probabilities.tolist(), strict=True))
 
 
 if __name__ == "__main__":
@@ -62,7 +62,7 @@ if __name__ == "__main__":
 
 
 class Rebuilt(nn.Module):
-    """The classifier as `load.py` builds it, to be compared with the one that it is made from."""
+    """The classifier as `load.py` builds it, to compare it with the original."""
 
     def __init__(self, architecture: str, weights: dict[str, Tensor], net: CamNet) -> None:
         super().__init__()
@@ -82,40 +82,40 @@ def bare_backbone(architecture: str) -> nn.Module:
     """A timm model without pooling and classification layer, in eval mode, as `load.py` creates it.
 
     Raises:
-        PipelineError: its head cannot be left out.
+        PipelineError: timm cannot build it without its head.
     """
     try:
         return timm.create_model(architecture, pretrained=False, num_classes=0, global_pool="").eval()
     except AssertionError as error:
         raise PipelineError(
-            f"timm's {architecture} cannot be built without its head; export to ONNX instead."
+            f"timm's {architecture} cannot be built without its head. Export to ONNX instead."
         ) from error
 
 
 def architecture_of(backbone: str) -> str:
-    """What timm calls a backbone; see `pipeline.classifier.network.BACKBONES`."""
+    """The timm name of a backbone of `pipeline.classifier.network.BACKBONES`."""
     return f"tf_efficientnet_{backbone}" if backbone.startswith("lite") else backbone.removeprefix("timm:")
 
 
 def named_weights(net: CamNet, architecture: str) -> dict[str, Tensor]:
-    """The weights under timm's names, `backbone.` before them, the head's, and the calibration's.
+    """The weights by name: `backbone.` and timm's name, `head.`, `scale` and `offset`.
 
-    The stages of a classifier are timm's modules (or, of ResNets, torchvision's) in their order.
+    The stages of a classifier are the modules of timm (for ResNets, of torchvision) in their order.
 
     Raises:
-        PipelineError: they are not.
+        PipelineError: the shapes differ from those of timm.
     """
     names, values = bare_backbone(architecture).state_dict(), list(net.stages.state_dict().values())
     if [value.shape for value in names.values()] != [value.shape for value in values]:
-        raise PipelineError(f"the weights are not those of timm's {architecture}; export to ONNX instead.")
-    found = {f"backbone.{name}": value for name, value in zip(names, values, strict=True)}
-    found |= {f"head.{name}": value for name, value in net.head.state_dict().items()}
-    found |= {"scale": net.scale, "offset": net.offset}
-    return {name: value.detach().cpu().contiguous().clone() for name, value in found.items()}
+        raise PipelineError(f"the weights are not those of timm's {architecture}. Export to ONNX instead.")
+    weights = {f"backbone.{name}": value for name, value in zip(names, values, strict=True)}
+    weights |= {f"head.{name}": value for name, value in net.head.state_dict().items()}
+    weights |= {"scale": net.scale, "offset": net.offset}
+    return {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
 
 
 def config_of(checkpoint: Checkpoint, net: CamNet, architecture: str) -> dict[str, Any]:
-    """What `load.py` and a reader must know in addition to the weights."""
+    """The content of config.json."""
     size = checkpoint.image_size
     return {
         "architecture": architecture,
@@ -138,15 +138,15 @@ def model_card(config: dict[str, Any], run: RunFiles | None) -> str:
         *("---", "library_name: timm", "pipeline_tag: image-classification", "tags:", "- multi-label", "---", ""),
         "# Multi-label classifier trained without labels",
         "",
-        f"Says which of {len(config['class_names'])} classes are in a photo: {config['architecture']} with a head of class "
-        f"activation maps, {config['size'][0]} x {config['size'][1]} pixels. Its labels were made by a vision-language "
-        "teacher and corrected for its bias (classifier-guided CLIP distillation, arXiv 2503.16873). See DATA.md for the photos.",
+        f"Predicts which of {len(config['class_names'])} classes are in a photo: {config['architecture']} with a head of class "
+        f"activation maps, {config['size'][0]} x {config['size'][1]} pixels. A vision-language teacher made the training "
+        "labels (classifier-guided CLIP distillation, arXiv 2503.16873). DATA.md describes the photos.",
         "",
-        "`python load.py photo.jpg` needs torch and timm alone; the functions in it are ten lines.",
+        "`python load.py photo.jpg` prints the scores of a photo. It needs torch and timm only.",
         "",
     ]
     if run is not None and run.metrics is not None and sources_of(run.metrics):
-        lines += ["| images | what | mAP | 95 % interval |", "|---|---|---|---|"]
+        lines += ["| images | source | mAP | 95 % interval |", "|---|---|---|---|"]
         for split, name, figures in sources_of(run.metrics):
             low, high = figures.get("mAP_interval", (None, None))
             interval = figures.get("no_interval", "") if low is None else f"{100 * low:.1f} to {100 * high:.1f}"
@@ -158,30 +158,30 @@ def model_card(config: dict[str, Any], run: RunFiles | None) -> str:
             "",
         ]
     else:
-        lines += ["It has not been measured against ground truth.", ""]
-    chosen = {name: value for name, value in config["thresholds"].items() if value != PRESENT}
-    lines += [f"A class is called from a score of {PRESENT} on{', but for these:' if chosen else '.'}", ""]
-    if chosen:
+        lines += ["It has not been evaluated against ground truth.", ""]
+    other = {name: value for name, value in config["thresholds"].items() if value != PRESENT}
+    lines += [f"The threshold of a class is {PRESENT}{', except for:' if other else '.'}", ""]
+    if other:
         lines += ["| class | threshold |", "|---|---|"]
-        lines += [f"| {markdown(name)} | {value:.3f} |" for name, value in chosen.items()] + [""]
+        lines += [f"| {markdown(name)} | {value:.3f} |" for name, value in other.items()] + [""]
     lines += [f"Fingerprint: {config['fingerprint']}."]
     return "\n".join(lines) + "\n"
 
 
 def data_card(run: RunFiles | None) -> str:
-    """DATA.md: the photos and where their labels come from."""
+    """DATA.md: the photos and the source of their labels."""
     if run is None:
-        return "# Training photos\n\nThe run that made this classifier is not at hand, so nothing is known of them.\n"
+        return "# Training photos\n\nThe run of this classifier was not available for the export, so its photos are unknown.\n"
     counts = run.manifest.images["split"].value_counts()
-    studied = [name for name, provenance in run.provenances.items() if provenance.uses_ground_truth]
+    with_truth = [name for name, provenance in run.provenances.items() if provenance.uses_ground_truth]
     by_hand = "" if run.final is None else run.final.by_hand
     lines = [
         *("# Training photos", ""),
         f"{counts.get('train', 0):,} train and {counts.get('test', 0):,} test photos of {markdown(run.manifest.dataset)}; "
         f"{len(run.manifest.skipped)} could not be read.",
         "",
-        f"Labels of the train photos: made by a program; corrected by people: {by_hand or 'none'}. "
-        + (f"Ground truth was used in {', '.join(studied)}: a study." if studied else "No other human label was used."),
+        f"Labels of the train photos: made by the teacher and the classifier; corrected by people: {by_hand or 'none'}. "
+        + (f"Ground truth was used in {', '.join(with_truth)}." if with_truth else "No other human label was used."),
         "",
     ]
     if run.final is not None:
@@ -196,16 +196,16 @@ def data_card(run: RunFiles | None) -> str:
 
 
 def run(classifier_path: Path, out: Path | None = None, *, force: bool = False) -> Path:
-    """Write the folder, and return it; nothing is uploaded.
+    """Write the folder and return its path; nothing is uploaded.
 
     Args:
-        classifier_path: file of a classifier; figures and data are those of the run that it is in.
+        classifier_path: file of a classifier; the cards describe the run in its folder.
         out: folder; None for `hub` next to the classifier.
         force: replace the folder if ccd wrote all files in it.
 
     Raises:
-        PipelineError: the classifier is missing, its backbone is not timm's, the weights give other scores, or the
-            folder is there already.
+        PipelineError: the classifier is missing, its backbone is not from timm, the weights give other scores, or the
+            folder exists.
     """
     from safetensors.torch import save_file
 
@@ -219,7 +219,7 @@ def run(classifier_path: Path, out: Path | None = None, *, force: bool = False) 
     if not difference <= TOLERANCE:
         raise PipelineError(
             f"the weights under timm's names give scores that differ by {difference:.1e} from those of {classifier_path}, "
-            f"expected at most {TOLERANCE:.0e}; nothing was written."
+            f"expected at most {TOLERANCE:.0e}. Nothing was written."
         )
     folder = classifier_path.parent
     files = read_run(folder) if (folder / "manifest.csv").exists() else None
@@ -235,5 +235,5 @@ def run(classifier_path: Path, out: Path | None = None, *, force: bool = False) 
             (target / name).write_text(text, encoding="utf-8")
         scores = runpy.run_path(str(target / "load.py"))["scores"]
         check_recipe(Classifier(checkpoint), lambda path: list(scores(path).values()), "load.py")
-    log(f"{out}: weights, config.json, load.py and two cards; scores within {difference:.1e} of the classifier's.")
+    log(f"{out}: weights, config.json, load.py and two cards. Scores within {difference:.1e} of the classifier's.")
     return out

@@ -1,4 +1,4 @@
-"""A classifier file and photos to labels and scores; needs neither the teacher nor the run."""
+"""A classifier file and photos to a table of labels and scores; needs neither the teacher nor the run."""
 
 import glob
 import shlex
@@ -31,26 +31,26 @@ class FoundPhoto:
     """A photo or a video of a source."""
 
     name: str
-    """In the table."""
+    """Name in the table."""
     place: Path | UnreadableImage
-    """The file, or why there is none."""
+    """The file, or the error if there is none."""
 
     @property
     def is_video(self) -> bool:
-        """Whether it is a video, by its ending."""
+        """Whether the suffix is that of a video."""
         return isinstance(self.place, Path) and self.place.suffix.lower() in VIDEO_SUFFIXES
 
 
 def find_images(
     sources: Sequence[str], class_names: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> list[FoundPhoto]:
-    """What sources stand for: each photo and video once, in the order given; says what is passed over.
+    """The photos and videos of the sources, each once, in order; logs what is skipped.
 
     Args:
-        sources: files, folders (searched to any depth), globs, addresses, lists of paths and addresses (.txt, tables, "-"
-            for standard input), Parquet files with images in them, tars and zips.
-        class_names: of the labels that such a source may hold.
-        exclude: patterns of names that are passed over; see `listing.excluded_by`.
+        sources: files, folders (searched recursively), globs, addresses, lists of paths and addresses (.txt, tables, "-"
+            for standard input), Parquet files that contain images, tars and zips.
+        class_names: class names of the labels that a source may contain.
+        exclude: patterns of names to skip; see `listing.excluded_by`.
 
     Raises:
         PipelineError: a source is missing or broken, or a folder has no photo.
@@ -65,7 +65,7 @@ def find_images(
             named.append((name, place))
     addresses = list(dict.fromkeys(place for _, place in named if is_address(place)))
     fetched = fetch_each(addresses, reading.cache, exclude) if addresses else {}
-    found: dict[tuple[str, str], FoundPhoto] = {}
+    unique: dict[tuple[str, str], FoundPhoto] = {}
     for name, place in named:
         if is_address(place):
             photos, listing = from_address(place, fetched[place], class_names, reading)
@@ -75,27 +75,29 @@ def find_images(
         for note in notes_of(name, listing):
             log(f"{note}.")
         for photo in photos:
-            found.setdefault((photo.name, str(photo.place)), photo)
+            unique.setdefault((photo.name, str(photo.place)), photo)
     for note in unused_patterns(listings, exclude):
         log(f"{note}.")
-    if not found:
-        raise PipelineError(f"--exclude {' '.join(exclude)} leaves no photo of {', '.join(sources)[:200]}.")
-    return list(found.values())
+    if not unique:
+        raise PipelineError(
+            f"--exclude {' '.join(exclude)} leaves no photo of {', '.join(sources)[:200]}. Remove a pattern."
+        )
+    return list(unique.values())
 
 
 def entries_of(source: str, class_names: Sequence[str]) -> list[tuple[str, str]]:
-    """Name and place (a path or an address) of each entry of a list; of any other source, what has this name."""
+    """Name and place (a path or an address) of each entry of a list, or of each match of any other source."""
     if source == STANDARD_INPUT:
         return [entry for line in standard_input() for entry in matches_of_line(line)]
-    found = []
+    entries = []
     for name, place in matches_of(source):
         listed = None if is_address(place) else list_entries(Path(place), class_names)
-        found += [(name, place)] if listed is None else listed
-    return found
+        entries += [(name, place)] if listed is None else listed
+    return entries
 
 
 def list_entries(path: Path, class_names: Sequence[str]) -> list[tuple[str, str]] | None:
-    """Name and place of each entry of a text file or table; None for what is not a list."""
+    """Name and place of each entry of a text file or table; None if the file is not a list."""
     suffix = path.suffix.lower()
     if suffix == ".txt" and path.is_file():
         lines = [line if is_address(line) else str(path.parent / line) for line in read_lines(path)]
@@ -109,7 +111,7 @@ def list_entries(path: Path, class_names: Sequence[str]) -> list[tuple[str, str]
 
 
 def standard_input() -> list[str]:
-    """The lines of standard input without the empty ones."""
+    """The non-empty lines of standard input."""
     try:
         lines = [line.strip() for line in sys.stdin.read().splitlines() if line.strip()]
     except UnicodeDecodeError as error:
@@ -120,7 +122,7 @@ def standard_input() -> list[str]:
 
 
 def matches_of_line(line: str) -> list[tuple[str, str]]:
-    """`matches_of` a line of a list; a line without a file stays, and is skipped and counted like a broken photo."""
+    """`matches_of` a line of a list; a line without a file stays, and counts as an unreadable photo."""
     try:
         return matches_of(line)
     except PipelineError:
@@ -128,10 +130,10 @@ def matches_of_line(line: str) -> list[tuple[str, str]]:
 
 
 def matches_of(source: str) -> list[tuple[str, str]]:
-    """Name and place of what has exactly this name (a photo may be called "[1].jpg"), or else of what the glob matches."""
+    """Name and place of the file with exactly this name (such as "[1].jpg"), or else of the matches of the glob."""
     if is_address(source):
         return [(source, source)]
-    # unlike Path.glob, this takes absolute patterns
+    # unlike Path.glob, glob.glob accepts absolute patterns
     matches = glob.glob(glob.escape(source)) or sorted(glob.glob(source, recursive=True))  # noqa: PTH207
     if not matches:
         raise PipelineError(f"{source} is missing, expected a photo, a folder or a glob. Correct the path.")
@@ -139,7 +141,7 @@ def matches_of(source: str) -> list[tuple[str, str]]:
 
 
 def from_path(name: str, path: Path, class_names: Sequence[str], reading: Reading) -> tuple[list[FoundPhoto], Listing]:
-    """The photos of a folder or an archive, or the file itself, whatever its ending."""
+    """The photos of a folder or an archive, or the file itself, whatever its suffix."""
     is_shard = is_archive(path) or (path.suffix.lower() == ".parquet" and image_column(path))
     if not path.is_dir() and not is_shard:
         if shown(name) != name:
@@ -154,7 +156,7 @@ def from_path(name: str, path: Path, class_names: Sequence[str], reading: Readin
 def from_address(
     address: str, fetched: Fetched | PipelineError, class_names: Sequence[str], reading: Reading
 ) -> tuple[list[FoundPhoto], Listing]:
-    """The photos of what was fetched from an address; one entry that says why where nothing was."""
+    """The photos of a fetched address, or one entry with the error."""
     if isinstance(fetched, PipelineError):
         return [FoundPhoto(address, UnreadableImage(str(fetched)))], Listing([])
     listing = read_fetched(fetched, class_names, reading)
@@ -164,19 +166,19 @@ def from_address(
     return [FoundPhoto(name, image.path) for name, image in zip(names, listing.images, strict=True)], listing
 
 
-def photos_of(found: Sequence[FoundPhoto], every: float, names: list[str]) -> Iterator[Photo | UnreadableImage]:
-    """The photos and the frames of the videos; the name of each is appended to `names` before."""
-    for each in found:
-        if not each.is_video:
-            names.append(each.name)
-            yield each.place
+def photos_of(photos: Sequence[FoundPhoto], every: float, names: list[str]) -> Iterator[Photo | UnreadableImage]:
+    """The photos and the frames of the videos; appends the name of each to `names` before it yields it."""
+    for photo in photos:
+        if not photo.is_video:
+            names.append(photo.name)
+            yield photo.place
             continue
         try:
-            for time, pixels in frames(each.place, every):
-                names.append(f"{each.name}#t={round(time, 3)}")
+            for time, pixels in frames(photo.place, every):
+                names.append(f"{photo.name}#t={round(time, 3)}")
                 yield pixels
         except UnreadableImage as error:
-            names.append(each.name)
+            names.append(photo.name)
             yield error
 
 
@@ -191,33 +193,33 @@ def run(
     engine: Engine = "auto",
     exclude: Sequence[str] = (),
 ) -> None:
-    """Write labels and scores of photos to a table, or as CSV to standard output.
+    """Write labels and scores of photos to a table, or print them as CSV.
 
     Args:
         classifier_path: file of a classifier.
         sources: see `find_images`.
         out: CSV, JSON lines or Parquet file; None for standard output.
         every: seconds between two frames of a video.
-        batch_size: photos that go through the network together.
+        batch_size: photos per batch.
         device: torch device.
-        engine: what runs the backbone; see `engines.run_of`.
+        engine: runtime of the backbone; see `engines.run_of`.
         exclude: see `find_images`.
 
     Raises:
-        PipelineError: a file is missing or wrong, or no photo can be read.
+        PipelineError: a file is missing or invalid, or no photo can be read.
     """
     if out is not None:
         check_suffix(out)
     classifier = Classifier.load(classifier_path, device, engine)
-    found = find_images(sources, classifier.class_names, exclude)
-    total = sum(frame_count(each.place, every) if each.is_video else 1 for each in found)
+    photos = find_images(sources, classifier.class_names, exclude)
+    total = sum(frame_count(photo.place, every) if photo.is_video else 1 for photo in photos)
     names: list[str] = []
-    scored = score_photos(classifier, photos_of(found, every, names), names, total, batch_size)
+    scored = score_photos(classifier, photos_of(photos, every, names), names, total, batch_size)
     images = [names[row] for row in scored.rows]
     if not (scored.scores >= classifier.thresholds).any():
         log(
-            f"no class reaches its threshold in any photo; the highest score is {scored.scores.max():.2f}. The scores "
-            f"rank the photos all the same; `ccd calibrate {shlex.quote(str(classifier_path))} TABLE` sets thresholds by labelled photos."
+            f"no class reaches its threshold in any photo; the highest score is {scored.scores.max():.2f}. The scores still rank "
+            f"the photos. Set thresholds on labelled photos with `ccd calibrate {shlex.quote(str(classifier_path))} TABLE`."
         )
     frame = prediction_frame(images, scored.scores, classifier.thresholds, classifier.class_names, key="image")
     if out is None:
