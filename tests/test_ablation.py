@@ -9,10 +9,10 @@ from worlds.test_sets import Population, draw
 from pipeline.artifacts.hdf5 import write
 from pipeline.artifacts.manifest import read_manifest
 from pipeline.artifacts.provenance import Provenance
-from pipeline.classifier import inference
 from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
 from pipeline.evaluation.intervals import gain_interval, leave_one_out
 from pipeline.evaluation.read import read
+from pipeline.photos import views
 from pipeline.runs.graph import VERSIONS
 from pipeline.runs.options import InitLabelsConfig
 from pipeline.runs.settings import Settings
@@ -136,8 +136,8 @@ def test_a_wrong_plan_is_refused(tmp_path, text, message):
 
 def test_a_further_row_shows_no_photo_to_the_backbone(finished, tmp_path, colour_teacher, monkeypatch):
     pytest.importorskip("matplotlib")
-    decoded, load_view = [], inference.load_view
-    monkeypatch.setattr(inference, "load_view", lambda *given: decoded.append(given) or load_view(*given))
+    decoded, load_view = [], views.load_view
+    monkeypatch.setattr(views, "load_view", lambda *given: decoded.append(given) or load_view(*given))
     counts = []
     for ratios in ([0.3], [0.3, 0.6]):
         run = shutil.copytree(finished, tmp_path / str(len(ratios)))

@@ -258,7 +258,7 @@ def run_with_slow_processes(folder, backbone):
     }
     run_stage(find_stage("warmup"), folder, Settings({"warmup": warmup}), "cpu", force=False)
     chain.check_photos = check_photos
-    inference.predict_logits = slow(inference.predict_logits, 1)
+    inference.predict_together = slow(inference.predict_together, 1)
     boxes.feature_batches = slow(boxes.feature_batches, 0)
     run_stage(find_stage("boxes"), folder, Settings({"boxes": {"image_size": 64}}), "cpu", force=False)
     Path(f"{folder}/slept{distributed.rank()}").write_text(str(len(slept)))

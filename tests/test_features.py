@@ -7,7 +7,8 @@ from worlds.photos import noise_photos
 
 from pipeline.classifier import features, inference
 from pipeline.classifier.features import FeatureStore
-from pipeline.classifier.inference import feature_batches, predict_logits, predict_together
+from pipeline.classifier.inference import feature_batches, predict_together
+from pipeline.photos import views
 from pipeline.system import distributed
 
 SIZE = 48
@@ -34,8 +35,8 @@ def store():
 def decoded(monkeypatch):
     """Names of the images in the order in which they were decoded."""
     names = []
-    load = inference.load_view
-    monkeypatch.setattr(inference, "load_view", lambda path, *how: names.append(path.name) or load(path, *how))
+    load = views.load_view
+    monkeypatch.setattr(views, "load_view", lambda path, *how: names.append(path.name) or load(path, *how))
     return names
 
 
@@ -47,34 +48,34 @@ def naive_logits(model, paths):
 
 
 def test_a_second_pass_decodes_nothing_and_gives_the_same_bytes(model, paths, store, decoded):
-    first = predict_logits(model, paths, SIZE, batch_size=2, store=store)
+    first = predict_together(model, paths, SIZE, batch_size=2, store=store)
     torch.testing.assert_close(first, naive_logits(model, paths), **HALF)
     assert sorted(decoded) == [path.name for path in paths]
-    assert torch.equal(predict_logits(model, paths, SIZE, batch_size=2, store=store), first)
+    assert torch.equal(predict_together(model, paths, SIZE, batch_size=2, store=store), first)
     assert len(decoded) == 5
 
 
 def test_a_head_that_changed_is_seen(model, paths, store, decoded):
-    predict_logits(model, paths, SIZE, store=store)
+    predict_together(model, paths, SIZE, store=store)
     with torch.no_grad():
         model.head.bias += 1
-    torch.testing.assert_close(predict_logits(model, paths, SIZE, store=store), naive_logits(model, paths), **HALF)
+    torch.testing.assert_close(predict_together(model, paths, SIZE, store=store), naive_logits(model, paths), **HALF)
     assert len(decoded) == 5
 
 
 @pytest.mark.parametrize("part", ["weight", "running_mean"])
 def test_a_backbone_that_changed_is_computed_anew(model, paths, store, decoded, part):
-    predict_logits(model, paths, SIZE, store=store)
+    predict_together(model, paths, SIZE, store=store)
     with torch.no_grad():
         next(value for name, value in model.stages.state_dict().items() if name.endswith(part)).add_(0.5)
-    torch.testing.assert_close(predict_logits(model, paths, SIZE, store=store), naive_logits(model, paths), **HALF)
+    torch.testing.assert_close(predict_together(model, paths, SIZE, store=store), naive_logits(model, paths), **HALF)
     assert len(decoded) == 10
 
 
 def test_an_image_that_changed_is_computed_anew(model, paths, store):
-    predict_logits(model, paths, SIZE, store=store)
+    predict_together(model, paths, SIZE, store=store)
     Image.new("RGB", (SIZE, SIZE), "red").save(paths[3])
-    torch.testing.assert_close(predict_logits(model, paths, SIZE, store=store), naive_logits(model, paths), **HALF)
+    torch.testing.assert_close(predict_together(model, paths, SIZE, store=store), naive_logits(model, paths), **HALF)
 
 
 def test_scores_are_the_same_wherever_the_maps_are_kept(model, paths, decoded, tmp_path):
@@ -88,7 +89,7 @@ def test_scores_are_the_same_wherever_the_maps_are_kept(model, paths, decoded, t
     for name, store in stores.items():
         for _ in range(2):
             decoded.clear()
-            passes[name].append((predict_logits(model, paths, SIZE, batch_size=2, store=store), len(decoded)))
+            passes[name].append((predict_together(model, paths, SIZE, batch_size=2, store=store), len(decoded)))
     first = passes["nowhere"][0][0]
     assert all(torch.equal(scores, first) for both in passes.values() for scores, _ in both)
     assert {name: [count for _, count in both] for name, both in passes.items()} == {
@@ -101,13 +102,13 @@ def test_scores_are_the_same_wherever_the_maps_are_kept(model, paths, decoded, t
 
 def test_a_killed_process_leaves_its_maps_to_the_next(model, paths, decoded, tmp_path, monkeypatch):
     monkeypatch.setattr(inference, "SAVE_EVERY", 1)
-    expected = predict_logits(model, paths, SIZE)
+    expected = predict_together(model, paths, SIZE)
     batches = feature_batches(model, paths, SIZE, 2, store=FeatureStore(memory=0, folder=tmp_path))
     next(batches), next(batches)
     batches.close()
     decoded.clear()
     again = FeatureStore(memory=0, folder=tmp_path)
-    torch.testing.assert_close(predict_logits(model, paths, SIZE, batch_size=3, store=again), expected)
+    torch.testing.assert_close(predict_together(model, paths, SIZE, batch_size=3, store=again), expected)
     # the maps of the second batch may or may not have been saved when the process went
     assert [path.name for path in paths[4:]] == decoded[-1:] and len(decoded) <= 3
     again.remove()
@@ -115,10 +116,10 @@ def test_a_killed_process_leaves_its_maps_to_the_next(model, paths, decoded, tmp
 
 
 def test_a_file_of_another_size_is_not_trusted(model, paths, tmp_path):
-    expected = predict_logits(model, paths, SIZE, store=FeatureStore(memory=0, folder=tmp_path))
+    expected = predict_together(model, paths, SIZE, store=FeatureStore(memory=0, folder=tmp_path))
     (file,) = tmp_path.glob("*.f16")
     file.write_bytes(file.read_bytes()[:-10])
-    assert torch.equal(predict_logits(model, paths, SIZE, store=FeatureStore(memory=0, folder=tmp_path)), expected)
+    assert torch.equal(predict_together(model, paths, SIZE, store=FeatureStore(memory=0, folder=tmp_path)), expected)
 
 
 def test_the_budgets_of_memory_and_disk_are_kept(model, tmp_path):
@@ -133,11 +134,11 @@ def test_the_budgets_of_memory_and_disk_are_kept(model, tmp_path):
 
 
 def test_no_images_give_no_scores(model):
-    assert predict_logits(model, [], SIZE, store=FeatureStore()).shape == (0, 3)
+    assert predict_together(model, [], SIZE, store=FeatureStore()).shape == (0, 3)
 
 
 def test_processes_predict_a_part_each_and_put_it_in_its_places(model, paths, monkeypatch):
-    whole = predict_logits(model, paths, SIZE)
+    whole = predict_together(model, paths, SIZE)
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     parts = []
     for rank in range(2):
@@ -148,9 +149,9 @@ def test_processes_predict_a_part_each_and_put_it_in_its_places(model, paths, mo
 
 
 def test_maps_that_are_not_rounded_give_the_logits_of_a_forward_pass(model, paths):
-    exact = predict_logits(model, paths, SIZE, rounded=False)
+    exact = predict_together(model, paths, SIZE, rounded=False)
     torch.testing.assert_close(exact, naive_logits(model, paths), atol=8e-6, rtol=1e-5)
-    assert not torch.equal(predict_logits(model, paths, SIZE), exact)
+    assert not torch.equal(predict_together(model, paths, SIZE), exact)
 
 
 class Accelerator:
@@ -205,13 +206,13 @@ def test_a_store_that_is_cleared_gives_the_disk_back(model, tmp_path):
 
 
 def test_photos_are_known_by_their_content_where_it_was_checked(model, paths, store, decoded, tmp_path):
-    store.know(paths, [f"{n:064x}" for n in range(5)])
-    expected = predict_logits(model, paths, SIZE, store=store)
+    store.know(dict(zip(map(str, paths), [f"{n:064x}" for n in range(5)], strict=True)))
+    expected = predict_together(model, paths, SIZE, store=store)
     moved = [path.rename(tmp_path / f"moved{n}.png") for n, path in enumerate(paths)]
-    store.know(moved, [f"{n:064x}" for n in range(5)])
-    assert torch.equal(predict_logits(model, moved, SIZE, store=store), expected) and len(decoded) == 5
-    store.know(moved, [f"{n:064x}" for n in range(1, 6)])
-    predict_logits(model, moved, SIZE, store=store)
+    store.know(dict(zip(map(str, moved), [f"{n:064x}" for n in range(5)], strict=True)))
+    assert torch.equal(predict_together(model, moved, SIZE, store=store), expected) and len(decoded) == 5
+    store.know(dict(zip(map(str, moved), [f"{n:064x}" for n in range(1, 6)], strict=True)))
+    predict_together(model, moved, SIZE, store=store)
     assert len(decoded) == 10
 
 

@@ -22,7 +22,7 @@ from worlds.random_clip import random_clip
 from pipeline.artifacts.manifest import read_manifest
 from pipeline.artifacts.provenance import Provenance
 from pipeline.classifier import training
-from pipeline.classifier.inference import predict_logits, to_device
+from pipeline.classifier.inference import predict_together, to_device
 from pipeline.classifier.network import build_classifier
 from pipeline.classifier.training import Consistency, TrainingSet, fit, losses_of, start_training
 from pipeline.evaluation.metrics import average_precision
@@ -138,7 +138,7 @@ def test_training_in_bfloat16_is_near_training_in_float32(finished_run, tmp_path
         state.optimizer.zero_grad()
         partial = PartialResults(tmp_path / precision / "model.pt", Provenance("classifier", 1, {}, {}))
         losses.append(fit(state, data, config, partial, consistency=jitter)["loss"].to_numpy())
-        scores = predict_logits(state.predictor, data.paths, SIDE).numpy()
+        scores = predict_together(state.predictor, data.paths, SIDE).numpy()
         maps.append(np.nanmean(average_precision(scores, truth.labels)))
     assert F.cosine_similarity(*gradients, dim=0) > 0.95
     assert np.abs(losses[1] / losses[0] - 1).max() < 0.05

@@ -66,7 +66,7 @@ def test_size_on_disk_is_told_before(tmp_path: Path, monkeypatch: pytest.MonkeyP
     kept = [p.stat().st_size for p in (tmp_path / "cache").rglob("*") if p.is_file()]
     assert sum(kept) == cache_bytes(3, SIZE)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10))
-    with pytest.raises(PipelineError, match=r"has 0\.0 GB free, expected .* GB for 3 images at 99x99"):
+    with pytest.raises(PipelineError, match=r"has 0\.0 GB free, expected .* GB for 3 photos at 99x99"):
         cache.check_room(paths, (99, 99))
 
 
@@ -93,4 +93,12 @@ def test_a_cache_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "cache"):
         with pytest.raises(PipelineError, match="file is a file, expected a folder for the cache"):
-            open_cache(str(folder), [], 8)
+            open_cache(str(folder), {}, 8)
+
+
+def test_a_moved_photo_of_known_content_is_not_decoded_again(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.png", 0)
+    expected = ImageCache(tmp_path / "cache", {str(path): "0" * 64}).load_view(path, SIZE)
+    moved = path.rename(tmp_path / "b.png")
+    monkeypatch.setattr("pipeline.photos.image_cache.load_view", lambda *_: pytest.fail("decoded again"))
+    assert torch.equal(ImageCache(tmp_path / "cache", {str(moved): "0" * 64}).load_view(moved, SIZE), expected)

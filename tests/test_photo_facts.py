@@ -14,7 +14,7 @@ from pipeline.artifacts import photo_facts
 from pipeline.artifacts.manifest import read_manifest
 from pipeline.artifacts.photo_facts import KnownPhotos, check_photos, read_facts
 from pipeline.artifacts.state import file_states
-from pipeline.classifier import features
+from pipeline.photos import image_cache
 from pipeline.stages import prepare
 from pipeline.system.errors import PipelineError
 
@@ -81,9 +81,9 @@ def test_a_stage_reads_the_manifest_once(begun, monkeypatch, colour_teacher):
 def looks(monkeypatch):
     """How often the file of each photo was looked at before it was decoded."""
     found = Counter()
-    status, key = photo_facts.file_status, features.file_key
+    status, key = photo_facts.file_status, image_cache.file_key
     monkeypatch.setattr(photo_facts, "file_status", lambda path: found.update([str(path)]) or status(path))
-    monkeypatch.setattr(features, "file_key", lambda path: found.update([str(path)]) or key(path))
+    monkeypatch.setattr(image_cache, "file_key", lambda path: found.update([str(path)]) or key(path))
     return found
 
 

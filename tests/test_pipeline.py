@@ -15,7 +15,7 @@ from worlds.teachers import ColourTeacher, use_teacher
 from pipeline import Classifier
 from pipeline.artifacts.checkpoints import read_checkpoint
 from pipeline.artifacts.manifest import read_manifest
-from pipeline.classifier.inference import load_classifier, predict_logits
+from pipeline.classifier.inference import load_classifier, predict_together
 from pipeline.evaluation.read import read
 from pipeline.method.extras.calibration import fit_calibration
 from pipeline.method.losses import mean_label_entropy
@@ -82,7 +82,7 @@ def test_scores_are_calibrated_on_the_train_images_and_the_labels_trained_on(fin
     raw = load_classifier(replace(checkpoint, weights=checkpoint.weights | plain))
     manifest = read_manifest(finished)
     # at the size of prediction, which is not that of training here
-    logits = predict_logits(raw, manifest.split("train").paths, checkpoint.image_size).numpy()
+    logits = predict_together(raw, manifest.split("train").paths, checkpoint.image_size).numpy()
     scale, offset = fit_calibration(logits, read(finished / "cross_fitted_labels.h5").labels)
     np.testing.assert_allclose(checkpoint.weights["scale"], scale, rtol=1e-3)
     np.testing.assert_allclose(checkpoint.weights["offset"], offset, rtol=1e-3, atol=1e-3)

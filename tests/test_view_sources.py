@@ -7,6 +7,7 @@ from pipeline.classifier.batches import plan_epoch
 from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.network import build_classifier
 from pipeline.classifier.view_sources import DrawnViews, PhotoSource, frozen_source, is_frozen
+from pipeline.photos.views import ViewSpec
 from pipeline.system import distributed
 
 SIZE = 48
@@ -34,12 +35,12 @@ def logits(source, seed=3):
 
 
 def source_of(model, paths, jitter=None, seed=0, **options):
-    return frozen_source(model, model.logits, paths, SIZE, jitter, seed, **options)
+    return frozen_source(model, model.logits, paths, ViewSpec(SIZE, jitter=jitter), seed, **options)
 
 
 def test_a_frozen_backbone_gives_the_logits_of_the_photos(frozen, paths):
     ours = logits(source_of(frozen, paths))[0]
-    (expected,) = logits(PhotoSource(frozen, paths, SIZE, None, torch.device("cpu")))
+    (expected,) = logits(PhotoSource(frozen, paths, ViewSpec(SIZE), torch.device("cpu")))
     # maps are kept in half precision
     torch.testing.assert_close(ours, expected, atol=2e-2, rtol=1e-2)
     assert (logits(source_of(frozen, paths), seed=4)[0] - ours).abs().max() > 1e-3  # other flips

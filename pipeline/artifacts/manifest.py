@@ -61,6 +61,11 @@ class Manifest:
         return list(self.images["sha256"])
 
     @property
+    def digest_of(self) -> dict[str, str]:
+        """SHA-256 of each photo by its path."""
+        return dict(zip(self.paths, self.digests, strict=True))
+
+    @property
     def sizes(self) -> np.ndarray:
         """int64 [N, 2], (H, W) of the photos as displayed."""
         return self.images[["height", "width"]].to_numpy(np.int64)

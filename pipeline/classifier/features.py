@@ -8,7 +8,7 @@ long a stage takes and nothing else: maps are rounded to half precision wherever
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.classifier.network import CamNet
+from pipeline.photos.image_cache import photo_key
 from pipeline.system.devices import free_memory
 from pipeline.system.errors import PipelineError, first_line
 from pipeline.system.files import write_text
@@ -83,18 +84,17 @@ class FeatureStore:
         self._backbone = ""
         self._kept: dict[str, Maps] = {}  # the longest unused first
         self._on_disk: dict[str, Path] = {}
-        self._digests: dict[str, str] = {}
+        self._digests: Mapping[str, str] = {}
 
-    def know(self, paths: Sequence[Path | str], digests: Sequence[str]) -> None:
-        """Take the SHA-256 of photos from the caller that checked them, so that the store looks at none of their files."""
-        self._digests = dict(zip(map(str, paths), digests, strict=True))
+    def know(self, digests: Mapping[str, str]) -> None:
+        """Take the SHA-256 by path of photos whose content has been checked, so that the store reads no file."""
+        self._digests = digests
 
-    def images_key(self, paths: Sequence[Path | str]) -> str:
-        """Hash of images: their SHA-256 where `know` gave them; else path, size in bytes and time of the last change."""
+    def images_key(self, paths: Sequence[str]) -> str:
+        """Hash of the `photo_key` of images."""
         digest = hashlib.sha256()
         for path in paths:
-            name = self._digests.get(str(path)) or file_key(path)
-            digest.update(f"{name}\n".encode(errors="surrogateescape"))
+            digest.update(f"{photo_key(path, self._digests)}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
     def open(self, model: CamNet, key: str, shape: Sequence[int]) -> Maps | None:
@@ -197,12 +197,6 @@ def backbone_digest(model: CamNet) -> str:
     for tensor in (*model.stages.state_dict().values(), model.mean, model.std):
         digest.update(tensor.detach().cpu().contiguous().numpy())
     return digest.hexdigest()
-
-
-def file_key(path: Path | str) -> str:
-    """What stands for a file whose content nobody has hashed: path, size in bytes and time of the last change."""
-    fact = Path(path).stat()
-    return f"{path}\0{fact.st_size}\0{fact.st_mtime_ns}"
 
 
 def map_shape(model: CamNet, size: int) -> tuple[int, ...]:

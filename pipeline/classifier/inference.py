@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,34 +10,13 @@ from pipeline.artifacts.checkpoints import Checkpoint, load_partial, save_pt
 from pipeline.classifier.engines import Engine, Run, run_of
 from pipeline.classifier.features import FeatureStore, map_shape
 from pipeline.classifier.network import CamNet, build_classifier
-from pipeline.photos.image_cache import ImageCache
-from pipeline.photos.prefetch import Stream, chunks
-from pipeline.photos.resize import load_view
+from pipeline.photos.prefetch import chunks
+from pipeline.photos.views import ViewSpec
 from pipeline.system import distributed
 from pipeline.system.progress import bar
 
 SAVE_EVERY = 64
 """Batches between two savings of maps on disk."""
-
-
-def square_stream(
-    paths: Sequence[Path | str],
-    batches: Sequence[Sequence[int]],
-    size: int,
-    cache: ImageCache | None = None,
-    resize_filter: str = "bicubic",
-) -> Stream[Tensor]:
-    """Batches of square views, uint8 Tensor[3, size, size], from the cache where there is one.
-
-    Args:
-        paths: all images.
-        batches: rows of each batch.
-        size: side of the square.
-        cache: resized photos on disk, or None.
-        resize_filter: see `photos.resize`.
-    """
-    load = load_view if cache is None else cache.load_view
-    return Stream(lambda row: load(Path(paths[row]), (size, size), resize_filter), batches)
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -51,19 +29,6 @@ def to_device(images: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda":
         images = images.pin_memory()  # from other memory, CUDA finishes all earlier work before it copies
     return images.to(device, non_blocking=True)
-
-
-def image_batches(
-    paths: Sequence[Path | str],
-    size: int,
-    batch_size: int,
-    cache: ImageCache | None = None,
-    resize_filter: str = "bicubic",
-) -> Iterator[tuple[range, Tensor]]:
-    """Rows and their images, uint8 Tensor[B, 3, size, size], in order; from the cache where there is one."""
-    ranges = chunks(len(paths), batch_size)
-    for rows, images in zip(ranges, square_stream(paths, ranges, size, cache, resize_filter), strict=True):
-        yield rows, torch.stack(images)
 
 
 def feature_run(model: CamNet, dtype: torch.dtype | None = None, engine: Engine = "auto") -> Run:
@@ -81,12 +46,12 @@ def feature_run(model: CamNet, dtype: torch.dtype | None = None, engine: Engine 
 @torch.no_grad()
 def feature_batches(
     model: CamNet,
-    paths: Sequence[Path | str],
+    paths: Sequence[str],
     size: int,
     batch_size: int = 16,
+    *,
     title: str = "predict",
     store: FeatureStore | None = None,
-    dtype: torch.dtype | None = None,
     rounded: bool = True,
 ) -> Iterator[tuple[range, Tensor]]:
     """Rows and their backbone maps, in order; from the store where it has them.
@@ -98,7 +63,6 @@ def feature_batches(
         batch_size: images per call.
         title: stands before the progress bar.
         store: gets the maps where they fit; None to keep none. For a backbone that is trained it is of no use.
-        dtype: of the backbone's expensive operations; None for float32.
         rounded: whether maps are rounded to half precision, as those in a store are; False needs a `store` of None.
 
     Yields:
@@ -107,18 +71,17 @@ def feature_batches(
     device = model.mean.device
     maps = None
     if store is not None and len(paths):
-        key = f"{store.images_key(paths)} {size} {dtype} {model.resize_filter}"
+        key = f"{store.images_key(paths)} {size} {model.resize_filter}"
         maps = store.open(model, key, (len(paths), 1, *map_shape(model, size)))
     done = 0 if maps is None else maps.done
     for rows in chunks(done, batch_size):
         yield rows, maps.rows(torch.arange(rows.start, rows.stop), 0, device).float()
     if done == len(paths):
         return
-    features = feature_run(model, dtype)
+    features = feature_run(model)
     with bar(title, len(paths), done) as progress:
-        for number, (rows, images) in enumerate(
-            image_batches(paths[done:], size, batch_size, resize_filter=model.resize_filter)
-        ):
+        views = ViewSpec(size, model.resize_filter).batches(paths[done:], batch_size)
+        for number, (rows, images) in enumerate(views):
             found = features(to_float(to_device(images, device)))
             found = found.half() if rounded else found
             if maps is not None:
@@ -128,19 +91,6 @@ def feature_batches(
             progress.advance(len(rows))
             # laid out as kept maps are: sums over a map must not depend on where it comes from
             yield range(done + rows.start, done + rows.stop), found.float().contiguous()
-
-
-@torch.no_grad()
-def predict_logits(model: CamNet, paths: Sequence[Path | str], size: int, **how: Any) -> Tensor:
-    """Logits of images, float32 Tensor[N, C] on the CPU; the model is used in eval mode on its device.
-
-    Arguments are those of `feature_batches`.
-    """
-    model.eval()
-    logits = torch.zeros(len(paths), model.head.out_channels)
-    for rows, maps in feature_batches(model, paths, size, **how):
-        logits[rows.start : rows.stop] = model.logits(maps)
-    return logits
 
 
 def shares(count: int, batch_size: int) -> list[range]:
@@ -153,24 +103,50 @@ def shares(count: int, batch_size: int) -> list[range]:
     return chunks(count, batch_size * min(max(batches // 64, 1), 16))
 
 
-def predict_together(model: CamNet, paths: Sequence[Path | str], size: int, batch_size: int = 16, **how: Any) -> Tensor:
-    """`predict_logits` of images, each computed by one of the processes; every process returns all of them."""
+@torch.no_grad()
+def predict_together(
+    model: CamNet,
+    paths: Sequence[str],
+    size: int,
+    batch_size: int = 16,
+    *,
+    title: str = "predict",
+    store: FeatureStore | None = None,
+    rounded: bool = True,
+) -> Tensor:
+    """Logits float32 Tensor[N, C] on the CPU in every process, each image's computed by one of them.
+
+    Arguments are those of `feature_batches`; the model is put in eval mode.
+    """
+    model.eval()
     logits = torch.zeros(len(paths), model.head.out_channels)
     mine = [row for rows in distributed.shard(shares(len(paths), batch_size)) for row in rows]
-    logits[mine] = predict_logits(model, [paths[row] for row in mine], size, batch_size=batch_size, **how)
+    own_paths = [paths[row] for row in mine]
+    for rows, maps in feature_batches(model, own_paths, size, batch_size, title=title, store=store, rounded=rounded):
+        logits[mine[rows.start : rows.stop]] = model.logits(maps).cpu()
     distributed.barrier()  # a process may have far more to decode than another
     distributed.all_reduce_sum(logits)
     return logits
 
 
-def predict_once(path: Path, model: CamNet, paths: Sequence[Path | str], size: int, **how: Any) -> Tensor:
-    """`predict_together`, kept in the piece at `path`, from which a command that was killed takes it when it goes on."""
+def predict_once(
+    path: Path,
+    model: CamNet,
+    paths: Sequence[str],
+    size: int,
+    batch_size: int = 16,
+    *,
+    title: str = "predict",
+    store: FeatureStore | None = None,
+    rounded: bool = True,
+) -> Tensor:
+    """`predict_together`, kept at `path` so that a command that continues a killed one need not predict again."""
     if path.exists():
         return load_partial(path)["logits"]
-    logits = predict_together(model, paths, size, **how)
+    logits = predict_together(model, paths, size, batch_size, title=title, store=store, rounded=rounded)
     if distributed.is_main():
         save_pt(path, {"logits": logits})
-    distributed.barrier()  # a process that is killed from here on finds them
+    distributed.barrier()  # from here on, every process can read them
     return logits
 
 

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from pipeline.classifier.view_sources import PhotoSource, ViewSource, frozen_sou
 from pipeline.method.losses import consistency_loss, label_loss, mean_label_entropy, training_targets
 from pipeline.method.ranking import average_precision
 from pipeline.photos.image_cache import ImageCache
+from pipeline.photos.views import ViewSpec
 from pipeline.runs.options import TrainingConfig
 from pipeline.runs.partial_results import PartialResults
 from pipeline.system import distributed
@@ -52,7 +52,7 @@ class Consistency:
 class TrainingSet:
     """N images with soft labels."""
 
-    paths: list[Path]
+    paths: list[str]
     labels: Tensor
     """float32 Tensor[N, C] in [0, 1]."""
     weights: Tensor
@@ -203,7 +203,8 @@ def view_source(
 ) -> ViewSource:
     """Maps of a backbone that is not trained, however many; for one that is, photos decoded in every epoch."""
     device = next(state.model.parameters()).device
-    jitter, order = (None, "batch") if consistency is None else (consistency.jitter, consistency.jitter_order)
+    colours = {} if consistency is None else {"jitter": consistency.jitter, "jitter_order": consistency.jitter_order}
+    spec = ViewSpec(config.image_size, state.model.resize_filter, data.cache, **colours)
     state.model.train()
     freeze(state.model, config)
     if is_frozen(state.model):
@@ -211,21 +212,16 @@ def view_source(
             state.model,
             state.network,
             data.paths,
-            config.image_size,
-            jitter,
+            spec,
             config.seed,
             dtype=inference_dtype(config.precision, device),
-            cache=data.cache,
             store=store,
             title=f"{title}: views",
-            jitter_order=order,
         )
     if store is not None:
         store.clear()  # of the backbone as it was: training needs the memory, and nobody the maps
     network = autocast(state.network, autocast_dtype(config.precision, device), device)
-    return PhotoSource(
-        network, data.paths, config.image_size, jitter, device, data.cache, state.model.resize_filter, order
-    )
+    return PhotoSource(network, data.paths, spec, device)
 
 
 def epoch_name(epoch: int) -> str:

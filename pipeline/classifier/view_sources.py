@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -10,11 +9,11 @@ from torch import Tensor
 
 from pipeline.classifier.batches import Batch
 from pipeline.classifier.features import FeatureStore, Maps, map_shape
-from pipeline.classifier.inference import feature_run, square_stream, to_device, to_float
+from pipeline.classifier.inference import feature_run, to_device, to_float
 from pipeline.classifier.network import CamNet
 from pipeline.photos.augment import color_jitter, draw_flips, draw_jitter, flip
-from pipeline.photos.image_cache import ImageCache
 from pipeline.photos.prefetch import Stream, chunks
+from pipeline.photos.views import ViewSpec
 from pipeline.system import distributed
 from pipeline.system.progress import bar
 
@@ -49,12 +48,8 @@ class PhotoSource:
     Args:
         network: images float Tensor[b, 3, S, S] in [0, 1] to logits.
         paths: N photos.
-        size: S, side of the square input.
-        jitter: largest colour change of the second view; None for no second view.
+        spec: of their views.
         device: where views are made.
-        cache: resized photos on disk, or None.
-        resize_filter: see `photos.resize`.
-        jitter_order: see `draw_jitter`.
     """
 
     owned = False
@@ -62,35 +57,30 @@ class PhotoSource:
     def __init__(
         self,
         network: Callable[[Tensor], Tensor],
-        paths: Sequence[Path | str],
-        size: int,
-        jitter: float | None,
+        paths: Sequence[str],
+        spec: ViewSpec,
         device: torch.device,
-        cache: ImageCache | None = None,
-        resize_filter: str = "bicubic",
-        jitter_order: str = "batch",
     ) -> None:
         self.forward = network
         self.waited = 0.0
-        self._photos = partial(square_stream, paths, size=size, cache=cache, resize_filter=resize_filter)
-        self._jitter_order = jitter_order
-        self._jitter = jitter
+        self._paths = paths
+        self._spec = spec
         self._device = device
 
     def views(self, batches: Sequence[Batch], generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor | None]]:
         """See `ViewSource`; draws are made for whole batches, so that they do not depend on the number of processes."""
-        loader, waited = self._photos([batch.own_rows.tolist() for batch in batches]), self.waited
+        loader = self._spec.stream(self._paths, [batch.own_rows.tolist() for batch in batches])
+        waited = self.waited
         for batch, images in zip(batches, loader, strict=True):
             self.waited = waited + loader.waited
             pixels = to_float(to_device(torch.stack(images), self._device))
             count = len(batch.rows)
             first = flip(pixels, draw_flips(count, generator)[batch.mine])
             second = None
-            if self._jitter is not None:
+            if self._spec.jitter is not None:
                 second = flip(pixels, draw_flips(count, generator)[batch.mine])
-                second = color_jitter(
-                    second, draw_jitter(count, self._jitter, generator, self._jitter_order).of(batch.mine)
-                )
+                jitter = draw_jitter(count, self._spec.jitter, generator, self._spec.jitter_order)
+                second = color_jitter(second, jitter.of(batch.mine))
             yield first, second
 
 
@@ -101,18 +91,17 @@ class DrawnViews:
 
     Args:
         count: N.
-        jitter: largest colour change of the jittered views; None for no such views.
+        spec: has the colours of the jittered views.
         seed: of flips and jitter.
-        jitter_order: see `draw_jitter`.
     """
 
-    def __init__(self, count: int, jitter: float | None, seed: int, jitter_order: str = "batch") -> None:
+    def __init__(self, count: int, spec: ViewSpec, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         self._drawn = [
-            (draw_flips(count, generator), draw_jitter(count, jitter, generator, jitter_order))
-            for _ in range(0 if jitter is None else JITTERED)
+            (draw_flips(count, generator), draw_jitter(count, spec.jitter, generator, spec.jitter_order))
+            for _ in range(0 if spec.jitter is None else JITTERED)
         ]
-        self.groups = {"plain": 2} | ({} if jitter is None else {"jittered": JITTERED})
+        self.groups = {"plain": 2} | ({} if spec.jitter is None else {"jittered": JITTERED})
         """Views that are kept together, by name: how many."""
 
     def make(self, group: str, view: int, pixels: Tensor, rows: Tensor) -> Tensor:
@@ -221,16 +210,13 @@ def is_frozen(model: CamNet) -> bool:
 def frozen_source(
     model: CamNet,
     head: Callable[[Tensor], Tensor],
-    paths: Sequence[Path | str],
-    size: int,
-    jitter: float | None,
+    paths: Sequence[str],
+    spec: ViewSpec,
     seed: int,
     *,
     dtype: torch.dtype | None = None,
-    cache: ImageCache | None = None,
     store: FeatureStore | None = None,
     title: str = "views",
-    jitter_order: str = "batch",
 ) -> FrozenSource:
     """A `FrozenSource` of photos; its maps are computed now where there is room to keep them.
 
@@ -238,25 +224,22 @@ def frozen_source(
         model: its backbone makes the maps.
         head: what the maps go through.
         paths: N photos.
-        size: side of the square input.
-        jitter: largest colour change of the second view; None for no second view.
+        spec: of their views.
         seed: of flips and jitter of the second views.
         dtype: of the backbone's expensive operations; None for float32.
-        cache: resized photos on disk, or None.
         store: has the maps, or gets them; None for one of this source alone.
         title: stands before the progress bar.
-        jitter_order: see `draw_jitter`.
     """
     store = store or FeatureStore()
     rank, processes = distributed.rank(), distributed.world_size()
     rows = range(rank, len(paths), processes)
-    views = DrawnViews(len(paths), jitter, seed, jitter_order)
+    views = DrawnViews(len(paths), spec, seed)
     kept: dict[str, Maps] = {}
     if len(paths) >= processes:
-        key = f"{store.images_key(paths)} {size} {dtype} {model.resize_filter} {rank}/{processes}"
-        shape = map_shape(model, size)
+        key = f"{store.images_key(paths)} {spec.size} {dtype} {spec.resize_filter} {rank}/{processes}"
+        shape = map_shape(model, spec.size)
         for group, count in views.groups.items():
-            own = key if group == "plain" else f"{key} {jitter} {jitter_order} {seed}"
+            own = key if group == "plain" else f"{key} {spec.jitter} {spec.jitter_order} {seed}"
             maps = store.open(model, f"{own} {group}", (len(rows), count, *shape))
             if maps is not None:
                 kept[group] = maps
@@ -266,7 +249,7 @@ def frozen_source(
         lacking = torch.tensor([float(group not in kept) for group in views.groups])
         distributed.all_reduce_max(lacking)
         kept = {group: kept[group] for group, gone in zip(views.groups, lacking.tolist(), strict=True) if not gone}
-    photos = partial(square_stream, paths, size=size, cache=cache, resize_filter=model.resize_filter)
+    photos = partial(spec.stream, paths)
     source = FrozenSource(head, feature_run(model, dtype), views, kept, photos, model.mean.device)
     source.fill(rows, title)
     return source

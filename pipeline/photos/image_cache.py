@@ -4,7 +4,7 @@ import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,26 +13,34 @@ from torch import Tensor
 
 from pipeline.photos.images import DECODING, UnreadableImage
 from pipeline.photos.resize import load_view
+from pipeline.runs.options import ResizeFilter
 from pipeline.system.errors import PipelineError
+from pipeline.system.files import file_key
 from pipeline.system.progress import log
 
 
-class ImageCache:
-    """A folder that fills with one file of raw pixels per image and size, and may be deleted at any time.
+def photo_key(path: str, digests: Mapping[str, str]) -> str:
+    """What identifies a photo in caches: its SHA-256 if `digests` has its path, else its `file_key`."""
+    return digests.get(str(path)) or file_key(path)
 
-    A file is named for the image's path, size in bytes, time of change and `DECODING`, so that a changed image is decoded
-    again.
-    Threads and processes may share the folder.
+
+class ImageCache:
+    """A folder with a file of raw pixels per photo, size and filter. It may be deleted at any time.
+
+    The `photo_key` and `DECODING` name a file, so that a changed photo is decoded again. Threads and processes may share
+    the folder.
 
     Args:
-        folder: created when the first image is kept.
+        folder: created with the first file.
+        digests: SHA-256 by path of photos whose content has been checked.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, digests: Mapping[str, str] | None = None) -> None:
         self._folder = folder
+        self._digests = digests or {}
 
-    def load_view(self, path: Path, size: tuple[int, int], resize_filter: str = "bicubic") -> Tensor:
-        """What `photos.resize.load_view` returns, from the folder where it has been asked for before."""
+    def load_view(self, path: str, size: tuple[int, int], resize_filter: ResizeFilter = "bicubic") -> Tensor:
+        """`resize.load_view`, read from the folder if the pixels are there."""
         file = self._file(path, size, resize_filter)
         try:
             pixels = np.fromfile(file, dtype=np.uint8)
@@ -44,8 +52,8 @@ class ImageCache:
         self._keep(file, image.contiguous().numpy())
         return image
 
-    def check_room(self, paths: list[Path], size: tuple[int, int], resize_filter: str = "bicubic") -> int:
-        """Bytes that these images will still add to the folder.
+    def check_room(self, paths: Collection[str], size: tuple[int, int], resize_filter: ResizeFilter = "bicubic") -> int:
+        """Bytes that these photos will add to the folder.
 
         Raises:
             PipelineError: the disk has less free.
@@ -53,24 +61,22 @@ class ImageCache:
         missing = cache_bytes(sum(not self._file(path, size, resize_filter).is_file() for path in paths), size)
         existing = next(path for path in (self._folder, *self._folder.absolute().parents) if path.exists())
         if not existing.is_dir():
-            raise PipelineError(f"{existing} is a file, expected a folder for the cache. Name another.")
+            raise PipelineError(f"{existing} is a file, expected a folder for the cache. Name another folder.")
         free = shutil.disk_usage(existing).free
         if missing > free:
             raise PipelineError(
-                f"{self._folder} has {free / 1e9:.1f} GB free, expected {missing / 1e9:.1f} GB for {len(paths)} images "
-                f"at {size[0]}x{size[1]}. Make room, choose another folder or do without the cache."
+                f"{self._folder} has {free / 1e9:.1f} GB free, expected {missing / 1e9:.1f} GB for {len(paths)} photos "
+                f"at {size[0]}x{size[1]}. Make room, choose another folder, or leave the option out."
             )
         return missing
 
-    def _file(self, path: Path, size: tuple[int, int], resize_filter: str) -> Path:
+    def _file(self, path: str, size: tuple[int, int], resize_filter: ResizeFilter) -> Path:
         try:
-            status = path.stat()
+            key = f"{photo_key(path, self._digests)}\0{DECODING}"
         except OSError as error:
             raise UnreadableImage(f"{path} cannot be read as an image: {error.strerror}. Restore it.") from error
-        key = f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\0{DECODING}"
         name = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:32]
-        way = "" if resize_filter == "bicubic" else f"-{resize_filter}"
-        return self._folder / f"{size[0]}x{size[1]}{way}" / name[:2] / f"{name}.rgb"
+        return self._folder / f"{size[0]}x{size[1]}-{resize_filter}" / name[:2] / f"{name}.rgb"
 
     def _keep(self, file: Path, pixels: np.ndarray) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -80,27 +86,27 @@ class ImageCache:
 
 
 def open_cache(
-    folder: str, paths: Sequence[Path | str], size: int, resize_filter: str = "bicubic"
+    folder: str, digests: Mapping[str, str], size: int, resize_filter: ResizeFilter = "bicubic"
 ) -> ImageCache | None:
-    """The cache in a folder, after a line that says what these images add to it; None for no folder.
+    """The cache in a folder, or None for an empty name. Logs how many bytes these photos will add.
 
     Args:
         folder: path, or empty.
-        paths: images that will be asked for.
+        digests: path to SHA-256 of the photos that will be read.
         size: side of the square view in pixels.
         resize_filter: of the views, see `photos.resize`.
 
     Raises:
-        PipelineError: the disk has not the room.
+        PipelineError: the disk has too little room.
     """
     if not folder:
         return None
-    cache = ImageCache(Path(folder))
-    missing = cache.check_room([Path(path) for path in paths], (size, size), resize_filter)
-    log(f"{folder}: {len(paths)} resized photos will add {missing / 1e6:.1f} MB.")
+    cache = ImageCache(Path(folder), digests)
+    missing = cache.check_room(digests, (size, size), resize_filter)
+    log(f"{folder}: {len(digests)} resized photos will add {missing / 1e6:.1f} MB.")
     return cache
 
 
 def cache_bytes(images: int, size: tuple[int, int]) -> int:
-    """Bytes on disk of so many cached images of (H, W)."""
+    """Bytes on disk of cached images of (H, W)."""
     return images * 3 * size[0] * size[1]

@@ -68,7 +68,7 @@ def verify_image(path: Path) -> tuple[int, int]:
         return size
 
 
-def load_image(source: Path | bytes, min_size: tuple[int, int] | None = None) -> "Tensor":
+def load_image(source: str | Path | bytes, min_size: tuple[int, int] | None = None) -> "Tensor":
     """Decode an image, turned as its EXIF says; transparency over white, deep grey by its own range.
 
     Args:
@@ -106,8 +106,9 @@ def from_pillow(image: Image.Image) -> "Tensor":
 
 
 @contextmanager
-def _opened(source: Path | bytes) -> Iterator[Image.Image]:
-    """The image with its header read; what Pillow raises on it becomes UnreadableImage."""
+def _opened(source: str | Path | bytes) -> Iterator[Image.Image]:
+    """The image with its header read; errors of Pillow become UnreadableImage."""
+    source = source if isinstance(source, bytes) else Path(source)
     try:
         if isinstance(source, Path):
             _check_kind(source)

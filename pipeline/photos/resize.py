@@ -14,7 +14,7 @@ from pipeline.photos.images import load_image
 from pipeline.runs.options import ResizeFilter
 
 
-def load_view(source: Path | bytes, size: tuple[int, int], resize_filter: ResizeFilter = "bicubic") -> Tensor:
+def load_view(source: str | Path | bytes, size: tuple[int, int], resize_filter: ResizeFilter = "bicubic") -> Tensor:
     """Decode a photo at its full size and `resize` it.
 
     Args:

@@ -18,7 +18,6 @@ from pipeline.artifacts.schema import check_same_images
 from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.inference import (
     feature_batches,
-    image_batches,
     load_classifier,
     predict_once,
     shares,
@@ -41,6 +40,7 @@ from pipeline.method.cam import (
 from pipeline.method.crops import grid_boxes, random_boxes
 from pipeline.photos.augment import draw_flips, flip
 from pipeline.photos.prefetch import chunks
+from pipeline.photos.views import ViewSpec
 from pipeline.runs.options import BoxesConfig
 from pipeline.runs.partial_results import PartialResults
 from pipeline.system import distributed
@@ -91,7 +91,7 @@ def search_tau(model: CamNet, paths: list[str], size: int, config: BoxesConfig) 
             scores = torch.zeros(len(rows), model.head.out_channels)
             mine = [i for batch in distributed.shard(chunks(len(rows), config.batch_size)) for i in batch]
             shared = [paths[rows[i]] for i in mine]
-            for places, images in image_batches(shared, size, config.batch_size, resize_filter=model.resize_filter):
+            for places, images in ViewSpec(size, model.resize_filter).batches(shared, config.batch_size):
                 part = mine[places.start : places.stop]
                 views = flip(to_float(to_device(images, device)), flips[part])
                 scores[part] = model(views).sigmoid().cpu()
@@ -189,8 +189,8 @@ def cam_view(
         [paths[row] for row in rows],
         config.image_size,
         config.batch_size,
-        "boxes",
-        store if missing == list(mine) else None,  # keeps maps of the whole share alone
+        title="boxes",
+        store=store if missing == list(mine) else None,  # keeps maps of the whole share alone
         rounded=config.half_maps,
     ):
         part = rows[places.start : places.stop]

@@ -99,7 +99,7 @@ def do_work(
             network = {"device": pick_device(device), "fresh": force, "manifest": checked_manifest(folder, kept)}
         if stage.asks == "classifier":
             network["store"] = kept.store
-            kept.store.know(network["manifest"].paths, network["manifest"].digests)
+            kept.store.know(network["manifest"].digest_of)
         module_of(stage).run(folder, config, origin, **network)
     if distributed.is_main():
         keep_timing(folder, stage, time.perf_counter() - start)

@@ -13,10 +13,10 @@ from pipeline.artifacts.embeddings import Embeddings
 from pipeline.artifacts.hdf5 import write
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.provenance import Provenance
-from pipeline.classifier.inference import image_batches
 from pipeline.method.labels import class_bias, confident_images
 from pipeline.method.probabilities import ClassProbabilities, entropy
 from pipeline.photos.prefetch import chunks
+from pipeline.photos.views import ViewSpec
 from pipeline.runs.folders import run_folder
 from pipeline.runs.options import EmbedConfig
 from pipeline.runs.partial_results import PartialResults, compute_partial_results
@@ -53,8 +53,7 @@ def embed_images(
     teacher: Teacher,
     manifest: Manifest,
     store: ImageStore,
-    size: int,
-    resize_filter: str,
+    views: ViewSpec,
     batch_size: int,
     partial: PartialResults,
 ) -> None:
@@ -72,9 +71,7 @@ def embed_images(
 
     def encode(indices: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         order = np.array([row for index in indices for row in rows[index]], dtype=np.int64)
-        for batch, images in image_batches(
-            [path_of[missing[i]] for i in order], size, batch_size, resize_filter=resize_filter
-        ):
+        for batch, images in views.batches([path_of[missing[i]] for i in order], batch_size):
             yield order[batch.start : batch.stop], encode_images(images).float().cpu().numpy()
 
     images = compute_partial_results("embed", [len(r) for r in rows], [vars(store.key), missing], partial, encode)
@@ -121,7 +118,8 @@ def run_teacher(
     store = ImageStore(folder, key, config.teacher)
     missing = len(store.missing(manifest.digests))
     batch_size = config.batch_size or (find_batch_size(teacher.encode_images, (size, size), device) if missing else 1)
-    embed_images(teacher, manifest, store, size, rules.resize_filter_of(teacher), batch_size, partial)
+    views = ViewSpec(size, rules.resize_filter_of(teacher))
+    embed_images(teacher, manifest, store, views, batch_size, partial)
     distributed.barrier()  # every process reads the store that the first one has written
     if missing < len(manifest.digests):
         log(f"{store.path}: {missing} of {len(manifest.digests)} images were encoded, the others reused.")

@@ -71,7 +71,7 @@ def crops_of(path: str, boxes: Tensor, rules: CropRules) -> list[Tensor]:
         rules: how boxes become crops.
     """
     view = (rules.view_side, rules.view_side)
-    image = load_view(Path(path), view, rules.resize_filter) if rules.view_side else load_image(Path(path))
+    image = load_view(path, view, rules.resize_filter) if rules.view_side else load_image(path)
     crop_one = crop_bilinear if rules.resampling == "bilinear" else crop
     return [crop_one(image, box, rules.size_of(box)) for box in boxes]
 

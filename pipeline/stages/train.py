@@ -106,7 +106,7 @@ def training_set(train: Manifest, labels: Labels, warmup: Checkpoint, config: Tr
         train.paths,
         torch.from_numpy(labels.labels),
         image_weights(torch.from_numpy(labels.confident), config.loss_floor),
-        open_cache(config.cache, train.paths, config.image_size, warmup.architecture["resize_filter"]),
+        open_cache(config.cache, train.digest_of, config.image_size, warmup.architecture["resize_filter"]),
     )
 
 

@@ -57,7 +57,7 @@ def run(
     soft_labels = torch.from_numpy(labels.labels)
     model = initial_classifier(architecture, soft_labels, config)
     state = start_training(model, config, torch.device(device))
-    cache = open_cache(config.cache, train.paths, config.image_size, config.resize_filter)
+    cache = open_cache(config.cache, train.digest_of, config.image_size, config.resize_filter)
     data = TrainingSet(train.paths, soft_labels, torch.ones(len(train.paths)), cache)
     history = fit(state, data, config, pieces, title="warmup", store=store)
     if not distributed.is_main():

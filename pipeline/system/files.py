@@ -175,6 +175,12 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def file_key(path: str | Path) -> str:
+    """What identifies a file whose content is not hashed: absolute path, size in bytes and modification time."""
+    status = Path(path).stat()
+    return f"{Path(path).absolute()}\0{status.st_size}\0{status.st_mtime_ns}"
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, or of the names and contents of all files below a folder, as hexadecimal digits.
 
