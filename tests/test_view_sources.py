@@ -21,13 +21,13 @@ def paths(tmp_path_factory):
 @pytest.fixture
 def frozen():
     model = small_net(head_std=0.1).train()
-    model.freeze(100, norms=True)
+    model.freeze(True, norms=True)
     return model
 
 
 def logits(source, seed=3):
     """Logits of both views of every image, in the order of the rows."""
-    plan = plan_epoch(torch.tensor([4, 2, 0, 3, 1]), 2, 1)
+    plan = plan_epoch(torch.tensor([4, 2, 0, 3, 1]), 2)
     views = source.views(plan, torch.Generator().manual_seed(seed))
     with torch.no_grad():
         pairs = [[source.forward(view) for view in pair if view is not None] for pair in views]
@@ -115,7 +115,7 @@ def test_processes_that_own_a_part_each_see_together_what_one_sees(frozen, paths
         store = FeatureStore(memory=memory)
         source = source_of(frozen, paths, 0.5, store=store)
         assert source.owned == bool(memory)
-        plan = plan_epoch(order, 2, 1, source.owned)
+        plan = plan_epoch(order, 2, source.owned)
         assert all(len(batch.own_rows) for batch in plan)
         for batch, views in zip(plan, source.views(plan, torch.Generator().manual_seed(3)), strict=True):
             places = [order.tolist().index(row) for row in batch.own_rows.tolist()]
@@ -126,12 +126,12 @@ def test_processes_that_own_a_part_each_see_together_what_one_sees(frozen, paths
         torch.testing.assert_close(ours, expected, atol=2e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("stages", "norms"), [(0, True), (1, True), (0, False)])
-def test_a_backbone_that_is_trained_is_not_frozen(stages, norms):
+@pytest.mark.parametrize(("backbone", "norms"), [(False, True), (True, True), (False, False)])
+def test_a_backbone_that_is_trained_is_not_frozen(backbone, norms):
     model = build_classifier("timm:test_resnet", 3, boost=3.0, pretrained=False)
     model.train()
-    model.freeze(stages, norms)
-    assert is_frozen(model) == (stages == 1)  # a timm model is one stage
+    model.freeze(backbone, norms)
+    assert is_frozen(model) == backbone
 
 
 def test_other_seeds_and_views_are_kept_apart(frozen, paths):

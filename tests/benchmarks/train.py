@@ -97,7 +97,7 @@ def plain_loop(task: Task) -> float:
     device = torch.device(task.device)
     model = build_classifier(task.backbone, CLASSES, boost=3.0, pretrained=False).to(device).train()
     if task.frozen:
-        model.freeze(len(model.stages), norms=True)
+        model.freeze(True, norms=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-5)
 
     def train(paths: list[Path], epochs: int) -> None:
