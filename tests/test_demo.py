@@ -173,7 +173,7 @@ def test_annotations_that_are_wrong_inside_are_an_error_and_composed_anew(tmp_pa
     record = json.loads((tmp_path / demo.ANNOTATIONS).read_text())
     damage(record)
     (tmp_path / demo.ANNOTATIONS).write_text(json.dumps(record))
-    with pytest.raises(PipelineError, match=r"annotations\.json is not a whole record of demo scenes"):
+    with pytest.raises(PipelineError, match=r"annotations\.json is not a complete record of demo scenes"):
         demo.load(tmp_path)
     demo.compose(tmp_path, config)
     assert len(demo.load(tmp_path).paths) == 1

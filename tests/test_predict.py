@@ -107,7 +107,7 @@ def test_a_folder_without_photos_is_refused(photos, tmp_path):
 
 def test_predictions_go_to_standard_output_as_csv(photos, tiny_classifier):
     code, output, said = ccd("predict", tiny_classifier, "photos", "--batch-size", 2, "--device", "cpu")
-    assert code == 0 and said == "photos: 3 photos. Passed over: 1 of other kinds (.md).\n"
+    assert code == 0 and said == "photos: 3 photos. Ignored: 1 of other kinds (.md).\n"
     lines = output.splitlines()
     assert lines[0] == "image,labels,cat,dog,cow" and len(lines) == 4
     expected = Classifier.load(tiny_classifier).predict(photos)

@@ -1,4 +1,4 @@
-"""Adapters: each module turns one dataset on disk into a `Dataset`."""
+"""Adapters: each module reads one kind of dataset into a `Dataset`."""
 
 from pipeline.datasets.dataset import Dataset, Objects
 

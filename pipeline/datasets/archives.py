@@ -1,4 +1,4 @@
-"""Archives to folders, safely."""
+"""Safe unpacking of archives."""
 
 import shutil
 import stat
@@ -19,21 +19,21 @@ _BROKEN_ARCHIVE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, N
 
 @dataclass(frozen=True)
 class Limit:
-    """The most that one archive may unpack; a file of some kB can claim terabytes."""
+    """Largest content of one archive; a file of some kB can claim terabytes."""
 
     gigabytes: float = PrepareConfig.unpack_gb
-    """Of all files together; the largest benchmark archive has 13.5."""
+    """Of all files together; the largest archive of a benchmark has 13.5."""
     files: int = PrepareConfig.unpack_files
 
 
 def extract(archive: Path, target: Path, limit: Limit = Limit()) -> None:
     """Unpack the regular files of a tar (compressed or not) or zip archive below a folder.
 
-    A file that is there already with its full size stays, so that an interrupted call continues.
+    A file that already exists with its full size stays, so that an interrupted call continues.
 
     Raises:
-        PipelineError: the archive is missing or broken, or would unpack more than `limit` or than the disk has room
-            for; a member is a link, a device or outside of `target` (`tarfile.data_filter` judges).
+        PipelineError: the archive is missing or broken, or its content exceeds `limit` or the free space of the disk; a
+            member is a link, a device or outside of `target`, by `tarfile.data_filter`.
     """
     members = _zip_members if zipfile.is_zipfile(archive) else _tar_members
     try:
@@ -44,27 +44,27 @@ def extract(archive: Path, target: Path, limit: Limit = Limit()) -> None:
             unpacked += member.size
             if unpacked > limit.gigabytes * 1e9 or number > limit.files:
                 raise PipelineError(
-                    f"{archive} unpacks to more than {limit.gigabytes:g} GB or {limit.files} files, which is the limit. "
+                    f"{archive} unpacks to more than {limit.gigabytes:g} GB or {limit.files} files. "
                     "Raise it with --unpack-gb or --unpack-files if you trust the archive."
                 )
             if path.is_file() and path.stat().st_size == member.size:
                 continue
             if member.size > shutil.disk_usage(target).free:
                 raise PipelineError(
-                    f"{archive} has {member.name!r} of {member.size / 1e9:.1f} GB, more than is free on the disk of "
-                    f"{target}. Make room, or choose another folder to unpack to."
+                    f"{archive} contains {member.name!r} of {member.size / 1e9:.1f} GB, more than is free on the disk of "
+                    f"{target}. Free some space, or unpack to another folder."
                 )
-            # what a machine that loses power loses is found by its size and unpacked again
+            # not durable: after a power failure the size shows an incomplete file, which is unpacked again
             with replacing(path, durable=False) as partial, content() as source, partial.open("wb") as file:
                 shutil.copyfileobj(source, file)
     except _BROKEN_ARCHIVE as error:
-        raise PipelineError(f"{archive} is no whole tar or zip archive ({error}). Fetch it again.") from error
+        raise PipelineError(f"{archive} is not a complete tar or zip archive ({error}). Fetch it again.") from error
     except OSError as error:
         raise PipelineError(f"{archive} cannot be unpacked to {target}: {error}. Check both.") from error
 
 
 Member = tuple[tarfile.TarInfo, Callable[[], IO[bytes]]]
-"""What an archive says of a member that is not a folder, as tar would, and its content."""
+"""A member that is not a folder, with the fields of tar, and a function that opens its content."""
 
 
 def _tar_members(archive: Path) -> Iterator[Member]:
@@ -76,19 +76,19 @@ def _tar_members(archive: Path) -> Iterator[Member]:
 
 def _zip_members(archive: Path) -> Iterator[Member]:
     with zipfile.ZipFile(archive) as zipped:
-        for found in zipped.infolist():
-            if found.is_dir():
+        for entry in zipped.infolist():
+            if entry.is_dir():
                 continue
-            member = tarfile.TarInfo(found.filename)
-            member.size = found.file_size
-            mode = found.external_attr >> 16
+            member = tarfile.TarInfo(entry.filename)
+            member.size = entry.file_size
+            mode = entry.external_attr >> 16
             if mode and not stat.S_ISREG(mode) and stat.S_IFMT(mode):
                 member.type = tarfile.SYMTYPE if stat.S_ISLNK(mode) else tarfile.CHRTYPE
-            yield member, lambda found=found: zipped.open(found)
+            yield member, lambda entry=entry: zipped.open(entry)
 
 
 def _path_inside(target: Path, member: tarfile.TarInfo, archive: Path) -> Path:
-    """Where a member belongs; what the data filter of `tarfile` refuses is refused, and links altogether."""
+    """Path of a member; raises for all links and whatever `tarfile.data_filter` refuses."""
     if not member.isfile():
         raise PipelineError(_refusal(archive, member.name, "a link or a device"))
     try:
@@ -102,4 +102,4 @@ def _path_inside(target: Path, member: tarfile.TarInfo, archive: Path) -> Path:
 
 
 def _refusal(archive: Path, name: str, what: str) -> str:
-    return f"{archive} holds {name!r}, which is {what}; expected files alone. Do not trust this archive."
+    return f"{archive} contains {name!r}, which is {what}; expected only files. Do not trust this archive."

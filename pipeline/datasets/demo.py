@@ -1,14 +1,13 @@
-"""The demo dataset: turns photographic cut-outs and a seed into scenes of one to four labelled objects.
+"""The demo dataset: scenes of one to four labelled objects, composed of photographic cut-outs with a seed.
 
-The cut-outs are the Tux Paint stamps in `cutouts/<class>/`, with their notice. Of the 20 kinds at hand the 16
-that one word names rightly are used: bears and drums are too few to keep one for test, foxes among dogs and
-donkeys among horses would be wrong labels. Drawings, false colours and ragged outlines were left out by eye.
-A third of each class appears in test scenes alone, so that a classifier is measured on objects it never saw.
+The cut-outs are the Tux Paint stamps in `cutouts/<class>/`, with their notice. 16 of the 20 available kinds are used.
+Bears and drums are too few to keep one for test; foxes among dogs and donkeys among horses would be wrong labels.
+Drawings, false colours and ragged outlines were removed by eye. A third of each class appears only in test scenes, so
+that a classifier is measured on objects that it was not trained on.
 
-Object sizes were chosen so that the embedded teacher finds the large object and often misses the small ones:
-at 320 px its zero-shot mAP is 60 on the test scenes, and 68 when the best of 2x2 tiles is averaged in. Scenes
-are collages, not photographs, and a class has one to five test cut-outs: use them to see the pipeline work,
-not to compare methods.
+With these object sizes the embedded teacher finds the large object and often misses the small ones. At 320 px its
+zero-shot mAP on the test scenes is 60, or 68 if the best of 2x2 tiles is averaged in. Scenes are collages, not
+photographs, and a class has one to five test cut-outs: use them to try the pipeline, not to compare methods.
 """
 
 import hashlib
@@ -27,18 +26,18 @@ from pipeline.system.files import write_text
 
 SCHEMA = {"schema": "demo-scenes", "version": 1}
 ANNOTATIONS = "annotations.json"
-_REMEDY = "Compose the demo scenes anew: delete it and run `ccd prepare`."
+_REMEDY = "Compose the demo scenes again: delete it and run `ccd prepare`."
 SPLITS = ("train", "test")
 MAX_OBJECTS = 4
 OPAQUE = 127  # alpha above it counts as part of the object
 
-# Square root of the object's area as a share of the scene's side.
+# square root of the object's area as a share of the scene's side
 LARGE = (0.46, 0.62)
 SMALL = (0.2, 0.3)
-LONGEST = 1.5  # long side in those units: a guitar still fits the scene
-ENLARGEMENT = 1.6  # beyond it cut-outs of 50 px look blurred
+LONGEST = 1.5  # long side in the same unit, so that a guitar fits the scene
+ENLARGEMENT = 1.6  # cut-outs of 50 px look blurred with a larger factor
 
-# RGB of zenith, horizon, far ground and near ground.
+# RGB of zenith, horizon, far ground and near ground
 PALETTES = np.array(
     [
         [(128, 172, 222), (214, 226, 234), (138, 152, 84), (92, 118, 52)],  # meadow
@@ -55,10 +54,10 @@ PALETTES = np.array(
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """How many scenes to compose and how."""
+    """Number and look of the scenes."""
 
     seed: int
-    """Any integer >= 0; scene n of a split depends on it and n alone, not on the number of scenes."""
+    """Any integer >= 0; scene n of a split depends only on it and n, not on the number of scenes."""
     train_scenes: int
     """Scenes of the train split, 1 to 100000."""
     test_scenes: int
@@ -66,7 +65,7 @@ class DemoConfig:
     size: int = 288
     """Side of the square scenes in pixels, 64 to 2048."""
     min_visible: float = 0.4
-    """Least share of each object's pixels that others and the border leave uncovered, in [0, 0.8]."""
+    """Smallest visible share of each object's pixels, in [0, 0.8]."""
     jpeg_quality: int = 90
     """Quality of the JPEG files, 1 to 95."""
 
@@ -87,7 +86,7 @@ class DemoConfig:
 
 @dataclass(frozen=True)
 class Cutout:
-    """A photographed object on transparency."""
+    """A photographed object on a transparent background."""
 
     class_name: str
     name: str
@@ -97,18 +96,18 @@ class Cutout:
 
 @dataclass(frozen=True)
 class Sprite:
-    """A cut-out as one scene shows it: scaled, turned and placed."""
+    """A cut-out in one scene: scaled, turned and placed."""
 
     cutout: Cutout
     image: Image.Image
     """RGBA, cropped to its opaque extent."""
     left: int
     top: int
-    """Upper left corner in pixels of the scene; may lie outside."""
+    """Upper left corner in pixels of the scene; may be outside."""
 
     @property
     def base(self) -> int:
-        """Row where the object touches the ground; the lower it is, the nearer is the object."""
+        """Row where the object touches the ground; near objects have a low one."""
         return self.top + self.image.height
 
 
@@ -116,7 +115,7 @@ def compose(out_dir: Path, config: DemoConfig) -> None:
     """Write `train/NNNN.jpg`, `test/NNNN.jpg` and, last, `annotations.json` into `out_dir`.
 
     The classes take turns as the large object. The same config gives the same bytes (with the same Pillow).
-    Does nothing if the folder already holds the scenes that this config, this module and the cut-outs give.
+    Does nothing if the folder already contains these scenes, see `is_composed`.
     """
     annotations = out_dir / ANNOTATIONS
     if is_composed(out_dir, config):
@@ -139,8 +138,14 @@ def compose(out_dir: Path, config: DemoConfig) -> None:
 
 
 def is_composed(root: Path, config: DemoConfig) -> bool:
-    """Whether a folder has the scenes that this config, this module and the cut-outs give."""
-    return _is_composed(root / ANNOTATIONS, _header(config))
+    """Whether a folder contains the scenes of this config, this module and the cut-outs."""
+    try:
+        record = _read_annotations(root / ANNOTATIONS)
+        paths = _dataset(record, root).paths
+    except PipelineError:
+        return False
+    header = _header(config)
+    return header == {key: record.get(key) for key in header} and all(path.is_file() for path in paths)
 
 
 def _header(config: DemoConfig) -> dict:
@@ -154,17 +159,18 @@ def load(root: Path) -> Dataset:
 
 
 def _dataset(record: dict, root: Path) -> Dataset:
-    """The dataset of a record of scenes.
-
-    Raises:
-        PipelineError: the record is not as `compose` writes it.
-    """
+    """The dataset of a record of scenes; raises PipelineError if it differs from what `compose` writes."""
     try:
         names, images = record["class_names"], record["images"]
-        found = [(row, names.index(o["class"]), o["box"]) for row, image in enumerate(images) for o in image["objects"]]
-        image_index, class_index, boxes = zip(*found, strict=True)
+        objects = Objects.of(
+            [
+                (row, names.index(each["class"]), each["box"], False)
+                for row, image in enumerate(images)
+                for each in image["objects"]
+            ]
+        )
         labels = np.zeros((len(images), len(names)), np.int8)
-        labels[image_index, class_index] = 1
+        labels[objects.image_index, objects.class_index] = 1
         return Dataset(
             name="demo",
             class_names=names,
@@ -172,26 +178,21 @@ def _dataset(record: dict, root: Path) -> Dataset:
             paths=[root / image["path"] for image in images],
             splits=[image["split"] for image in images],
             labels=labels,
-            objects=Objects(
-                image_index=np.array(image_index, np.int64),
-                class_index=np.array(class_index, np.int64),
-                box=np.array(boxes, np.float32).reshape(len(found), 4),
-                difficult=np.zeros(len(found), bool),
-            ),
+            objects=objects,
         )
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise PipelineError(
-            f"{root / ANNOTATIONS} is not a whole record of demo scenes ({error!r}). {_REMEDY}"
+            f"{root / ANNOTATIONS} is not a complete record of demo scenes ({error!r}). {_REMEDY}"
         ) from error
 
 
 def class_names() -> list[str]:
-    """Return the C class names: the folders of cut-outs, sorted."""
+    """The C class names: the folders of cut-outs, sorted."""
     return sorted(entry.name for entry in _cutout_root().iterdir() if entry.is_dir())
 
 
 def load_cutouts(split: str) -> dict[str, list[Cutout]]:
-    """Return the cut-outs of a split by class: every third one, from the second, is kept for "test"."""
+    """The cut-outs of a split by class; every third one, from the second, is for "test"."""
     cutouts = {}
     for name in class_names():
         chosen = [file for n, file in enumerate(_cutout_files(name)) if (n % 3 == 1) == (split == "test")]
@@ -204,10 +205,10 @@ def draw_scene(
 ) -> tuple[Image.Image, list[dict]]:
     """Return a scene of one large and up to three small objects of different classes, and its objects.
 
-    An object is its class, its cut-out and its box: the extent of what is visible, xyxy in pixels.
+    An object is its class, its cut-out and the box around its visible pixels, xyxy.
     """
-    others = [name for name in cutouts if name != large_class]
-    names = [large_class, *rng.choice(others, rng.integers(MAX_OBJECTS), replace=False)]
+    rest = [name for name in cutouts if name != large_class]
+    names = [large_class, *rng.choice(rest, rng.integers(MAX_OBJECTS), replace=False)]
     chosen = [cutouts[name][rng.integers(len(cutouts[name]))] for name in names]
     varied = [
         vary_cutout(cutout.image, config.size * rng.uniform(*(SMALL if k else LARGE)), rng)
@@ -239,7 +240,7 @@ def vary_cutout(image: Image.Image, extent: float, rng: np.random.Generator) -> 
 def draw_background(size: int, rng: np.random.Generator) -> tuple[np.ndarray, float]:
     """Return an out-of-focus landscape, float32 [size, size, 3] in 0..255, and its horizon in [0, 1].
 
-    Sky, hills and ground are gradients under smooth random shading, drawn at half size as all of it is soft.
+    Sky, hills and ground are gradients under smooth random shading, drawn at half size because all of them are soft.
     """
     half = -(-size // 2)
     palette = PALETTES[rng.integers(len(PALETTES))] + rng.normal(0, 8, (4, 1)) + rng.normal(0, 4, (4, 3))
@@ -264,10 +265,10 @@ def draw_background(size: int, rng: np.random.Generator) -> tuple[np.ndarray, fl
 def arrange(
     varied: list[tuple[Cutout, Image.Image]], horizon: float, config: DemoConfig, rng: np.random.Generator
 ) -> tuple[list[Sprite], list[np.ndarray]]:
-    """Return the sprites from back to front and what is visible of each, bool [size, size].
+    """Return the sprites from back to front and the visible pixels of each, bool [size, size].
 
-    The first cut-out is the large one and stands in front, the others anywhere on the ground. Draws again
-    until each is visible enough.
+    The first cut-out is the large one, in front; the small ones are anywhere on the ground. Draws again until each is
+    visible enough.
     """
     while True:
         placed = []
@@ -285,7 +286,7 @@ def arrange(
 
 
 def visible_masks(sprites: list[Sprite], size: int) -> list[np.ndarray]:
-    """Return bool [size, size] per sprite, given from back to front: its pixels that no nearer one covers."""
+    """Return the visible pixels, bool [size, size], of each sprite; sprites are given from back to front."""
     covered = np.zeros((size, size), bool)
     masks = []
     for sprite in reversed(sprites):
@@ -360,7 +361,7 @@ def _read_rgba(file: Traversable) -> Image.Image:
 
 
 def _source_hash() -> str:
-    """SHA-256 of whatever decides the scenes besides the config: this module and the cut-outs."""
+    """SHA-256 of this module and the cut-outs, which determine the scenes together with the config."""
     digest = hashlib.sha256(Path(__file__).read_bytes())
     for name in class_names():
         for file in _cutout_files(name):
@@ -368,20 +369,11 @@ def _source_hash() -> str:
     return digest.hexdigest()
 
 
-def _is_composed(annotations: Path, header: dict) -> bool:
-    try:
-        record = _read_annotations(annotations)
-        paths = _dataset(record, annotations.parent).paths
-    except PipelineError:
-        return False
-    return header == {key: record.get(key) for key in header} and all(path.is_file() for path in paths)
-
-
 def _read_annotations(path: Path) -> dict:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise PipelineError(f"{path} is missing; expected the file that goes with the demo scenes. {_REMEDY}") from None
+        raise PipelineError(f"{path} is missing; expected the record of the demo scenes. {_REMEDY}") from None
     except (RecursionError, ValueError):
         raise PipelineError(f"{path} is not JSON; expected the record of the demo scenes. {_REMEDY}") from None
     if not isinstance(record, dict) or {key: record.get(key) for key in SCHEMA} != SCHEMA:

@@ -1,4 +1,4 @@
-"""What somebody calls an image to the row of that image: by id, path, base name, or base name without suffix."""
+"""Search for images by name: id, path, base name, or base name without suffix."""
 
 import os
 from collections import Counter, defaultdict
@@ -9,11 +9,11 @@ from pipeline.photos.formats import PHOTO_SUFFIXES
 from pipeline.system.text import nfc
 
 TEST_PREFIX = "test/"
-"""What the ids of the test photos begin with where these came from a source of their own."""
+"""Start of the ids of test photos from --test-images."""
 
 
 class ImageNames:
-    """Finds images by whatever names them; composed and decomposed characters are the same.
+    """Search for images by name; composed and decomposed characters are equal.
 
     Args:
         image_ids: N unique ids.
@@ -28,7 +28,7 @@ class ImageNames:
         ids = [nfc(image_id) for image_id in image_ids]
         self._by_id = {image_id: row for row, image_id in enumerate(ids)}
         self._by_path = _index(self._paths)
-        # as written from the folder of the own split
+        # as a path from the folder of the image's own split
         self._by_own = _index(image_id.removeprefix(TEST_PREFIX) for image_id in ids)
         self._by_base = _index(os.path.basename(path) for path in self._paths)  # noqa: PTH119
         self._by_stem = _index(without_suffix(image_id) for image_id in ids)
@@ -39,12 +39,12 @@ class ImageNames:
         return self._by_id.get(nfc(name))
 
     def find(self, name: str, folder: Path | None = None) -> list[int]:
-        """Rows of all images that a name may mean, by the nearest way in which it means any.
+        """Rows of all images that a name fits, by the first of these rules that gives one.
 
         Args:
             name: an id; a path, absolute or from the photos' folder of either split, from `folder` or from the
-                working directory; the end of a path, as a base name; an id or base name without its suffix.
-            folder: of the table that writes the name.
+                working directory; the end of a path, such as a base name; an id or base name without its suffix.
+            folder: of the table that contains the name.
         """
         name = nfc(PurePosixPath(name).as_posix())
         exact = self._by_id.get(name)
@@ -52,51 +52,49 @@ class ImageNames:
             own = [row for row in self._by_own.get(name.removeprefix("train/"), []) if self.splits[row] == "train"]
             if own:
                 return own
-        found = self._by_own.get(name, [])
+        rows = self._by_own.get(name, [])
         if exact is not None:
-            return [exact, *(row for row in found if row != exact)]
-        if found:
-            return found
+            return [exact, *(row for row in rows if row != exact)]
+        if rows:
+            return rows
         for start in (folder, Path.cwd()):
-            if start is not None and (found := self._by_path.get(nfc(os.path.normpath(start / name)))):
-                return found
+            if start is not None and (rows := self._by_path.get(nfc(os.path.normpath(start / name)))):
+                return rows
         base = os.path.basename(name)  # noqa: PTH119
-        end = f"/{name}"
-        if found := [row for row in self._by_base.get(base, []) if self._paths[row].endswith(end)]:
-            return found
+        if rows := [row for row in self._by_base.get(base, []) if self._paths[row].endswith(f"/{name}")]:
+            return rows
         return self._by_stem.get(name) or self._by_base_stem.get(name, [])
 
 
 def match_names(theirs: Sequence[str], image_ids: Sequence[str], required: Sequence[bool]) -> list[int | None]:
-    """Position in `theirs` of each image, by one rule for all names; None for an image that it leaves out.
+    """Position in `theirs` of each image, by one rule for all names; None for an image without a match.
 
     The rules, the strictest first: a name is the id; it is the id without test/; it is a path that ends in the id, below
-    one folder; it is the end of the id, as a file name. Each rule compares names as written, then without extension.
-    Folders that differ never match. A name that fits several images, and an image that several names fit, match nothing.
-    The rule that finds the most required images counts, of these the one that finds the most images, of these the
-    strictest.
+    one folder; it is the end of the id, such as a file name. Each rule compares names as written, then without extension.
+    Folders that differ never match. A name that fits several images, and an image that fits several names, have no match.
+    The rule with the most required images wins; ties go to the rule with the most images, then to the strictest.
 
     Args:
         theirs: unique names.
         image_ids: N unique ids.
-        required: N, whether an image must be found.
+        required: N, whether an image needs a match.
     """
     best: list[int | None] = [None] * len(image_ids)
     for rule in (_same_id, _same_own_id, _path_to_id, _end_of_id):
         for strip in (str, without_suffix):
-            found: list[int | None] = [None] * len(image_ids)
+            matches: list[int | None] = [None] * len(image_ids)
             sides = ([nfc(strip(name)) for name in side] for side in (theirs, image_ids))
             for their, our in rule(*sides):
-                found[our] = their
-            best = max(best, found, key=lambda rows: _count(rows, required))  # the first of those that are equal
+                matches[our] = their
+            best = max(best, matches, key=lambda rows: _count(rows, required))  # the first of equal ones
             if None not in best:
                 return best
     return best
 
 
 def _count(rows: Sequence[int | None], required: Sequence[bool]) -> tuple[int, int]:
-    found = [row is not None for row in rows]
-    return sum(map(min, found, required)), sum(found)
+    has_match = [row is not None for row in rows]
+    return sum(map(min, has_match, required)), sum(has_match)
 
 
 def _same_id(theirs: Sequence[str], ours: Sequence[str]) -> list[tuple[int, int]]:
@@ -108,7 +106,7 @@ def _same_own_id(theirs: Sequence[str], ours: Sequence[str]) -> list[tuple[int, 
 
 
 def _path_to_id(theirs: Sequence[str], ours: Sequence[str]) -> list[tuple[int, int]]:
-    """Pairs of a path and the id that it ends in, where the folder before the id is the same for all of a split."""
+    """Pairs of a path and the id at its end, if all pairs of a split have the same folder before the id."""
     own = [name.removeprefix(TEST_PREFIX) for name in ours]
     pairs = [(their, our) for our, their in _only_pairs(own, map(_ends, theirs))]
     roots = [(own[our] == ours[our], theirs[their].removesuffix(own[our])) for their, our in pairs]
@@ -121,22 +119,22 @@ def _end_of_id(theirs: Sequence[str], ours: Sequence[str]) -> list[tuple[int, in
     return _only_pairs(theirs, map(_ends, ours))
 
 
-def _only_pairs(names: Sequence[str], others: Iterable[Sequence[str]]) -> list[tuple[int, int]]:
-    """Positions of a name and of a list that contains it, where neither the name nor the list has another partner."""
+def _only_pairs(names: Sequence[str], lists: Iterable[Sequence[str]]) -> list[tuple[int, int]]:
+    """Positions of a name and of the list that contains it, if neither fits a second one."""
     index = _index(names)
-    pairs = [(row, number) for number, keys in enumerate(others) for key in keys for row in index.get(key, ())]
+    pairs = [(row, number) for number, keys in enumerate(lists) for key in keys for row in index.get(key, ())]
     rows, numbers = Counter(row for row, _ in pairs), Counter(number for _, number in pairs)
     return [(row, number) for row, number in pairs if rows[row] == numbers[number] == 1]
 
 
 def _ends(name: str) -> list[str]:
-    """The path, and what remains of it without its first folders: a/b/c, b/c and c."""
+    """The path and its ends: a/b/c, b/c and c."""
     parts = name.split("/")
     return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
 def without_suffix(name: str) -> str:
-    """A name without the suffix of a photo, should it have one."""
+    """A name without the suffix of a photo."""
     start, suffix = os.path.splitext(name)  # noqa: PTH122
     return start if suffix.lower() in PHOTO_SUFFIXES else name
 

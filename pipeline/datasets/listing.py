@@ -1,4 +1,4 @@
-"""One image as a folder, a table or a shard lists it, and which files of a source are not looked at."""
+"""Images that a source lists, and the rules for files to ignore."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -16,22 +16,22 @@ from pipeline.system.text import nfc
 
 @dataclass(frozen=True)
 class ListedImage:
-    """An image and what its source says about it."""
+    """An image with the labels and split that its source gives."""
 
     image_id: str
     path: Path
     labels: np.ndarray | None = None
     """int8 [C]: 1 present, 0 absent, -1 unknown; None for not labelled."""
     split: str | None = None
-    """The split that the source asks for, "train" or "test"; None for no wish."""
+    """The split in a table, "train" or "test"; None if it gives none."""
     named_split: str | None = None
-    """The split in the name of its folder or shard: "train", "validation" or "test"; None for none."""
+    """The split in the name of its folder or shard, "train", "validation" or "test"; None if the name has none."""
     shard: Path | None = None
-    """The tar or Parquet file that it was unpacked from; None for a photo in a file of its own."""
+    """The tar or Parquet file that it was unpacked from; None for a photo in its own file."""
 
     @property
     def real_place(self) -> str:
-        """The shard or file that holds it, with the links of its folder followed: the same for each way to write it."""
+        """The shard or file that contains it; links of folders are resolved, so that equal places are equal texts."""
         place = self.shard or self.path
         return f"{_real_folder(place.parent)}/{place.name}"
 
@@ -43,13 +43,13 @@ def _real_folder(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a source holds."""
+    """The images of a source."""
 
     images: list[ListedImage]
     left_out: dict[str, str] = field(default_factory=dict)
-    """Id of what looks like a photo and cannot be one here, to the reason."""
-    passed_over: dict[str, list[str]] = field(default_factory=dict)
-    """Why files and folders are not looked at, to their names."""
+    """Id of a file that looks like a photo but cannot be used, to the reason."""
+    ignored: dict[str, list[str]] = field(default_factory=dict)
+    """Reason why files and folders are not opened, to their names."""
 
 
 NOT_PHOTOS = "of other kinds"
@@ -61,16 +61,16 @@ JUNK_FOLDERS = frozenset(
         *("__macosx", "lost+found", "$recycle.bin", "recycler", "system volume information", "network trash folder"),
     )
 )
-"""Names of folders, in lower case, that file systems, NAS and archivers add to photos: thumbnails and deleted files."""
+"""Lower-case names of folders with thumbnails and deleted files, which file systems, NAS and archivers add to photos."""
 
 
 def excluded_by(name: str, patterns: Sequence[str]) -> str | None:
-    """The reason "by --exclude PATTERN" of the first pattern that a name matches; None where none does.
+    """The reason "by --exclude PATTERN" for the first pattern that matches a name; None if no pattern does.
 
     Args:
         name: posix path from the source.
-        patterns: of a file's or folder's name, or the end of its path, with the wildcards *, ? and []; a slash in
-            front ties a pattern to the source itself.
+        patterns: a pattern matches the name of a file or folder, or the end of its path. Wildcards are *, ? and []; a
+            pattern that starts with a slash matches the whole path.
     """
     if not patterns:
         return None
@@ -82,8 +82,8 @@ def excluded_by(name: str, patterns: Sequence[str]) -> str | None:
     return None
 
 
-def why_passed_over(name: str, patterns: Sequence[str] = (), *, is_folder: bool = False) -> str | None:
-    """Why a file or folder is not looked at, by its own name; None where it is.
+def why_ignored(name: str, patterns: Sequence[str] = (), *, is_folder: bool = False) -> str | None:
+    """Reason to ignore a file or folder because of its name; None if there is no reason.
 
     Args:
         name: posix path from the source.
@@ -99,22 +99,22 @@ def why_passed_over(name: str, patterns: Sequence[str] = (), *, is_folder: bool 
 
 
 def log_left_out(left_out: Mapping[str, str], source: Path | str) -> None:
-    """Say how many files were left out, and for each reason name the first."""
+    """Log the number of files that are left out, with the first file of each reason."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in left_out.items():
         by_reason.setdefault(reason, []).append(name)
     for reason, names in by_reason.items():
-        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        log(f"{source}: {printable(names[0])}{others} left out: {reason}.")
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        log(f"{source}: {printable(names[0])}{more} left out: {reason}.")
 
 
-def describe_passed_over(passed_over: Mapping[str, Sequence[str]]) -> str:
-    """What was not looked at, as "3 of other kinds (.txt, .json), 1 hidden (.cache)"; empty for nothing."""
-    return ", ".join(f"{len(names):,} {reason} ({_examples(reason, names)})" for reason, names in passed_over.items())
+def describe_ignored(ignored: Mapping[str, Sequence[str]]) -> str:
+    """Ignored files as "3 of other kinds (.txt, .json), 1 hidden (.cache)"; empty if there are none."""
+    return ", ".join(f"{len(names):,} {reason} ({_examples(reason, names)})" for reason, names in ignored.items())
 
 
 def _examples(reason: str, names: Sequence[str]) -> str:
-    """The first names, or the endings of what are not photos."""
+    """The first names, or the endings of files that are not photos."""
     if reason == NOT_PHOTOS:
         names = [f".{name.rpartition('.')[2]}" if "." in name.rpartition("/")[2] else "no ending" for name in names]
     names = list(dict.fromkeys(names))

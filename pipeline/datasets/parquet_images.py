@@ -1,4 +1,4 @@
-"""Parquet files with a column of images, as Hugging Face datasets write them, to image files and what is said of them."""
+"""Reader of Parquet files with a column of images, as Hugging Face datasets write them."""
 
 import hashlib
 import json
@@ -18,11 +18,11 @@ from pipeline.system.errors import PipelineError, first_line
 from pipeline.system.files import replacing
 
 ROWS = 64
-"""Rows that are in memory together."""
+"""Rows that are in memory at the same time."""
 
 
 def image_column(path: Path) -> str | None:
-    """Name of the column of a Parquet file that holds images, either bytes or {bytes, path}; None if there is none.
+    """Name of the column with images, either bytes or {bytes, path}; None if there is none.
 
     Raises:
         PipelineError: it is not a Parquet file, or has several such columns.
@@ -32,10 +32,12 @@ def image_column(path: Path) -> str | None:
         schema = pyarrow.parquet.read_schema(path)
     except (OSError, pyarrow.ArrowException) as error:
         raise PipelineError(f"{path} cannot be read as Parquet: {first_line(error)} Check it.") from error
-    found = [field.name for field in schema if _holds_bytes(field.type, pyarrow)]
-    if len(found) > 1 and "image" not in found:
-        raise PipelineError(f"{path} has images in the columns {', '.join(found)}, expected one. Rename one to image.")
-    return ("image" if "image" in found else found[0]) if found else None
+    columns = [field.name for field in schema if _has_bytes(field.type, pyarrow)]
+    if len(columns) > 1 and "image" not in columns:
+        raise PipelineError(
+            f"{path} has images in the columns {', '.join(columns)}, expected one. Rename one to image."
+        )
+    return ("image" if "image" in columns else columns[0]) if columns else None
 
 
 def read_parquet_images(
@@ -45,19 +47,19 @@ def read_parquet_images(
     limit: Limit,
     exclude: Sequence[str],
 ) -> list[ListedImage]:
-    """Images of Parquet files, each written once to a file that is called by its SHA-256.
+    """Images of Parquet files, each written once to a file whose name is its SHA-256.
 
     Args:
-        shards: name to a Parquet file with `image_column`, and optionally image_id, split (train or test), and labels (a list of
-            class names, or names joined by ";") or label (one name). Numbers stand for the names of the file's own
-            ClassLabel feature, or else for `class_names`.
+        shards: name to a Parquet file with `image_column`. Optional columns are image_id, split (train or test), and
+            labels (a list of class names, or names joined by ";") or label (one name). A number is an index of the
+            file's own ClassLabel feature, or else of `class_names`.
         class_names: C names.
         unpack_to: folder for the image files.
-        limit: of what one shard may unpack.
-        exclude: patterns of ids that are passed over.
+        limit: largest content of one shard.
+        exclude: patterns of ids that are ignored.
 
     Returns:
-        In the files' order. Ids are `shard/path` where the paths in a shard differ, else `shard/row`.
+        Images in the order of the files. Ids are `shard/path` if the paths in a shard differ, else `shard/row`.
 
     Raises:
         PipelineError: a file is broken or has no such column; a row has no image or a wrong label.
@@ -84,7 +86,7 @@ def _read_shard(
         written += len(content)
         if written > limit.gigabytes * 1e9 or number >= limit.files:
             raise PipelineError(
-                f"{shard} unpacks to more than {limit.gigabytes:g} GB or {limit.files} files, which is the limit. "
+                f"{shard} unpacks to more than {limit.gigabytes:g} GB or {limit.files} files. "
                 "Raise it with --unpack-gb or --unpack-files if you trust the file."
             )
         split = checked_split(row.get("split"), where)
@@ -105,14 +107,13 @@ def _read_shard(
 
 
 def _rows(shard: Path, column: str) -> Iterator[tuple[dict[str, Any], dict[str, list[str]]]]:
-    """Rows of a shard, and by column the names that its numbers stand for."""
+    """Rows of a shard, each with the class names that the numbers of a column stand for."""
     pyarrow = import_pyarrow(shard)
     try:
         with pyarrow.parquet.ParquetFile(shard) as file:
-            wanted = (column, "image_id", "split", "labels", "label")
-            names = [name for name in wanted if name in file.schema_arrow.names]
+            names = {column, "image_id", "split", "labels", "label"} & set(file.schema_arrow.names)
             features = _class_names(file.schema_arrow.metadata or {})
-            for batch in file.iter_batches(batch_size=ROWS, columns=names):
+            for batch in file.iter_batches(batch_size=ROWS, columns=sorted(names)):
                 for row in batch.to_pylist():
                     yield row, features
     except (OSError, pyarrow.ArrowException) as error:
@@ -120,22 +121,22 @@ def _rows(shard: Path, column: str) -> Iterator[tuple[dict[str, Any], dict[str, 
 
 
 def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
-    """Names of the ClassLabel features by column, from what Hugging Face datasets keep in a file's metadata."""
+    """Names of the ClassLabel features by column, from the metadata of Hugging Face datasets."""
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
-        found = {}
+        labels = {}
         for column, feature in features.items():
             inner = feature.get("feature", feature) if isinstance(feature, dict) else feature
             names = inner.get("names") if isinstance(inner, dict) else None
             if isinstance(names, list) and all(isinstance(name, str) for name in names):
-                found[column] = names
-        return found
+                labels[column] = names
+        return labels
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
-        return {}  # written by something else
+        return {}  # another program wrote the file
 
 
 def _image_of(cell: Any, where: str) -> tuple[bytes, str]:
-    """Bytes of an image and the path that goes with them, empty where there is none."""
+    """Bytes of an image and its path, or an empty text if it has none."""
     content, name = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
     if not isinstance(content, bytes) or not content:
         raise PipelineError(f"{where} has no image bytes. Write the file with the images in it, or delete the row.")
@@ -149,13 +150,13 @@ def _labels(
     if column is None:
         return None
     cell = row[column]
-    if cell in (-1, [-1]):  # how test labels are kept secret
+    if cell in (-1, [-1]):  # hidden labels of a test split
         return None
     return labels_of(cell, class_names, where, column=column, numbered=features.get(column, class_names))
 
 
 def _keep(content: bytes, name: str, folder: Path) -> Path:
-    """The file with these bytes, written if it is not there."""
+    """The file with these bytes, written if it does not exist."""
     digest = hashlib.sha256(content).hexdigest()
     suffix = PurePosixPath(name).suffix.lower()
     if suffix not in PHOTO_SUFFIXES:
@@ -167,9 +168,9 @@ def _keep(content: bytes, name: str, folder: Path) -> Path:
     return path
 
 
-def _holds_bytes(kind: Any, pyarrow: Any) -> bool:
+def _has_bytes(kind: Any, pyarrow: Any) -> bool:
     types = pyarrow.types
     if types.is_struct(kind):
         index = kind.get_field_index("bytes")
-        return index >= 0 and _holds_bytes(kind.field(index).type, pyarrow)
+        return index >= 0 and _has_bytes(kind.field(index).type, pyarrow)
     return types.is_binary(kind) or types.is_large_binary(kind)

@@ -1,4 +1,4 @@
-"""Addresses as s3://bucket/photos to files in a cache folder, each kept once by its content."""
+"""Download of photos from addresses such as s3://bucket/photos to a cache folder, one file per content."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from pipeline.datasets.listing import NOT_PHOTOS, describe_passed_over, why_passed_over
+from pipeline.datasets.listing import NOT_PHOTOS, describe_ignored, why_ignored
 from pipeline.datasets.scan import SHARD_SUFFIXES
 from pipeline.photos.formats import PHOTO_SUFFIXES
 from pipeline.photos.prefetch import Prefetch
@@ -22,44 +22,44 @@ SCHEMES = ("s3", "gs", "gcs", "https", "http")
 BLOCK = 1 << 20
 """Bytes per read."""
 AT_ONCE = 16
-"""Addresses of a list that are asked at a time."""
+"""Addresses of a list that are fetched at the same time."""
 _ERRORS = (("botocore.exceptions", "BotoCoreError"), ("aiohttp", "ClientError"), ("gcsfs.retry", "HttpError"))
-"""What the packages behind fsspec raise in addition to OSError."""
+"""Module and error that the packages behind fsspec raise in addition to OSError."""
 
 
 def is_address(source: Path | str) -> bool:
-    """Whether a source is an address, not a path."""
+    """Whether a source is an address and not a path."""
     return isinstance(source, str) and "://" in source
 
 
 def path_of(address: str) -> PurePosixPath:
-    """The path in an address; what a web server is told behind a head mark is none of it."""
+    """The path in an address, without the query of a web address."""
     return PurePosixPath(address.split("?")[0] if address.startswith(("http://", "https://")) else address)
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """What was fetched from an address."""
+    """The files of an address."""
 
     files: dict[str, Path]
-    """Name from the folder's address (of a file, its own) to path, sorted by name."""
-    passed_over: dict[str, list[str]]
-    """Why other files were not fetched, to their names."""
+    """Path from the address of the folder (for a file, its own name) to local path, sorted by name."""
+    ignored: dict[str, list[str]]
+    """Reason why files are not fetched, to their names."""
 
 
 def fetch(address: str, cache: Path, exclude: Sequence[str] = (), *, shown: bool = True) -> Fetched:
     """The photos, tar and Parquet files at an address, as files on this machine.
 
-    Each is at cache/remote/SHA-256/name, and is fetched again only when the server says that it has changed.
+    Each is in cache/remote/SHA-256/name. It is fetched again only if the server reports another size, time or tag.
 
     Args:
-        address: of a file or a folder, which is searched to any depth; `SCHEMES` are known.
+        address: of a file or of a folder, which is searched to any depth; begins with one of `SCHEMES`.
         cache: folder.
         exclude: patterns of names that are not fetched; see `listing.excluded_by`.
-        shown: whether a bar is drawn.
+        shown: draw a progress bar.
 
     Raises:
-        PipelineError: the address is none of these, cannot be reached or holds nothing; a package is missing.
+        PipelineError: the address has another scheme, cannot be reached or has no such file; a package is missing.
     """
     scheme = address.split("://")[0].lower()
     if scheme not in SCHEMES:
@@ -75,16 +75,15 @@ def fetch(address: str, cache: Path, exclude: Sequence[str] = (), *, shown: bool
     index_path = cache / "remote" / f"{hashlib.sha256(address.encode()).hexdigest()[:32]}.json"
     known = _read_index(index_path)
     try:
-        found, passed_over = _list(system, root, exclude)
-        if not found:
-            passed = f" Passed over: {describe_passed_over(passed_over)}." if passed_over else ""
-            raise PipelineError(f"{address} has no photos, tar or Parquet files. Check the address.{passed}")
+        marks, ignored = _list(system, root, exclude)
+        if not marks:
+            rest = f" Ignored: {describe_ignored(ignored)}." if ignored else ""
+            raise PipelineError(f"{address} has no photos, tar or Parquet files. Check the address.{rest}")
         index: dict[str, dict[str, Any]] = {}
-        with bar("fetch", len(found)) if shown else nullcontext() as progress:
-            names = sorted(found)
-            for name, entry in zip(
-                names, Prefetch(lambda n: _fetch_one(system, n, found[n], known, cache), names, ahead=32), strict=True
-            ):
+        with bar("fetch", len(marks)) if shown else nullcontext() as progress:
+            names = sorted(marks)
+            entries = Prefetch(lambda name: _fetch_one(system, name, marks[name], known, cache), names, ahead=32)
+            for name, entry in zip(names, entries, strict=True):
                 index[name] = entry
                 if progress:
                     progress.advance(1)
@@ -92,13 +91,13 @@ def fetch(address: str, cache: Path, exclude: Sequence[str] = (), *, shown: bool
         raise PipelineError(f"{address} could not be fetched ({first_line(error)}). Check it, or run again.") from error
     write_json(index_path, index)
     files = {_relative(name, root): cache / "remote" / entry["place"] for name, entry in index.items()}
-    return Fetched(files, passed_over)
+    return Fetched(files, ignored)
 
 
 def fetch_each(
     addresses: Sequence[str], cache: Path, exclude: Sequence[str] = ()
 ) -> dict[str, Fetched | PipelineError]:
-    """What `fetch` gives of each address, or why it gives nothing; many at a time."""
+    """The result of `fetch` for each address, or its error; many at a time."""
 
     def one(address: str) -> Fetched | PipelineError:
         try:
@@ -107,36 +106,36 @@ def fetch_each(
             return error
 
     with bar("fetch", len(addresses)) as progress:
-        found = {}
-        for address, content in zip(addresses, Prefetch(one, addresses, AT_ONCE), strict=True):
-            found[address] = content
+        results = {}
+        for address, result in zip(addresses, Prefetch(one, addresses, AT_ONCE), strict=True):
+            results[address] = result
             progress.advance(1)
-    return found
+    return results
 
 
 def _list(system: Any, root: str, exclude: Sequence[str]) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    """What can be used below a root, and why other files are passed over, to their names.
+    """The files to fetch below a root, and the ignored ones by reason.
 
-    What can be used is by name to a mark that changes with its content; None for no mark.
+    The first dict gives each name a mark that changes with the content, or None if the server gives none.
     """
     suffixes = (*PHOTO_SUFFIXES, *SHARD_SUFFIXES)
     # to a web server everything is a file, folders too
     is_file = path_of(root).suffix.lower() in suffixes and system.isfile(root)
     files = {root: system.info(root)} if is_file else system.find(root, detail=True)
-    marks, passed_over = {}, {}
+    marks, ignored = {}, {}
     for name, info in files.items():
         relative = _relative(name, root)
         around = map(str, list(PurePosixPath(relative).parents)[:-1])
-        reason = why_passed_over(relative, exclude) or next(
-            filter(None, (why_passed_over(folder, exclude, is_folder=True) for folder in around)), None
+        reason = why_ignored(relative, exclude) or next(
+            filter(None, (why_ignored(folder, exclude, is_folder=True) for folder in around)), None
         )
         if reason is None and path_of(name).suffix.lower() not in suffixes:
             reason = NOT_PHOTOS
         if reason:
-            passed_over.setdefault(reason, []).append(relative)
+            ignored.setdefault(reason, []).append(relative)
         else:
             marks[name] = _mark(info)
-    return marks, passed_over
+    return marks, ignored
 
 
 def _mark(info: dict[str, Any]) -> list[str] | None:
@@ -149,12 +148,12 @@ def _mark(info: dict[str, Any]) -> list[str] | None:
 
 
 def _fetch_one(system: Any, name: str, mark: Any, known: dict[str, Any], cache: Path) -> dict[str, Any]:
-    """Entry of the index for one file, which is in the cache afterwards."""
+    """Fetch one file to the cache, and return its entry of the index."""
     before = known.get(name)
     if before and mark is not None and before["mark"] == mark and (cache / "remote" / before["place"]).is_file():
         return before
     folder = cache / "remote"
-    # an address and that of a folder around it may be fetched at the same time
+    # two threads may fetch the same file: by its own address and by that of its folder
     arriving = folder / "arriving" / f"{hashlib.sha256(name.encode()).hexdigest()}-{threading.get_ident()}"
     digest = hashlib.sha256()
     with system.open(name, "rb") as source, replacing(arriving, durable=False) as partial, partial.open("wb") as file:
@@ -169,7 +168,7 @@ def _fetch_one(system: Any, name: str, mark: Any, known: dict[str, Any], cache: 
 
 
 def _blocks(source: IO[bytes], name: str) -> Iterator[bytes]:
-    """PartialResults of a remote file; an error of the network is told from one of the disk that they go to."""
+    """Blocks of a remote file; raises PipelineError on a network error, so that errors of the disk stay OSErrors."""
     try:
         while block := source.read(BLOCK):
             yield block
@@ -183,7 +182,7 @@ def _relative(name: str, root: str) -> str:
 
 
 def _read_index(path: Path) -> dict[str, Any]:
-    """What was fetched from an address before; nothing where the file is missing or no such index."""
+    """The index of an earlier fetch; empty if the file is missing or damaged."""
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, RecursionError, ValueError):
@@ -195,5 +194,5 @@ def _read_index(path: Path) -> dict[str, Any]:
 
 
 def _more_errors() -> Sequence[type[Exception]]:
-    """Error types of the packages that have been imported."""
+    """The errors of `_ERRORS` whose packages are imported."""
     return [getattr(sys.modules[module], name) for module, name in _ERRORS if module in sys.modules]

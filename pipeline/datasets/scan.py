@@ -1,20 +1,20 @@
-"""A folder, or what was fetched from an address, to the photos and shards in it; `prepare` and `predict` both use it."""
+"""Search of a folder, or of the files of an address, for photos and shards."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.datasets.listing import HIDDEN, NOT_PHOTOS, describe_passed_over, why_passed_over
+from pipeline.datasets.listing import HIDDEN, NOT_PHOTOS, describe_ignored, why_ignored
 from pipeline.datasets.parquet_images import image_column
 from pipeline.photos.formats import HEAD, PHOTO_SUFFIXES, kind_of, readable_formats, suffix_of, why_unreadable
 from pipeline.photos.video import VIDEO_SUFFIXES
 from pipeline.system.errors import PipelineError
 
 SHARD_SUFFIXES = (".tar", ".parquet")
-"""Of the files in a folder that hold photos themselves."""
+"""Endings of files in a folder that contain photos."""
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
-"""Of what is read when it is named itself."""
+"""Endings of archives, which are read only if the user names them."""
 OTHER_SUFFIXES = frozenset(
     (
         *(".txt", ".json", ".jsonl", ".xml", ".csv", ".tsv", ".md", ".html", ".yaml", ".yml", ".toml", ".cls"),
@@ -22,9 +22,9 @@ OTHER_SUFFIXES = frozenset(
         *VIDEO_SUFFIXES,
     )
 )
-"""Of files that often lie next to photos; they are not opened to see whether they are photos."""
+"""Endings of files that are often next to photos; they are ignored without a look at their content."""
 RUN_SETTINGS, MANIFEST = "run.toml", {"manifest.csv", "manifest.json"}
-"""Files of which one or both make a folder a run."""
+"""A folder with `RUN_SETTINGS` or with all files of `MANIFEST` is a run."""
 
 NO_UTF8 = "its name is not valid UTF-8; rename it"
 UNPACKED = "unpacked by ccd"
@@ -35,31 +35,31 @@ ARCHIVES = "archives that are read only if --images names them"
 
 @dataclass(frozen=True)
 class Scan:
-    """What a folder holds; names are posix paths from it."""
+    """The files of a folder; names are posix paths from it."""
 
     photos: dict[str, Path] = field(default_factory=dict)
     shards: dict[str, Path] = field(default_factory=dict)
     """Tar files, and Parquet files with photos in them."""
     left_out: dict[str, str] = field(default_factory=dict)
-    """Name of what looks like a photo or shard and cannot be one here, to the reason."""
-    passed_over: dict[str, list[str]] = field(default_factory=dict)
-    """Why files and folders are not looked at, to their names."""
+    """Name of a file that looks like a photo or shard but cannot be used, to the reason."""
+    ignored: dict[str, list[str]] = field(default_factory=dict)
+    """Reason why files and folders are not opened, to their names."""
 
-    def pass_over(self, reason: str, name: str) -> None:
-        """Note that something is not looked at."""
-        self.passed_over.setdefault(reason, []).append(shown(name))
+    def ignore(self, reason: str, name: str) -> None:
+        """Record a file or folder that is not opened."""
+        self.ignored.setdefault(reason, []).append(shown(name))
 
     def add(self, name: str, path: Path) -> None:
-        """Sort one regular file in, by its ending or, where that is unknown, its first bytes."""
+        """Add one regular file by its ending or, if that is unknown, by its first bytes."""
         suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - a Path for each of a million files is slow
         if suffix == ".tar" or (suffix == ".parquet" and image_column(path)):
             self._add_to(self.shards, name, path)
         elif suffix == ".parquet":
-            self.pass_over(NO_PHOTOS_INSIDE, name)
+            self.ignore(NO_PHOTOS_INSIDE, name)
         elif name.lower().endswith(ARCHIVE_SUFFIXES):
-            self.pass_over(ARCHIVES, name)
+            self.ignore(ARCHIVES, name)
         elif suffix in OTHER_SUFFIXES:
-            self.pass_over(NOT_PHOTOS, name)
+            self.ignore(NOT_PHOTOS, name)
         elif reason := why_unreadable(suffix):
             self.left_out[shown(name)] = reason
         elif suffix in PHOTO_SUFFIXES:
@@ -71,10 +71,10 @@ class Scan:
         try:
             suffix = recognise(path)
         except OSError as error:
-            self.pass_over(f"not readable: {error.strerror}", name)
+            self.ignore(f"not readable: {error.strerror}", name)
             return
         if suffix is None:
-            self.pass_over(NOT_PHOTOS, name)
+            self.ignore(NOT_PHOTOS, name)
         elif reason := why_unreadable(suffix):
             self.left_out[shown(name)] = reason
         else:
@@ -87,22 +87,22 @@ class Scan:
             self.left_out[shown(name)] = NO_UTF8
 
     def sorted(self) -> "Scan":
-        """The same, sorted by name."""
+        """This scan, sorted by name."""
         return Scan(*(dict(sorted(each.items())) for each in (self.photos, self.shards, self.left_out)),
-                    {reason: sorted(names) for reason, names in sorted(self.passed_over.items())})  # fmt: skip
+                    {reason: sorted(names) for reason, names in sorted(self.ignored.items())})  # fmt: skip
 
 
 def scan(root: Path, exclude: Sequence[str] = (), unpack_to: Path | None = None) -> Scan:
     """Every photo and shard below a folder, searched to any depth.
 
-    Links are followed. A FIFO, socket or device, a link to nothing, a photo of a format that cannot be read here, and a
-    name that is not valid UTF-8 are left out, with the reason. Hidden files, folders of a NAS or an operating
-    system, runs of ccd and what it has unpacked are passed over.
+    Links are followed. Left out, with the reason, are FIFOs, sockets, devices, broken links, photos in formats that
+    cannot be read here, and names that are not valid UTF-8. Ignored are hidden files, folders of a NAS or an operating
+    system, runs of ccd and the folders that it has unpacked.
 
     Args:
         root: the folder.
-        exclude: patterns of names that are passed over; see `excluded_by`.
-        unpack_to: a folder that archives are unpacked to; passed over where it is below the root.
+        exclude: patterns of names that are ignored; see `excluded_by`.
+        unpack_to: folder for the content of archives, ignored if it is below the root.
 
     Raises:
         PipelineError: a folder cannot be read, links form a loop, or a Parquet file is broken.
@@ -117,7 +117,7 @@ def scan(root: Path, exclude: Sequence[str] = (), unpack_to: Path | None = None)
         elif suffix in PHOTO_SUFFIXES or suffix in SHARD_SUFFIXES:
             found.left_out[shown(name)] = _why_not(entry)
         else:
-            found.pass_over(NOT_PHOTOS, name)
+            found.ignore(NOT_PHOTOS, name)
     return found.sorted()
 
 
@@ -140,12 +140,12 @@ def recognise(path: Path) -> str | None:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a path is called like an archive that can be unpacked."""
+    """Whether a path has the ending of an archive."""
     return path.name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
 def shown(name: str) -> str:
-    """A name as valid Unicode: bytes that are not UTF-8 become escapes."""
+    """A name as valid Unicode, with escapes for bytes that are not UTF-8."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -154,24 +154,24 @@ def shown(name: str) -> str:
 
 
 def check_utf8(source: Path) -> None:
-    """Raise where the path of a source is not valid UTF-8: every photo's path would begin with it."""
+    """Raise unless the path of a source is valid UTF-8, as it is part of every photo's path."""
     if shown(str(source)) != str(source):
         raise PipelineError(f"the name of {shown(str(source))} is not valid UTF-8. Rename it.")
 
 
-def no_images(source: Path | str, left_out: Mapping[str, str], passed_over: Mapping[str, list[str]]) -> PipelineError:
-    """The error about a source without a single image."""
+def no_images(source: Path | str, left_out: Mapping[str, str], ignored: Mapping[str, list[str]]) -> PipelineError:
+    """The error for a source without images."""
     name, reason = next(iter(left_out.items()), ("", ""))
-    also = f" It has {len(left_out)} that cannot be read, first {name}: {reason}." if left_out else ""
-    passed = f" Passed over: {describe_passed_over(passed_over)}." if passed_over else ""
+    unreadable = f" It has {len(left_out)} that cannot be read, first {name}: {reason}." if left_out else ""
+    rest = f" Ignored: {describe_ignored(ignored)}." if ignored else ""
     return PipelineError(
         f"{source} has no images, expected {', '.join(readable_formats())} files, or tar or Parquet files with images in "
-        f"them.{also}{passed}"
+        f"them.{unreadable}{rest}"
     )
 
 
 def _walk(root: Path, exclude: Sequence[str], found: Scan, unpack_to: Path | None) -> Iterator[tuple[str, os.DirEntry]]:
-    """Name and entry of everything that is not a folder, below `root`; notes in `found` what is passed over."""
+    """Name and entry of each file below `root`; adds ignored files and folders to `found`."""
     folders = [""]
     while folders:
         folder = folders.pop()
@@ -185,18 +185,18 @@ def _walk(root: Path, exclude: Sequence[str], found: Scan, unpack_to: Path | Non
             ) from error
         names = {entry.name for entry in entries}
         if folder and (names >= MANIFEST or RUN_SETTINGS in names):
-            found.pass_over(RUNS, folder)
+            found.ignore(RUNS, folder)
             continue
         for entry in entries:
             name = f"{folder}/{entry.name}" if folder else entry.name
             is_folder = _is(entry.is_dir)
-            if reason := why_passed_over(name, exclude, is_folder=is_folder):
-                if reason != HIDDEN or _is_worth_a_word(entry.name, is_folder=is_folder):
-                    found.pass_over(reason, name)
+            if reason := why_ignored(name, exclude, is_folder=is_folder):
+                if reason != HIDDEN or _may_have_photos(entry.name, is_folder=is_folder):
+                    found.ignore(reason, name)
             elif not is_folder:
                 yield name, entry
             elif _is_unpacked(root / name, names, unpack_to):
-                found.pass_over(UNPACKED, name)
+                found.ignore(UNPACKED, name)
             else:
                 if entry.is_symlink():
                     _refuse_loop(root / folder, Path(entry.path))
@@ -204,27 +204,27 @@ def _walk(root: Path, exclude: Sequence[str], found: Scan, unpack_to: Path | Non
 
 
 def _is_unpacked(folder: Path, names: Set[str], unpack_to: Path | None) -> bool:
-    """Whether archives are unpacked to a folder, by its name next to that of the archive or their folder."""
-    beside = folder.name.endswith(".unpacked") and folder.name.removesuffix(".unpacked") in names
-    return beside or (unpack_to is not None and folder.resolve() == unpack_to)
+    """Whether a folder contains unpacked archives, by its name."""
+    is_own = folder.name.endswith(".unpacked") and folder.name.removesuffix(".unpacked") in names
+    return is_own or (unpack_to is not None and folder.resolve() == unpack_to)
 
 
 def _is(test: Callable[[], bool]) -> bool:
-    """The answer of `is_file` or `is_dir`; False for a link that cannot be followed."""
+    """The result of `is_file` or `is_dir`; False for a link that cannot be followed."""
     try:
         return test()
     except OSError:
         return False
 
 
-def _is_worth_a_word(base: str, *, is_folder: bool) -> bool:
-    """Whether something hidden could hold photos; "._a.jpg" is what macOS knows of a.jpg."""
+def _may_have_photos(base: str, *, is_folder: bool) -> bool:
+    """Whether a hidden file or folder may contain photos; "._a.jpg" is metadata of macOS about a.jpg."""
     suffix = os.path.splitext(base)[1].lower()  # noqa: PTH122
     return is_folder or (suffix in PHOTO_SUFFIXES and not base.startswith("._"))
 
 
 def _why_not(entry: os.DirEntry) -> str:
-    """Why an entry is not a file."""
+    """Reason why an entry is not a file."""
     try:
         return f"it is {kind_of(entry.stat().st_mode)}, not a file"
     except FileNotFoundError:
@@ -235,4 +235,4 @@ def _why_not(entry: os.DirEntry) -> str:
 
 def _refuse_loop(folder: Path, link: Path) -> None:
     if folder.resolve().is_relative_to(link.resolve()):
-        raise PipelineError(f"{link} is a link to a folder that it lies in. Remove the link.")
+        raise PipelineError(f"{link} is a link to a folder that contains it. Remove the link.")

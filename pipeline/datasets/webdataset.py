@@ -1,4 +1,4 @@
-"""Tar shards of the WebDataset layout to the images they hold, unpacked once into a folder."""
+"""Reader of WebDataset shards, each unpacked once into a folder."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from pipeline.system.errors import PipelineError
 from pipeline.system.files import replacing_folder
 
 BEGIN = 65_536
-"""Bytes of a shard that are part of its folder's name."""
+"""Number of bytes whose hash is part of the folder's name."""
 NESTED = "archives or Parquet inside an archive"
 
 
@@ -29,37 +29,37 @@ def read_shards(
 ) -> Listing:
     """Images of shards, with the labels next to them in the shard.
 
-    A sample is what shares a name up to its first dot: `0001.jpg`, and as labels `0001.json` with the key
-    "labels" (a list, or names joined with ";") or `0001.cls` (a class name or its number from 0).
+    The files of a sample share a name up to its first dot: `0001.jpg` and, for labels, `0001.json` with the key
+    "labels" (a list, or names joined with ";") or `0001.cls` (a class name, or its number from 0).
 
     Args:
         shards: name to a tar (compressed or not) or zip file.
         class_names: C names, for the numbers.
-        unpack_to: folder to unpack to; a shard that is there already and has not changed is not unpacked again.
-        limit: of what one shard may unpack.
-        exclude: patterns of names inside a shard that are passed over.
+        unpack_to: folder to unpack to; an unchanged shard is not unpacked again.
+        limit: largest content of one shard.
+        exclude: patterns of names inside a shard that are ignored.
 
     Returns:
-        Images sorted by id, which is `shard/path`; and by id why others are left out.
+        Images sorted by id, which is `shard/path`.
 
     Raises:
         PipelineError: a shard is broken or unsafe, or its labels cannot be read.
     """
-    images, left_out, passed_over = [], {}, {}
+    images, left_out, ignored = [], {}, {}
     for name, shard in shards.items():
-        found = scan(_unpacked(shard, unpack_to, limit), exclude)
+        files = scan(_unpacked(shard, unpack_to, limit), exclude)
         stem = without_archive_suffix(name)
-        for inner, path in found.photos.items():
+        for inner, path in files.photos.items():
             if excluded_by(f"{stem}/{inner}", exclude) is None:
                 named = split_in_shard(name) or split_in_folders(inner)
                 labels = _read_labels(path, class_names)
                 images.append(ListedImage(f"{stem}/{inner}", path, labels, named_split=named, shard=shard))
-        left_out |= {f"{stem}/{inner}": reason for inner, reason in found.left_out.items()}
-        for reason, names in (*found.passed_over.items(), *([(NESTED, list(found.shards))] if found.shards else ())):
-            passed_over.setdefault(reason, []).extend(f"{stem}/{inner}" for inner in names)
-    # the sidecars of samples are not worth a word
-    passed_over.pop(NOT_PHOTOS, None)
-    return Listing(images, left_out, passed_over)
+        left_out |= {f"{stem}/{inner}": reason for inner, reason in files.left_out.items()}
+        for reason, names in (*files.ignored.items(), *([(NESTED, list(files.shards))] if files.shards else ())):
+            ignored.setdefault(reason, []).extend(f"{stem}/{inner}" for inner in names)
+    # nearly all of these are the label files of samples
+    ignored.pop(NOT_PHOTOS, None)
+    return Listing(images, left_out, ignored)
 
 
 def without_archive_suffix(name: str) -> str:
@@ -72,7 +72,7 @@ def _unpacked(shard: Path, unpack_to: Path, limit: Limit) -> Path:
     if not shard.is_file():
         raise PipelineError(f"{shard} is missing, expected a tar or zip file. Check the path.")
     status = shard.stat()
-    # a second shard of the same name, size and time is told by how it begins
+    # the first bytes distinguish two shards of the same name, size and time
     with shard.open("rb") as file:
         begin = hashlib.sha256(file.read(BEGIN)).hexdigest()[:12]
     stem = without_archive_suffix(shard.name)

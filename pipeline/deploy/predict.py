@@ -10,11 +10,10 @@ from pathlib import Path
 from pipeline.artifacts.predictions import check_suffix, prediction_frame, print_predictions, write_predictions
 from pipeline.classifier.engines import Engine
 from pipeline.datasets.checks import read_lines
-from pipeline.datasets.folder import Reading, notes_of, read_fetched, read_source, unused_patterns
+from pipeline.datasets.folder import Reading, is_shard, notes_of, read_fetched, read_source, unused_patterns
 from pipeline.datasets.listing import Listing, excluded_by, log_left_out
-from pipeline.datasets.parquet_images import image_column
 from pipeline.datasets.remote import Fetched, fetch_each, is_address, path_of
-from pipeline.datasets.scan import NO_UTF8, is_archive, shown
+from pipeline.datasets.scan import NO_UTF8, shown
 from pipeline.datasets.tables import TABLE_SUFFIXES, read_table
 from pipeline.deploy.classifier import Classifier, Photo, score_photos
 from pipeline.photos.images import UnreadableImage
@@ -60,7 +59,7 @@ def find_images(
     named: list[tuple[str, str]] = []
     for name, place in (entry for source in sources for entry in entries_of(source, class_names)):
         if reason := excluded_by(name, exclude):
-            listings.append(Listing([], passed_over={reason: [name]}))
+            listings.append(Listing([], ignored={reason: [name]}))
         else:
             named.append((name, place))
     addresses = list(dict.fromkeys(place for _, place in named if is_address(place)))
@@ -102,7 +101,7 @@ def list_entries(path: Path, class_names: Sequence[str]) -> list[tuple[str, str]
     if suffix == ".txt" and path.is_file():
         lines = [line if is_address(line) else str(path.parent / line) for line in read_lines(path)]
         return [entry for line in lines for entry in matches_of_line(line)]
-    if suffix not in TABLE_SUFFIXES or path.is_dir() or (suffix == ".parquet" and image_column(path)):
+    if suffix not in TABLE_SUFFIXES or path.is_dir() or is_shard(path):
         return None
     rows = read_table(path, class_names)
     if not rows:
@@ -142,8 +141,7 @@ def matches_of(source: str) -> list[tuple[str, str]]:
 
 def from_path(name: str, path: Path, class_names: Sequence[str], reading: Reading) -> tuple[list[FoundPhoto], Listing]:
     """The photos of a folder or an archive, or the file itself, whatever its suffix."""
-    is_shard = is_archive(path) or (path.suffix.lower() == ".parquet" and image_column(path))
-    if not path.is_dir() and not is_shard:
+    if not path.is_dir() and not is_shard(path):
         if shown(name) != name:
             return [FoundPhoto(shown(name), UnreadableImage(f"{shown(name)} is left out: {NO_UTF8}."))], Listing([])
         return [FoundPhoto(name, path.absolute())], Listing([])

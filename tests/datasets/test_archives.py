@@ -139,7 +139,7 @@ def test_a_target_that_is_a_file_is_an_error(tmp_path: Path):
 def test_links_and_devices(tmp_path: Path, kind: bytes):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         add(tar, "VOC/a", kind=kind, link="/etc/passwd")
-    with pytest.raises(PipelineError, match=r"a\.tar holds 'VOC/a', which is a link or a device"):
+    with pytest.raises(PipelineError, match=r"a\.tar contains 'VOC/a', which is a link or a device"):
         extract(tmp_path / "a.tar", tmp_path / "out")
 
 
@@ -148,7 +148,7 @@ def test_link_in_a_zip(tmp_path: Path):
     info.external_attr = 0o120777 << 16
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as zipped:
         zipped.writestr(info, "/etc/passwd")
-    with pytest.raises(PipelineError, match="holds 'a', which is a link"):
+    with pytest.raises(PipelineError, match="contains 'a', which is a link"):
         extract(tmp_path / "a.zip", tmp_path / "out")
 
 
@@ -161,7 +161,7 @@ def test_cut_archive_leaves_no_partial_file_under_a_valid_name(tmp_path: Path, n
     )
     whole = archive.read_bytes()
     archive.write_bytes(whole[: 2500 if name == "a.tar" else len(whole) // 2])
-    with pytest.raises(PipelineError, match="is no whole tar or zip archive"):
+    with pytest.raises(PipelineError, match="is not a complete tar or zip archive"):
         extract(archive, tmp_path / "out")
     found = content(tmp_path / "out")
     assert all(FILES.get(path) == data for path, data in found.items())

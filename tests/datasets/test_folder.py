@@ -144,9 +144,9 @@ def test_names_of_both_folders_are_told_apart(images: Path, two_folders: Path):
         ),
         (
             "image,labels\nonly.png,cat\nb.JPG,cat\n",
-            r"row 3 .*b\.JPG, which is any of 2 .*Write train/b\.JPG or test/b\.JPG",
+            r"row 3 .*b\.JPG, which fits 2 .*Write train/b\.JPG or test/b\.JPG",
         ),
-        ("image,labels,split\nz.jpg,cat,train\n", r"row 2 .* z\.jpg, .*a train image is b\.JPG"),
+        ("image,labels,split\nz.jpg,cat,train\n", r"row 2 .* z\.jpg, .*one train image is b\.JPG"),
         ("image,labels\nonly.png,\ntest/sub/only.png,\n", r"row 3 .* names image test/sub/only\.png, as row 2 does"),
         ("image,lables\nonly.png,cat\n", r"has no labels: its columns are image, lables; .*mean 'labels' by 'lables'"),
         ("image\nonly.png\n", "has no labels: its columns are image"),
@@ -254,7 +254,7 @@ def test_unreadable_subfolder_stops_instead_of_shrinking_the_dataset(
 
 def test_loop_of_links_is_an_error(images: Path):
     (images / "deep" / "loop").symlink_to(images)
-    with pytest.raises(PipelineError, match="loop is a link to a folder that it lies in"):
+    with pytest.raises(PipelineError, match="loop is a link to a folder that contains it"):
         folder.load(images, CLASSES)
 
 
@@ -317,7 +317,7 @@ def test_a_shard_unpacks_within_the_limit_and_to_the_folder_that_is_named(tmp_pa
 
 def test_broken_shards(tmp_path: Path):
     (tmp_path / "a.tar").write_bytes(b"no tar")
-    with pytest.raises(PipelineError, match=r"a\.tar is no whole tar or zip archive"):
+    with pytest.raises(PipelineError, match=r"a\.tar is not a complete tar or zip archive"):
         folder.load(tmp_path / "a.tar", CLASSES)
     with pytest.raises(PipelineError, match=r"b\.tar is missing"):
         folder.load(tmp_path / "b.tar", CLASSES)

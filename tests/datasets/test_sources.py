@@ -134,14 +134,14 @@ def test_names_do_not_make_test_photos_next_to_those_of_test_images():
     kept, left_out, _ = assign_splits(
         [ListedImage("0", Path("0"), None, None, "train"), ListedImage("1", Path("1"), None, "test")], wanted="test"
     )
-    assert [image.image_id for image in kept] == ["1"] and "split train" in left_out["0"]
+    assert [image.image_id for image in kept] == ["1"] and "split is train" in left_out["0"]
 
 
 def test_photos_of_test_folders_and_shards_are_not_trained_on(tmp_path):
     put(tmp_path / "a", "train/1.png", "valid/2.png", "test/3.png")
     dataset = folder.load(tmp_path / "a", CLASSES)
     assert splits(dataset) == {"train/1.png": "train", "test/3.png": "test"}
-    assert "validation" in dataset.left_out["valid/2.png"] and "1 photos are for testing" in dataset.notes[0]
+    assert "validation" in dataset.left_out["valid/2.png"] and "1 photos are test photos" in dataset.notes[0]
     put_tar(tmp_path / "b" / "train-0.tar", "1.png")
     write_parquet(tmp_path / "b" / "data" / "validation-0.parquet", image=[encoded()])
     assert splits(folder.load(tmp_path / "b", CLASSES)) == {"data/validation-0/0": "test", "train-0/1.png": "train"}
