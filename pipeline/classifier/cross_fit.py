@@ -1,8 +1,7 @@
-"""Soft labels mixed with what classifiers say that were trained on the other images only.
+"""Cross-fitted labels: soft labels mixed with the scores of classifiers that were trained on the other images only.
 
-A classifier that has seen a label repeats it; one that has not tells what the other images say of it. Out-of-fold scores
-are the usual means against that (cross-fitting); mixing labels with a classifier's word is bootstrapping (Reed et al.,
-2015). It is not part of CCD.
+A classifier repeats the labels that it was trained on. Its scores of other images, out of fold, correct their labels by
+the evidence of the rest. Mixing labels with scores is bootstrapping (Reed et al., 2015). This is not part of CCD.
 """
 
 from collections.abc import Callable
@@ -23,12 +22,12 @@ from pipeline.system import distributed
 
 
 def deal_folds(count: int, folds: int, seed: int) -> Tensor:
-    """Fold of each image, int64 Tensor[N] in [0, folds): as equal in size as can be, drawn by the seed."""
+    """Fold of each image, int64 Tensor[N] in [0, folds), in sizes that differ by at most 1."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed)) % folds
 
 
 def cross_fit(
-    begin: Callable[[Tensor], CamNet],
+    untrained: Callable[[Tensor], CamNet],
     data: TrainingSet,
     config: TrainConfig,
     share: float,
@@ -40,18 +39,18 @@ def cross_fit(
 ) -> Tensor:
     """Labels of the next training: (1 - share) * label + share * out-of-fold score, in each round again from the labels.
 
-    Every round trains one classifier per fold on the other folds, with the labels of the round before, and takes its
-    logits of the fold, mapped to the labels by Platt scaling for each class.
+    Each round trains one classifier per fold on the other folds, with the labels of the previous round. Its logits of the
+    fold are mapped to the labels by Platt scaling for each class.
 
     Args:
-        begin: labels Tensor[n, C] that a classifier will be trained on to an untrained one.
+        untrained: returns a classifier to train on the labels Tensor[n, C].
         data: all images, with their labels.
-        config: how to train; `cross_fit_rounds` and `cross_fit_folds`.
-        share: in [0, 1].
-        pieces: keeps the logits of each fold, so that a killed command goes on from there.
+        config: options of the trainings, rounds and folds.
+        share: weight of the out-of-fold scores, in [0, 1].
+        pieces: keeps the logits of each fold, from which a killed command resumes.
         device: torch device.
-        consistency: as in the training that follows.
-        store: has the features of a backbone that is not trained.
+        consistency: second view and its loss, as in the final training.
+        store: keeps the feature maps.
 
     Returns:
         float32 Tensor[N, C] in [0, 1].
@@ -66,19 +65,19 @@ def cross_fit(
             path = pieces.path(f"round{number + 1}_fold{fold + 1}.pt")
             if not path.exists():
                 rows = (~held_out).nonzero()[:, 0]
-                title = f"refine {number + 1}/{config.cross_fit_rounds} fold {fold + 1}/{config.cross_fit_folds}"
+                title = f"cross-fit {number + 1}/{config.cross_fit_rounds} fold {fold + 1}/{config.cross_fit_folds}"
                 inner = pieces.below(path.stem)
-                state = start_training(begin(labels[rows]), config, torch.device(device))
+                state = start_training(untrained(labels[rows]), config, torch.device(device))
                 part = replace(data, labels=labels, rows=rows)
                 fit(state, part, config.replace(track="none"), inner, consistency=consistency, title=title, store=store)
-                found = predict_together(
+                fold_logits = predict_together(
                     state.model.eval(), data.paths, config.test_size, title="  out of fold", store=store
                 )
                 if distributed.is_main():
-                    save_pt(path, {"logits": found[held_out]})
+                    save_pt(path, {"logits": fold_logits[held_out]})
                     inner.remove()
-                distributed.barrier()  # all find it
+                distributed.barrier()  # the file exists for all processes
             logits[held_out] = load_partial(path)["logits"]
-        heard = platt_scores(logits.numpy(), data.labels.numpy())
-        labels = ((1 - share) * data.labels.double() + share * torch.from_numpy(heard)).float()
+        mapped = platt_scores(logits.numpy(), data.labels.numpy())
+        labels = ((1 - share) * data.labels.double() + share * torch.from_numpy(mapped)).float()
     return labels

@@ -1,4 +1,4 @@
-"""The classifier: a convolutional backbone whose 1x1-convolution head makes a CAM per class before pooling."""
+"""The classifier: a convolutional backbone with a 1x1-convolution head that computes a CAM per class before pooling."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from pipeline.method.boost import boost_positive
 
 
 class CamNet(nn.Module):
-    """Multi-label classifier that can say where it looks (CCD, section 3; BoostLU from BridgeGap, CVPR 2023)."""
+    """Multi-label classifier with class activation maps (CCD, section 3; BoostLU from BridgeGap, CVPR 2023)."""
 
     def __init__(self, backbone: Backbone, class_count: int, boost: float, resize_filter: str = "bicubic") -> None:
         super().__init__()
@@ -19,7 +19,7 @@ class CamNet(nn.Module):
         self.stages = backbone.stages
         self.head = nn.Conv2d(backbone.channels, class_count, kernel_size=1)
         self.boost = boost
-        # what `calibrate` sets; in training the identity
+        # set by `fit_calibration`; the identity in training
         self.register_buffer("scale", torch.ones(class_count))
         self.register_buffer("offset", torch.zeros(class_count))
         self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)
@@ -34,15 +34,15 @@ class CamNet(nn.Module):
         Returns:
             Tensor[B, C, h, w].
         """
-        # float32 even under autocast: means over the maps and losses on them need the digits
+        # float32 even under autocast, for the precision of means over the maps and of losses
         return self.head(self.features(images)).float()
 
     def features(self, images: Tensor) -> Tensor:
-        """What the head sees: Tensor[B, D, h, w] of float Tensor[B, 3, H, W] in [0, 1]."""
+        """Backbone maps Tensor[B, D, h, w] of float Tensor[B, 3, H, W] in [0, 1]."""
         return self.stages((images - self.mean) / self.std)
 
     def init_head(self, prior: Tensor) -> None:
-        """Start the head at the prior of each class instead of at random.
+        """Set the head to score each class by its prior.
 
         Args:
             prior: Tensor[C] in [0, 1], mean label of each class.
@@ -51,7 +51,7 @@ class CamNet(nn.Module):
         self.head.bias.data.copy_(torch.logit(prior, eps=0.02))
 
     def pool(self, cams: Tensor) -> Tensor:
-        """Logits Tensor[B, C] of maps Tensor[B, C, h, w]: positive activations times `boost`, the mean, calibrated."""
+        """Logits Tensor[B, C] of maps Tensor[B, C, h, w]: the mean after the boost, calibrated."""
         return self.scale * boost_positive(cams, self.boost).mean(dim=(2, 3)) + self.offset
 
     def logits(self, features: Tensor) -> Tensor:
@@ -73,11 +73,7 @@ class CamNet(nn.Module):
 
 
 class Head(nn.Module):
-    """What is trained of a classifier whose backbone is not: its own head, as a module of features alone.
-
-    Args:
-        model: keeps and shares the weights.
-    """
+    """The head of a classifier as a module of its own, which shares the classifier's weights."""
 
     def __init__(self, model: CamNet) -> None:
         super().__init__()
@@ -105,11 +101,11 @@ def build_classifier(
         boost: factor of positive activations, at least 1 (1: none; 3: the paper's).
         resize_filter: of photos; see `photos.resize`.
         weights: file of backbone weights, or, of a ResNet, one of `TORCHVISION_WEIGHTS`; empty for the backbone's own
-            ImageNet weights, for a ResNet torchvision's newest.
-        pretrained: False leaves the backbone random, for weights that are loaded right after.
+            ImageNet weights (the newest of torchvision for a ResNet).
+        pretrained: False leaves the backbone random, for a caller that loads weights.
 
     Raises:
-        PipelineError: unknown backbone, or weights that are missing or do not fit.
+        PipelineError: the backbone is unknown, or the weights are missing or do not fit.
     """
     return CamNet(build_backbone(backbone, weights, pretrained), class_count, boost, resize_filter)
 
@@ -117,7 +113,7 @@ def build_classifier(
 def parameter_groups(model: CamNet, backbone_lr: float, head_lr: float, head_l2: float) -> list[dict[str, Any]]:
     """Three optimizer groups: the backbone, the head's weights, its bias.
 
-    What is frozen is among them, unchanged for want of a gradient: so groups fit whatever was frozen before.
+    The groups include frozen parameters, so an optimizer state fits whichever parameters were frozen before.
 
     Args:
         model: the classifier.

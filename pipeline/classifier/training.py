@@ -34,18 +34,18 @@ from pipeline.system.progress import Bar, bar
 from pipeline.system.trackers import Curves
 
 NOTE_EVERY = 10
-"""Steps between two looks at the loss: each waits for the device."""
+"""Steps between two readings of the loss; each waits for the device."""
 
 
 @dataclass(frozen=True)
 class Consistency:
-    """The second loss: the same class scores for a colour-jittered, independently flipped view."""
+    """The loss between the scores of two views; the second is colour-jittered and flipped independently."""
 
     weight: float
     jitter: float
     """Largest relative colour change, in [0, 0.5]."""
     jitter_order: str = "batch"
-    """Whether the colours of a batch are changed in one order, or in each image's own; see `draw_jitter`."""
+    """Order of the colour changes: one per "batch" or one per "image"; see `draw_jitter`."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class TrainingSet:
     cache: ImageCache | None = None
     """Where resized photos are kept; None to decode them in every epoch."""
     rows: Tensor | None = None
-    """int64 Tensor[n], the images to train on; None for all. Views are those that an image has among all."""
+    """int64 Tensor[n], the images to train on; None for all."""
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """The rows to train on in random order, int64 Tensor[n]."""
@@ -70,12 +70,11 @@ class TrainingSet:
 
 @dataclass
 class TrainingState:
-    """Everything that changes while training; kept after every epoch."""
+    """Everything that training changes; saved after every epoch."""
 
     model: CamNet
     network: nn.Module
-    """What to call in training: the model, or its head where the backbone is not trained; one of several processes'
-    copies, where there are several."""
+    """The trained module: the model, or its head if the backbone is frozen; wrapped for several processes."""
     optimizer: torch.optim.Optimizer
     steps: int = 0
     """Optimizer steps since the warm-up began; with the seed it decides every random draw of an epoch."""
@@ -99,25 +98,22 @@ class TrainingState:
 
 
 def exponent_of(labels: Tensor, config: TrainingConfig) -> float:
-    """Power of the labels Tensor[N, C] that is trained on: the undecided are made steeper, unless the options say."""
+    """Exponent of the training targets; by default higher for undecided labels Tensor[N, C]."""
     return config.target_exponent or 1 + mean_label_entropy(labels)
 
 
 def targets_of(labels: Tensor, config: TrainingConfig) -> Tensor:
-    """What is trained on, Tensor[N, C], for labels Tensor[N, C] in [0, 1]."""
+    """Training targets Tensor[N, C] of labels Tensor[N, C] in [0, 1]."""
     return training_targets(labels, exponent_of(labels, config), config.target_smoothing)
 
 
 def freeze(model: CamNet, config: TrainingConfig) -> None:
-    """Take what is not to be trained out of training; call it after `train()`, which would undo it."""
+    """Freeze the parts that the options name, until the next `train()`."""
     model.freeze(config.freeze_backbone, config.freeze_norms)
 
 
 def norms_see_parts(config: TrainingConfig, device: torch.device) -> bool:
-    """Whether trained batch norms would see a process's part of a batch alone, and can be made to see all of it.
-
-    torch has no norm that sees the parts of several CPUs: there each process normalises its own part.
-    """
+    """Whether trained batch norms must be synchronised between processes, which torch supports on CUDA only."""
     return (
         not (config.freeze_norms or config.freeze_backbone) and distributed.world_size() > 1 and device.type == "cuda"
     )
@@ -158,27 +154,29 @@ def fit(
         config: options.
         pieces: gets `epoch_001.pt` and so on (see `read_epoch`) and `last.pt`.
         consistency: the second view and its loss; None for one view.
-        after_epoch: called with the model to predict with; its tensor is kept with the epoch.
-        title: stands before the progress bar, and is the folder of TensorBoard's files.
-        store: has the features of a backbone that is not trained, or gets them; None to keep none.
+        after_epoch: called with the model in eval mode; its tensor is saved with the epoch.
+        title: title of the progress bar, and folder of TensorBoard's files.
+        store: keeps the feature maps of a frozen backbone; None to keep none.
 
     Returns:
         One row per epoch: see `train_one_epoch`.
 
     Raises:
-        PipelineError: the loss is no longer finite; the finished epochs stay.
+        PipelineError: the loss is not finite; the finished epochs are kept.
     """
     rows: list[dict[str, float]] = []
     if pieces.path("last.pt").exists():
         content = load_partial(pieces.path("last.pt"))
         state.restore(content)
         for group, kept in zip(state.optimizer.param_groups, content["optimizer"]["param_groups"], strict=True):
-            group["lr"] = kept["lr"]  # where the schedule stood: what is kept is the same if no epoch is left to train
+            group["lr"] = kept[
+                "lr"
+            ]  # the schedule's, so that a resumed command writes the same state even without an epoch to train
         rows = content["rows"]
-    distributed.barrier()  # all have read it before the first process replaces or removes it
+    distributed.barrier()  # all processes have read it before the first one replaces or removes it
     if len(rows) < config.epochs:
         source = view_source(state, data, config, consistency, title, store)
-    distributed.barrier()  # no process waits in its first step while another fills its views
+    distributed.barrier()  # a process that waits in its first step could time out while another fills its maps
     count = len(data.paths if data.rows is None else data.rows)
     curves = None if config.track == "none" else Curves(config.track, pieces.folder.parent, title)
     with bar(title, config.epochs * count, done=len(rows) * count, curves=curves) as progress:
@@ -189,7 +187,7 @@ def fit(
             if distributed.is_main():
                 save_pt(pieces.path(epoch_name(epoch)), {"weights": state.model.state_dict(), "after": after})
                 save_pt(pieces.path("last.pt"), {**state.to_content(), "rows": rows})
-    distributed.barrier()  # the first process has kept what all may read
+    distributed.barrier()  # the files of the last epoch exist for all processes
     return pd.DataFrame(rows)
 
 
@@ -201,7 +199,7 @@ def view_source(
     title: str,
     store: FeatureStore | None = None,
 ) -> ViewSource:
-    """Maps of a backbone that is not trained, however many; for one that is, photos decoded in every epoch."""
+    """Maps of a frozen backbone; for a trained one, photos that are decoded in every epoch."""
     device = next(state.model.parameters()).device
     colours = {} if consistency is None else {"jitter": consistency.jitter, "jitter_order": consistency.jitter_order}
     spec = ViewSpec(config.image_size, state.model.resize_filter, data.cache, **colours)
@@ -219,18 +217,18 @@ def view_source(
             title=f"{title}: views",
         )
     if store is not None:
-        store.clear()  # of the backbone as it was: training needs the memory, and nobody the maps
+        store.clear()  # its maps are those of the backbone before training, and training needs the memory
     network = autocast(state.network, autocast_dtype(config.precision, device), device)
     return PhotoSource(network, data.paths, spec, device)
 
 
 def epoch_name(epoch: int) -> str:
-    """File of a finished epoch, from 1, in the folder of unfinished work."""
+    """File name of a finished epoch, from 1, among the partial results."""
     return f"epoch_{epoch:03d}.pt"
 
 
 def read_epoch(pieces: PartialResults, epoch: int, name: str) -> Any:
-    """Of a finished epoch "weights", a state dict to predict with, or "after", what `after_epoch` gave."""
+    """The "weights" of a finished epoch, a state dict, or "after", the result of `after_epoch`."""
     return load_partial(pieces.path(epoch_name(epoch)), name)[name]
 
 
@@ -346,7 +344,7 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainingConfig,
 
 
 def check_finite(sums: Tensor, epoch: int) -> None:
-    """Raise if any loss of the epoch was NaN or infinite: their sums are then, too."""
+    """Raise if the sums of the losses, and so any loss of the epoch, are NaN or infinite."""
     if not torch.isfinite(sums).all():
         raise PipelineError(
             f"the loss became {sums.sum().item()} in epoch {epoch}; the epochs before it are kept. "

@@ -17,5 +17,5 @@ FORMULAS = {
 }
 """Version of each module of this folder, and of `metrics` and `intervals` in `pipeline.evaluation`; part of the fingerprint of what it decides.
 
-Raise it when the module's results change: `tests/test_formulas.py` holds them against recorded ones and fails until then.
+Raise it when the module's results change. `tests/test_formulas.py` fails until a change of its code is recorded.
 """

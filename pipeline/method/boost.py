@@ -1,4 +1,4 @@
-"""What a classifier does to its class activation maps before it takes their mean."""
+"""The boost of class activation maps before pooling."""
 
 import torch
 from torch import Tensor

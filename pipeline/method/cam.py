@@ -1,6 +1,6 @@
 """Class activation maps to boxes, as pure functions of tensors.
 
-P maps of h x w cells; boxes are xyxy in pixels of the view that the maps were made from, unless said otherwise.
+P maps of h x w cells; boxes are xyxy in pixels of the view that the maps were computed from, unless stated otherwise.
 """
 
 import math
@@ -30,7 +30,7 @@ MOST_PEAKS = 3
 """Most boxes of one map under the rule "peaks"."""
 
 SEARCH_WINDOW = 100
-"""Images between two looks of `search_threshold` at its mean count, as in the authors' code."""
+"""Images per window of `search_threshold`, as in the authors' code."""
 
 
 @dataclass(frozen=True)
@@ -39,26 +39,25 @@ class Search:
 
     tau: float
     converged: bool
-    """Whether the mean count lay within the bounds; otherwise the images had been used up."""
+    """Whether the mean count ended within the bounds; otherwise the search used up the images."""
     mean_count: float
-    """Classes per image at the last look; NaN where there were too few images for one."""
+    """Classes per image in the last window; NaN without any window."""
 
 
 def search_threshold(windows: Iterable[Tensor], bound: float, start: float = 0.05, step: float = 0.001) -> Search:
     """Threshold tau as the authors' code searches it: raised by one step per window until few enough classes pass.
 
-    It does not come back from a threshold that is too high, and where the windows are used up, it ends at the next
-    threshold whatever the count was. `search_windows` says which images a window has.
+    The search never lowers the threshold. After the last window it ends at the next threshold, whatever the count is.
 
     Args:
-        windows: scores Tensor[w, C] of one window each; no more are taken than needed.
+        windows: scores Tensor[w, C] of the images of each window, see `search_windows`; read only as far as needed.
         bound: b; the search ends where the mean count of classes is above b and below b + 2.
         start: first tau.
-        step: from one tau to the next.
+        step: increment of tau.
     """
     tau, mean_count = start, math.nan
     for scores in windows:
-        # divided by the window, though the first has an image more: so does the authors' code
+        # the first window has one image more, and the authors' code divides by 100 all the same
         mean_count = (scores >= tau).sum().item() / SEARCH_WINDOW
         if bound < mean_count < bound + 2:
             return Search(tau, True, mean_count)
@@ -67,19 +66,19 @@ def search_threshold(windows: Iterable[Tensor], bound: float, start: float = 0.0
 
 
 def search_windows(order: Tensor) -> list[Tensor]:
-    """Rows of each window of one pass: int64 Tensor[N] cut into 101, then 100 each; the rest is left out.
+    """Rows of each window of one pass: int64 Tensor[N] cut into 101, then 100 each, without the rest.
 
-    The authors' code counts from 0 and looks at 100, 200 and so on, hence the 101.
+    The authors' code counts from 0 and checks at images 100, 200 and so on, hence the 101.
     """
     looks = range(SEARCH_WINDOW, len(order), SEARCH_WINDOW)
     return [order[look - SEARCH_WINDOW + (look > SEARCH_WINDOW) : look + 1] for look in looks]
 
 
 def z_scores(scores: Tensor) -> Tensor:
-    """How much a class stands out in an image against the other images: its logits in standard deviations.
+    """Logits of each class in standard deviations from their mean over the images.
 
-    A classifier that has seen few labels of a class gives it low scores everywhere, and one threshold for all classes
-    then selects the frequent ones in every image and the others in none.
+    A classifier trained on few labels of a class gives it low scores everywhere. One threshold on the scores of all
+    classes then selects frequent classes in every image and rare ones in none.
 
     Args:
         scores: Tensor[N, C] in [0, 1].
@@ -110,7 +109,7 @@ def normalise(cams: Tensor, epsilon: float = 0.0) -> Tensor:
 
 
 def stretch(values: Tensor, low: Tensor, height: Tensor) -> Tensor:
-    """Values as shares of the height above the lowest; of a height of 0, where all are equal, zeros."""
+    """(values - low) / height; zeros where the height is 0."""
     return (values - low).div_(height.clamp(min=torch.finfo(values.dtype).tiny))
 
 
@@ -122,23 +121,23 @@ def span(line: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def threshold_boxes(planes: Tensor, threshold: float, epsilon: float, corners: bool) -> tuple[Tensor, Tensor]:
-    """A box of what exceeds a share of each plane's maximum after `normalise`.
+    """Box of the pixels that exceed a share of each plane's maximum after `normalise`.
 
-    Stretching keeps the order of numbers, rounded ones too, so that the largest value of a row says whether any of it
-    exceeds the threshold: only those values, of rows and of columns, are stretched and compared.
+    Normalisation keeps the order of the values even after rounding. So the function normalises only the maximum of each
+    row and column, which decides whether any pixel of it exceeds the threshold.
 
     Args:
         planes: float32 Tensor[P, H, W].
         threshold: see `cam_boxes`.
         epsilon: see `normalise`.
         corners: box between the first and the last such pixel in reading order, as in the authors' code, instead of
-            the smallest around all. It is not an extent: the last pixel in reading order may lie left of the first, so
-            the corners are sorted. Its right and lower edges are those pixels, as if they were not part of it; a
-            box of one pixel is empty until it is expanded.
+            the smallest box around all. The last pixel in reading order may be left of the first, so the corners are
+            sorted. The right and lower edges are those pixels, which the box excludes: a box of one pixel is empty
+            until it is expanded.
 
     Returns:
         boxes: float32 Tensor[Q, 4], xyxy, the right and lower edge of an extent exclusive.
-        owner: int64 Tensor[Q], the plane of each box, ascending: those of which anything exceeds the threshold.
+        owner: int64 Tensor[Q], the plane of each box, ascending; planes without any such pixel have none.
     """
     low = planes.amin(dim=(1, 2))[:, None]
     row_peaks, column_peaks = planes.amax(dim=2), planes.amax(dim=1)  # [P, H], [P, W]
@@ -172,7 +171,7 @@ def peak_boxes(mask: Tensor) -> tuple[Tensor, Tensor]:
         boxes: float32 Tensor[Q, 4], xyxy.
         owner: int64 Tensor[Q], the map of each box, ascending.
     """
-    from scipy import ndimage  # here, as every network imports this module and few look for peaks
+    from scipy import ndimage  # slow to import, and only this rule needs it
 
     boxes, owner = [], []
     for p, plane in enumerate(mask.cpu().numpy()):
@@ -188,7 +187,7 @@ def peak_boxes(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 TOGETHER = {"cpu": 8}
-"""Maps that are upsampled together: few enough for a processor's cache; on other devices `MOST_TOGETHER`."""
+"""Maps per upsampling call, by device: few enough for a CPU's cache; `MOST_TOGETHER` on other devices."""
 MOST_TOGETHER = 128
 
 
@@ -212,7 +211,7 @@ def cam_boxes(
         epsilon: see `normalise`.
 
     Returns:
-        boxes: float32 Tensor[Q, 4], clipped to the view, at least a pixel wide and high. A flat map (no pixel above the threshold) has none.
+        boxes: float32 Tensor[Q, 4], clipped to the view, at least a pixel wide and high; none for a flat map.
         owner: int64 Tensor[Q], the map of each box, ascending.
     """
     boxes, owner = [torch.zeros(0, 4, device=cams.device)], [torch.zeros(0, dtype=torch.int64, device=cams.device)]
@@ -226,7 +225,7 @@ def cam_boxes(
         boxes.append(found)
         owner.append(local + start)
     boxes = expand_boxes(torch.cat(boxes), size, margin)
-    # corners without a margin may have no inside
+    # without a margin, boxes of the rule "corners" may be empty
     empty = (boxes[:, 2:] - boxes[:, :2] < 1).repeat(1, 2) & (torch.arange(4, device=boxes.device) >= 2)
     boxes = torch.where(empty, boxes[:, :2].repeat(1, 2) + 1, boxes)
     return boxes, torch.cat(owner)

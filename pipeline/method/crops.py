@@ -1,4 +1,4 @@
-"""Where to look closer: boxes that need no classifier, and the sizes at which their crops are seen.
+"""Boxes that need no classifier, and the sizes of the crops that the teacher encodes.
 
 Boxes are xyxy in pixels of the original image; sizes are (H, W).
 """
@@ -18,12 +18,12 @@ def grid_boxes(size: tuple[int, int], tiles: int) -> Tensor:
 
 
 def random_boxes(boxes: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Boxes of the same sizes at random places of the image: the control that tells place from size.
+    """Boxes of the same sizes at random places of the image: a control for the effect of size alone.
 
     Args:
         boxes: Tensor[M, 4] of one image.
         size: (H, W) of the image.
-        generator: source of the places.
+        generator: draws the places.
     """
     spans = boxes[:, 2:] - boxes[:, :2]  # [M, 2], (w, h)
     room = (torch.tensor([size[1], size[0]], dtype=torch.float32) - spans).clamp(min=0)
@@ -46,7 +46,7 @@ def square_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:
 
 
 def view_size(box: Tensor, long_side: int, multiple: int = 32) -> tuple[int, int]:
-    """(H, W) at which the teacher sees a box: long side as given, aspect kept to the nearest `multiple` pixels.
+    """(H, W) of the crop of a box: the given long side, with the aspect kept to the nearest `multiple` pixels.
 
     Rounding the short side gives few distinct sizes, so that crops can share a batch; it changes the aspect by at
     most half a multiple.
@@ -59,7 +59,7 @@ def view_size(box: Tensor, long_side: int, multiple: int = 32) -> tuple[int, int
 def truncated_size(height: int, width: int, long_side: int) -> tuple[int, int]:
     """(H, W) of a crop as in the authors' code: int(side * long_side / longer side), computed in float32.
 
-    Rounding makes the long side a pixel less for a sixth of all sizes, as in their code.
+    Rounding makes the long side one pixel shorter for a sixth of all sizes, as in their code.
     """
     scale = np.float32(1) / np.float32(max(height, width)) * np.float32(long_side)
     return max(1, int(np.float32(height) * scale)), max(1, int(np.float32(width) * scale))

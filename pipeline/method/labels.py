@@ -8,13 +8,13 @@ import math
 import numpy as np
 
 BLOCK = 65_536
-"""Crops that are looked at together: memory for more than their scores does not grow with their number."""
+"""Crops per block; bounds the memory for intermediate results."""
 
 
 def confident_images(entropies: np.ndarray, class_count: int, limit: float) -> np.ndarray:
-    """Which images the teacher is sure about: entropy at most `limit` times log C.
+    """Whether the teacher is confident about each image: its entropy is at most `limit` times log C.
 
-    The authors' code compares with 2 nats whatever C is; a share of log C is the same at C = 20.
+    The authors' code uses 2 nats for every C; 0.668 of log C is the same at C = 20.
 
     Args:
         entropies: float [N], nats.
@@ -30,10 +30,10 @@ def confident_images(entropies: np.ndarray, class_count: int, limit: float) -> n
 def class_bias(
     probabilities: np.ndarray, confident: np.ndarray, shrinkage: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean probability that the teacher gives a class on the confident images where it is on top.
+    """Mean probability of each class over the confident images where it is top-1.
 
-    A class that is never on top has no mean and gets the mean bias of the others; if no class has one
-    (no confident image), every bias is 1, which leaves the scores as they are.
+    A class that is never top-1 has no mean and gets the mean bias of the other classes. Without any confident image,
+    every bias is 1, which leaves the scores unchanged.
 
     Args:
         probabilities: float32 [N, C].
@@ -42,7 +42,7 @@ def class_bias(
 
     Returns:
         bias: float32 [C], in (0, 1].
-        counts: int64 [C], confident images with the class on top; 0 marks a substituted bias.
+        counts: int64 [C], confident images where the class is top-1; 0 marks a substituted bias.
     """
     class_count = probabilities.shape[1]
     top_class, highest = probabilities.argmax(axis=1)[confident], probabilities.max(axis=1)[confident]
@@ -65,7 +65,7 @@ def debias(scores: np.ndarray, bias: np.ndarray | None, floor_share: float = 0.0
     Args:
         scores: float32 [N, C], probabilities.
         bias: float32 [C], positive; None divides by nothing.
-        floor_share: d in units of 1/C, so that 1 is the authors' 1/20 for VOC and 1/80 for COCO; 0 is not a floor.
+        floor_share: d in units of 1/C: 1 is the authors' 1/20 for VOC and 1/80 for COCO; 0 for no floor.
 
     Returns:
         float32 [N, C].
@@ -75,7 +75,7 @@ def debias(scores: np.ndarray, bias: np.ndarray | None, floor_share: float = 0.0
 
 
 def clamp_labels(scores: np.ndarray) -> np.ndarray:
-    """Scores as labels in [0, 1]. Clamping makes ties at the top, so the scores are kept next to the labels."""
+    """Scores clamped to [0, 1]. Clamping creates ties at 1, so artifacts keep the scores next to the labels."""
     return scores.clip(0, 1)
 
 
@@ -85,17 +85,17 @@ def local_scores(
     image_count: int,
     crop_class: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Per image and class, the maximum over those crops of the image that speak of the class.
+    """Per image and class, the maximum over the crops of the image that count for the class.
 
     Args:
         probabilities: float32 [M, C], one row per crop.
         image_index: int64 [M], the image of each crop, in [0, N).
         image_count: N.
-        crop_class: int64 [M], the one class that each crop counted of, -1 for all; None: all do (the paper).
+        crop_class: int64 [M], the only class that each crop counts for, -1 for all classes; None: all crops count for all (the paper).
 
     Returns:
-        local: float32 [N, C]; 0 where no crop counted.
-        counts: uint16 [N, C], crops that speak.
+        local: float32 [N, C]; 0 where no crop counts.
+        counts: uint16 [N, C], crops that count.
     """
     classes = np.arange(probabilities.shape[1])
     counts = np.zeros((image_count, len(classes)), dtype=np.uint16)
@@ -104,17 +104,17 @@ def local_scores(
         rows = slice(start, start + BLOCK)
         counted = np.ones(probabilities[rows].shape, dtype=bool)
         if crop_class is not None:
-            spoken = crop_class[rows, None]
-            counted = (spoken == classes) | (spoken < 0)
+            own_class = crop_class[rows, None]
+            counted = (own_class == classes) | (own_class < 0)
         np.add.at(counts, image_index[rows], counted)
         np.maximum.at(local, image_index[rows], np.where(counted, probabilities[rows], np.float32(0)))
     return local, counts
 
 
 def fuse_scores(initial: np.ndarray, local: np.ndarray, has_crops: np.ndarray, ratio: float) -> np.ndarray:
-    """Return ratio * initial + (1 - ratio) * local where there are crops that speak, else initial; not clamped.
+    """Return ratio * initial + (1 - ratio) * local where crops count, else initial; not clamped.
 
-    The authors' code gives an image without boxes ratio * initial and so nearly erases it.
+    For an image without boxes, the authors' code returns ratio * initial, which nearly erases it.
 
     Args:
         initial: float32 [N, C].
@@ -129,13 +129,13 @@ def fuse_scores(initial: np.ndarray, local: np.ndarray, has_crops: np.ndarray, r
 
 
 def correct(values: np.ndarray, corrections: np.ndarray) -> np.ndarray:
-    """Labels or scores with what a person said in their place: 0 for absent, for present the most that the class has.
+    """Labels or scores with a person's corrections: 0 for absent, the highest value of the class for present.
 
-    A label becomes 1; a score, which may exceed 1, at least that, so that what is known ranks first.
+    A label of a present class becomes 1. A score may exceed 1 and becomes at least 1, so corrected images rank first.
 
     Args:
         values: float32 [N, C], non-negative.
-        corrections: int8 [N, C]: 1 present, 0 absent, -1 nothing said.
+        corrections: int8 [N, C]: 1 present, 0 absent, -1 not corrected.
     """
     highest = np.maximum(values.max(axis=0, initial=0), np.float32(1))
     return np.where(corrections < 0, values, corrections * highest)

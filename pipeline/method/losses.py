@@ -1,4 +1,4 @@
-"""Labels to what is trained on, and the losses of a step; pure functions of tensors.
+"""Training targets of labels, and the losses of a step; pure functions of tensors.
 
 B images, C classes. Equations: CCD (Kim & Shim, CVPR 2025), section 3.
 """
@@ -11,15 +11,15 @@ from torch import Tensor
 
 
 def training_targets(labels: Tensor, exponent: float = 1.0, smoothing: float = 0.0) -> Tensor:
-    """What a classifier is trained on: smoothing + (1 - smoothing) * labels ** exponent.
+    """Training targets: smoothing + (1 - smoothing) * labels ** exponent.
 
-    The paper trains on the labels. An exponent above 1 parts the likely from the unlikely without changing their
-    order; smoothing does what the label floor is for, without its ties.
+    The paper trains on the labels. An exponent above 1 increases the contrast between likely and unlikely classes and
+    keeps their order. Smoothing replaces the label floor and creates no ties.
 
     Args:
         labels: Tensor[N, C] in [0, 1].
         exponent: positive; 1 is the paper's.
-        smoothing: target of what is certainly absent, in [0, 1); 0 is the paper's.
+        smoothing: target of a label of 0, in [0, 1); 0 is the paper's.
 
     Returns:
         Tensor[N, C] in [smoothing, 1].
@@ -28,10 +28,10 @@ def training_targets(labels: Tensor, exponent: float = 1.0, smoothing: float = 0
 
 
 def mean_label_entropy(labels: Tensor) -> float:
-    """How undecided soft labels are, in [0, 1]: their rows' mean entropy as a share of log C, from 1/5 on, to 2/5.
+    """How undecided soft labels are, in [0, 1]: 0 up to a mean row entropy of log C / 5, 1 from 2 log C / 5 on.
 
-    Each row is taken as a distribution over the classes; rows without any label say nothing. Labels of CLIP RN50x64 on
-    VOC 2012 have 0.14 of log C, so 0; those of the embedded teacher 0.37 to 0.4, so nearly 1.
+    Each row is normalised to a distribution over the classes; rows of zeros are left out. Labels of CLIP RN50x64 on
+    VOC 2012 have a mean of 0.14 log C, which gives 0. Those of the embedded teacher have 0.37 to 0.4, nearly 1.
 
     Args:
         labels: Tensor[N, C] in [0, 1], C at least 2.
@@ -49,7 +49,7 @@ def image_weights(confident: Tensor, floor: float) -> Tensor:
 
     Args:
         confident: bool Tensor[N].
-        floor: in [0, 1]; 1 is the authors' VOC12 script, so that all images count alike.
+        floor: in [0, 1]; 1, as in the authors' VOC12 script, gives all images the same weight.
     """
     return (confident.float() + floor).clamp(max=1)
 

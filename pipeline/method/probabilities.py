@@ -1,6 +1,6 @@
 """Embeddings to class probabilities and their entropy, as pure functions of tensors.
 
-N images, C classes, O others, S texts, D embedding size. Equations: CCD (Kim & Shim, CVPR 2025, arXiv 2503.16873).
+N images, C classes, O background classes, S texts, D embedding size. Equations: CCD (Kim & Shim, CVPR 2025, arXiv 2503.16873).
 """
 
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ def class_logits(images: Tensor, texts: Tensor, logit_scale: float, text_class: 
 
     Args:
         images: Tensor[N, D], unit rows.
-        texts: Tensor[S, D], unit rows, at least one a class.
+        texts: Tensor[S, D], unit rows, at least one per class.
         logit_scale: s, positive (CLIP: 100).
-        text_class: int64 Tensor[S], the class of each text; a class with several is scored by the nearest of them.
+        text_class: int64 Tensor[S], the class of each text; the nearest text decides the score of a class with several.
 
     Returns:
         Tensor[N, C].
@@ -28,24 +28,23 @@ def class_logits(images: Tensor, texts: Tensor, logit_scale: float, text_class: 
 
 @dataclass(frozen=True)
 class ClassProbabilities:
-    """What a teacher says of N images."""
+    """Class probabilities of N images."""
 
     probabilities: Tensor
     """Tensor[N, C]."""
     entropy: Tensor
-    """Tensor[N], nats; small where it is clear what is on top."""
+    """Tensor[N], nats; small where one class has most of the probability."""
     class_is_top1: Tensor
-    """bool Tensor[N]: a class is on top at all."""
+    """bool Tensor[N]: whether a class is top-1, and not a background class."""
 
 
 def softmax_probabilities(logits: Tensor, class_count: int) -> ClassProbabilities:
-    """Softmax over the classes and the others, of which the classes are kept.
+    """Softmax over the classes and the background classes, without the columns of the background classes.
 
-    What a row lacks to 1 is the share of the others, and is not shared out again. The entropy is over all, and a class is
-    on top where no other is.
+    A row may therefore sum to less than 1; it is not normalised again. The entropy is over all C + O outcomes.
 
     Args:
-        logits: Tensor[N, C + O], the classes first, then O others: what is in photos and is not a class.
+        logits: Tensor[N, C + O], the classes first, then the background classes.
         class_count: C.
     """
     shares = logits.softmax(dim=1)
@@ -55,9 +54,9 @@ def softmax_probabilities(logits: Tensor, class_count: int) -> ClassProbabilitie
 def sigmoid_probabilities(logits: Tensor) -> ClassProbabilities:
     """Sigmoid of each class independently, as SigLIP is trained: several classes may be likely, or none.
 
-    The entropy is that of the classes' shares in the sum of the probabilities: it asks how clearly one class, or few,
-    stand above the rest, whatever their height, which for most photos is far below 1. Shares say nothing where every
-    class is unlikely; so a class is on top where its probability is at least 1/C, as that of a softmax's top always is.
+    The entropy is that of the classes' shares in the sum of the probabilities. It measures how clearly a few classes
+    exceed the rest, even though most probabilities are far below 1. Shares mean nothing where every class is unlikely,
+    so a class is top-1 only if its probability is at least 1/C, as a softmax guarantees.
 
     Args:
         logits: Tensor[N, C], the bias included.

@@ -1,4 +1,4 @@
-"""How well scores rank the images of a class."""
+"""Average precision of scores."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Sizes of views that a strided network sees whole."""
+"""View sizes without pixels that a strided network would drop."""
 
 
 def snapped_size(height: float, width: float, stride: int) -> tuple[int, int]:
