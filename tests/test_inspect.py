@@ -76,10 +76,10 @@ def test_picture_of_an_unknown_image_names_the_nearest(small_run, tmp_path):
 
 def test_box_quality_is_shown_with_the_boxes(small_run):
     code, output = invoke("inspect", small_run / "boxes.h5")
-    assert code == 0 and "hold the centre of an object of their class" in output
+    assert code == 0 and "centre of an object of their class" in output
     (small_run / "ground_truth.h5").unlink()
     code, output = invoke("inspect", small_run / "boxes.h5")
-    assert code == 0 and "hold the centre" not in output
+    assert code == 0 and "centre of an object" not in output
 
 
 def test_compare_counts_lost_and_gained(small_run):

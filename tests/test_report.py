@@ -94,20 +94,20 @@ def test_page_works_in_a_browser_and_fetches_nothing(small_run, tmp_path, browse
     # the cats by ground truth, although the labels miss the first
     assert found["cats"] == ["train/0.png", "train/1.png", "train/4.png", "train/5.png"]
     assert found["wrong"] == ["train/0.png"]
-    assert found["lowest"][3:] == ["4", "truly there", "2", "precision", "50.0", "recall", "100.0", "F1", "66.7"]
+    assert found["lowest"][3:] == ["4", "ground truth", "2", "precision", "50.0", "recall", "100.0", "F1", "66.7"]
     assert found["open"] and found["crops"] == 2
     assert found["hottest"] == [20, 193, 27, 20]  # the opacity of the CAM [[0, 255], [10, 0]]
     assert found["sorted"] == sorted(found["sorted"], reverse=True)
     assert found["svgs"] == 6
     assert found["overflow"] <= 0
-    assert found["address"] == "#images?class=cat&split=train" and found["kept"] and found["picked"] == "1 chosen"
+    assert found["address"] == "#images?class=cat&split=train" and found["kept"] and found["picked"] == "1 selected"
 
 
 def test_page_without_ground_truth_says_so_and_works(small_run, tmp_path, browser):
     for name in ("ground_truth.h5", "metrics.json"):
         (small_run / name).unlink()
     path = report.run(small_run, ReportConfig())
-    assert "There is no ground truth" in path.read_text()
+    assert "Without ground truth" in path.read_text()
     found, console = browser(path, tmp_path)
     assert console == []
     assert found["all"] == 12 and "wrong" not in found
@@ -139,7 +139,7 @@ def test_a_stale_file_is_left_out_and_named(small_run):
     (small_run / "run.toml").write_text("[init-labels]\ndebias = false\nlabel_floor = 1.0\n")
     content = content_of(read_run(small_run))
     assert any(
-        note.startswith("Left out") and "out of date" in note and "ccd warmup" in note for note in content["unknown"]
+        note.startswith("Not shown") and "out of date" in note and "ccd warmup" in note for note in content["unknown"]
     )
     assert content["stages"] == []
 
@@ -148,21 +148,21 @@ def test_the_gain_over_the_teacher_is_a_card(small_run):
     figures = json.loads((small_run / "metrics.json").read_text())
     maps = [100 * figures["test"][name]["mAP"] for name in ("final classifier", "teacher zero-shot")]
     files = read_run(small_run)
-    card = next(c for c in content_of(files)["cards"] if c["title"] == "against the teacher")
+    card = next(c for c in content_of(files)["cards"] if c["title"] == "gain over the teacher")
     assert card["value"] == f"{maps[0] - maps[1]:+.1f}" and card["note"] == "mAP"  # too few photos for an interval
     assert "too few images" in verdict(files)["sentence"]
     gain = {"mAP": 0.1, "mAP_interval": [0.02, 0.15]}
     files = replace(files, metrics={**files.metrics, "gain": gain})
-    card = next(c for c in content_of(files)["cards"] if c["title"] == "against the teacher")
+    card = next(c for c in content_of(files)["cards"] if c["title"] == "gain over the teacher")
     assert (card["value"], card["note"]) == ("+10.0", "mAP; 95 %: +2.0 to +15.0")
     assert "better than its teacher: +10.0 mAP, 95 % interval +2.0 to +15.0" in verdict(files)["sentence"]
 
 
-def test_a_study_is_called_one(small_run):
+def test_an_ablation_is_named(small_run):
     files = read_run(small_run)
     stamped = replace(files.provenances["boxes.h5"], uses_ground_truth=True)
     files = replace(files, provenances={**files.provenances, "boxes.h5": stamped})
-    assert any(note.startswith("A study: boxes.h5") for note in content_of(files)["unknown"])
+    assert any(note.startswith("Ablation: boxes.h5") for note in content_of(files)["unknown"])
 
 
 def test_a_run_without_manifest_is_refused(tmp_path):
@@ -243,7 +243,7 @@ def test_table_has_a_row_a_class_and_the_right_figures(small_run):
     titles = [column["title"] for column in table["columns"]]
     assert [row[0] for row in table["rows"]] == CLASSES
     truth = read(small_run / "ground_truth.h5").labels[:TRAIN]
-    assert [row[titles.index("truly there")] for row in table["rows"]] == (truth == 1).sum(0).tolist()
+    assert [row[titles.index("ground truth")] for row in table["rows"]] == (truth == 1).sum(0).tolist()
     assert [row[titles.index("F1 classifier")] for row in table["rows"]] == [1.0, 1.0, 1.0]
     assert [row[titles.index("AP classifier")] for row in table["rows"]] == [1.0, 1.0, 1.0]
 
@@ -335,8 +335,8 @@ def test_a_class_without_labels_and_a_silent_threshold_are_alerts(small_run):
     found = alerts(files)
     assert "No label: dog" in found and len(found["No label: dog"]["photos"]) == 4
     assert found["No label: dog"]["show"]["class"] == "dog"
-    assert f"Never called: {CLASSES[2]}" in found
-    assert f"Never named by the teacher: {CLASSES[2]}" in found  # its bias is of no image
+    assert f"Never predicted: {CLASSES[2]}" in found
+    assert f"Never top-1 of the teacher: {CLASSES[2]}" in found  # its bias is of no image
 
 
 def test_confused_classes_need_ground_truth_and_twins_do_not(small_run):
@@ -353,11 +353,11 @@ def test_confused_classes_need_ground_truth_and_twins_do_not(small_run):
     )
     epochs = replace(files.epoch_scores, scores=turned[:, many], image_ids=part.split("test").image_ids)
     swapped = replace(files, manifest=part, truth=truth, epoch_scores=epochs)
-    assert any("is taken for" in title for title in alerts(swapped))
+    assert any("is mistaken for" in title for title in alerts(swapped))
     labels = files.final.labels.copy()
     labels[:, 0] = labels[:, 1]
     found = alerts(replace(files, truth=None, metrics=None, final=replace(files.final, labels=labels)))
-    assert found["cat and dog come together"]["level"] == "note"
+    assert found["cat and dog occur together"]["level"] == "note"
 
 
 def versus_sentence(scores, truth):

@@ -1,1 +1,1 @@
-"""What people look at: the report of a run, the comparison of two, tables of any file."""
+"""The report of a run, the comparison of two runs, and tables of any file."""

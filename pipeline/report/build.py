@@ -1,4 +1,4 @@
-"""A run to one HTML page that shows what happened: labels, charts and images; no model is needed."""
+"""A run to one HTML page with its labels, figures and images; needs no model."""
 
 from pathlib import Path
 
@@ -13,19 +13,20 @@ from pipeline.web.page import build_facts, render
 
 
 def run(folder: Path, config: ReportConfig) -> Path:
-    """Write `report.html` from whatever the run folder holds, and return its path.
+    """Write `report.html` from the files of a run, and return its path.
 
     Raises:
-        PipelineError: there is no manifest.
+        PipelineError: the run has no manifest.
     """
     files = read_run(folder)
-    judged = verdict(files, seed=config.seed)
-    wanted = [image_id for alert in judged["alerts"] for image_id in alert["photos"]]
-    shown = gallery(files, config, wanted)
+    findings = verdict(files, seed=config.seed)
+    required = [image_id for alert in findings["alerts"] for image_id in alert["photos"]]
+    images = gallery(files, config, required)
     page = render(
-        "report", {**content_of(files), "verdict": judged, "gallery": {**shown, "fixed": False}, "build": build_facts()}
+        "report",
+        {**content_of(files), "verdict": findings, "gallery": {**images, "fixed": False}, "build": build_facts()},
     )
     path = folder / "report.html"
     write_text(path, page)
-    log(f"{path}: {len(shown['entries'])} of {shown['total']} images, {len(page.encode()) / 1e6:.1f} MB.")
+    log(f"{path}: {len(images['entries'])} of {images['total']} images, {len(page.encode()) / 1e6:.1f} MB.")
     return path

@@ -1,4 +1,4 @@
-"""Two sets of labels, or two runs, to how they differ."""
+"""Two sets of labels, or two runs, to their differences."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +16,18 @@ from pipeline.system.progress import log
 
 @dataclass(frozen=True)
 class Comparison:
-    """The images and classes that both sets have: N and C of them, in the order of the first."""
+    """The N images and C classes that both sets have, in the order of the first."""
 
     image_ids: list[str]
     class_names: list[str]
     labels: tuple[np.ndarray, np.ndarray]
-    """float [N, C] of each."""
+    """float [N, C] each."""
     present: tuple[np.ndarray, np.ndarray]
-    """bool [N, C] of each."""
+    """bool [N, C] each."""
 
     @property
     def agreement(self) -> float:
-        """Share of the pairs of image and class on which both decide alike."""
+        """Share of the pairs of image and class with equal decisions."""
         return float((self.present[0] == self.present[1]).mean())
 
     def class_columns(self) -> dict[str, np.ndarray]:
@@ -43,7 +43,7 @@ class Comparison:
         }
 
     def most_changed(self, limit: int) -> list[tuple[int, int]]:
-        """Rows and classes of the labels that differ most, an image once, largest difference first."""
+        """Row and most different class of each image with a difference, largest difference first."""
         difference = np.abs(self.labels[1].astype(np.float64) - self.labels[0])
         rows = np.argsort(-difference.max(1), kind="stable")[:limit]
         return [(int(row), int(difference[row].argmax())) for row in rows if difference[row].max() > 0]
@@ -52,30 +52,30 @@ class Comparison:
 def shared_images(first: Manifest, second: Manifest) -> list[str]:
     """Ids of the photos that both manifests have, in the order of the first.
 
-    The same id is not enough: two folders may each have a 001.jpg. Photos of other content are left out and counted.
+    An equal id is not enough, because two folders may each have a 001.jpg. Photos with different content are skipped and logged.
     """
     digests = dict(zip(second.image_ids, second.digests, strict=True))
     named = [(i, digest) for i, digest in zip(first.image_ids, first.digests, strict=True) if i in digests]
     shared = [image_id for image_id, digest in named if digests[image_id] == digest]
     if len(shared) < len(named):
-        log(
-            f"{len(named) - len(shared)} photos have the same name and another content in both runs; they are left out."
-        )
+        log(f"{len(named) - len(shared)} photos are skipped: the runs have different content under the same name.")
     return shared
 
 
 def compare(first: LabelSet, second: LabelSet) -> Comparison:
-    """What two sets of labels say of the images and classes that both have.
+    """The comparison of two sets of labels.
 
     Raises:
-        PipelineError: they have none in common.
+        PipelineError: they have no image or no class in common.
     """
     rows = [{image_id: row for row, image_id in enumerate(each.image_ids)} for each in (first, second)]
     images = shared_images(first.manifest, second.manifest)
     classes = [c for c in first.class_names if c in second.class_names]
     if not images or not classes:
-        what = "image" if classes else "class"
-        raise PipelineError(f"{first.path} and {second.path} have no {what} in common, so there is nothing to compare.")
+        missing = "image" if classes else "class"
+        raise PipelineError(
+            f"{first.path} and {second.path} have no {missing} in common. Choose two files of the same dataset."
+        )
     cells = [
         np.ix_([row[i] for i in images], [each.class_names.index(c) for c in classes])
         for each, row in zip((first, second), rows, strict=True)
@@ -86,8 +86,8 @@ def compare(first: LabelSet, second: LabelSet) -> Comparison:
 
 
 def option_differences(first: Path, second: Path) -> list[tuple[str, str, Any, Any]]:
-    """Artifact, option and both values of every option that two run folders were made with differently."""
-    found = []
+    """Artifact, option and both values of every option that differs between two run folders."""
+    differences = []
     for name in MAKERS:
         paths = [folder / name for folder in (first, second)]
         if not all(path.exists() for path in paths):
@@ -96,5 +96,5 @@ def option_differences(first: Path, second: Path) -> list[tuple[str, str, Any, A
         for option in sorted({*configs[0], *configs[1]}):
             values = [config.get(option) for config in configs]
             if values[0] != values[1]:
-                found.append((name, option, *values))
-    return found
+                differences.append((name, option, *values))
+    return differences

@@ -1,6 +1,6 @@
-"""The artifacts of a run to the charts and tables of its page: plain values, ready for JSON.
+"""The artifacts of a run to the charts and tables of its page, as plain values for JSON.
 
-Shares and scores are in [0, 1]; None stands for what is not known.
+Shares and scores are in [0, 1]; None stands for unknown values.
 """
 
 import json
@@ -24,7 +24,7 @@ CURVE_POINTS = 48
 BINS = 20
 
 SLIDER_POINTS = 120
-"""Thresholds of a class that the page can be asked about in addition to its own and the one of highest F1."""
+"""Thresholds per class that the slider offers, in addition to its own and the one of highest F1."""
 
 SOURCE_TITLES = {
     "teacher zero-shot": "teacher",
@@ -37,7 +37,7 @@ SOURCE_TITLES = {
 
 
 def content_of(run: RunFiles) -> dict[str, Any]:
-    """Everything on the page but the gallery."""
+    """The content of the page without verdict and gallery."""
     return {
         "run": run.folder.resolve().name,
         "argument": run_argument(run.folder),
@@ -71,15 +71,15 @@ def shorts(values: np.ndarray, digits: int = 4) -> list[float | None]:
 
 
 def conventions(run: RunFiles) -> tuple[Difficult, bool]:
-    """How the run's figures were made: what a difficult object counts as, and whether an empty class counts as 0."""
+    """The conventions of the run's figures: treatment of difficult objects, and whether an empty class counts as 0."""
     used = (run.metrics or {}).get("conventions", {})
     return cast(Difficult, used.get("difficult", "ignore")), used.get("empty_class") == "zero"
 
 
 def truth_of(run: RunFiles, image_ids: list[str]) -> np.ndarray | None:
-    """Ground truth int8 [N, C] of these images by the run's convention; None where none of them has any.
+    """Ground truth int8 [N, C] of these images by the run's convention; None if none of them is labelled.
 
-    UNKNOWN is what does not count: difficult objects where they are ignored, and what nobody has labelled.
+    UNKNOWN marks pairs that do not count: ignored difficult objects, and unlabelled pairs.
     """
     if run.truth is None or not image_ids:
         return None
@@ -90,20 +90,20 @@ def truth_of(run: RunFiles, image_ids: list[str]) -> np.ndarray | None:
 
 
 def cards(run: RunFiles) -> list[dict[str, str]]:
-    """The figures at the top: title, value, note."""
-    found = []
+    """The figures at the top of the page: title, value, note."""
+    rows = []
     for stage in reversed(stages(run)):
         if stage["name"] in ("classifier", "final labels"):
             interval = "" if stage["low"] is None else f"95 %: {100 * stage['low']:.1f} to {100 * stage['high']:.1f}"
             note = f"{stage['split']} images" + (f", {interval}" if interval else "")
-            found.append({"title": f"mAP of the {stage['name']}", "value": f"{100 * stage['mAP']:.1f}", "note": note})
+            rows.append({"title": f"mAP of the {stage['name']}", "value": f"{100 * stage['mAP']:.1f}", "note": note})
     gain = (run.metrics or {}).get("gain")
     if gain:
         low, high = gain.get("mAP_interval", (None, None))
         note = "" if low is None else f"mAP; 95 %: {100 * low:+.1f} to {100 * high:+.1f}"
-        found.append({"title": "against the teacher", "value": f"{100 * gain['mAP']:+.1f}", "note": note or "mAP"})
+        rows.append({"title": "gain over the teacher", "value": f"{100 * gain['mAP']:+.1f}", "note": note or "mAP"})
     counts = run.manifest.images["split"].value_counts()
-    found.append(
+    rows.append(
         {
             "title": "images",
             "value": f"{len(run.manifest.image_ids):,}",
@@ -113,54 +113,54 @@ def cards(run: RunFiles) -> list[dict[str, str]]:
     labels = run.final or run.initial
     if labels is not None:
         each = (labels.labels >= PRESENT).sum(1)
-        note = f"{(each == 0).mean():.0%} of the train images have none"
-        found.append({"title": "labels per image", "value": f"{each.mean():.2f}", "note": note})
+        note = f"{(each == 0).mean():.0%} of the train images have no label"
+        rows.append({"title": "labels per image", "value": f"{each.mean():.2f}", "note": note})
     if run.final is not None and run.final.by_hand:
-        number, what = run.final.by_hand.split()
-        found.append({"title": "corrected by hand", "value": number, "note": what})
+        number, unit = run.final.by_hand.split()
+        rows.append({"title": "corrected by hand", "value": number, "note": unit})
     if run.boxes is not None:
         boxed = len(np.unique(run.boxes.image_index)) / max(len(run.boxes.image_ids), 1)
-        found.append({"title": "boxes", "value": f"{len(run.boxes.box):,}", "note": f"{boxed:.0%} of the train images"})
+        rows.append({"title": "boxes", "value": f"{len(run.boxes.box):,}", "note": f"{boxed:.0%} of the train images"})
     quality = quality_of_boxes(run)
     if quality is not None:
-        note = f"hold the centre of an object of their class; mean best IoU {quality['mean_best_iou']:.2f}"
-        found.append({"title": "boxes on target", "value": f"{quality['centre_share']:.0%}", "note": note})
-    return found
+        note = f"contain the centre of an object of their class; mean best IoU {quality['mean_best_iou']:.2f}"
+        rows.append({"title": "boxes on target", "value": f"{quality['centre_share']:.0%}", "note": note})
+    return rows
 
 
 def supervision(run: RunFiles) -> str:
-    """Which labels the classifier was trained with, in addition to those that the pipeline made itself."""
+    """The human labels that the training used, as a phrase."""
     if any(provenance.uses_ground_truth for provenance in run.provenances.values()):
-        return "ground truth was used in the making, as a study"
+        return "ablation: some stages used ground truth"
     if run.final is not None and run.final.by_hand:
         return f"corrected by hand: {run.final.by_hand}"
-    return "no human label was used for training"
+    return "trained without human labels"
 
 
 def unknown(run: RunFiles) -> list[str]:
-    """What the page cannot say, and why."""
-    found = []
+    """Notes about missing or unusable figures."""
+    notes = []
     if run.truth is None:
-        found.append(
-            "There is no ground truth: whether a label is right, AP, F1 and the oracle epoch are not known. "
-            "What is shown is what the teacher and the classifier believe."
+        notes.append(
+            "Without ground truth there is no AP, no F1 and no oracle epoch. The page shows the predictions of the teacher "
+            "and the classifier."
         )
     elif run.metrics is None:
-        found.append("Nothing is measured yet: `ccd evaluate` does it.")
-    found += (run.metrics or {}).get("not_measured", [])
+        notes.append("There are no figures yet. Compute them with `ccd evaluate`.")
+    notes += (run.metrics or {}).get("not_measured", [])
     used = [name for name, provenance in run.provenances.items() if provenance.uses_ground_truth]
     if used:
-        found.append(f"A study: {', '.join(used)} looked at ground truth, so this is no result without labels.")
+        notes.append(f"Ablation: {', '.join(used)} used ground truth, so these are not results without labels.")
     bad = {name: state for name, state in run.states.items() if state not in (UP_TO_DATE, MISSING, NOT_MADE)}
-    found += [f"Left out: {state}" for state in dict.fromkeys(bad.values())]
+    notes += [f"Not shown: {state}" for state in dict.fromkeys(bad.values())]
     missing = [name for name, state in run.states.items() if state == MISSING]
     if missing:
-        found.append(f"Not made yet: {', '.join(missing)}.")
-    return found
+        notes.append(f"Missing: {', '.join(missing)}.")
+    return notes
 
 
 def stages(run: RunFiles) -> list[dict[str, Any]]:
-    """The mAP after each stage, with its interval where there is one: labels first, then classifiers."""
+    """The mAP after each stage with its interval, if there is one: labels first, then classifiers."""
     if run.metrics is None:
         return []
     rows = sources_of(run.metrics)
@@ -186,22 +186,22 @@ def stages(run: RunFiles) -> list[dict[str, Any]]:
 
 
 def bias(run: RunFiles) -> dict[str, Any] | None:
-    """The teacher's bias by class and the images behind it."""
+    """The teacher's bias per class and the number of images that it is the mean of."""
     if run.embeddings is None:
         return None
     return {"values": shorts(run.embeddings.bias), "counts": run.embeddings.bias_counts.tolist()}
 
 
 def quality_of_boxes(run: RunFiles) -> dict[str, float] | None:
-    """`box_quality` of the run; None without boxes or annotated objects."""
+    """The agreement of boxes and annotated objects; None without either."""
     if run.boxes is None or run.truth is None or not len(run.truth.object_box):
         return None
     return box_quality(run.boxes, run.truth)
 
 
 def class_table(run: RunFiles) -> dict[str, Any]:
-    """Columns (key, title, help, kind: text, count or share) and a row of values a class."""
-    columns: list[tuple[str, str, str, list[Any]]] = [("class", "what is looked for", "text", run.manifest.class_names)]
+    """Columns (title, help, kind: text, count or share) and a row of values per class."""
+    columns: list[tuple[str, str, str, list[Any]]] = [("class", "name of the class", "text", run.manifest.class_names)]
     train, test = run.manifest.split("train"), run.manifest.split("test")
     for name, labels in (("initial", run.initial), ("final", run.final)):
         if labels is not None:
@@ -211,8 +211,8 @@ def class_table(run: RunFiles) -> dict[str, Any]:
             )
     truth = truth_of(run, train.image_ids)
     if truth is not None:
-        there = (truth == 1).sum(0).tolist()
-        columns.append(("truly there", "train images with the class, by the ground truth", "count", there))
+        positives = (truth == 1).sum(0).tolist()
+        columns.append(("ground truth", "train images with the class, by the ground truth", "count", positives))
     if run.metrics is not None:
         for split, name, figures in sources_of(run.metrics):
             title = SOURCE_TITLES[name]
@@ -224,7 +224,14 @@ def class_table(run: RunFiles) -> dict[str, Any]:
         f1 = shorts(class_f1(decisions, truth))
         columns.append(("F1 classifier", "F1 of the classifier at its own thresholds on test images", "share", f1))
     if run.embeddings is not None:
-        columns.append(("bias", "mean probability where the class is on top", "share", shorts(run.embeddings.bias)))
+        columns.append(
+            (
+                "bias",
+                "mean probability on confident images with the class as top-1",
+                "share",
+                shorts(run.embeddings.bias),
+            )
+        )
     return {
         "columns": [{"title": title, "help": text, "kind": kind} for title, text, kind, _ in columns],
         "rows": [list(row) for row in zip(*(values for *_, values in columns), strict=True)],
@@ -232,13 +239,13 @@ def class_table(run: RunFiles) -> dict[str, Any]:
 
 
 def thresholds(run: RunFiles) -> np.ndarray:
-    """The classifier's own thresholds [C]."""
+    """The thresholds of the classifier, float64 [C]."""
     return np.array(run.thresholds or [PRESENT] * len(run.manifest.class_names))
 
 
 def curves(run: RunFiles) -> list[dict[str, Any]]:
-    """Precision against recall: a curve a class and the mean of them, for each source of scores."""
-    found = []
+    """Precision-recall curves of every class and their mean, for each source of scores."""
+    rows = []
     empty_is_zero = conventions(run)[1]
     for name, split, scores in scored(run):
         truth = truth_of(run, run.manifest.split(split).image_ids)
@@ -246,7 +253,7 @@ def curves(run: RunFiles) -> list[dict[str, Any]]:
             continue
         each = [precision_recall(scores[:, c], truth[:, c]) for c in range(truth.shape[1])]
         average = average_precision(scores, truth)
-        found.append(
+        rows.append(
             {
                 "name": name,
                 "split": split,
@@ -256,19 +263,19 @@ def curves(run: RunFiles) -> list[dict[str, Any]]:
                 "all": mean_curve(each, empty_is_zero),
             }
         )
-    return found
+    return rows
 
 
 def mean_of_classes(values: np.ndarray, empty_is_zero: bool) -> float | None:
-    """Mean of figures [C] in which NaN stands for a class without positives; None where nothing is left."""
+    """Mean of figures [C], NaN for a class without positives; None if no class has any."""
     counted = np.nan_to_num(values) if empty_is_zero else values[~np.isnan(values)]
     return short(counted.mean()) if len(counted) else None
 
 
 def mean_curve(curves: list[tuple[np.ndarray, np.ndarray]], empty_is_zero: bool) -> list[list[float]]:
-    """Mean over the classes of the precision at each recall; what is below it is the mAP.
+    """Mean over the classes of the precision at each recall; the area below it is the mAP.
 
-    A class's precision between two of its points is that of the second, as in its average precision.
+    Between two points of a class its precision is that of the second, as in its average precision.
     """
     counted = [curve for curve in curves if len(curve[0])]
     if not counted:
@@ -280,12 +287,11 @@ def mean_curve(curves: list[tuple[np.ndarray, np.ndarray]], empty_is_zero: bool)
 
 
 def sliders(run: RunFiles) -> dict[str, Any] | None:
-    """What other thresholds would call: of the classifier on test images, else of the labels on train images.
+    """The predictions at other thresholds: of the classifier on test images, else of the labels on train images.
 
     Returns:
-        name, split: of the scores. own: the thresholds in force [C]. best: those of highest F1 [C], None without
-        ground truth. positives: images with each class [C], None without. points: by class, rising thresholds with the
-        number of images called, of those the right and the wrong (both 0 without ground truth).
+        name, split: source of the scores. own: present thresholds [C]. best: thresholds of highest F1 [C], None without
+        ground truth. positives: images with each class [C], None without. points: see `slider_points`, by class.
     """
     ranked = {name: (split, scores) for name, split, scores in scored(run)}
     name = next((name for name in ("classifier", "final labels", "initial labels") if name in ranked), None)
@@ -294,7 +300,7 @@ def sliders(run: RunFiles) -> dict[str, Any] | None:
     split, scores = ranked[name]
     if name != "classifier":
         labels = run.final or run.initial
-        assert labels is not None  # that is where `scored` has it from
+        assert labels is not None  # `scored` found these labels
         scores = labels.labels
     own = thresholds(run) if name == "classifier" else np.full(scores.shape[1], PRESENT)
     truth = truth_of(run, run.manifest.split(split).image_ids)
@@ -315,48 +321,48 @@ def sliders(run: RunFiles) -> dict[str, Any] | None:
 
 
 def slider_points(scores: np.ndarray, truth: np.ndarray | None, always: list[float | None]) -> list[list[float]]:
-    """Thresholds of one class with the images called, right and wrong; dense where few images are called.
+    """[threshold, predicted, right, wrong] images of one class, by rising threshold, dense where few images are predicted.
 
     Args:
         scores: float [N].
-        truth: int8 [N], -1 for not counted; None where there is none.
-        always: thresholds to have among them.
+        truth: int8 [N], -1 for not counted; None: right and wrong are 0.
+        always: thresholds to include.
     """
     descending = np.append(np.sort(scores)[::-1], 0)
     calls = np.unique(np.geomspace(1, max(len(scores), 1), SLIDER_POINTS).round().astype(int))
     cuts = [(descending[k - 1] + descending[k]) / 2 for k in calls] if len(scores) else []
-    found = []
+    points = []
     for cut in sorted({round(float(cut), 6) for cut in [*cuts, *always, 1.0] if cut is not None}):
-        called = scores >= cut
-        right, wrong = (0, 0) if truth is None else ((called & (truth == value)).sum() for value in (1, 0))
-        found.append([cut, int(called.sum()), int(right), int(wrong)])
-    return found
+        predicted = scores >= cut
+        right, wrong = (0, 0) if truth is None else ((predicted & (truth == value)).sum() for value in (1, 0))
+        points.append([cut, int(predicted.sum()), int(right), int(wrong)])
+    return points
 
 
 def scored(run: RunFiles) -> list[tuple[str, str, np.ndarray]]:
-    """Name, split and scores [N, C] of everything that ranks images."""
-    found = []
+    """Name, split and scores [N, C] of every source that ranks images."""
+    sources = []
     if run.embeddings is not None and not run.embeddings.is_train.all():
-        found.append(("teacher", "test", run.embeddings.probabilities[~run.embeddings.is_train]))
+        sources.append(("teacher", "test", run.embeddings.probabilities[~run.embeddings.is_train]))
     if run.epoch_scores is not None and len(run.epoch_scores.image_ids):
-        found.append(("classifier", "test", run.epoch_scores.chosen))
+        sources.append(("classifier", "test", run.epoch_scores.chosen))
     for name, labels in (("initial labels", run.initial), ("final labels", run.final)):
         if labels is not None:
-            found.append((name, "train", labels.scores))
-    return found
+            sources.append((name, "train", labels.scores))
+    return sources
 
 
 def thin_curve(recall: np.ndarray, precision: np.ndarray) -> list[list[float]]:
     """At most CURVE_POINTS pairs of recall and precision, evenly spaced in recall; empty for an empty curve."""
     if not len(recall):
         return []
-    wanted = np.linspace(recall[0], 1, CURVE_POINTS)
-    rows = np.unique(np.searchsorted(recall, wanted - 1e-9).clip(max=len(recall) - 1))
+    at = np.linspace(recall[0], 1, CURVE_POINTS)
+    rows = np.unique(np.searchsorted(recall, at - 1e-9).clip(max=len(recall) - 1))
     return [[round(float(recall[i]), 3), round(float(precision[i]), 3)] for i in rows]
 
 
 def training(run: RunFiles) -> dict[str, Any] | None:
-    """Curves of the epochs, warm-up before training, and which epoch was chosen and would have been."""
+    """Curves over the epochs, warm-up first, with the chosen and the oracle epoch."""
     if run.warmup_epochs is None and run.train_epochs is None:
         return None
     rows = []
@@ -384,21 +390,23 @@ def epoch_row(stage: str, row: pd.Series) -> dict[str, Any]:
 
 def distribution(run: RunFiles) -> dict[str, Any] | None:
     """Histograms of the labels, and of the number of classes per image, before and after fusion."""
-    found = {name: labels for name, labels in (("initial", run.initial), ("final", run.final)) if labels is not None}
-    if not found:
+    labels_of = {
+        name: labels for name, labels in (("initial", run.initial), ("final", run.final)) if labels is not None
+    }
+    if not labels_of:
         return None
-    most = max(int((labels.labels >= PRESENT).sum(1).max(initial=0)) for labels in found.values())
+    most = max(int((labels.labels >= PRESENT).sum(1).max(initial=0)) for labels in labels_of.values())
     per_image = {
-        name: np.bincount(present_counts(labels), minlength=most + 1).tolist() for name, labels in found.items()
+        name: np.bincount(present_counts(labels), minlength=most + 1).tolist() for name, labels in labels_of.items()
     }
     ids = run.manifest.split("train").image_ids
     truth = truth_of(run, ids)
     if truth is not None and run.truth is not None:
-        complete = (run.truth.rows_of(ids) != UNKNOWN).all(1)  # the other images may have more classes than are known
+        complete = (run.truth.rows_of(ids) != UNKNOWN).all(1)  # other images may have unlabelled classes
         per_image["ground truth"] = np.bincount((truth == 1).sum(1)[complete], minlength=most + 1).tolist()
     return {
         "labels": {
-            name: np.histogram(labels.labels, bins=BINS, range=(0, 1))[0].tolist() for name, labels in found.items()
+            name: np.histogram(labels.labels, bins=BINS, range=(0, 1))[0].tolist() for name, labels in labels_of.items()
         },
         "per_image": per_image,
     }
@@ -410,27 +418,27 @@ def present_counts(labels: Labels) -> np.ndarray:
 
 
 def cooccurrence(run: RunFiles) -> list[dict[str, Any]]:
-    """For labels and ground truth: share of the images with the row's class that also have the column's."""
-    found = []
+    """Share of the images with the row's class that also have the column's, for labels and ground truth."""
+    sources = []
     labels = run.final or run.initial
     if labels is not None:
         present = labels.labels >= PRESENT
-        found.append(("final labels" if run.final else "initial labels", present, np.ones_like(present)))
+        sources.append(("final labels" if run.final else "initial labels", present, np.ones_like(present)))
     truth = None if labels is None else truth_of(run, labels.image_ids)
     if truth is not None:
-        found.append(("ground truth", truth == 1, truth >= 0))
+        sources.append(("ground truth", truth == 1, truth >= 0))
     return [
         {
             "name": name,
             "shares": [shorts(row, 3) for row in conditional(present, known)],
             "counts": present.sum(0).tolist(),
         }
-        for name, present, known in found
+        for name, present, known in sources
     ]
 
 
 def conditional(present: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """P(column | row) over the images where the column is known, float64 [C, C]; 0 where there is no such image.
+    """P(column | row) over the images with a known column, float64 [C, C]; 0 without such images.
 
     Args:
         present: bool [N, C].
@@ -441,7 +449,7 @@ def conditional(present: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def files(run: RunFiles) -> list[dict[str, Any]]:
-    """Where everything came from: one row per artifact."""
+    """One row per artifact with its command, state and options."""
     rows = []
     timings = read_timings(run.folder)
     for name, command in MAKERS.items():

@@ -1,4 +1,4 @@
-"""Any artifact to tables that a person can read."""
+"""Artifacts to printed tables."""
 
 import csv
 import json
@@ -37,20 +37,21 @@ from pipeline.system.progress import PlainTable, log, show
 from pipeline.system.text import as_listed, nfc
 
 TRUTH_WORDS = {1: "present", 0: "absent", UNKNOWN: "not labelled", DIFFICULT: "only difficult"}
-"""Values of ground truth, for people."""
+"""Values of ground truth in words."""
+
 EXAMPLES = 10
-"""Images in a list."""
+"""Images per list."""
 
 
 def run(path: Path, image: str = "") -> None:
-    """Print what an artifact, or every artifact of a run folder, holds.
+    """Print the content of an artifact, or the state of every artifact of a run folder.
 
     Args:
         path: an artifact or a run folder.
-        image: id of an image to show as well; empty for none.
+        image: id of an image to print as well; empty for none.
 
     Raises:
-        PipelineError: the file is missing, damaged or none of ours, or has no such image.
+        PipelineError: the file is missing, damaged or not of a run, or has no such image.
     """
     if path.is_dir():
         show_run(path, image)
@@ -79,38 +80,38 @@ def run(path: Path, image: str = "") -> None:
         show(checkpoint_table(header))
         return
     if path.name not in ("manifest.csv", "manifest.json"):
-        raise PipelineError(f"{path} is no file of a run that can be shown. {hint(path.name, [*MAKERS, *HISTORIES])}")
+        raise PipelineError(f"{path} is not a file of a run. {hint(path.name, [*MAKERS, *HISTORIES])}")
     manifest = read_manifest(path.parent)
     show(origin_table(path, manifest.provenance))
     show(manifest_table(manifest))
 
 
 def show_run(folder: Path, image: str) -> None:
-    """Print the states of a run's files and, optionally, what those that can be read say of one image."""
+    """Print the states of a run's files and, if `image` is given, the content of the readable ones about it."""
     if not any((folder / name).exists() for name in (*MAKERS, "run.toml")):
-        raise PipelineError(f"{folder} holds no file of a run. {hint(folder.name, known_runs())}")
+        raise PipelineError(f"{folder} has no file of a run. {hint(folder.name, known_runs())}")
     show(run_table(folder))
     if not image:
         return
     check_photo(folder, read_manifest(folder), image)
-    found: dict[str, Artifact] = {}
+    artifacts: dict[str, Artifact] = {}
     for name in MAKERS:
         if name.endswith(".h5") and (folder / name).exists():
             try:
-                found[name] = read(up_to_date(folder / name))
+                artifacts[name] = read(up_to_date(folder / name))
             except PipelineError as error:
-                log(f"left out: {error}")
-    show_image(found, image)
+                log(f"skipped: {error}")
+    show_image(artifacts, image)
 
 
 def check_photo(folder: Path, manifest: Manifest, image_id: str) -> None:
-    """Raise where the photo of an image is gone or is not the one that the run has seen."""
+    """Raise PipelineError if the photo of an image is missing or has changed since `ccd prepare`."""
     one = manifest.images[manifest.images["image_id"] == as_listed(image_id, manifest.image_ids)].reset_index(drop=True)
     check_photos(folder, replace(manifest, images=one), remember=False)
 
 
 def history_table(path: Path) -> PlainTable:
-    """The epochs of a training, one row each."""
+    """The epochs of a training, one row per epoch."""
     with reporting_damage(path), path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))
         if not rows or any(len(row) != len(rows[0]) for row in rows):
@@ -122,14 +123,14 @@ def history_table(path: Path) -> PlainTable:
 
 
 def run_class(path: Path, class_name: str) -> None:
-    """Print the images on which a set of labels is surest of a class, and those on which it is in doubt.
+    """Print the images with the highest label of a class, and those closest to the threshold.
 
     Args:
-        path: a run folder, or a file of a run that holds labels.
+        path: a run folder, or a file of a run with labels.
         class_name: one of its classes.
 
     Raises:
-        PipelineError: no labels, or no such class (names the nearest).
+        PipelineError: there are no labels, or no such class.
     """
     labels = read_label_set(path)
     class_name = nfc(class_name)
@@ -139,34 +140,34 @@ def run_class(path: Path, class_name: str) -> None:
     truth = truth_of(labels)
     values = labels.labels[:, c]
     top = np.argsort(-values, kind="stable")[:EXAMPLES]
-    doubtful = np.argsort(np.abs(values - PRESENT), kind="stable")[:EXAMPLES]
+    uncertain = np.argsort(np.abs(values - PRESENT), kind="stable")[:EXAMPLES]
     show(example_table(f"{class_name}: top images", labels, top, c, truth))
-    show(example_table(f"{class_name}: nearest to {PRESENT}", labels, doubtful, c, truth))
+    show(example_table(f"{class_name}: nearest to {PRESENT}", labels, uncertain, c, truth))
 
 
 def run_compare(first: Path, second: Path) -> None:
-    """Print how two sets of labels differ and, for two run folders, what they were made with.
+    """Print the differences of two sets of labels and, for two run folders, of their options.
 
     Args:
-        first: a run folder, or a file of a run that holds labels.
+        first: a run folder, or a file of a run with labels.
         second: the same.
 
     Raises:
-        PipelineError: one holds no labels, or they have no image or class in common.
+        PipelineError: one has no labels, or they have no image or class in common.
     """
-    found = compare(read_label_set(first), read_label_set(second))
+    comparison = compare(read_label_set(first), read_label_set(second))
     title = (
-        f"{first} and {second}: {len(found.image_ids)} images, {len(found.class_names)} classes, "
-        f"{found.agreement:.1%} of the decisions alike"
+        f"{first} and {second}: {len(comparison.image_ids)} images, {len(comparison.class_names)} classes, "
+        f"{comparison.agreement:.1%} of the decisions equal"
     )
-    show(number_table(title, found.class_names, found.class_columns()))
+    show(number_table(title, comparison.class_names, comparison.class_columns()))
     table = PlainTable("image", "class", "first", "second", title="labels that differ most")
-    for row, c in found.most_changed(EXAMPLES):
-        before, after = (values[row, c] for values in found.labels)
-        table.add_row(found.image_ids[row], found.class_names[c], format_number(before), format_number(after))
+    for row, c in comparison.most_changed(EXAMPLES):
+        before, after = (values[row, c] for values in comparison.labels)
+        table.add_row(comparison.image_ids[row], comparison.class_names[c], format_number(before), format_number(after))
     show(table)
     if first.is_dir() and second.is_dir():
-        table = PlainTable("file", "option", "first", "second", title="made with")
+        table = PlainTable("file", "option", "first", "second", title="options that differ")
         for name, option, *values in option_differences(first, second):
             table.add_row(name, option, *(json.dumps(value) for value in values))
         show(table)
@@ -181,9 +182,9 @@ def save_picture(folder: Path, image_id: str, out: Path) -> None:
         out: the file.
 
     Raises:
-        PipelineError: no such image, or its file cannot be read.
+        PipelineError: there is no such image, or its file cannot be read.
     """
-    from pipeline.photos.drawing import draw_boxes  # decodes photos, and no other part of this module does
+    from pipeline.photos.drawing import draw_boxes  # imports torch, which no other function here needs
 
     manifest = read_manifest(folder)
     image_id = as_listed(image_id, manifest.image_ids)
@@ -213,14 +214,14 @@ def save_picture(folder: Path, image_id: str, out: Path) -> None:
 def run_table(folder: Path) -> PlainTable:
     """Every artifact of a run and its state."""
     table = PlainTable("file", "command", "state", "fingerprint", title=str(folder))
-    for found in file_states(folder).values():
-        fingerprint = found.provenance.fingerprint if found.provenance else ""
-        table.add_row(found.name, found.command, found.state, fingerprint)
+    for state in file_states(folder).values():
+        fingerprint = state.provenance.fingerprint if state.provenance else ""
+        table.add_row(state.name, state.command, state.state, fingerprint)
     return table
 
 
 def origin_table(path: Path, provenance: Provenance) -> PlainTable:
-    """Where an artifact came from."""
+    """The provenance of an artifact."""
     table = PlainTable("", "", title=str(path), show_header=False)
     table.add_row("schema", f"{provenance.schema} version {provenance.version}")
     table.add_row("fingerprint", provenance.fingerprint)
@@ -232,12 +233,12 @@ def origin_table(path: Path, provenance: Provenance) -> PlainTable:
     if provenance.formulas:
         table.add_row("formulas", ", ".join(f"{name} {version}" for name, version in provenance.formulas.items()))
     if provenance.uses_ground_truth:
-        table.add_row("ground truth", "USED: by a study, or for the thresholds of a calibrated classifier")
+        table.add_row("ground truth", "USED, by an ablation or for the thresholds of a calibrated classifier")
     return table
 
 
 def array_table(artifact: Artifact) -> PlainTable:
-    """Datasets of an artifact with shape and range."""
+    """The datasets of an artifact with shape and range."""
     counts = f"{len(artifact.image_ids)} images, {len(artifact.class_names)} classes"
     table = PlainTable("dataset", "dtype", "shape", "min", "mean", "max", title=counts)
     for item in artifact.array_fields():
@@ -257,7 +258,7 @@ def array_table(artifact: Artifact) -> PlainTable:
 
 
 def class_table(artifact: Artifact) -> PlainTable:
-    """What an artifact says of each class."""
+    """The figures of an artifact per class."""
     return number_table("classes", artifact.class_names, class_columns(artifact))
 
 
@@ -281,8 +282,8 @@ def class_columns(artifact: Artifact) -> dict[str, np.ndarray]:
             top = np.bincount(artifact.probabilities[top1].argmax(1), minlength=class_count)
             return {
                 "bias": artifact.bias,
-                "confident images on top": artifact.bias_counts,
-                "train images on top": top,
+                "confident top-1 images": artifact.bias_counts,
+                "top-1 train images": top,
                 "mean probability": artifact.probabilities.mean(0),
             }
         case Labels():
@@ -298,11 +299,13 @@ def class_columns(artifact: Artifact) -> dict[str, np.ndarray]:
         case CropScores():
             top = artifact.probabilities[artifact.class_is_top1].argmax(1)
             return {
-                "crops on top": np.bincount(top, minlength=class_count),
-                "crops cut for it": np.bincount(artifact.class_index[artifact.class_index >= 0], minlength=class_count),
+                "top-1 crops": np.bincount(top, minlength=class_count),
+                "crops of its boxes": np.bincount(
+                    artifact.class_index[artifact.class_index >= 0], minlength=class_count
+                ),
             }
         case Corrections():
-            return {"fixed to 1": (artifact.labels == 1).sum(0), "fixed to 0": (artifact.labels == 0).sum(0)}
+            return {"corrected to 1": (artifact.labels == 1).sum(0), "corrected to 0": (artifact.labels == 0).sum(0)}
         case GroundTruth():
             return {
                 "positives": (artifact.labels == 1).sum(0),
@@ -317,7 +320,7 @@ def class_columns(artifact: Artifact) -> dict[str, np.ndarray]:
 
 
 def checkpoint_table(header: CheckpointHeader) -> PlainTable:
-    """What a classifier file says of itself."""
+    """Architecture and thresholds of a classifier file."""
     table = PlainTable("", "", show_header=False)
     for name, value in {**header.architecture, "image_size": header.image_size, "steps": header.steps}.items():
         table.add_row(name, str(value))
@@ -327,7 +330,7 @@ def checkpoint_table(header: CheckpointHeader) -> PlainTable:
 
 
 def manifest_table(manifest: Manifest) -> PlainTable:
-    """Counts of a manifest, its classes, and what was skipped."""
+    """Images per split, classes, and skipped images of a manifest."""
     table = PlainTable("", "", show_header=False)
     for split, count in manifest.images["split"].value_counts().items():
         table.add_row(f"{split} images", str(count))
@@ -337,38 +340,38 @@ def manifest_table(manifest: Manifest) -> PlainTable:
 
 
 def show_image(artifacts: dict[str, Artifact], image_id: str) -> None:
-    """Print what the artifacts say of one image: one row per class, then its boxes and crops."""
+    """Print the content of the artifacts about one image: one row per class, then its boxes and crops."""
     image_id = as_listed(image_id, [each for artifact in artifacts.values() for each in artifact.image_ids])
-    holding = {name: a for name, a in artifacts.items() if image_id in a.image_ids}
-    if not holding:
+    with_image = {name: a for name, a in artifacts.items() if image_id in a.image_ids}
+    if not with_image:
         known = [i for a in artifacts.values() for i in a.image_ids]
         raise unknown_image(image_id, known, list(artifacts))
     columns: dict[str, Sequence[Any]] = {}
-    for name, artifact in holding.items():
+    for name, artifact in with_image.items():
         row = artifact.image_ids.index(image_id)
         columns |= {
             f"{name.removesuffix('.h5')}\n{title}": values for title, values in image_columns(artifact, row).items()
         }
     if columns:
-        show(number_table(image_id, next(iter(holding.values())).class_names, columns))
-    for artifact in holding.values():
+        show(number_table(image_id, next(iter(with_image.values())).class_names, columns))
+    for artifact in with_image.values():
         if isinstance(artifact, Boxes | CropScores):
             show(box_table(artifact, artifact.image_ids.index(image_id)))
 
 
 def unknown_image(image_id: str, known: list[str], where: list[str]) -> PipelineError:
-    """The error for an image that is not there; names the nearest ids."""
+    """The error for an unknown image; names the nearest ids."""
     return PipelineError(f"no image {image_id!r} in {', '.join(where)}. {hint(image_id, known)}")
 
 
 def truth_of(labels: LabelSet) -> np.ndarray | None:
-    """Ground truth int8 [N, C] of these images where the run has it."""
+    """Ground truth int8 [N, C] of these images; None if the run has none."""
     path = labels.path.with_name("ground_truth.h5")
     return read(path).rows_of(labels.image_ids) if path.exists() else None
 
 
 def example_table(title: str, labels: LabelSet, rows: np.ndarray, c: int, truth: np.ndarray | None) -> PlainTable:
-    """Images with their label of one class and, where it is known, the truth."""
+    """Images with their label of one class and, if known, the ground truth."""
     table = PlainTable("image", "label", *(["truth"] if truth is not None else []), title=title)
     for row in rows:
         cells = [] if truth is None else [TRUTH_WORDS[int(truth[row, c])]]
@@ -377,12 +380,12 @@ def example_table(title: str, labels: LabelSet, rows: np.ndarray, c: int, truth:
 
 
 def show_box_quality(boxes: Boxes, truth: GroundTruth) -> None:
-    """Print how well the boxes lie, where there are annotated objects."""
+    """Print the agreement of the boxes with annotated objects, if there are any."""
     if not len(truth.object_box):
         return
     figures = box_quality(boxes, truth)
     table = PlainTable("", "", title="boxes against annotated objects", show_header=False)
-    table.add_row("hold the centre of an object of their class", f"{figures['centre_share']:.1%}")
+    table.add_row("boxes with the centre of an object of their class", f"{figures['centre_share']:.1%}")
     table.add_row("mean best IoU with an object of their class", f"{figures['mean_best_iou']:.3f}")
     table.add_row("present classes with such a box", f"{figures['recall']:.1%}")
     show(table)
@@ -408,7 +411,7 @@ def image_columns(artifact: Artifact, row: int) -> dict[str, Sequence[Any]]:
 
 
 def box_table(artifact: Boxes | CropScores, row: int) -> PlainTable:
-    """Boxes of one image, or what the teacher says of each of its crops."""
+    """Boxes of one image, or the teacher's classes for its crops."""
     names = np.array([*artifact.class_names, "-"], dtype=object)
     here = np.flatnonzero(artifact.image_index == row)
     if isinstance(artifact, Boxes):
@@ -425,7 +428,7 @@ def box_table(artifact: Boxes | CropScores, row: int) -> PlainTable:
 
 
 def format_number(value: float | int | str) -> str:
-    """Integers whole, other numbers to three decimals, words as they are."""
+    """Integers without decimals, other numbers with three, strings unchanged."""
     if isinstance(value, str):
         return value
     return f"{value:d}" if isinstance(value, np.integer | int) else f"{value:.3f}"

@@ -1,4 +1,4 @@
-"""The runs under artifacts/, and what one of them was told."""
+"""The runs under artifacts/, and the options of one run."""
 
 from collections.abc import Iterator
 from dataclasses import fields
@@ -18,7 +18,7 @@ def show_runs() -> None:
     """Print one row per run under artifacts/."""
     names = known_runs()
     if not names:
-        log(f'there is no run under {ARTIFACTS}/ yet. Begin one with `ccd all --images DIR --classes "dog,cat"`.')
+        log(f'there is no run under {ARTIFACTS}/. Start one with `ccd all --images DIR --classes "dog,cat"`.')
         return
     table = PlainTable("run", "kind", "images", "finished")
     for name in names:
@@ -28,7 +28,7 @@ def show_runs() -> None:
 
 
 def kind_of(folder: Path) -> str:
-    """Of the dataset of a run."""
+    """Kind of the dataset of a run."""
     try:
         return str(settings.read_run(folder).tables.get("prepare", {}).get("kind", ""))
     except PipelineError:
@@ -36,7 +36,7 @@ def kind_of(folder: Path) -> str:
 
 
 def finished(folder: Path) -> str:
-    """The last stage whose artifacts are all current."""
+    """The last stage whose artifacts are all up to date."""
     try:
         states = file_states(folder)
     except PipelineError:
@@ -46,7 +46,7 @@ def finished(folder: Path) -> str:
 
 
 def show_config(folder: Path, own: Settings) -> None:
-    """Print every option of a run with its value and where it comes from."""
+    """Print every option of a run with its value and origin."""
     own.check()
     table = PlainTable("option", "value", "from", title=str(folder / settings.FILE))
     for option, value, origin in effective(own):
@@ -65,7 +65,7 @@ def effective(own: Settings) -> Iterator[tuple[str, str, str]]:
 
 
 def origin_of_option(stage: str, name: str, table: object, loaded: dict[str, Settings]) -> str:
-    """Where an option of a run has its value from: the recipe or preset that says the same, the user, or the code."""
+    """The origin of an option's value: a recipe or preset with the same value, the user ("given"), or the code ("default")."""
     if not isinstance(table, dict) or name not in table:
         return "default"
     for kind in ("recipe", "preset"):

@@ -1,5 +1,5 @@
 "use strict";
-// What every page builds on: elements, numbers, colours, addresses.
+// Shared by all pages: elements, numbers, colours, addresses.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
@@ -29,13 +29,13 @@ function options(select, pairs) {
   select.replaceChildren(...pairs.map(([value, text]) => make("option", { value }, text)));
 }
 
-// For those who hear the page, what others see.
+// Text for screen readers only.
 const spoken = (text) => make("span", { class: "spoken" }, text);
 
-// The address of photos: what the gallery is filtered by, in the part behind "#".
+// The address of photos: the filters of the gallery, after "#".
 const toPhotos = (show) => "#images?" + new URLSearchParams(show).toString();
 
-// What is taller than it may be is cut, says so, and opens at a click.
+// Cuts a list of more than data-rows rows and adds a button that shows all.
 function cut(id, rows) {
   const holder = byId(id);
   if (rows <= Number(holder.dataset.rows)) return;
@@ -53,7 +53,7 @@ function copyText(text, button) {
   const area = make("textarea", { class: "spoken" }, text);
   button.after(area);
   area.select();
-  const done = document.execCommand("copy");  // a page from disk may have no other clipboard
+  const done = document.execCommand("copy");  // a page from disk may have no clipboard API
   area.remove();
   button.focus();
   button.textContent = done ? "Copied" : "Select and copy by hand";

@@ -1,7 +1,6 @@
-// Charts of the page: dots, bars, lines, columns and the matrix.
+// Charts: dots, bars, lines, columns and the matrix.
 
-// Dots with intervals on an axis that begins where the figures do.
-
+// Dots with intervals on an axis that starts near the smallest figure.
 function drawStages(rows, id = "stages") {
   const edges = rows.flatMap((row) => [row.low ?? row.mAP, row.high ?? row.mAP]);
   const step = [0.01, 0.02, 0.05, 0.1, 0.2].find((s) => Math.max(...edges) - Math.min(...edges) <= 5 * s) ?? 0.25;
@@ -31,7 +30,7 @@ function drawBias() {
   const order = data.classes.map((_, c) => c).sort((a, b) => data.bias.values[b] - data.bias.values[a]);
   const rows = order.flatMap((c) => {
     const [value, images] = [data.bias.values[c], data.bias.counts[c]];
-    const title = images ? `mean of ${images} images` : "never on top: the mean of the other classes";
+    const title = images ? `mean of ${images} images` : "never top-1: mean of the other classes";
     const fill = make("i", { class: images ? "fill" : "fill faint", style: `width:${100 * value}%;--color:${colour("teacher")}` });
     const photos = toPhotos({ class: data.classes[c], what: "top" });
     return [
@@ -44,8 +43,7 @@ function drawBias() {
   cut("bias", order.length);
 }
 
-// Charts are drawn for the width that they get, again when it changes.
-
+// Draws a chart for the width of its place, and again when the width changes.
 function chart(id, draw) {
   const holder = byId(id);
   let width = 0;
@@ -56,7 +54,7 @@ function chart(id, draw) {
     redraw();
   };
   fit();
-  // in the next frame: a chart that changes the size of what is being observed is an error
+  // in the next frame, because a ResizeObserver must not change the size that it observes
   new ResizeObserver(() => requestAnimationFrame(fit)).observe(holder);
   return () => width && redraw();
 }
@@ -79,7 +77,7 @@ function axes(width, height, xTicks, yTicks, xTitle, yTitle, role = "img") {
 
 const ticks = (values, digits = 1) => values.map((at) => ({ at, text: at.toFixed(digits) }));
 const shares = ticks([0, 0.2, 0.4, 0.6, 0.8, 1]);
-// A part of a chart that leads to photos.
+// A part of a chart with a link to photos.
 const linked = (show, ...children) => make("a", { svg: true, href: toPhotos(show) }, ...children);
 
 function polyline(plot, points, stroke) {
@@ -149,12 +147,12 @@ function drawTraining() {
     return plot.root;
   });
   byId("epoch-legend").replaceChildren(
-    make("span", { style: `--color:${colour("final labels")}` }, "agreement with the pseudo-labels while training"),
+    make("span", { style: `--color:${colour("final labels")}` }, "agreement with the pseudo-labels during training"),
     ...(test ? [make("span", { style: `--color:${colour("classifier")}` }, "test images, against ground truth")] : []),
   );
 }
 
-// Columns of counts; `show` says which photos the k-th column of a source stands for, if it can.
+// Columns of counts; `show` returns the gallery filters of the k-th column of a source, or null.
 function columns(id, groups, logarithmic, xTitle, names, show) {
   const sources = Object.entries(groups);
   const height = (v) => (logarithmic ? Math.log10(v + 1) : v);
@@ -218,13 +216,13 @@ function drawMatrix() {
         if (!share && cell < 9) continue;
         const strength = r === c ? 0.08 : Math.sqrt(share);
         const text = r === c ? `${counts[r]} images with ${data.classes[r]}` : `${percent(share)} % of the ${counts[r]} images with ${data.classes[r]} also have ${data.classes[c]}`;
-        const say = () => { byId("matrix-readout").textContent = text; };
-        const square = make("rect", { x: margin + c * cell, y: margin + r * cell, width: Math.max(cell - 1, 1), height: Math.max(cell - 1, 1), rx: Math.min(3, cell / 6), style: `fill:rgba(var(--heat),${(0.05 + 0.95 * strength).toFixed(3)})`, on: { pointerenter: say } });
+        const describe = () => { byId("matrix-readout").textContent = text; };
+        const square = make("rect", { x: margin + c * cell, y: margin + r * cell, width: Math.max(cell - 1, 1), height: Math.max(cell - 1, 1), rx: Math.min(3, cell / 6), style: `fill:rgba(var(--heat),${(0.05 + 0.95 * strength).toFixed(3)})`, on: { pointerenter: describe } });
         if (!share) { root.append(square); continue; }
         const link = linked({ class: data.classes[r], ...(r === c ? {} : { also: data.classes[c] }), split: "train" }, square);
         link.setAttribute("aria-label", text);
-        link.setAttribute("tabindex", r === c ? 0 : -1);  // one stop a class, not one a pair
-        link.addEventListener("focus", say);
+        link.setAttribute("tabindex", r === c ? 0 : -1);  // one tab stop per class
+        link.addEventListener("focus", describe);
         root.append(link);
       }
     }

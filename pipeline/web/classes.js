@@ -1,12 +1,12 @@
-// The table of classes, and what another threshold of a class would call.
+// The table of classes, and the predictions of a class at other thresholds.
 
-// Which photos the number in a column stands for.
+// The gallery filters for the number in a column.
 const columnPhotos = (title) => ({
-  "initial labels": { what: "called", split: "train" }, "final labels": { what: "called", split: "train" },
-  "truly there": { what: "true", split: "train" }, bias: { what: "top" }, "F1 classifier": { what: "wrong", split: "test" },
+  "initial labels": { what: "predicted", split: "train" }, "final labels": { what: "predicted", split: "train" },
+  "ground truth": { what: "true", split: "train" }, bias: { what: "top" }, "F1 classifier": { what: "wrong", split: "test" },
   "AP initial labels": { view: "score", split: "train" }, "AP final labels": { view: "score", split: "train" },
-  lost: { view: "changed", split: "train", what: "" }, gained: { view: "changed", split: "train", what: "called" },
-})[title] ?? (title.startsWith("labels ") ? { split: "train", what: "called" } : { view: "score", split: "test" });
+  lost: { view: "changed", split: "train", what: "" }, gained: { view: "changed", split: "train", what: "predicted" },
+})[title] ?? (title.startsWith("labels ") ? { split: "train", what: "predicted" } : { view: "score", split: "test" });
 
 function drawClasses() {
   const { columns, rows } = data.table;
@@ -18,7 +18,7 @@ function drawClasses() {
     const text = value === null ? "–" : kind === "count" ? count(value) : (kind === "signed" && value > 0 ? "+" : "") + percent(value);
     const strength = value === null ? 0 : kind === "count" ? 0.3 * (value / best[k]) : 0.42 * Math.min(1, Math.abs(value) * (kind === "signed" ? 5 : 1));
     const photos = toPhotos({ class: row[0], ...columnPhotos(title) });
-    // one stop a row for those who tab through the page; the gallery's filters lead to the same photos
+    // one tab stop per row; the filters of the gallery lead to the same photos
     return make("td", { class: "number", style: `background:rgba(var(--heat),${strength.toFixed(3)})` }, make("a", { href: photos, tabindex: -1 }, text));
   };
   const lines = new Map(rows.map((row) => [row, make("tr", {}, ...row.map(cell(row)))]));
@@ -39,27 +39,26 @@ function drawClasses() {
       return sign * (typeof x === "string" ? x.localeCompare(y, "en", { numeric: true }) : x - y);
     });
     heads.forEach((head, k) => (state.column === k ? head.setAttribute("aria-sort", state.up ? "ascending" : "descending") : head.removeAttribute("aria-sort")));
-    body.replaceChildren(...sorted.map((row) => lines.get(row)));  // the head stays, and the focus with it
+    body.replaceChildren(...sorted.map((row) => lines.get(row)));  // the head keeps the focus
   };
   byId("class-table").replaceChildren(make("thead", {}, make("tr", {}, ...heads)), body);
   sort();
   cut("class-rows", rows.length);
 }
 
-// The slider stops where the number of photos called changes.
-
+// The slider stops where the number of predicted photos changes.
 function drawSlider() {
   const { name, split, own, best, positives, points } = data.sliders;
   const moved = new Map();
   const select = byId("cut-class");
   const slider = byId("cut");
   options(select, data.classes.map((title, c) => [c, title]));
-  const nearest = (c, threshold) => points[c].reduce((found, point, k) => (Math.abs(point[0] - threshold) < Math.abs(points[c][found][0] - threshold) ? k : found), 0);
+  const nearest = (c, threshold) => points[c].reduce((best, point, k) => (Math.abs(point[0] - threshold) < Math.abs(points[c][best][0] - threshold) ? k : best), 0);
   const share = (part, whole) => (whole ? part / whole : null);
-  const figures = (c, [threshold, called, right, wrong]) => {
-    const rows = [["threshold", threshold.toFixed(3)], [`${split} photos called`, count(called)]];
+  const figures = (c, [threshold, predicted, right, wrong]) => {
+    const rows = [["threshold", threshold.toFixed(3)], [`${split} photos predicted`, count(predicted)]];
     if (!positives) return rows;
-    return [...rows, ["truly there", count(positives[c])], ["precision", percent(share(right, right + wrong))],
+    return [...rows, ["ground truth", count(positives[c])], ["precision", percent(share(right, right + wrong))],
       ["recall", percent(share(right, positives[c]))], ["F1", percent(share(2 * right, right + wrong + positives[c]))]];
   };
   const strip = (c, threshold) => {
@@ -68,7 +67,7 @@ function drawSlider() {
     const below = entries.slice(above.length);
     const card = (entry) => make("a", { href: toPhotos({ class: data.classes[c], view: "score", split, photo: entry.id }), title: entry.id },
       make("img", { src: picture(entry), alt: entry.id }), make("small", {}, scoreOf(entry, c).toFixed(3), truthMark(entry, c)));
-    byId("cut-strip").replaceChildren(...above.slice(-6).map(card), make("div", { class: "cut-mark" }, make("span", {}, "called"), make("span", {}, "not called")), ...below.slice(0, 6).map(card));
+    byId("cut-strip").replaceChildren(...above.slice(-6).map(card), make("div", { class: "cut-mark" }, make("span", {}, "predicted"), make("span", {}, "not predicted")), ...below.slice(0, 6).map(card));
   };
   const draw = () => {
     const c = Number(select.value);
@@ -79,7 +78,7 @@ function drawSlider() {
     byId("cut-best").hidden = best[c] === null;
     const text = JSON.stringify(Object.fromEntries(data.classes.map((title, k) => [title, moved.get(k) ?? own[k]])), null, 1);
     byId("cut-text").textContent = text;
-    byId("cut-moved").textContent = moved.size ? `${moved.size} of ${data.classes.length} thresholds moved` : "";
+    byId("cut-moved").textContent = moved.size ? `${moved.size} of ${data.classes.length} thresholds changed` : "";
   };
   const place = (c, threshold) => {
     select.value = c;
@@ -99,6 +98,6 @@ function drawSlider() {
     place(c, best[c]);
   });
   byId("cut-copy")?.addEventListener("click", (event) => copyText(byId("cut-text").textContent, event.target));
-  byId("cut-source").textContent = name === "classifier" ? "the classifier's scores of the test photos" : `the ${name} of the train photos`;
+  byId("cut-source").textContent = name === "classifier" ? "the classifier on the test photos" : `the ${name} of the train photos`;
   place(0, own[0]);
 }

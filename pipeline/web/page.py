@@ -1,4 +1,4 @@
-"""What a page shows to its HTML: one file that fetches nothing."""
+"""The content of a page to its HTML: one file without external resources."""
 
 import json
 import platform
@@ -15,22 +15,22 @@ SCRIPTS = {
     "review": ("base.js", "review.js"),
     "serve": ("base.js", "serve.js"),
 }
-"""Page to the parts of its script, in the order in which they build on one another."""
+"""The parts of each page's script, in order of dependency."""
 
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data: blob:; connect-src 'self'; "
     "style-src 'unsafe-inline'; script-src 'unsafe-inline'; frame-ancestors 'none'; form-action 'none'; base-uri 'none'",
-    "Referrer-Policy": "no-referrer",  # the address of `ccd review` holds its token
+    "Referrer-Policy": "no-referrer",  # the address of `ccd review` contains its token
     "X-Content-Type-Options": "nosniff",
 }
-"""Of what our own servers answer: a page uses what is inside it and asks its own server alone."""
+"""Headers of our servers: a page loads nothing from elsewhere and sends requests to its own server only."""
 
 PACKAGES = ("ccd-pipeline", "torch", "timm", "numpy")
 
 
 def render(page: Literal["report", "compare", "review", "serve"], content: dict[str, Any]) -> str:
-    """The page; styles, script and data are inside it."""
+    """The HTML of a page, including styles, script and data."""
     here = files("pipeline.web")
     loader = jinja2.FunctionLoader(lambda name: here.joinpath(name).read_text(encoding="utf-8"))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, loader=loader)
@@ -43,18 +43,18 @@ def render(page: Literal["report", "compare", "review", "serve"], content: dict[
 
 
 def build_facts() -> str:
-    """When and with what a page was made; stands on the page alone, as no fingerprint may depend on it."""
-    found = []
+    """Date and package versions, for the page only: fingerprints must not depend on them."""
+    versions = []
     for name in PACKAGES:
         try:
-            found.append(f"{name} {version(name)}")
+            versions.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             continue  # run from the source without being installed
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return f"Made {made} with {', '.join([*found, f'Python {platform.python_version()}'])}."
+    return f"Made {made} with {', '.join([*versions, f'Python {platform.python_version()}'])}."
 
 
 def script_json(content: Any) -> str:
-    """JSON that can stand inside a script element, whatever the class names and paths are."""
+    """JSON that is safe inside a script element, for any class names and paths."""
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

@@ -1,11 +1,11 @@
-// The gallery and the page of one photo. Cards are made a page at a time, so that what stands below can be reached.
+// The gallery and the view of one photo. Cards are added a page at a time, so that the parts below stay in reach.
 
 const PAGE = 48;
 const picture = (entry) => (entry.thumb ? "data:image/jpeg;base64," + entry.thumb : "");
 const names = (entry) => data.gallery.columns[entry.split];
 const decided = (entry, row) => row[1 + names(entry).length];
 const truthOf = (entry, row) => row[2 + names(entry).length];
-const before = (entry, row) => row[3 + names(entry).length];  // where two runs are compared
+const before = (entry, row) => row[3 + names(entry).length];  // in a comparison of two runs
 const rowOf = (entry, c) => entry.labels.find((row) => row[0] === c);
 const known = data.gallery.entries.some((entry) => entry.labels.some((row) => truthOf(entry, row) !== null));
 const unpacked = new Map();
@@ -19,37 +19,37 @@ function scoreOf(entry, c) {
   return unpacked.get(entry)[c];
 }
 
-// Right and wrong by sign and word; colour only repeats it.
+// Right and wrong by sign and word; the colour is redundant.
 function truthMark(entry, c) {
   const row = rowOf(entry, c);
   const truth = row && truthOf(entry, row);
   if (!known || truth === null) return null;
   if (truth === -1) return make("span", { title: "not counted" }, " ?");
-  return truth === 1 ? make("span", { class: "tick", title: "there" }, " ✓", spoken("there")) : make("span", { class: "cross", title: "not there" }, " ✗", spoken("not there"));
+  return truth === 1 ? make("span", { class: "tick", title: "present" }, " ✓", spoken("present")) : make("span", { class: "cross", title: "absent" }, " ✗", spoken("absent"));
 }
 
-// What the gallery can be filtered by; an entry's row of a class is missing if nothing says that it is there.
+// Filters of the gallery; an entry has no row for a class that is neither predicted, present nor a top class.
 const kinds = {
-  "": ["called or there", (row, entry) => decided(entry, row) || truthOf(entry, row) === 1 || before(entry, row) === 1],
-  called: ["called", (row, entry) => decided(entry, row)],
+  "": ["predicted or present", (row, entry) => decided(entry, row) || truthOf(entry, row) === 1 || before(entry, row) === 1],
+  predicted: ["predicted", (row, entry) => decided(entry, row)],
   ...(known ? {
-    true: ["truly there", (row, entry) => truthOf(entry, row) === 1],
-    wrong: ["called or missed wrongly", (row, entry) => truthOf(entry, row) !== -1 && decided(entry, row) !== truthOf(entry, row)],
+    true: ["present", (row, entry) => truthOf(entry, row) === 1],
+    wrong: ["wrong", (row, entry) => truthOf(entry, row) !== -1 && decided(entry, row) !== truthOf(entry, row)],
     missed: ["missed", (row, entry) => !decided(entry, row) && truthOf(entry, row) === 1],
-    false: ["called, but not there", (row, entry) => decided(entry, row) && truthOf(entry, row) === 0],
+    false: ["predicted, but absent", (row, entry) => decided(entry, row) && truthOf(entry, row) === 0],
   } : {}),
-  top: ["first for the teacher", (row, entry) => entry.top === row[0]],
+  top: ["top-1 of the teacher", (row, entry) => entry.top === row[0]],
 };
 const views = {
   all: ["All", null],
-  changed: ["Changed most", "changed"],
+  changed: ["Most changed", "changed"],
   ...(data.gallery.fixed ? {} : { unsure: ["Most uncertain", "unsure"] }),
-  ...(known ? { wrong: ["Disagrees with ground truth", "wrong"] } : {}),
+  ...(known ? { wrong: ["Wrong", "wrong"] } : {}),
   ...(data.gallery.extra ?? {}),
   score: ["By score", null],
 };
 const FRESH = { view: "all", class: "", also: "", what: "", split: "", id: "", count: "", between: "", photo: "" };
-const gallery = { state: { ...FRESH }, found: [], drawn: 0, picked: new Set() };
+const gallery = { state: { ...FRESH }, photos: [], drawn: 0, picked: new Set() };
 
 function frame(entry, boxes) {
   const [width, height] = entry.size;
@@ -67,20 +67,20 @@ function chip(entry, row) {
   const step = before(entry, row) === undefined || before(entry, row) === present ? "" : present ? "+ " : "− ";
   if (!present && truth !== 1 && !step) return null;
   const [state, mark, word] = truth === null || truth === -1 ? ["", "", ""]
-    : present ? (truth ? ["right", "✓ ", "right: "] : ["wrong", "✗ ", "not there: "]) : truth ? ["missed", "∅ ", "missed: "] : ["", "", ""];
-  const title = { right: "called, and there", wrong: "called, but not there", missed: "there, but not called" }[state];
+    : present ? (truth ? ["right", "✓ ", "correct: "] : ["wrong", "✗ ", "absent: "]) : truth ? ["missed", "∅ ", "missed: "] : ["", "", ""];
+  const title = { right: "predicted and present", wrong: "predicted, but absent", missed: "present, but not predicted" }[state];
   return make("span", { class: `chip ${state}${!present && step ? " lost" : ""}`, title }, mark ? make("span", { "aria-hidden": "true" }, mark) : null, word ? spoken(word) : null, step, name);
 }
 
 function chips(entry) {
-  const found = entry.labels.map((row) => chip(entry, row)).filter((made) => made);
+  const shown = entry.labels.map((row) => chip(entry, row)).filter((element) => element);
   const uncertain = gallery.state.view === "unsure" && rowOf(entry, entry.closest);
-  if (uncertain) found.unshift(make("span", { class: "chip doubt", title: "the class closest to its threshold" }, `? ${data.classes[entry.closest]} ${scoreOf(entry, entry.closest).toFixed(2)}`));
+  if (uncertain) shown.unshift(make("span", { class: "chip doubt", title: "the class closest to its threshold" }, `? ${data.classes[entry.closest]} ${scoreOf(entry, entry.closest).toFixed(2)}`));
   if (gallery.state.view === "score" && gallery.state.class !== "") {
     const c = data.classes.indexOf(gallery.state.class);
-    found.unshift(make("span", { class: "chip doubt" }, `${data.classes[c]} ${scoreOf(entry, c).toFixed(3)}`, truthMark(entry, c)));
+    shown.unshift(make("span", { class: "chip doubt" }, `${data.classes[c]} ${scoreOf(entry, c).toFixed(3)}`, truthMark(entry, c)));
   }
-  return make("div", { class: "chips" }, ...(found.length ? found : [make("span", { class: "muted" }, "no label")]));
+  return make("div", { class: "chips" }, ...(shown.length ? shown : [make("span", { class: "muted" }, "no label")]));
 }
 
 function matches(entry) {
@@ -104,29 +104,29 @@ function matches(entry) {
   return !key || entry[key] > 0;
 }
 
-// State to page and address; what the address cannot mean is left out.
+// Shows the photos of a state, and puts the state into the address; ignores unknown values.
 function showPhotos(changes, { fresh = false } = {}) {
   const state = { ...(fresh ? FRESH : gallery.state), ...changes };
   if (!(state.view in views)) state.view = "all";
   for (const key of ["class", "also"]) if (!data.classes.includes(state[key])) state[key] = "";
   if (state.view === "score" && !state.class) state.class = data.classes[0];
   gallery.state = state;
-  gallery.found = data.gallery.entries.filter(matches);
+  gallery.photos = data.gallery.entries.filter(matches);
   const key = views[state.view][1];
   const c = data.classes.indexOf(state.class);
-  if (key) gallery.found.sort((a, b) => b[key] - a[key]);
-  if (state.view === "score") gallery.found.sort((a, b) => (a.split < b.split ? 1 : a.split > b.split ? -1 : scoreOf(b, c) - scoreOf(a, c)));
+  if (key) gallery.photos.sort((a, b) => b[key] - a[key]);
+  if (state.view === "score") gallery.photos.sort((a, b) => (a.split < b.split ? 1 : a.split > b.split ? -1 : scoreOf(b, c) - scoreOf(a, c)));
   gallery.drawn = 0;
   byId("images").replaceChildren();
-  const held = gallery.found.length === 1 ? "1 photo" : `${count(gallery.found.length)} photos`;
-  byId("shown").textContent = held + (data.gallery.entries.length < data.gallery.total ? " of those on this page" : "");
+  const shown = gallery.photos.length === 1 ? "1 photo" : `${count(gallery.photos.length)} photos`;
+  byId("shown").textContent = shown + (data.gallery.entries.length < data.gallery.total ? " on this page" : "");
   for (const button of byId("views").children) button.setAttribute("aria-pressed", button.dataset.view === state.view);
   byId("filter-class").value = state.class;
   byId("filter-what").value = state.what in kinds ? state.what : "";
   byId("filter-what").disabled = !state.class || state.view === "score";
   byId("filter-split").value = state.split;
   if (byId("filter-id").value !== state.id) byId("filter-id").value = state.id;
-  const tokens = { also: `and ${state.also}`, count: `${state.count} classes called`, between: `a label in ${state.between.replace("-", " to ")}`, what: state.what === "none" ? "no label" : "" };
+  const tokens = { also: `and ${state.also}`, count: `${state.count} classes predicted`, between: `a label in ${state.between.replace("-", " to ")}`, what: state.what === "none" ? "no label" : "" };
   byId("tokens").replaceChildren(...Object.entries(tokens).filter(([name, text]) => state[name] !== "" && text).map(([name, text]) =>
     make("button", { type: "button", class: "token", "aria-label": `remove: ${text}`, on: { click: () => showPhotos({ [name]: "" }) } }, `${text} ×`)));
   drawMore();
@@ -139,13 +139,13 @@ function keepAddress() {
   if (wanted !== "#gallery" || location.hash.startsWith("#images?")) history.replaceState(null, "", wanted);
 }
 
-// A link on the page, or an address that somebody sent.
+// Follows a link on the page, or the address of the page.
 function followAddress({ scroll }) {
   if (!location.hash.startsWith("#images?")) return;
-  const asked = Object.fromEntries(new URLSearchParams(location.hash.slice("#images?".length)));
-  showPhotos(asked, { fresh: true });
+  const state = Object.fromEntries(new URLSearchParams(location.hash.slice("#images?".length)));
+  showPhotos(state, { fresh: true });
   if (scroll) byId("gallery").scrollIntoView({ behavior: "instant" });
-  const index = gallery.found.findIndex((entry) => entry.id === asked.photo);
+  const index = gallery.photos.findIndex((entry) => entry.id === state.photo);
   if (index >= 0) openDetail(index);
   else if (byId("detail").open) byId("detail").close();
   else if (scroll) byId("gallery-title").focus({ preventScroll: true });
@@ -155,13 +155,13 @@ function card(entry, index) {
   const open = make("button", { class: "open", type: "button", "data-id": entry.id, on: { click: () => openDetail(index) } }, frame(entry, entry.boxes), chips(entry));
   if (entry.split !== "train" || data.gallery.fixed) return make("div", { class: "photo" }, open);
   const box = make("input", { type: "checkbox", checked: gallery.picked.has(entry.id), on: { change: () => pick(entry, box.checked) } });
-  return make("div", { class: "photo" }, open, make("label", { class: "pick", title: "for the review list" }, box, spoken(`put ${entry.id} on the review list`)));
+  return make("div", { class: "photo" }, open, make("label", { class: "pick", title: "select for review" }, box, spoken(`select ${entry.id} for review`)));
 }
 
 function pick(entry, on) {
   gallery.picked[on ? "add" : "delete"](entry.id);
   byId("picked").hidden = !gallery.picked.size;
-  byId("picked-count").textContent = `${count(gallery.picked.size)} chosen`;
+  byId("picked-count").textContent = `${count(gallery.picked.size)} selected`;
 }
 
 function saveSelection() {
@@ -171,26 +171,26 @@ function saveSelection() {
 
 function drawMore() {
   const start = gallery.drawn;
-  const next = gallery.found.slice(start, start + PAGE);
+  const next = gallery.photos.slice(start, start + PAGE);
   const { view, class: name } = gallery.state;
   const cards = next.flatMap((entry, k) => {
-    const last = gallery.found[start + k - 1];
+    const last = gallery.photos[start + k - 1];
     const threshold = view === "score" && data.sliders?.split === entry.split ? data.sliders.own[data.classes.indexOf(name)] : null;
     const c = data.classes.indexOf(name);
     const cutHere = threshold !== null && (!last || last.split !== entry.split || scoreOf(last, c) >= threshold) && scoreOf(entry, c) < threshold;
-    return [...(cutHere ? [make("div", { class: "cut-line" }, `threshold ${threshold.toFixed(3)}: what follows is not called`)] : []), card(entry, start + k)];
+    return [...(cutHere ? [make("div", { class: "cut-line" }, `threshold ${threshold.toFixed(3)}: the photos below are not predicted`)] : []), card(entry, start + k)];
   });
   byId("images").append(...cards);
   gallery.drawn += next.length;
-  const left = gallery.found.length - gallery.drawn;
+  const left = gallery.photos.length - gallery.drawn;
   byId("more").hidden = !left;
   byId("more").textContent = `Show ${Math.min(PAGE, left)} more (${count(left)} left)`;
-  return cards.find((made) => made.querySelector(".open"));
+  return cards.find((element) => element.querySelector(".open"));
 }
 
 function drawGallery() {
   byId("views").append(...Object.entries(views).map(([view, [title]]) => make("button", { type: "button", "data-view": view, on: { click: () => showPhotos({ view }) } }, title)));
-  options(byId("filter-class"), [["", "every class"], ...data.classes.map((name) => [name, name])]);
+  options(byId("filter-class"), [["", "all classes"], ...data.classes.map((name) => [name, name])]);
   options(byId("filter-what"), Object.entries(kinds).map(([key, [title]]) => [key, title]));
   options(byId("filter-split"), [["", "train and test"], ["train", "train"], ["test", "test"]]);
   const read = (key, id) => byId(id).addEventListener("input", () => showPhotos({ [key]: byId(id).value }));
@@ -229,7 +229,7 @@ function cutOut(entry, box, height) {
 }
 
 function scoreTable(entry) {
-  const mark = (row) => ({ 1: make("span", { class: "tick" }, "✓", spoken("there")), 0: make("span", { class: "muted" }, "–", spoken("not there")), "-1": make("span", { title: "not counted" }, "?") })[truthOf(entry, row)];
+  const mark = (row) => ({ 1: make("span", { class: "tick" }, "✓", spoken("present")), 0: make("span", { class: "muted" }, "–", spoken("absent")), "-1": make("span", { title: "not counted" }, "?") })[truthOf(entry, row)];
   const number = (row) => (name, k) => make("td", { class: "number", style: `--color:${colour(name)}` }, row[1 + k], make("i", { style: `width:${0.86 * Math.min(row[1 + k], 100)}%` }));
   return make("table", { class: "score-table" },
     make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "class"), ...names(entry).map((name) => make("th", { class: "number", scope: "col" }, name)), known ? make("th", { scope: "col" }, "truth") : null)),
@@ -238,10 +238,10 @@ function scoreTable(entry) {
 }
 
 function openDetail(index) {
-  const entry = gallery.found[index];
+  const entry = gallery.photos[index];
   if (!entry) return;
   const dialog = byId("detail");
-  const held = dialog.open ? document.activeElement?.dataset?.step : undefined;
+  const focused = dialog.open ? document.activeElement?.dataset?.step : undefined;
   const holder = frame(entry, entry.boxes);
   holder.style.aspectRatio = `${entry.size[0]} / ${entry.size[1]}`;
   const rects = [...holder.querySelectorAll("rect")];
@@ -256,15 +256,15 @@ function openDetail(index) {
     heat(holder, entry.boxes[chosen]);
   };
   crops.forEach((crop, k) => ["pointerenter", "focus", "click"].forEach((event) => crop.addEventListener(event, () => light(k))));
-  const step = (sign, text, label) => make("button", { type: "button", "data-step": sign, "aria-label": label, "aria-disabled": gallery.found[index + sign] ? null : "true", on: { click: () => openDetail(index + sign) } }, text);
+  const step = (sign, text, label) => make("button", { type: "button", "data-step": sign, "aria-label": label, "aria-disabled": gallery.photos[index + sign] ? null : "true", on: { click: () => openDetail(index + sign) } }, text);
   const full = entry.href ? make("a", { href: entry.href, target: "_blank", rel: "noopener" }, "full size") : null;
   byId("detail-body").replaceChildren(
-    make("div", { class: "detail-head" }, make("h2", { id: "detail-title", tabindex: -1 }, entry.id), make("span", { class: "muted" }, `${entry.split}, ${index + 1} of ${count(gallery.found.length)}`), full,
+    make("div", { class: "detail-head" }, make("h2", { id: "detail-title", tabindex: -1 }, entry.id), make("span", { class: "muted" }, `${entry.split}, ${index + 1} of ${count(gallery.photos.length)}`), full,
       step(-1, "‹", "previous"), step(1, "›", "next"), make("button", { type: "button", "aria-label": "close", on: { click: () => dialog.close() } }, "×")),
     make("div", { class: "detail" },
       make("div", {}, holder, crops.length ? make("div", { class: "crops" }, ...crops) : null),
       make("div", {}, make("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "scores" }, scoreTable(entry)),
-        make("p", { class: "hint" }, ["Scores in per cent; ●: the label in the end.", crops.length ? "Point at a crop to see where it lies" + (data.gallery.cam_size ? " and what the classifier looked at." : ".") : ""].join(" ")))));
+        make("p", { class: "hint" }, ["Scores in per cent. ●: final label or prediction.", crops.length ? "Point at a crop to see its place" + (data.gallery.cam_size ? " and the class activation map." : ".") : ""].join(" ")))));
   dialog.dataset.index = index;
   gallery.state.photo = entry.id;
   keepAddress();
@@ -272,8 +272,8 @@ function openDetail(index) {
     dialog.showModal();
     dialog.scrollTop = 0;
   }
-  // whoever pressed an arrow goes on pressing it
-  (dialog.querySelector(`[data-step="${held}"]`) ?? byId("detail-title")).focus({ preventScroll: true });
+  // keep the focus on the arrow that was pressed
+  (dialog.querySelector(`[data-step="${focused}"]`) ?? byId("detail-title")).focus({ preventScroll: true });
 }
 
 byId("detail").addEventListener("click", (event) => { if (event.target === byId("detail")) byId("detail").close(); });
@@ -285,6 +285,6 @@ byId("detail").addEventListener("close", () => {
   const index = Number(byId("detail").dataset.index);
   gallery.state.photo = "";
   keepAddress();
-  while (gallery.drawn <= index && gallery.drawn < gallery.found.length) drawMore();
-  byId("images").querySelector(`[data-id="${CSS.escape(gallery.found[index]?.id ?? "")}"]`)?.focus();
+  while (gallery.drawn <= index && gallery.drawn < gallery.photos.length) drawMore();
+  byId("images").querySelector(`[data-id="${CSS.escape(gallery.photos[index]?.id ?? "")}"]`)?.focus();
 });

@@ -4,7 +4,7 @@ function drawVerdict() {
   const entries = new Map(data.gallery.entries.map((entry) => [entry.id, entry]));
   const card = (alert) => make("li", { class: `alert ${alert.level}` },
     make("div", {}, make("h3", {}, make("span", { class: "sign", "aria-hidden": "true" }, alert.level === "warn" ? "!" : "i"), alert.title),
-      make("p", {}, alert.text), Object.keys(alert.show).length ? make("a", { href: toPhotos(alert.show) }, "see the photos") : null),
+      make("p", {}, alert.text), Object.keys(alert.show).length ? make("a", { href: toPhotos(alert.show) }, "show the photos") : null),
     make("div", { class: "alert-photos" }, ...alert.photos.filter((id) => entries.has(id) && entries.get(id).thumb).map((id) =>
       make("a", { href: toPhotos({ ...alert.show, photo: id }), title: id }, make("img", { src: picture(entries.get(id)), alt: id })))));
   byId("alerts").replaceChildren(...data.verdict.alerts.map(card));

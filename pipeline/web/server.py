@@ -87,7 +87,7 @@ def is_loopback(host: str) -> bool:
 
 
 class RequestFilter:
-    """Pass on the requests of our own pages and refuse all others.
+    """Pass on the requests of our own pages and refuse foreign ones.
 
     Args:
         app: receives the accepted requests.
