@@ -20,7 +20,6 @@ from worlds.runs import TRAIN, TRUTH, write_run
 from pipeline.datasets import folder
 from pipeline.exchange import export_labels
 from pipeline.exchange.formats import FORMATS
-from pipeline.exchange.formats.yolo import yaml_text
 from pipeline.review.corrections import read_corrected_rows
 from pipeline.system.errors import PipelineError
 
@@ -198,8 +197,3 @@ def test_a_photo_without_the_suffix_of_its_format_gets_it(tmp_path):
     found = sorted(path.name for path in (yolo / "images/train").iterdir())
     assert found[-2:] == ["a.jfif.jpg", "b.png"]
     assert (yolo / "labels/train/a.jfif.txt").exists() and (yolo / "labels/train/b.txt").exists()
-
-
-def test_names_in_data_yaml_are_what_they_were(tmp_path):
-    names = ["no", "1", "e\u0301 🐶\U0001f3fd", "a\x85b\x7f", "- x: {y}", "\u2028 \ufeff"]
-    assert [yaml.safe_load(yaml_text(name)) for name in names] == names

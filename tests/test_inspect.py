@@ -118,7 +118,7 @@ def test_compare_of_disjoint_images_is_refused(small_run):
 
 
 def test_a_file_without_labels_is_refused(small_run):
-    with pytest.raises(PipelineError, match=r"boxes.h5 holds no labels; give a run"):
+    with pytest.raises(PipelineError, match=r"boxes\.h5 has no labels\. Give a run"):
         read_label_set(small_run / "boxes.h5")
 
 

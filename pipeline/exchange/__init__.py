@@ -1,1 +1,1 @@
-"""Labels to the files of other tools, and the sets of labels that are compared or exported."""
+"""Label formats of other tools, and sets of labels to export or compare."""

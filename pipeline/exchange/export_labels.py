@@ -1,4 +1,4 @@
-"""Labels of a run to a file or folder that another tool reads."""
+"""Export of a run's labels to a file or folder that another tool reads."""
 
 from pathlib import Path
 
@@ -23,33 +23,33 @@ def run(
     image_prefix: str | None = None,
     force: bool = False,
 ) -> Path:
-    """Write labels and scores for another tool, and return where.
+    """Write labels and scores for another tool, and return the path.
 
     Args:
         source: a run folder, a labels file, or epoch_scores.h5 (the classifier's test scores).
         format: one of `pipeline.exchange.formats.FORMATS`.
         out: file or folder; by default next to the source.
         part: see `read_label_set`.
-        boxes: take the run's boxes along, which are where the classifier looked and no objects.
+        boxes: also export the run's boxes, which show where the classifier looked and not the extent of objects.
         copy_images: copy the photos into a folder export instead of linking them.
-        image_prefix: address that absolute paths are appended to, for Label Studio.
+        image_prefix: address before absolute paths, for Label Studio.
         force: replace a file, or a folder if ccd wrote all files in it.
 
     Raises:
-        PipelineError: no labels, or out of date, photos that have changed, an option that the format has no use for,
-            or the output is there.
+        PipelineError: the labels are missing or out of date, photos have changed, the format does not use an option, or
+            the output exists.
     """
     kind = FORMATS[format]
     if boxes and not kind.boxes:
         raise PipelineError(
-            f"{format} has no place for boxes; leave out --boxes, or choose {', '.join(name for name, each in FORMATS.items() if each.boxes)}."
+            f"{format} cannot contain boxes; leave out --boxes, or choose {', '.join(name for name, each in FORMATS.items() if each.boxes)}."
         )
     if copy_images and not kind.photos:
         raise PipelineError(
-            f"{format} has no folder of photos; leave out --copy, or choose {', '.join(name for name, each in FORMATS.items() if each.photos)}."
+            f"{format} does not contain photos; leave out --copy, or choose {', '.join(name for name, each in FORMATS.items() if each.photos)}."
         )
     if image_prefix is not None and format != "label-studio":
-        raise PipelineError(f"--image-prefix is for label-studio, and {format} has no addresses. Leave it out.")
+        raise PipelineError(f"--image-prefix is only for label-studio; leave it out for {format}.")
     labels = read_label_set(source, part)
     name = labels.path.stem if part != "both" else "labels"
     out = out or labels.path.with_name(f"{name}-{format}{kind.suffix}")

@@ -1,4 +1,4 @@
-"""A run or a file of it to one set of labels, for those who compare it or hand it on."""
+"""The labels of a run, or of one of its files, for comparison and export."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,12 +21,12 @@ Part = Literal["train", "test", "both"]
 
 @dataclass(frozen=True)
 class LabelSet:
-    """What something says of N images and C classes."""
+    """Labels or scores of N images and C classes."""
 
     path: Path
     """The file."""
     manifest: Manifest
-    """Of these images alone, in this order."""
+    """Of these images only, in this order."""
     labels: np.ndarray
     """float32 [N, C] in [0, 1]."""
 
@@ -42,34 +42,34 @@ class LabelSet:
 
     @property
     def splits(self) -> list[str]:
-        """Of each image, train or test."""
+        """N of "train" or "test"."""
         return self.manifest.images["split"].tolist()
 
     @property
     def present(self) -> np.ndarray:
-        """Decisions, bool [N, C]."""
+        """Present classes, bool [N, C]."""
         return self.labels >= PRESENT
 
 
 def read_label_set(path: Path, part: Part | None = None) -> LabelSet:
-    """The labels of a run folder, or what a file of a run says: labels, or scores of the test images.
+    """The labels of a run folder, or the labels or test scores in one file of a run.
 
     Args:
         path: a run folder or a file.
-        part: of a run folder: its final labels (train, also for None), the classifier's labels of the test images, or
-            both.
+        part: part of a run folder: its final labels (train, also for None), the classifier's labels of the test images,
+            or both.
 
     Raises:
-        PipelineError: it holds no labels, is out of date, or is not about the run's images or about another split than `part`.
+        PipelineError: it has no labels, is out of date, or has other images than the run or another split than `part`.
     """
     if not path.is_dir():
-        found = read_labels_file(path)
-        if part not in (None, *found.splits):
+        labels = read_labels_file(path)
+        if part not in (None, *labels.splits):
             raise PipelineError(
-                f"{path} has labels of the {found.splits[0]} images alone, not of --split {part}. "
+                f"{path} has only labels of the {labels.splits[0]} images, not of --split {part}. "
                 f"Give the run, {path.parent}, or leave out --split."
             )
-        return found
+        return labels
     part = part or "train"
     sets = {"train": path / "final_labels.h5", "test": path / "epoch_scores.h5"}
     if part != "both":
@@ -81,7 +81,7 @@ def read_label_set(path: Path, part: Part | None = None) -> LabelSet:
 
 
 def read_labels_file(path: Path) -> LabelSet:
-    """What one file of a run says; see `read_label_set`."""
+    """The labels or scores in one file of a run; see `read_label_set`."""
     artifact = read(up_to_date(path))
     manifest = read_manifest(path.parent)
     if isinstance(artifact, Labels):
@@ -89,18 +89,18 @@ def read_labels_file(path: Path) -> LabelSet:
     elif isinstance(artifact, EpochScores):
         split, labels = "test", artifact.chosen
     else:
-        raise PipelineError(f"{path} holds no labels; give a run, a labels file, or epoch_scores.h5.")
+        raise PipelineError(f"{path} has no labels. Give a run, a labels file, or epoch_scores.h5.")
     part = manifest.split(split)
     if (part.image_ids, part.class_names) != (artifact.image_ids, artifact.class_names):
-        raise PipelineError(f"{path} is not about the images of {path.parent / 'manifest.csv'}. Run the stages again.")
+        raise PipelineError(f"{path} has other images than {path.parent / 'manifest.csv'}. Run the stages again.")
     return LabelSet(path, part, labels)
 
 
 def waiting_corrections(labels_path: Path) -> str | None:
-    """A sentence where people have corrected labels that these, final ones, do not have yet; None where all is well."""
+    """A sentence about corrections that these final labels do not contain yet; None if they contain all."""
     path = labels_path.with_name("corrections.h5")
     if labels_path.name != "final_labels.h5" or not path.exists():
         return None
     if read_provenance(labels_path).inputs.get(path.name) == read_provenance(path).fingerprint:
         return None
-    return f"{path} is not in these labels yet; `ccd fuse --run {run_argument(path.parent)}` puts it in."
+    return f"{path} is not in these labels yet; `ccd fuse --run {run_argument(path.parent)}` applies it."

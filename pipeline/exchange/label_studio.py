@@ -1,4 +1,4 @@
-"""Labels to tasks of Label Studio, and what people answered back to labels.
+"""Label Studio: labels to tasks, and annotations back to labels.
 
 Format: https://labelstud.io/guide/task_format and https://labelstud.io/guide/predictions
 """
@@ -16,17 +16,17 @@ from pipeline.system.errors import PipelineError
 from pipeline.system.text import nfc
 
 LOCAL_FILES = "/data/local-files/?d="
-"""How Label Studio names a file below its document root, LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT (here: /)."""
+"""Address of a file below the document root of Label Studio, LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT (here: /)."""
 
 OWN_BOX = re.compile(r"box\d+")
-"""Ids of the boxes that a task brings along; those that a person draws have other ids."""
+"""Ids of the boxes in our tasks; boxes drawn by a person have other ids."""
 
 CHOICES, BOXES, IMAGE = "labels", "boxes", "image"
 """Names of the controls and of the image in the labelling interface."""
 
 
 def interface(class_names: Sequence[str]) -> str:
-    """The labelling interface that the tasks are made for, XML to paste into a project's settings."""
+    """The labelling interface of the tasks, XML for the settings of a project."""
     choices = "\n".join(f"    <Choice value={quoteattr(name)}/>" for name in class_names)
     labels = "\n".join(f"    <Label value={quoteattr(name)}/>" for name in class_names)
     return (
@@ -37,14 +37,14 @@ def interface(class_names: Sequence[str]) -> str:
 
 
 def interface_path(tasks: Path) -> Path:
-    """Where the labelling interface of a file of tasks is: next to it, with the ending .xml.
+    """Path of the labelling interface: that of the tasks with the suffix .xml.
 
     Raises:
-        PipelineError: the tasks themselves would be there.
+        PipelineError: it is the path of the tasks.
     """
     path = tasks.with_suffix(".xml")
     if path == tasks:
-        raise PipelineError(f"{tasks} is for the labelling interface, and the tasks are JSON. Name a .json file.")
+        raise PipelineError(f"{tasks} would be the labelling interface; the tasks are JSON. Name a .json file.")
     return path
 
 
@@ -61,13 +61,13 @@ def task(
     """One image with its labels as a prediction.
 
     Args:
-        image_id: goes with the task, so that the answer finds its image.
-        path: absolute path of the photo; stands behind `prefix` in its address.
+        image_id: identifies the image of an annotation.
+        path: absolute path of the photo, the end of its address.
         size: (H, W) in pixels.
         names: classes that are present.
         boxes: class name and xyxy in pixels.
         score: of the prediction, to sort by.
-        prefix: of the address, as `LOCAL_FILES` or that of a server.
+        prefix: start of the address: `LOCAL_FILES`, or the address of a server.
         hint: one line above the image.
     """
     height, width = size
@@ -91,7 +91,7 @@ def task(
 
 
 def storage_advice(paths: Sequence[str], prefix: str) -> str:
-    """What makes Label Studio show local photos, as one text; empty where the photos come from a server.
+    """Instructions to show local photos in Label Studio; empty for photos from a server.
 
     Label Studio serves a file only if it is below its document root and below a Local Files storage of the project.
     """
@@ -101,12 +101,12 @@ def storage_advice(paths: Sequence[str], prefix: str) -> str:
     return (
         "To see the photos in Label Studio: start it with LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true and "
         "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT=/, then in the project Settings, Cloud Storage, Add Source Storage, "
-        f"Local files, absolute local path {folders}; save it, there is no need to sync."
+        f"Local files, absolute local path {folders}; save it without syncing."
     )
 
 
 def storage_folders(paths: Sequence[str]) -> list[str]:
-    """The folders that hold all photos; as few as can be, but never the root, which Label Studio refuses."""
+    """The fewest folders that contain all photos, without the root, which Label Studio refuses."""
     common = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120 - of texts
     if len(PurePath(common).parts) > 1:
         return [common]
@@ -116,38 +116,29 @@ def storage_folders(paths: Sequence[str]) -> list[str]:
 DATA = ("image", "image_id", "hint")
 """Fields of our tasks, which JSON-MIN mixes with the controls."""
 META = (
-    "id",
-    "annotator",
-    "annotation_id",
-    "created_at",
-    "updated_at",
-    "lead_time",
-    "agreement",
-    "ground_truth",
-    "file_upload",
+    *("id", "annotator", "annotation_id", "created_at", "updated_at"),
+    *("lead_time", "agreement", "ground_truth", "file_upload"),
 )
 """Further fields of JSON-MIN that are not controls."""
-
-
 NOTES = ("textarea", "number", "rating", "datetime", "relation")
-"""Types of results that never name a class, and may accompany an answer."""
+"""Types of results that never name a class, and may be part of an annotation."""
 SHAPES = ("rectangle", "ellipse", "polygon", "brush", "keypoint", "bitmask", "vector")
-"""Types of regions whose label comes from another control, as a result with the same id."""
+"""Types of regions that get their label from another result with the same id."""
 
 
 def answers(tasks: Any, class_names: Sequence[str]) -> dict[str, list[str]]:
     """Image id to the classes that a person chose, from an export of Label Studio as JSON or JSON-MIN.
 
-    A class is chosen by any control whose values are classes: a tick, or a region that the person drew. The newest
-    annotation of a task counts; tasks without an answer, or skipped ones, are left out.
+    Any control with classes as values chooses them: a tick, or a region that the person drew. The newest annotation of
+    a task counts. Tasks without annotation, and skipped tasks, are left out.
 
     Args:
         tasks: content of the export.
         class_names: C names.
 
     Raises:
-        ValueError: it is not such an export, a task has no image_id, or an answer has values that are not classes: what
-            is not understood is not "none of the classes".
+        ValueError: it is not such an export, a task has no image_id, or an annotation has a value that is not a class.
+            An unknown value must not count as "none of the classes".
     """
     if not isinstance(tasks, list) or not all(isinstance(item, dict) for item in tasks):
         raise ValueError("it is not a list of tasks")
@@ -166,21 +157,19 @@ def answers(tasks: Any, class_names: Sequence[str]) -> dict[str, list[str]]:
         names = short_answer(item, classes) if short else full_answer(annotation["result"], classes)
         time = (annotation_time(annotation), number)
         if data["image_id"] not in newest or time > newest[data["image_id"]][0]:
-            # an answer without a name means that none of the classes is present
+            # an annotation without a name means that no class is present
             newest[data["image_id"]] = time, list(dict.fromkeys(names))
     return {image_id: names for image_id, (_, names) in newest.items()}
 
 
 def newest_annotation(annotations: Sequence[Any]) -> Any:
-    """The annotation of a task that was changed last; None if there is none, or all were skipped."""
-    given = [
-        (annotation_time(each), place, each) for place, each in enumerate(annotations) if not each.get("was_cancelled")
-    ]
-    return max(given, key=lambda each: each[:2])[2] if given else None
+    """The annotation that was changed last; None if there is none, or all were skipped."""
+    given = [annotation for annotation in annotations if not annotation.get("was_cancelled")]
+    return max(reversed(given), key=annotation_time, default=None)  # the last of equal times
 
 
 def annotation_time(annotation: Mapping[str, Any]) -> float:
-    """When an annotation was changed last, in seconds; 0 where it does not tell."""
+    """Time of the last change of an annotation, in seconds; 0 if it has none."""
     text = annotation.get("updated_at") or annotation.get("created_at")
     time = datetime.fromisoformat(text) if text else datetime.fromtimestamp(0, UTC)
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
@@ -190,14 +179,13 @@ def full_answer(results: Sequence[Any], classes: Set[str]) -> list[str]:
     """Classes of the results of an annotation.
 
     Raises:
-        ValueError: a control has a value that is not a class, or marks something without naming a class; or there are
-            notes alone.
+        ValueError: a control has a value that is not a class, or a mark without a class; or there are only notes.
     """
     names, notes = [], []
     labelled = {result.get("id") for result in results if _values(result) is not None} - {None}
     for result in results:
         kind, control, values = result.get("type"), result.get("from_name"), _values(result)
-        # the boxes that ccd drew stay behind when a person takes the tick away
+        # boxes of our task stay when a person removes the tick
         if kind == "rectanglelabels" and control == BOXES and OWN_BOX.fullmatch(str(result.get("id", ""))):
             continue
         if values is not None:
@@ -225,13 +213,13 @@ def _without_classes(control: Any, kind: Any) -> ValueError:
 
 
 def short_answer(item: Mapping[str, Any], classes: Set[str]) -> list[str]:
-    """Classes of a row of JSON-MIN, where one choice is a text, several are an object and regions are a list.
+    """Classes of a row of JSON-MIN: one choice is a text, several are an object, regions are a list.
 
     Raises:
-        ValueError: as `full_answer`; texts under unknown names may be fields of the task, and only count as controls
-            where nothing else does.
+        ValueError: as `full_answer`; unknown texts may be fields of the task, so they are errors only if no control
+            names a class.
     """
-    names, others = [], []
+    names, unknown = [], []
     for control, value in item.items():
         if control in DATA or control in META:
             continue
@@ -239,20 +227,18 @@ def short_answer(item: Mapping[str, Any], classes: Set[str]) -> list[str]:
             names += checked(value["choices"], control, classes)
         elif isinstance(value, list) and value and all(isinstance(region, dict) for region in value):
             for region in value:
-                found = [
-                    labels for key, labels in region.items() if key.endswith("labels") and isinstance(labels, list)
-                ]
-                if not found:
+                labels = [each for key, each in region.items() if key.endswith("labels") and isinstance(each, list)]
+                if not labels:
                     raise ValueError(f"the control {control!r} has regions without labels")
-                names += checked([name for labels in found for name in labels], control, classes)
+                names += checked([name for each in labels for name in each], control, classes)
         elif isinstance(value, str) and nfc(value) in classes:
             names.append(nfc(value))
         elif isinstance(value, list) and value and all(isinstance(name, str) for name in value):
             names += checked(value, control, classes)
         elif value not in ("", [], {}, None):
-            others.append((control, value))
-    if others and not names:
-        raise ValueError(f"{others[0][0]!r} is {others[0][1]!r}, which is not one of the classes")
+            unknown.append((control, value))
+    if unknown and not names:
+        raise ValueError(f"{unknown[0][0]!r} is {unknown[0][1]!r}, which is not one of the classes")
     return names
 
 

@@ -1,4 +1,4 @@
-"""The label formats that ccd writes: one module per format, listed here and nowhere else."""
+"""The label formats of `ccd export-labels`: one module per format, listed here."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from importlib import import_module
 
 @dataclass(frozen=True)
 class Format:
-    """A label format as the command line sees it; naming its module as text imports nothing."""
+    """A label format; its module is a text, so that the list imports nothing."""
 
     module: str
-    """In this folder; its `write(export, out)` writes the format."""
+    """Module of this folder with `write(export, out)`."""
     suffix: str = ""
-    """Of the one file that it is; empty for a folder."""
+    """Suffix of the file; empty for a folder."""
     boxes: bool = False
-    """Whether it has a place for boxes."""
+    """Whether it can contain boxes."""
     photos: bool = False
     """Whether it contains the photos, as links or copies."""
 
@@ -35,4 +35,4 @@ FORMATS = {
     "huggingface": Format("huggingface", photos=True),
     "cvat": Format("cvat", ".xml", boxes=True),
 }
-"""Name on the command line to format."""
+"""Format by name on the command line."""

@@ -15,8 +15,8 @@ from pipeline.system.files import write_text
 def write(export: Export, out: Path) -> None:
     """JSON for cleanlab's multi-label functions: labels (lists of class numbers) and pred_probs [N, C].
 
-    The probabilities are the teacher's of the whole images, not those that the labels were made from by a threshold:
-    with these, cleanlab could never find a label that they deny.
+    `pred_probs` are the teacher's probabilities for whole images. With the scores behind the labels, cleanlab would never
+    find a label error, because a threshold on these scores made the labels.
     """
     labels = export.labels
     path = labels.path.with_name("embeddings.h5")
@@ -24,13 +24,13 @@ def write(export: Export, out: Path) -> None:
     rows = {image_id: row for row, image_id in enumerate(embeddings.image_ids)}
     missing = [image_id for image_id in labels.image_ids if image_id not in rows]
     if missing or embeddings.class_names != labels.class_names:
-        raise PipelineError(f"{path} is about other images or classes than {labels.path}. Run the stages again.")
+        raise PipelineError(f"{path} has other images or classes than {labels.path}. Run the stages again.")
     probabilities = embeddings.probabilities[[rows[image_id] for image_id in labels.image_ids]]
     content = {
         "image_ids": labels.image_ids,
         "class_names": labels.class_names,
         "labels": [np.flatnonzero(present).tolist() for present in labels.present],
         "pred_probs": probabilities.astype(float).tolist(),
-        "pred_probs_source": "the teacher's probabilities of the whole images",
+        "pred_probs_source": "the teacher's probabilities for whole images",
     }
     write_text(out, json.dumps(content))

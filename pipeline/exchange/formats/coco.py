@@ -1,4 +1,4 @@
-"""COCO's JSON."""
+"""COCO JSON."""
 
 import json
 from pathlib import Path
@@ -10,17 +10,17 @@ from pipeline.system.files import write_text
 
 
 def write(export: Export, out: Path) -> None:
-    """COCO JSON: an annotation a label, of the whole image; with boxes an annotation a box where a label has one."""
+    """COCO JSON: one annotation per box or, for a label without boxes, one for the whole image."""
     labels = export.labels
     images, annotations = [], []
     for row, (image_id, path) in enumerate(zip(labels.image_ids, labels.manifest.paths, strict=True)):
         height, width = export.size(row)
         place = {"file_name": path, "height": height, "width": width}
         images.append({"id": row + 1, **place, "image_id": image_id, "split": labels.splits[row]})
-        found = [(c, box, "cam") for c, box in export.boxes_of(row)]
-        bare = set(np.flatnonzero(labels.present[row]).tolist()) - {c for c, *_ in found}
-        found += [(c, [0.0, 0.0, float(width), float(height)], "image") for c in sorted(bare)]
-        for c, (x1, y1, x2, y2), source in found:
+        regions = [(c, box, "cam") for c, box in export.boxes_of(row)]
+        unboxed = set(np.flatnonzero(labels.present[row]).tolist()) - {c for c, *_ in regions}
+        regions += [(c, [0.0, 0.0, float(width), float(height)], "image") for c in sorted(unboxed)]
+        for c, (x1, y1, x2, y2), source in regions:
             annotations.append(
                 {
                     "id": len(annotations) + 1,

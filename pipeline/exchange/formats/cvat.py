@@ -1,4 +1,4 @@
-"""CVAT's XML for images."""
+"""CVAT for images, XML."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from pipeline.system.files import write_text
 
 
 def write(export: Export, out: Path) -> None:
-    """CVAT for images 1.1: a tag a label; with boxes also rectangles."""
+    """CVAT for images 1.1: one tag per label and one rectangle per box."""
     labels = export.labels
     root = ElementTree.Element("annotations")
     ElementTree.SubElement(root, "version").text = "1.1"
@@ -34,13 +34,9 @@ def write(export: Export, out: Path) -> None:
 
 
 def xml_text(root: ElementTree.Element) -> str:
-    """An XML document, indented.
-
-    Raises:
-        PipelineError: a name has a character that XML cannot contain.
-    """
+    """An indented XML document; raises PipelineError for a character that XML cannot contain."""
     ElementTree.indent(root)
     text = ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
-    if found := re.search(r".{0,40}[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]", text):
-        raise PipelineError(f"XML cannot contain the last character of {found[0]!r}. Rename the photo or the class.")
+    if match := re.search(r".{0,40}[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]", text):
+        raise PipelineError(f"XML cannot contain the last character of {match[0]!r}. Rename the photo or the class.")
     return text

@@ -1,4 +1,4 @@
-"""What every label format needs: labels, boxes and photos of an export, and names that other tools can read."""
+"""The input of every label format: labels, boxes and photos."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ from pipeline.system.errors import PipelineError
 
 @dataclass(frozen=True)
 class Export:
-    """What a format may need to know."""
+    """Labels to export, with options."""
 
     labels: LabelSet
     boxes: Boxes | None
-    """Of the first of these images, where they are asked for."""
+    """Boxes of the train images, which come first; None without --boxes."""
     copy_images: bool = False
-    """Copy the photos into a folder export; else they are symbolic links."""
+    """Copy the photos into a folder export, instead of linking them."""
     image_prefix: str = label_studio.LOCAL_FILES
-    """Address that an absolute path is appended to, for Label Studio."""
+    """Address before an absolute path, for Label Studio."""
 
     def names(self, row: int) -> list[str]:
-        """Classes of an image."""
+        """Present classes of an image."""
         return [self.labels.class_names[c] for c in np.flatnonzero(self.labels.present[row])]
 
     def size(self, row: int) -> tuple[int, int]:
@@ -47,28 +47,28 @@ class Export:
 
     @property
     def note(self) -> str:
-        """What a reader of the file must know of its boxes."""
+        """A sentence about the boxes, for readers of the file."""
         return NO_OBJECTS if self.boxes is None else ROUGH_BOXES
 
 
 def prepare(labels: LabelSet, *, boxes: bool = False, **options: Any) -> Export:
-    """A set of labels, with the boxes of its images where they are asked for.
+    """An export of a set of labels.
 
     Args:
         labels: the set.
-        boxes: take the run's boxes along.
+        boxes: also export the run's boxes.
         options: further fields of `Export`.
 
     Raises:
-        PipelineError: boxes are asked for, and there are none of these images.
+        PipelineError: the run has no boxes of these images.
     """
     if not boxes:
         return Export(labels, None, **options)
     path = labels.path.with_name("boxes.h5")
-    found: Boxes | None = read(up_to_date(path)) if path.exists() else None
-    if found is None or found.image_ids != labels.image_ids[: len(found.image_ids)]:
-        raise PipelineError(f"{path} is missing or about other images; leave out --boxes, or run `ccd boxes`.")
-    return Export(labels, found, **options)
+    run_boxes: Boxes | None = read(up_to_date(path)) if path.exists() else None
+    if run_boxes is None or run_boxes.image_ids != labels.image_ids[: len(run_boxes.image_ids)]:
+        raise PipelineError(f"{path} is missing or has other images. Leave out --boxes, or run `ccd boxes`.")
+    return Export(labels, run_boxes, **options)
 
 
 def markdown(name: str) -> str:
@@ -76,5 +76,5 @@ def markdown(name: str) -> str:
     return "".join(f"\\{letter}" if letter in "\\`*_{}[]()<>#+-.!|&~" else letter for letter in name)
 
 
-NO_OBJECTS = "Labels are of whole images; no object was located."
-ROUGH_BOXES = "Boxes are where a classifier looked, not the extent of objects."
+NO_OBJECTS = "Labels describe whole images, not the places of objects."
+ROUGH_BOXES = "Boxes show where a classifier looked, not the extent of objects."

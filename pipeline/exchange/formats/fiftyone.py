@@ -1,4 +1,4 @@
-"""A folder that its own `load.py` turns into a FiftyOne dataset."""
+"""FiftyOne: a folder with samples and a script that loads them."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from pipeline.system.files import replacing_folder
 from pipeline.teachers.embedding_cache import ImageStore, StoreKey
 
 FIFTYONE_LOADER = '''\
-"""Makes a FiftyOne dataset of samples.jsonl beside it: `python load.py [NAME]`, then open it in the app."""
+"""Loads samples.jsonl as a FiftyOne dataset: run `python load.py [NAME]`, then open the dataset in the app."""
 
 import json
 import sys
@@ -25,16 +25,16 @@ import numpy as np
 
 
 def load(name=None):
-    """The dataset: field pseudo_labels, all scores, boxes and embeddings where there are any; the split is a tag."""
+    """The dataset with pseudo_labels, scores and, if present, boxes and embeddings; the split is a tag."""
     here = Path(__file__).parent
     with (here / "samples.jsonl").open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     vectors = np.load(here / "embeddings.npy") if (here / "embeddings.npy").exists() else [None] * len(rows)
     dataset = fo.Dataset(name, overwrite=name is not None)
     for row, vector in zip(rows, vectors):
-        found = [fo.Classification(label=name, confidence=row["scores"][name]) for name in row["labels"]]
+        labels = [fo.Classification(label=name, confidence=row["scores"][name]) for name in row["labels"]]
         sample = fo.Sample(filepath=row["path"], tags=[row["split"]], image_id=row["image_id"])
-        sample["pseudo_labels"] = fo.Classifications(classifications=found)
+        sample["pseudo_labels"] = fo.Classifications(classifications=labels)
         sample["scores"] = row["scores"]
         if vector is not None:
             sample["embedding"] = vector
@@ -46,14 +46,14 @@ def load(name=None):
 
 
 if __name__ == "__main__":
-    made = load(*sys.argv[1:2])
-    made.persistent = True
-    print(made)
+    loaded = load(*sys.argv[1:2])
+    loaded.persistent = True
+    print(loaded)
 '''
 
 
 def write(export: Export, out: Path) -> None:
-    """Folder of samples.jsonl, embeddings.npy and load.py, which makes a FiftyOne dataset of them."""
+    """Folder of samples.jsonl, embeddings.npy and load.py, which loads both as a FiftyOne dataset."""
     embeddings = teacher_embeddings(export.labels)
     lines = []
     for row, path in enumerate(export.labels.manifest.paths):
@@ -67,13 +67,9 @@ def write(export: Export, out: Path) -> None:
             "scores": dict(zip(export.labels.class_names, scores, strict=True)),
         }
         if export.boxes is not None:
-            found = export.boxes_of(row)
             sample["boxes"] = [
-                [
-                    export.labels.class_names[c],
-                    [x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height],
-                ]
-                for c, (x1, y1, x2, y2) in found
+                [export.labels.class_names[c], [x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height]]
+                for c, (x1, y1, x2, y2) in export.boxes_of(row)
             ]
         lines.append(json.dumps(sample, ensure_ascii=False))
     with replacing_folder(out) as folder:
@@ -84,14 +80,14 @@ def write(export: Export, out: Path) -> None:
 
 
 def teacher_embeddings(labels: LabelSet) -> np.ndarray | None:
-    """What the teacher said of the images, float32 [N, D] of unit rows; None where the run does not have it of them all."""
+    """The teacher's embeddings, float32 [N, D] with unit rows; None if the run lacks some of them."""
     path = labels.path.with_name("embeddings.h5")
     if not path.exists():
         return None
-    found = read(up_to_date(path))
-    requested = found.provenance.options(EmbedConfig).precision
+    embeddings = read(up_to_date(path))
+    requested = embeddings.provenance.options(EmbedConfig).precision
     for precision in (requested, "float32"):  # a CPU always uses float32
-        store = ImageStore(path.parent, StoreKey(found.teacher_fingerprint, found.image_size, precision))
+        store = ImageStore(path.parent, StoreKey(embeddings.teacher_fingerprint, embeddings.image_size, precision))
         if not store.missing(labels.manifest.digests):
             return np.concatenate(list(store.blocks(labels.manifest.digests)))
     return None

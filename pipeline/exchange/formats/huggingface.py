@@ -1,4 +1,4 @@
-"""Parquet files with the photos inside, as `datasets.load_dataset` reads them."""
+"""Parquet files that contain the photos, for `datasets.load_dataset`."""
 
 import json
 from collections import Counter
@@ -7,27 +7,24 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.datasets.tables import import_pyarrow
 from pipeline.exchange.formats.export import NO_OBJECTS, Export, markdown
 from pipeline.system.errors import PipelineError
 from pipeline.system.files import replacing_folder
 
 SHARD = 1000
-"""Photos in a Parquet file."""
+"""Photos per Parquet file."""
 
 
 def write(export: Export, out: Path) -> None:
-    """Folder that `datasets.load_dataset` reads: Parquet files with the photos inside, and a README.md that describes it.
+    """Folder for `datasets.load_dataset`: Parquet files that contain the photos, and a README.md.
 
     Raises:
         PipelineError: pyarrow is missing, or a photo can no longer be read.
     """
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise PipelineError("huggingface needs pyarrow: `pip install 'ccd-pipeline[parquet]'`.") from error
+    pa = import_pyarrow(out)
     labels = export.labels
-    # `Sequence` and not `List`, which datasets has from its version 4 on
+    # `Sequence` and not `List`, which only datasets 4 and later read
     features = {
         "image": {"_type": "Image"},
         "image_id": {"dtype": "string", "_type": "Value"},
@@ -50,12 +47,12 @@ def write(export: Export, out: Path) -> None:
             shards = [rows[start : start + SHARD] for start in range(0, len(rows), SHARD)]
             for number, shard in enumerate(shards):
                 table = pa.Table.from_pylist([photo_row(export, row) for row in shard], schema=schema)
-                pq.write_table(table, folder / "data" / f"{split}-{number:05d}-of-{len(shards):05d}.parquet")
+                pa.parquet.write_table(table, folder / "data" / f"{split}-{number:05d}-of-{len(shards):05d}.parquet")
         (folder / "README.md").write_text(data_card(export), encoding="utf-8")
 
 
 def photo_row(export: Export, row: int) -> dict[str, Any]:
-    """A photo with its labels, as it stands in a Parquet file."""
+    """The row of a photo and its labels in a Parquet file."""
     path = Path(export.labels.manifest.paths[row])
     try:
         content = path.read_bytes()
@@ -70,15 +67,15 @@ def photo_row(export: Export, row: int) -> dict[str, Any]:
 
 
 def data_card(export: Export) -> str:
-    """A README.md for the folder of a dataset."""
+    """The README.md of the folder."""
     labels = export.labels
     counts = labels.present.sum(0)
     lines = [f"| {markdown(name)} | {counts[c]:,} |" for c, name in enumerate(labels.class_names)]
     sizes = ", ".join(f"{size:,} {split}" for split, size in Counter(labels.splits).items())
     return (
         "---\ntask_categories:\n- image-classification\n---\n\n# Photos with pseudo-labels\n\n"
-        f"{sizes} photos, {len(labels.class_names)} classes; a photo can have several. {NO_OBJECTS}\n\n"
-        "The labels were made by a program (ccd: classifier-guided CLIP distillation), not by people: expect errors. "
-        "`labels` are the classes called present, `scores` the soft labels of all classes in the order of the names.\n\n"
+        f"{sizes} photos, {len(labels.class_names)} classes; a photo can have several labels. {NO_OBJECTS}\n\n"
+        "A program made the labels, not people (ccd: classifier-guided CLIP distillation): expect errors. "
+        "`labels` are the present classes; `scores` are the soft labels of all classes, in the order of the names.\n\n"
         "| class | photos |\n|---|---|\n" + "\n".join(lines) + "\n"
     )

@@ -1,4 +1,4 @@
-"""Tasks of Label Studio with the labels as predictions."""
+"""Label Studio tasks with the labels as predictions."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def write(export: Export, out: Path) -> None:
 
 
 def studio_task(export: Export, row: int, hint: str = "") -> dict[str, Any]:
-    """The task of one image; its score is how far its least certain label is from 0.5."""
+    """The task of one image; its score is the smallest distance of a label from 0.5."""
     labels = export.labels
     boxes = [(labels.class_names[c], box) for c, box in export.boxes_of(row)]
     score = float(np.abs(labels.labels[row] - PRESENT).min())

@@ -10,11 +10,10 @@ from pipeline.method.extras.thresholds import PRESENT
 def write(export: Export, out: Path) -> None:
     """CSV or Parquet: image_id, path, split, labels, one column of scores per class."""
     labels = export.labels
-    taken = ("path", "split")
-    names = [f"{name} score" if name in taken else name for name in labels.class_names]
+    names = [f"{name} score" if name in ("path", "split") else name for name in labels.class_names]
     frame = prediction_frame(labels.image_ids, labels.labels, [PRESENT] * len(names), names, key="image_id")
-    called = [export.names(row) for row in range(len(labels.image_ids))]
-    frame["labels"] = called  # classes under their own names, whatever their columns are called
+    # the class names themselves, not the names of their columns
+    frame["labels"] = [export.names(row) for row in range(len(labels.image_ids))]
     frame.insert(1, "path", labels.manifest.paths)
     frame.insert(2, "split", labels.splits)
     write_predictions(out, frame)
