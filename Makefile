@@ -19,7 +19,7 @@ STAGES := prepare embed init-labels warmup boxes score-crops fuse train evaluate
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: all install $(STAGES) plan test test-slow check-gpu lint format bench-teacher bench-decode bench-train bench-feed bench-engines bench-start bench-scale bench-intervals bench-kill bench-serve ablation export \
+.PHONY: all install $(STAGES) plan test test-slow check-gpu lint format bench-teacher bench-decode bench-train bench-feed bench-engines bench-start bench-scale bench-intervals bench-serve ablation export \
         report review predict clean help
 
 all: $(VENV)/installed ## install what a run needs, then run every stage: PRESET=demo, or PRESET=voc12 VOC_ROOT=DIR
@@ -85,9 +85,6 @@ bench-scale: $(VENV)/installed-test ## measure CPU milliseconds per photo and pe
 
 bench-intervals: $(VENV)/installed-test ## measure the share of 95 % intervals that contain the true mAP and gain, in simulations
 	$(BIN)/python tests/benchmarks/intervals.py
-
-bench-kill: $(VENV)/installed-test ## compare a tiny run killed at 100 random moments with an uninterrupted one
-	$(BIN)/python tests/benchmarks/kill.py
 
 bench-serve: $(VENV)/installed-test ## measure photos per second of `ccd serve` against `ccd predict`: RUN, IMAGES=DIR
 	$(BIN)/python tests/benchmarks/serve.py artifacts/$(RUN)/classifier.pt $(IMAGES)

@@ -1,4 +1,4 @@
-"""Pages in headless Chromium: what a script finds on them, and what the console says."""
+"""Pages in headless Chromium: results of scripts, and messages on the console."""
 
 import json
 import os
@@ -17,14 +17,14 @@ import pytest
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 QUIET += " --disable-component-update --disable-sync --remote-debugging-pipe"
-SAID = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
-"""Events that tell what stands on the console."""
+CONSOLE_EVENTS = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
+"""Events of messages on the console."""
 PATIENCE = 100
 """Seconds to wait for an answer."""
 
 
 class Tab:
-    """The one tab of a Chromium, spoken to in the DevTools protocol through pipes.
+    """The only tab of a Chromium, driven by the DevTools protocol through pipes.
 
     Args:
         folder: for the profile.
@@ -43,7 +43,7 @@ class Tab:
         os.close(to_browser)
         os.close(from_browser)
         self.console = []
-        """What the pages said on their consoles, errors included."""
+        """Messages on the console, errors included."""
         self._read, self._asked, self._session = b"", 0, None
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -55,7 +55,7 @@ class Tab:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
         self._call("Emulation.setEmulatedMedia", features=[scheme])
-        self._call("Page.navigate", url="about:blank")  # another part of the same page would not be loaded anew
+        self._call("Page.navigate", url="about:blank")  # another fragment of the same page would not be loaded again
         self._call("Page.navigate", url=address)
         self.run("new Promise((done) => document.readyState === 'complete' ? done() : addEventListener('load', done))")
 
@@ -83,7 +83,7 @@ class Tab:
         while (answer := self._next(deadline)).get("id") != self._asked:
             # not of the network: a page may ask for what is refused
             network = answer.get("params", {}).get("entry", {}).get("source") == "network"
-            if answer.get("method") in SAID and not network:
+            if answer.get("method") in CONSOLE_EVENTS and not network:
                 self.console.append(answer["params"])
         assert "error" not in answer, answer
         return answer["result"]
@@ -99,14 +99,14 @@ class Tab:
 
 
 def browse(address, folder, width, script):
-    """What a script finds on a page, and what the console says."""
+    """Result of a script on a page, and the messages on the console."""
     with closing(Tab(folder)) as tab:
         tab.open(address, width)
         return tab.run(script), tab.console
 
 
 def violations(address, folder, *scripts):
-    """What axe-core finds wrong with a page after each script, at three widths, light and dark: rules and the elements that break them."""
+    """Rules of axe-core that a page breaks after each script, and the elements, at three widths, light and dark."""
     axe = Path(find_spec("axe_core_python").origin).with_name("axe.min.js").read_text(encoding="utf-8")
     rules = """axe.run({ resultTypes: ["violations"] })
         .then((all) => all.violations.map((each) => [each.id, each.nodes.map((node) => node.html)]))"""
@@ -122,7 +122,7 @@ def violations(address, folder, *scripts):
 
 
 def need_browser():
-    """Skip loudly where there is no Chromium: the warning stands in pytest's summary."""
+    """Skip without Chromium, with a warning in pytest's summary."""
     if BROWSER is None:
-        warnings.warn("NO CHROMIUM: the pages are not looked at in a browser; install it to test them", stacklevel=2)
-        pytest.skip("no chromium: the page is not looked at in a browser")
+        warnings.warn("NO CHROMIUM: pages are not tested in a browser; install Chromium to test them", stacklevel=2)
+        pytest.skip("no Chromium")

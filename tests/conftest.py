@@ -19,7 +19,7 @@ from pipeline.runs.graph import VERSIONS
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Folder of real photos that does not ship with the project; a test that needs it is skipped without."""
+    """Folder of real photos that does not ship with the project; tests that need it are skipped without it."""
     beside_the_project = Path(__file__).resolve().parents[1].parent / "shared" / "data"
     folder = Path(os.environ.get("CCD_SHARED_DATA", beside_the_project))
     if not folder.is_dir():
@@ -59,7 +59,7 @@ def written_run(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def small_run(written_run, tmp_path) -> Path:
-    """A copy of it, with the photos inside."""
+    """A copy of `written_run` with its photos, which a test may change."""
     return shutil.copytree(written_run, tmp_path / "squares")
 
 
@@ -71,7 +71,7 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def backbone(tmp_path_factory):
-    """Weights of a tiny backbone."""
+    """File with the weights of a small backbone."""
     return write_backbone(tmp_path_factory.mktemp("weights") / "tiny.pt")
 
 
@@ -90,3 +90,9 @@ def finished(photos, backbone, tmp_path_factory):
         code, output = invoke(*options(photos, backbone, folder))
     assert code == 0, output
     return folder
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Path:
+    """A copy of the finished run, which a test may change."""
+    return shutil.copytree(finished, tmp_path / "run")

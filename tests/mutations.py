@@ -1,4 +1,4 @@
-"""Seeded damage to the files of a run: bytes, and contents that are sound outside and wrong inside."""
+"""Seeded damage to the files of a run: to their bytes, and to the contents of files that stay readable."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ CELLS = ("", "nan", "-1", "1e999", "x", '"', "a,b", "\x00", "train ", "[/b]", "9
 
 
 def deep(rng):
-    """A value nested deeper than any reader follows."""
+    """A value nested deeper than any reader accepts."""
     value = []
     for _ in range(int(rng.choice([50, 900]))):
         value = [value] if rng.random() < 0.5 else {"a": value}
@@ -33,7 +33,7 @@ def odd(rng):
 
 
 def damage_bytes(path, rng, others):
-    """Flip, cut, blank, insert or swap bytes, as a bad disk or a wrong copy does; returns what was done."""
+    """Flip, cut, blank, insert or swap bytes, as a bad disk or a wrong copy does; returns a description."""
     content = bytearray(path.read_bytes())
     kinds = ["truncate", "empty", "swap", "append"]
     if path.suffix != ".h5":  # on a damaged heap libhdf5 itself can go round for ever, which no reader can end
@@ -84,7 +84,7 @@ def nodes(value):
 
 
 def sign(attributes):
-    """Attributes of an origin with a fingerprint that fits them, so that what is wrong is found by more than it."""
+    """Set the fingerprint that fits the attributes, so that readers have to find the damage by other checks."""
     try:
         loaded = {name: json.loads(attributes.get(name, "{}")) for name in ("config", "inputs", "formulas")}
         made = Provenance(attributes["schema"], attributes["version"], *loaded.values())
@@ -94,7 +94,7 @@ def sign(attributes):
 
 
 def change_attributes(attributes, rng):
-    """Change an origin as it stands in a file; half of the time inside its JSON texts."""
+    """Change the provenance in a file, more often inside its JSON texts; returns a description."""
     texts = [name for name in ("config", "inputs", "formulas") if name in attributes]
     if texts and rng.random() < 0.6:
         name = texts[rng.integers(len(texts))]
@@ -169,7 +169,7 @@ def damage_arrays(path, rng):
 
 
 def storable(value):
-    """A value as HDF5 takes it."""
+    """The value in a form that HDF5 can store."""
     return (
         str(value)
         if isinstance(value, int) and abs(value) > 2**60
@@ -282,7 +282,7 @@ DAMAGES = {
 
 
 def mutate(path, rng, others):
-    """Damage a file in a way that the generator draws; returns what was done, in words."""
+    """Damage a file at random; returns a description."""
     before = sha256_of(path)
     what = damage_bytes(path, rng, others) if rng.random() < 0.3 else DAMAGES[path.suffix](path, rng)
     return f"{path.name}: {what}{'' if sha256_of(path) != before else ' (no change)'}"

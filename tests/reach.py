@@ -1,4 +1,4 @@
-"""Which functions and classes of the program a function can come to, read from its source."""
+"""Functions and classes that a function can use, found by static analysis."""
 
 import ast
 from functools import cache
@@ -10,7 +10,7 @@ DEFINITIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 @cache
 def parsed(module):
-    """Top-level names of a module: its definitions and assignments as syntax trees, and what it imports of ours."""
+    """Top-level names of a module: its definitions and assignments as syntax trees, and its imports from this package."""
     tree = ast.parse(Path(find_spec(module).origin).read_text())
     own = {}
     for node in tree.body:

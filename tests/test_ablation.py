@@ -3,7 +3,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from worlds.commands import invoke
+from worlds.commands import ccd, invoke
 from worlds.test_sets import Population, draw
 
 from pipeline.artifacts.hdf5 import write
@@ -144,8 +144,7 @@ def test_a_further_row_shows_no_photo_to_the_backbone(finished, tmp_path, colour
         rows = [f'[[row]]\nname = "{ratio}"\nset = ["fuse.ratio={ratio}"]\n' for ratio in ratios]
         (tmp_path / "plan.toml").write_text("".join(rows))
         decoded.clear()
-        code, output = invoke("ablation", tmp_path / "plan.toml", "--run", run, "--device", "cpu")
-        assert code == 0, output
+        ccd("ablation", tmp_path / "plan.toml", "--run", run, "--device", "cpu")
         assert not list(run.glob("ablation/*.partial"))
         counts.append(len(decoded))
     assert counts[0] == counts[1] > 0
@@ -171,8 +170,7 @@ def test_rows_share_their_common_stages(finished, tmp_path, colour_teacher, monk
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     (tmp_path / "plan.toml").write_text(PLAN)
-    code, output = invoke("ablation", tmp_path / "plan.toml", "--run", run, "--device", "cpu")
-    assert code == 0, output
+    ccd("ablation", tmp_path / "plan.toml", "--run", run, "--device", "cpu")
     # the embedding and the warm-up of seed 0 are the run's own; one more for seed 1, two for the supervised row
     assert calls == {"embed_images": 0, "fit": 3}
     table = pd.read_csv(run / "ablation" / "ablation.csv")
@@ -193,7 +191,7 @@ def test_rows_have_the_corrections_and_the_truth_that_the_run_has_now(small_run,
     (tmp_path / "a.csv").write_text("image_id,labels\ntrain/0.png,cat\n")
     row = small_run / "ablation" / "row-0"
     for _ in range(2):
-        assert invoke("import-labels", tmp_path / "a.csv", "--run", small_run)[0] == 0
+        ccd("import-labels", tmp_path / "a.csv", "--run", small_run)
         start_row(small_run, row, read_manifest(small_run), Settings())
         assert (row / "corrections.h5").samefile(small_run / "corrections.h5")
         assert (row / "ground_truth.h5").samefile(small_run / "ground_truth.h5")

@@ -1,13 +1,11 @@
-"""What photos show that is no class: it joins the softmax, and is never an output."""
-
-import shutil
+"""Background classes: they compete in the softmax and are never predicted."""
 
 import h5py
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
-from worlds.commands import invoke
+from worlds.commands import ccd, invoke
 from worlds.photos import COLOURS
 from worlds.teachers import ColourTeacher, use_teacher
 
@@ -20,13 +18,8 @@ MORE = {"teal": (20, 110, 115), "crimson": (222, 34, 30)}
 
 
 @pytest.fixture
-def run(finished, tmp_path):
-    return shutil.copytree(finished, tmp_path / "run")
-
-
-@pytest.fixture
 def shown(monkeypatch):
-    """Numbers of images that the teacher encodes, which knows two colours more than there are classes."""
+    """Numbers of images that the teacher encodes; it knows two more colours than there are classes."""
     monkeypatch.setattr("pipeline.teachers.zero_shot_head.TOO_NEAR", 0.5)  # of three dimensions, all near one another
     return use_teacher(ColourTeacher(colours=COLOURS | MORE), monkeypatch).batches
 
@@ -40,7 +33,7 @@ def test_names():
 
 
 def test_what_texts_have_in_common_makes_none_of_them_near():
-    """CLIP's texts have cosines of 0.7 and more whatever they say."""
+    """Any two texts of CLIP have a cosine of 0.7 or more."""
     classes = torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0]])
     background = torch.tensor([[0.95, 0.05, 0.1, 0], [0, 0, 1, 0.2], [0, 0, 0.2, 1]])
     apart = [F.normalize(rows, dim=1) for rows in (classes, background)]
@@ -58,8 +51,7 @@ def test_without_others_the_softmax_is_over_the_classes():
 
 def test_the_run_knows_others_by_their_share_alone(run, shown):
     before = read(run / "embeddings.h5")
-    code, output = invoke("embed", "--run", run, "--background", "teal", "--entropy-limit", 0.9)
-    assert code == 0, output
+    output = ccd("embed", "--run", run, "--background", "teal", "--entropy-limit", 0.9)
     assert shown == []  # photos are not asked about again
     assert "background classes in the softmax: teal." in output
     after = read(run / "embeddings.h5")
@@ -81,8 +73,7 @@ def test_the_run_knows_others_by_their_share_alone(run, shown):
 
 def test_what_is_too_near_a_class_is_left_out_and_said(run, shown):
     before = read(run / "embeddings.h5")
-    code, output = invoke("embed", "--run", run, "--background", "crimson")
-    assert code == 0, output
+    output = ccd("embed", "--run", run, "--background", "crimson")
     assert "too similar to a class: crimson." in output and "in the softmax" not in output
     after = read(run / "embeddings.h5")
     assert (after.background, after.background_left_out, after.outcomes) == ("", "crimson", 3)
@@ -92,16 +83,13 @@ def test_what_is_too_near_a_class_is_left_out_and_said(run, shown):
 @pytest.mark.parametrize("teacher", [None, "conse"], ids=["the run's teacher", "another"])
 def test_crops_are_asked_with_the_same_others(run, shown, teacher):
     for stage in ("embed", "init-labels", "warmup", "boxes"):
-        code, output = invoke(stage, "--run", run, *(["--background", "teal"] if stage == "embed" else []))
-        assert code == 0, output
-    code, output = invoke("score-crops", "--run", run, *(["--teacher", teacher] if teacher else []))
-    assert code == 0, output
+        ccd(stage, "--run", run, *(["--background", "teal"] if stage == "embed" else []))
+    ccd("score-crops", "--run", run, *(["--teacher", teacher] if teacher else []))
     crops = read(run / "crop_scores.h5")
     assert crops.outcomes == 4 and crops.probabilities.shape[1] == 3
     remaining = 1 - crops.probabilities.sum(1)
     assert remaining.min() > 0 and remaining.max() > 0.05
-    code, output = invoke("fuse", "--run", run)
-    assert code == 0, output
+    ccd("fuse", "--run", run)
 
 
 @pytest.mark.parametrize(("background", "expected"), [("everyday", 0), ("none", 0), ("teal", 1)])

@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
+from worlds.commands import ccd, invoke
 from worlds.photos import noise_photos
 
-from pipeline import Classifier, cli
+from pipeline import Classifier
 from pipeline.artifacts.checkpoints import read_checkpoint
 from pipeline.artifacts.manifest import read_manifest
 from pipeline.deploy.calibrate import read_labelled
@@ -24,7 +24,7 @@ def photos(tmp_path_factory):
 
 @pytest.fixture
 def labelled(photos, tiny_classifier, tmp_path):
-    """Table by which a photo shows the classes whose score is in the upper half, and the same as int8 [8, 3]."""
+    """A table where a photo shows the classes whose score is above the median, and the same labels as int8 [8, 3]."""
     scores = Classifier.load(tiny_classifier).scores(sorted(photos.iterdir()))
     truth = (scores > np.median(scores, axis=0)).astype(np.int8)
     names = np.array(["cat", "dog", "cow"], dtype=object)
@@ -35,12 +35,7 @@ def labelled(photos, tiny_classifier, tmp_path):
 
 
 def calibrate(*arguments):
-    result = CliRunner().invoke(cli.app, ["calibrate", *map(str, arguments), "--device", "cpu"])
-    if isinstance(result.exception, PipelineError):
-        return 1, str(result.exception)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.output
+    return invoke("calibrate", *arguments, "--device", "cpu")
 
 
 def test_thresholds_are_the_out_of_fold_ones_and_the_weights_stay(labelled, photos, tiny_classifier, tmp_path):
@@ -63,8 +58,7 @@ def test_the_file_says_that_labels_were_used_and_which(labelled, tiny_classifier
         calibrate(tiny_classifier, labelled[0], "--out", tmp_path / "better.pt", "--folds", 2, "--force")
         provenance = read_checkpoint(tmp_path / "better.pt").provenance
         assert provenance.uses_ground_truth
-        shown = CliRunner().invoke(cli.app, ["inspect", str(tmp_path / "better.pt")])
-        assert shown.exit_code == 0 and "USED" in shown.output
+        assert "USED" in ccd("inspect", tmp_path / "better.pt")
         assert provenance.inputs == {"classifier.pt": read_checkpoint(tiny_classifier).provenance.fingerprint}
         fingerprints.append(provenance.fingerprint)
     assert fingerprints[0] != fingerprints[1]

@@ -1,4 +1,4 @@
-"""What an import brings along, seen in a process of its own."""
+"""Modules that an import loads, seen in a new process."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What commands keep, show, refuse and overwrite."""
+"""Locks, plans, names, settings and outputs of commands."""
 
 import errno
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from worlds.commands import command, invoke, options, start
+from worlds.commands import ccd, command, invoke, options, start
 from worlds.runs import write_labelled_run
 
 from pipeline import Classifier
@@ -30,12 +30,6 @@ from pipeline.runs.settings import read_run
 from pipeline.stages.plan import plan_run
 from pipeline.system import files
 from pipeline.system.errors import PipelineError
-
-
-@pytest.fixture
-def run(finished, tmp_path):
-    """A copy of the finished run that a test may change."""
-    return shutil.copytree(finished, tmp_path / "run")
 
 
 def hold(folder):
@@ -71,8 +65,7 @@ def test_a_killed_command_leaves_no_lock(run, holder):
     os.kill(holder.pid, signal.SIGKILL)
     holder.join()
     assert str(holder.pid) in (run / ".lock").read_text()
-    code, output = invoke("fuse", "--run", run)
-    assert code == 0, output
+    ccd("fuse", "--run", run)
     assert (run / ".lock").read_text() == ""
 
 
@@ -102,7 +95,7 @@ def own_photos(run, photos, tmp_path):
     """The run with photos that a test may change."""
     shutil.copytree(photos, tmp_path / "photos")
     sources = ("--images", tmp_path / "photos/train", "--test-images", tmp_path / "photos/test")
-    assert invoke("prepare", run, *sources, "--labels", tmp_path / "photos/labels.csv")[0] == 0
+    ccd("prepare", run, *sources, "--labels", tmp_path / "photos/labels.csv")
     assert set(reasons(run).values()) == {""}
     return tmp_path / "photos"
 
@@ -114,7 +107,7 @@ def test_plan_looks_at_the_photos(run, own_photos):
     (own_photos / "train" / "new.png").unlink()
     os.utime(photo, ns=(1, 1))
     assert "1 photos may have changed" in reasons(run)["prepare"]
-    assert invoke("prepare", run, "--labels", "")[0] == 0
+    ccd("prepare", run, "--labels", "")
     photo.unlink()
     assert reasons(run)["prepare"] == "1 photos are missing"
     assert invoke("plan", run)[1].count("after prepare") == 8
@@ -141,7 +134,7 @@ def test_plan_looks_at_labels_and_settings(run, own_photos):
 def test_plan_tries_photos_again_that_could_not_be_read(run, own_photos):
     broken = own_photos / "train" / "broken.png"
     broken.write_bytes(b"nothing")
-    assert invoke("prepare", run)[0] == 0
+    ccd("prepare", run)
     assert reasons(run)["prepare"] == ""
     shutil.copy(own_photos / "train" / "0.png", broken)
     assert "1 photos that could not be read can be read now" in reasons(run)["prepare"]
@@ -149,16 +142,16 @@ def test_plan_tries_photos_again_that_could_not_be_read(run, own_photos):
 
 def test_plan_knows_of_copies_and_of_forgotten_photos(run, own_photos):
     shutil.copy(own_photos / "train" / "0.png", own_photos / "test" / "copy.png")
-    assert invoke("prepare", run)[0] == 0
+    ccd("prepare", run)
     assert reasons(run)["prepare"] == ""
     text = (run / "run.toml").read_text()
     (run / "run.toml").write_text(text.replace("[prepare]", "[prepare]\nkeep_test_copies = true"))
     assert reasons(run)["prepare"] == "1 test photos are also train photos"
-    assert invoke("prepare", run)[0] == 0
+    ccd("prepare", run)
     assert reasons(run)["prepare"] == ""
     (run / "run.toml").write_text(text)
     assert reasons(run)["prepare"] == "1 test photos are also train photos"
-    assert invoke("prepare", run)[0] == 0
+    ccd("prepare", run)
     (run / "photos.csv").unlink()
     assert "12 photos may have changed" in reasons(run)["prepare"]
 
@@ -167,13 +160,13 @@ def test_plan_names_what_it_does_not_look_into(photos, tmp_path):
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         archive.write(photos / "train" / "0.png", "0.png")
     given = ("--images", tmp_path / "photos.zip", "--classes", "red,blue")
-    assert invoke("prepare", tmp_path / "run", *given)[0] == 0
+    ccd("prepare", tmp_path / "run", *given)
     code, output = invoke("plan", tmp_path / "run")
     assert code == 0 and "does not check archives" in output
 
 
 def test_plan_without_ground_truth_ends(run):
-    assert invoke("prepare", run, "--labels", "")[0] == 0
+    ccd("prepare", run, "--labels", "")
     code, output = invoke("plan", run)
     assert code == 0 and "left out: there is no ground truth" in output and "everything is up to date" in output
 
@@ -258,8 +251,7 @@ def test_a_run_has_one_name_in_every_command_whatever_lies_here(command, rest, s
 
 
 def test_the_line_after_a_run_names_commands_that_work(beside_photos):
-    code, output = invoke("all", "photos", "--device", "cpu")
-    assert code == 0, output
+    output = ccd("all", "photos", "--device", "cpu")
     commands = re.findall(r"`ccd ([^`]*)`", " ".join(output.split("Next:")[1].split()))
     assert len(commands) == 3
     for text in commands:
@@ -268,14 +260,13 @@ def test_the_line_after_a_run_names_commands_that_work(beside_photos):
 
 
 def test_printed_commands_work_for_a_name_with_a_space(finished, photos, tmp_path, monkeypatch):
-    """Whatever the folder of photos is called: the shell splits what is not quoted."""
+    """The shell splits names that are not quoted."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "300")
     for name in ("my photos", "-x"):
         shutil.copytree(photos / "test", name)
         shutil.copytree(finished, Path("artifacts", name))
-        code, output = invoke("all", "--run", f"artifacts/{name}", "--device", "cpu")
-        assert code == 0, output
+        output = ccd("all", "--run", f"artifacts/{name}", "--device", "cpu")
         commands = re.findall(r"`ccd ([^`]*)`", " ".join(output.split("Next:")[1].split()))
         assert len(commands) == 3
         for text in commands:
@@ -292,9 +283,9 @@ def test_two_different_names_are_refused(beside_photos):
 
 
 def test_a_file_of_a_run_is_named_by_its_path(beside_photos, monkeypatch):
-    assert invoke("inspect", "artifacts/photos/boxes.h5")[0] == 0
+    ccd("inspect", "artifacts/photos/boxes.h5")
     monkeypatch.chdir(beside_photos)
-    assert invoke("inspect", "boxes.h5")[0] == 0
+    ccd("inspect", "boxes.h5")
     code, output = invoke("inspect", "artifacts/photos/nothing.h5")
     assert code == 1 and "nothing.h5 is missing" in output
 
@@ -333,7 +324,7 @@ def test_paths_mean_the_same_from_every_directory(photos, tmp_path, monkeypatch)
     given = ["--images", "photos", "--classes", "classes.txt", "--labels", "labels.csv", "--set", "train.cache=cache"]
     monkeypatch.setenv("CCD_RUN", str(tmp_path / "run"))
     monkeypatch.chdir(tmp_path / "here")
-    assert invoke("prepare", *given, "--set", "embed.teacher=open_clip:local-dir:photos")[0] == 0
+    ccd("prepare", *given, "--set", "embed.teacher=open_clip:local-dir:photos")
     tables, here = read_run(tmp_path / "run").tables, tmp_path / "here"
     assert tables["prepare"]["images"] == str(here / "photos") and tables["prepare"]["labels"] == str(
         here / "labels.csv"
@@ -351,17 +342,17 @@ def test_a_preset_file_stays_below_what_the_run_was_given_since(photos, tmp_path
     monkeypatch.chdir(tmp_path)
     text = f"[prepare]\nkind = 'folder'\nimages = '{photos}/train'\nclasses = 'red,blue'\n[train]\nepochs = 3\n"
     (tmp_path / "mine.toml").write_text(text)
-    assert invoke("prepare", "--preset", "mine.toml", "--set", "train.epochs=5")[0] == 0
+    ccd("prepare", "--preset", "mine.toml", "--set", "train.epochs=5")
     for name in ("mine.toml", tmp_path / "mine.toml"):
-        assert invoke("prepare", "--preset", name)[0] == 0
+        ccd("prepare", "--preset", name)
         assert read_run(Path("artifacts/mine")).tables["train"]["epochs"] == 5
 
 
 def test_the_run_whose_embeddings_are_reused_is_the_same_from_every_directory(finished, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(finished, tmp_path / "artifacts/first")
-    assert invoke("prepare", "--run", "second", "--images", photos / "train", "--classes", "red,green,blue")[0] == 0
-    assert invoke("prepare", "--run", "second", "--set", "embed.reuse_embeddings=first")[0] == 0
+    ccd("prepare", "--run", "second", "--images", photos / "train", "--classes", "red,green,blue")
+    ccd("prepare", "--run", "second", "--set", "embed.reuse_embeddings=first")
     assert read_run(Path("artifacts/second")).tables["embed"]["reuse_embeddings"] == str(tmp_path / "artifacts/first")
 
 
@@ -390,10 +381,10 @@ def test_two_folders_of_one_name_do_not_share_a_run_silently(photos, tmp_path, m
     monkeypatch.chdir(tmp_path)
     for parent in ("a", "b"):
         shutil.copytree(photos / "train", tmp_path / parent / "holiday")
-    assert invoke("prepare", "--images", "a/holiday", "--classes", "red,blue")[0] == 0
+    ccd("prepare", "--images", "a/holiday", "--classes", "red,blue")
     code, output = invoke("prepare", "--images", "b/holiday", "--classes", "red,blue")
     assert code == 1 and f"artifacts/holiday is the run of {tmp_path}/a/holiday" in output and "--run holiday" in output
-    assert invoke("prepare", "--images", "b/holiday", "--classes", "red,blue", "--run", "holiday")[0] == 0
+    ccd("prepare", "--images", "b/holiday", "--classes", "red,blue", "--run", "holiday")
 
 
 def test_options_of_another_kind_of_dataset_are_refused(photos, tmp_path):
@@ -404,8 +395,7 @@ def test_options_of_another_kind_of_dataset_are_refused(photos, tmp_path):
 
 def test_all_stops_after_the_stage_that_was_named(photos, backbone, tmp_path, colour_teacher):
     folder = tmp_path / "run"
-    code, output = invoke(*options(photos, backbone, folder), "--to", "init-labels")
-    assert code == 0, output
+    ccd(*options(photos, backbone, folder), "--to", "init-labels")
     assert (folder / "initial_labels.h5").exists() and not (folder / "warmup.pt").exists()
     code, output = invoke("all", "--run", folder, "--to", "inti-labels")
     assert code == 1 and "init-labels" in output
@@ -415,9 +405,8 @@ def test_labels_of_test_photos_alone_measure_what_they_can(photos, run):
     lines = (photos / "labels.csv").read_text().splitlines()
     table = run.parent / "labels.csv"
     table.write_text("\n".join([lines[0], *(line for line in lines if line.startswith("test/"))]))
-    assert invoke("prepare", "--run", run, "--labels", table)[0] == 0
-    code, output = invoke("evaluate", "--run", run)
-    assert code == 0, output
+    ccd("prepare", "--run", run, "--labels", table)
+    output = ccd("evaluate", "--run", run)
     assert "8 train images have no labels, so pseudo-labels are not measured" in output
     assert set(json.loads((run / "metrics.json").read_text())["test"]) >= {"final classifier"}
 
@@ -570,11 +559,10 @@ def test_make_clean_removes_no_more_than_one_run(name, tmp_path):
 def test_one_photo_is_enough_or_says_what_is_missing(photos, backbone, tmp_path, colour_teacher):
     (tmp_path / "photos").mkdir()
     shutil.copy(photos / "train" / "0.png", tmp_path / "photos")
-    code, output = invoke("all", "--run", tmp_path / "run", "--images", tmp_path / "photos", "--classes",
+    ccd("all", "--run", tmp_path / "run", "--images", tmp_path / "photos", "--classes",
                           "red,green,blue", "--device", "cpu", "--set", "warmup.backbone=timm:test_resnet",
                           "--set", f"warmup.weights={backbone}", "--set", "warmup.epochs=1",
                           "--set", "train.epochs=1")  # fmt: skip
-    assert code == 0, output
     assert (tmp_path / "run" / "classifier.pt").exists()
 
 
@@ -591,7 +579,7 @@ def test_a_run_is_loaded_as_ccd_predict_takes_it(finished, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     names = read_checkpoint(run / "classifier.pt").class_names
     Path("thresholds.json").write_text(json.dumps(dict.fromkeys(names, 0.25)))
-    assert invoke("calibrate", "colours", "thresholds.json")[0] == 0
+    ccd("calibrate", "colours", "thresholds.json")
     for name in ("colours", "artifacts/colours", run):
         assert Classifier.load(name).thresholds.tolist() == [0.25] * len(names)
     assert Classifier.load(run / "classifier.pt").thresholds.tolist() == [0.5] * len(names)

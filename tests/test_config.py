@@ -28,7 +28,7 @@ def test_impossible_values_are_refused_by_value(kind, options, message):
 
 
 def test_an_unknown_option_names_the_nearest():
-    with pytest.raises(PipelineError, match=r"\[fuse\] in run.toml has an unknown option 'rato'. Did you mean 'ratio'"):
+    with pytest.raises(PipelineError, match=r"\[fuse\] in run.toml .*'rato'.*'ratio'"):
         FuseConfig.from_table({"rato": 0.5}, "[fuse] in run.toml")
 
 
@@ -109,7 +109,7 @@ def test_wrong_settings_are_refused(tmp_path, text, message):
 
 @pytest.mark.parametrize("words", ["{ dog = 0 }", '{ dog = "much" }', "{}", "[]", "3"])
 def test_words_of_a_class_without_positive_weights_are_refused(words):
-    with pytest.raises(PipelineError, match=r"\[classes\] in here has dog = .* table of texts with positive weights"):
+    with pytest.raises(PipelineError, match=r"\[classes\] in here .*dog = .*positive weights"):
         settings.parse(f"[classes]\ndog = {words}", "here")
 
 

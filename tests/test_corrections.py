@@ -1,12 +1,11 @@
 import json
-import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-from worlds.commands import invoke
+from worlds.commands import ccd, invoke
 from worlds.runs import CLASSES, TRAIN, TRUTH
 
 from pipeline.artifacts.corrections import align_corrections
@@ -21,9 +20,8 @@ from pipeline.system.errors import PipelineError
 
 
 def answered(run, path, choices):
-    """An export of Label Studio: the review list of a run with these choices by image id."""
-    code, output = invoke("review-list", "--run", run, "--n", 100, "--out", path)
-    assert code == 0, output
+    """An export of Label Studio: the review list of a run, with these choices by image id."""
+    ccd("review-list", "--run", run, "--n", 100, "--out", path)
     tasks = json.loads(path.read_text())
     for number, task in enumerate(tasks):
         task |= {"id": number, "annotations": []}
@@ -74,12 +72,12 @@ def test_answers_of_a_person_reach_the_final_labels(small_run, tmp_path):
 
 def test_corrections_that_were_taken_away_are_fused_anew(small_run, tmp_path):
     export = answered(small_run, tmp_path / "export.json", {"train/0.png": ["cat"]})
-    assert invoke("import-labels", export, "--run", small_run)[0] == 0
-    assert invoke("fuse", "--run", small_run)[0] == 0
+    ccd("import-labels", export, "--run", small_run)
+    ccd("fuse", "--run", small_run)
     (small_run / "corrections.h5").unlink()
     with pytest.raises(PipelineError, match=r"corrections.h5 was removed.*`ccd fuse"):
         check_up_to_date(small_run / "final_labels.h5")
-    assert invoke("fuse", "--run", small_run)[0] == 0
+    ccd("fuse", "--run", small_run)
     assert "corrections.h5" not in check_up_to_date(small_run / "final_labels.h5").inputs
 
 
@@ -101,8 +99,7 @@ def test_later_answers_are_added_or_replace(small_run, tmp_path):
     (tmp_path / "a.csv").write_text("image_id,labels\ntrain/0.png,cat\n")
     (tmp_path / "b.csv").write_text("image_id,cat,dog\ntrain/0.png,0,\ntrain/1.png,,1\n")
     for name in ("a", "b"):
-        code, output = invoke("import-labels", tmp_path / f"{name}.csv", "--run", small_run)
-        assert code == 0, output
+        ccd("import-labels", tmp_path / f"{name}.csv", "--run", small_run)
     labels = read(small_run / "corrections.h5").labels
     assert labels[:2].tolist() == [[0, 0, 0], [-1, 1, -1]]
     invoke("import-labels", tmp_path / "b.csv", "--run", small_run, "--replace")
@@ -121,7 +118,7 @@ def test_the_same_answers_are_the_same_artifact(small_run, tmp_path):
 
 
 def test_an_exported_table_comes_back(small_run, tmp_path):
-    assert invoke("export-labels", small_run, "--out", tmp_path / "labels.csv")[0] == 0
+    ccd("export-labels", small_run, "--out", tmp_path / "labels.csv")
     said = answers_by_name(tmp_path / "labels.csv")
     final = read(small_run / "final_labels.h5").labels >= 0.5
     assert [said[i].tolist() for i in read_manifest(small_run).split("train").image_ids] == final.astype(int).tolist()
@@ -318,7 +315,7 @@ def test_images_outside_the_train_split_are_refused(small_run, tmp_path):
 def test_a_photo_may_be_named_by_its_path_or_base_name_but_once(small_run, tmp_path):
     path = read_manifest(small_run).split("train").paths[1]
     (tmp_path / "a.csv").write_text(f"image,labels\ntrain/0.png,cat\n{path},dog\n")
-    assert invoke("import-labels", tmp_path / "a.csv", "--run", small_run)[0] == 0
+    ccd("import-labels", tmp_path / "a.csv", "--run", small_run)
     assert read(small_run / "corrections.h5").labels[:2].tolist() == [[1, 0, 0], [0, 1, 0]]
     (tmp_path / "a.csv").write_text(f"image,labels\ntrain/1.png,cat\n{path},dog\n")
     code, output = invoke("import-labels", tmp_path / "a.csv", "--run", small_run)
@@ -339,7 +336,7 @@ def test_corrections_are_found_again_among_other_images_and_classes():
 
 def test_corrections_survive_photos_and_classes_that_come_and_go(small_run, tmp_path):
     (tmp_path / "a.csv").write_text("image_id,labels\ntrain/0.png,cat\ntrain/1.png,dog\n")
-    assert invoke("import-labels", tmp_path / "a.csv", "--run", small_run)[0] == 0
+    ccd("import-labels", tmp_path / "a.csv", "--run", small_run)
     whole = read_manifest(small_run)
     names = {"dog": {"dog": 1.0}, "bird": {"bird": 1.0}}
     images = whole.images.iloc[1:].reset_index(drop=True)
@@ -348,8 +345,7 @@ def test_corrections_survive_photos_and_classes_that_come_and_go(small_run, tmp_
     write_manifest(small_run, fewer)
     assert check_up_to_date(small_run / "corrections.h5").inputs == {}
     (tmp_path / "b.csv").write_text("image_id,bird\ntrain/2.png,1\n")
-    code, output = invoke("import-labels", tmp_path / "b.csv", "--run", small_run)
-    assert code == 0, output
+    ccd("import-labels", tmp_path / "b.csv", "--run", small_run)
     found = read(small_run / "corrections.h5")
     assert align_corrections(found, whole.image_ids[:3], [*CLASSES, "bird"]).labels.tolist() == [
         [1, 0, 0, -1],
@@ -371,22 +367,19 @@ def test_correct_by_hand():
 
 
 def test_truth_given_by_hand_becomes_the_labels(small_run, tmp_path):
-    """Whoever corrects everything trains on exactly that."""
+    """Training uses exactly the corrections if all photos are corrected."""
     ids = read_manifest(small_run).split("train").image_ids
     joined = [";".join(np.array(CLASSES, dtype=object)[TRUTH[n] == 1]) for n in range(TRAIN)]
     pd.DataFrame({"image_id": ids, "labels": joined}).to_csv(tmp_path / "all.csv", index=False)
-    code, output = invoke("import-labels", tmp_path / "all.csv", "--run", small_run)
-    assert code == 0, output
-    assert invoke("fuse", "--run", small_run)[0] == 0
+    ccd("import-labels", tmp_path / "all.csv", "--run", small_run)
+    ccd("fuse", "--run", small_run)
     assert read(small_run / "final_labels.h5").labels.tolist() == TRUTH[:TRAIN].tolist()
 
 
-def test_an_id_of_the_run_means_that_photo_though_a_test_photo_has_the_name_too(finished, tmp_path):
+def test_an_id_of_the_run_means_that_photo_though_a_test_photo_has_the_name_too(run, tmp_path):
     """`0.png` and `test/0.png` are both there; what `export-labels` writes comes back."""
-    run = shutil.copytree(finished, tmp_path / "run")
     assert {"0.png", "test/0.png"} <= set(read_manifest(run).image_ids)
     (tmp_path / "said.csv").write_text("image_id,labels\n0.png,red\n")
-    code, output = invoke("import-labels", tmp_path / "said.csv", "--run", run)
-    assert code == 0, output
+    ccd("import-labels", tmp_path / "said.csv", "--run", run)
     corrections = read(run / "corrections.h5")
     assert (corrections.labels[corrections.image_ids.index("0.png")] != UNTOUCHED).all()

@@ -18,7 +18,7 @@ CONFIG = TrainConfig(cross_fit_rounds=2, cross_fit_folds=3, seed=4)
 
 @pytest.fixture
 def trainings(monkeypatch):
-    """Trainings and scorings replaced: what each was given, and logits that tell by which training they were made."""
+    """Fake training and scoring: the arguments of each call, and logits that identify the training."""
     seen = []
 
     def fit(state, data, config, pieces, **_):

@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 from PIL import Image
-from worlds.commands import invoke, options
+from worlds.commands import ccd, invoke, options
 from worlds.teachers import ColourTeacher, use_teacher
 
 from pipeline.evaluation.read import read
@@ -68,11 +68,6 @@ def seen(colour_teacher):
     return colour_teacher.batches
 
 
-@pytest.fixture
-def run(finished, tmp_path):
-    return shutil.copytree(finished, tmp_path / "run")
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -86,8 +81,7 @@ def run(finished, tmp_path):
 )
 def test_what_does_not_concern_the_images_asks_the_teacher_about_none(arguments, run, seen):
     before = read(run / "embeddings.h5").provenance
-    code, output = invoke("embed", "--run", run, *arguments)
-    assert code == 0, output
+    ccd("embed", "--run", run, *arguments)
     assert seen == [] and read(run / "embeddings.h5").provenance != before
 
 
@@ -95,8 +89,7 @@ def test_photos_that_are_added_are_the_only_ones_that_are_encoded(finished, phot
     folder, run = tmp_path / "photos", shutil.copytree(finished, tmp_path / "run")
     shutil.copytree(photos, folder)
     Image.fromarray(np.full((40, 50, 3), (220, 30, 30), np.uint8)).save(folder / "train" / "added.png")
-    code, output = invoke(*options(folder, backbone, run), "--to", "embed")
-    assert code == 0, output
+    output = ccd(*options(folder, backbone, run), "--to", "embed")
     assert sum(seen) == 1 and "1 of 13 images were encoded" in output
     before, after = (read(path / "embeddings.h5") for path in (finished, run))
     kept = [after.image_ids.index(i) for i in before.image_ids]
@@ -105,8 +98,7 @@ def test_photos_that_are_added_are_the_only_ones_that_are_encoded(finished, phot
 
 def test_another_run_that_is_named_spares_the_teacher_its_photos(finished, photos, backbone, tmp_path, seen):
     told = ["--set", f"embed.reuse_embeddings={finished}", "--to", "embed"]
-    code, output = invoke(*options(photos, backbone, tmp_path / "new"), *told)
-    assert code == 0, output
+    output = ccd(*options(photos, backbone, tmp_path / "new"), *told)
     assert seen == [] and "12 images reused from" in output
     first, second = (read(folder / "embeddings.h5") for folder in (finished, tmp_path / "new"))
     assert first.provenance == second.provenance
@@ -158,11 +150,9 @@ def test_weights_that_differ_are_found_once_they_are_loaded(run, finished, monke
 def test_a_source_that_was_taken_over_may_be_gone_later(finished, photos, backbone, tmp_path, colour_teacher):
     source = shutil.copytree(finished, tmp_path / "source")
     first = options(photos, backbone, tmp_path / "new")
-    code, output = invoke(*first, "--set", f"embed.reuse_embeddings={source}", "--to", "embed")
-    assert code == 0, output
+    ccd(*first, "--set", f"embed.reuse_embeddings={source}", "--to", "embed")
     shutil.rmtree(source)
-    code, output = invoke(*first, "--to", "embed")
-    assert code == 0, output
+    ccd(*first, "--to", "embed")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Networks that are not trained give the same on every engine, and stay as they are."""
+"""Frozen networks give the same output on every engine and do not change."""
 
 import pytest
 import timm
@@ -143,13 +143,13 @@ def test_openvino_tells_nobody(images, monkeypatch):
 
 def test_an_unknown_engine_in_the_environment_is_refused(monkeypatch):
     monkeypatch.setenv("CCD_ENGINE", "openvin")
-    with pytest.raises(PipelineError, match=r"CCD_ENGINE is 'openvin', which is no engine\. Did you mean 'openvino'"):
+    with pytest.raises(PipelineError, match=r"CCD_ENGINE .*'openvin'.*'openvino'"):
         run_of(nn.Identity(), CPU)
 
 
 def test_an_engine_that_is_not_installed_or_not_for_the_device_is_refused(monkeypatch):
     monkeypatch.setattr(engines, "find_spec", lambda name: None if name == "onnxruntime" else object())
-    with pytest.raises(PipelineError, match=r"onnxruntime needs onnxruntime. Install with `pip install '\.\[onnx\]'`"):
+    with pytest.raises(PipelineError, match=r"needs onnxruntime.*`pip install '\.\[onnx\]'`"):
         run_of(nn.Identity(), CPU, engine="onnxruntime")
     with pytest.raises(PipelineError, match="openvino runs on a CPU, found cuda"):
         run_of(nn.Identity(), torch.device("cuda"), engine="openvino")

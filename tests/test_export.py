@@ -7,21 +7,15 @@ import onnxruntime
 import pytest
 import torch
 from PIL import ExifTags, Image, ImageOps
-from typer.testing import CliRunner
+from worlds.commands import invoke
 
-from pipeline import Classifier, cli
+from pipeline import Classifier
 from pipeline.artifacts.checkpoints import read_checkpoint, write_checkpoint
 from pipeline.deploy import export
-from pipeline.system.errors import PipelineError
 
 
 def run_export(*arguments):
-    result = CliRunner().invoke(cli.app, ["export", *map(str, arguments)])
-    if isinstance(result.exception, PipelineError):
-        return 1, str(result.exception)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.output
+    return invoke("export", *arguments)
 
 
 @pytest.fixture
@@ -100,7 +94,7 @@ def probes(tmp_path_factory):
 
 
 def test_the_code_in_the_metadata_gives_the_classifiers_scores_on_photos_of_every_kind(filtered, probes, tmp_path):
-    """Pillow, numpy and what the ONNX file contains, nothing of ours."""
+    """Uses Pillow, numpy and the ONNX file, and nothing of this package."""
     assert run_export(filtered, "--out", tmp_path / "model.onnx")[0] == 0
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     steps = json.loads(session.get_modelmeta().custom_metadata_map["preprocessing"])

@@ -1,4 +1,4 @@
-"""Every export of a run with names that mean something to its readers, read back by each reader's own rule."""
+"""Exports of a run whose names have a special meaning for readers, read back by the rules of each reader."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def corner(photo):
 
 
 def which(photo):
-    """The id of a photo by what is in it."""
+    """The id of a photo, found by its corner."""
     return next(i for i, grey in GREY.items() if grey == corner(photo))
 
 

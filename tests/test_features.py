@@ -41,7 +41,7 @@ def decoded(monkeypatch):
 
 
 def naive_logits(model, paths):
-    """What a forward pass of each image says."""
+    """Output of a forward pass of each image."""
     images = torch.stack([torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1) for path in paths])
     with torch.no_grad():
         return model(images / 255)
@@ -155,7 +155,7 @@ def test_maps_that_are_not_rounded_give_the_logits_of_a_forward_pass(model, path
 
 
 class Accelerator:
-    """A model on a device that is none: of `meta`, whose tensors take no memory."""
+    """A model on the device `meta`, whose tensors take no memory."""
 
     def __init__(self, name):
         self.name = name

@@ -29,7 +29,7 @@ FOLDERS = ("method", "method.extras", "evaluation")
 
 
 def code_digest(source):
-    """Digest of a module without what changes no result: docstrings, annotations, and names of variables."""
+    """Digest of a module that ignores docstrings, annotations and names of variables, which change no result."""
     tree = ast.parse(source)
     variables = {}
     for node in ast.walk(tree):

@@ -16,7 +16,7 @@ import timm
 import torch
 from torch.nn import functional as F
 from torchvision.ops import box_iou
-from worlds.commands import invoke
+from worlds.commands import ccd, invoke
 from worlds.random_clip import random_clip
 
 from pipeline.artifacts.manifest import read_manifest
@@ -42,13 +42,6 @@ DEVICE = torch.device("cuda")
 SCENES, BATCH, SIDE = 96, 16, 224
 ROUNDING = 0.02
 """Difference that another order of additions may cause, as a share of the spread of the values."""
-
-
-def ccd(*arguments):
-    """Run a command that succeeds, and return what it printed."""
-    code, output = invoke(*arguments)
-    assert code == 0, output
-    return output
 
 
 @contextmanager

@@ -402,7 +402,7 @@ def test_a_closed_or_empty_pillow_image_is_named(tmp_path: Path):
     photo().save(tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as closed:
         pass
-    with pytest.raises(UnreadableImage, match=r"a\.png cannot be read as an image: its file was closed"):
+    with pytest.raises(UnreadableImage, match=r"a\.png .*closed"):
         from_pillow(closed)
     with pytest.raises(UnreadableImage, match="0 x 5 has no pixels"):
         from_pillow(Image.new("RGB", (0, 5)))

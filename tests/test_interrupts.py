@@ -1,4 +1,4 @@
-"""Ctrl-C ends a command wherever it comes, and the last line says what is kept."""
+"""Ctrl-C ends a command at any moment, and the last line names what is kept."""
 
 import gc
 import os
@@ -17,7 +17,7 @@ from pipeline.runs.graph import STAGE_NAMES
 
 
 class Doomed:
-    """Is interrupted while it is destroyed, where Python drops every exception."""
+    """Sends Ctrl-C while it is destroyed, where Python drops every exception."""
 
     def __del__(self):
         os.kill(os.getpid(), signal.SIGINT)
@@ -25,7 +25,7 @@ class Doomed:
 
 
 def drop_in_a_weak_reference():
-    """Be interrupted in a weak reference's callback."""
+    """Send Ctrl-C in the callback of a weak reference."""
     doomed = type("Plain", (), {})()
     reference = weakref.ref(doomed, lambda _: Doomed.__del__(None))
     del doomed
@@ -33,7 +33,7 @@ def drop_in_a_weak_reference():
 
 
 def interrupted_boxes(drop, *arguments):
-    """Body of a process: `ccd boxes`, interrupted where the exception gets lost, at its first boxes."""
+    """Body of a process: `ccd boxes`, interrupted at its first boxes where Python drops the exception."""
     from pipeline.stages import boxes
 
     find = boxes.find_boxes

@@ -171,7 +171,7 @@ def test_one_image_and_fewer_classes_than_three():
 
 
 def test_refuses_what_has_no_figure():
-    with pytest.raises(PipelineError, match="none of the 3 classes is present in the 4 images"):
+    with pytest.raises(PipelineError, match=r"3 classes .*4 images"):
         multilabel_metrics(SCORES, np.zeros_like(TRUTH), NAMES)
     with pytest.raises(PipelineError, match="1 of 12 scores are not finite"):
         multilabel_metrics(np.where(SCORES == 0.9, np.nan, SCORES), TRUTH, NAMES)

@@ -1,9 +1,9 @@
-"""One rule for all that commands write for somebody: nothing is replaced without --force, and nothing of others ever."""
+"""Commands replace their own outputs only with --force, and never replace other files."""
 
 import json
 
 import pytest
-from worlds.commands import invoke
+from worlds.commands import ccd, invoke
 from worlds.runs import IDS, write_run
 
 from pipeline.deploy import hub
@@ -27,21 +27,19 @@ def tree(folder):
 
 @pytest.mark.parametrize("command", [*LABELS, ("review-list",)], ids=" ".join)
 def test_an_output_in_its_default_place_is_replaced_by_force_alone(run, command):
-    code, output = invoke(*command, "--run", run)
-    assert code == 0, output
+    ccd(*command, "--run", run)
     before = tree(run)
     code, output = invoke(*command, "--run", run)
     assert code == 1 and "exists already" in output and "--force" in output
     assert tree(run) == before
-    code, output = invoke(*command, "--run", run, "--force")
-    assert code == 0, output
+    ccd(*command, "--run", run, "--force")
     assert tree(run) == before  # the same is written again, and the photos behind the links are where they were
 
 
 @pytest.mark.parametrize("format", sorted({name for name, each in FORMATS.items() if not each.suffix}))
 def test_a_folder_with_a_file_of_others_is_never_replaced(run, tmp_path, format):
     command = ("export-labels", run, "--format", format, "--out", tmp_path / "out", *(["--boxes"] * (format == "yolo")))
-    assert invoke(*command)[0] == 0
+    ccd(*command)
     (tmp_path / "out" / "sub").mkdir()
     (tmp_path / "out" / "sub" / "mine.txt").write_text("precious")
     before = tree(tmp_path)

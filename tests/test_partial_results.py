@@ -1,6 +1,5 @@
-"""A stage that was stopped goes on with its partial results only where they are those of the same work."""
+"""A stage that was stopped continues only with partial results of the same work."""
 
-import os
 import shutil
 import signal
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from worlds.commands import command, invoke, run_stage, start
+from worlds.commands import ccd, invoke, killed_command, run_stage, start
 from worlds.photos import COLOURS, noise_photos
 from worlds.runs import write_labelled_run
 from worlds.teachers import ColourTeacher, use_teacher
@@ -28,7 +27,7 @@ from pipeline.teachers.zero_shot_head import ZeroShotHead
 
 @pytest.fixture
 def many(tmp_path):
-    """Folders of 12 photos and of 5 of them, each photo of another colour."""
+    """Folders of 12 photos of different colours and of 5 of these photos, each with a run."""
     generator = np.random.default_rng(0)
     for n in range(12):
         for folder in ("all", "some")[: 1 + (n in (0, 3, 4, 8, 11))]:
@@ -42,23 +41,15 @@ def many(tmp_path):
                 shutil.copy(path, tmp_path / folder)
     for folder in ("all", "some"):
         arguments = ("--images", tmp_path / folder, "--classes", ",".join(COLOURS))
-        assert invoke("prepare", "--run", tmp_path / f"run-{folder}", *arguments)[0] == 0
+        ccd("prepare", "--run", tmp_path / f"run-{folder}", *arguments)
     return tmp_path
 
 
 def embed_and_die(limit, *arguments):
-    """Body of a process: `ccd embed` in partial results of four images, killed before it keeps number `limit`."""
-    save = PartialResults.save_arrays
-
-    def save_or_die(pieces, index, arrays):
-        if index == limit:
-            os.kill(os.getpid(), signal.SIGKILL)
-        save(pieces, index, arrays)
-
-    PartialResults.save_arrays = save_or_die
+    """Body of a process: `ccd embed` in partial results of four images, killed before it saves number `limit`."""
     use_teacher(ColourTeacher())
     embed.PART = 4
-    command("embed", *arguments, "--device", "cpu")
+    killed_command(limit, "embed", *arguments, "--device", "cpu")
 
 
 def killed_embed(run, limit, *arguments, log):
@@ -91,21 +82,20 @@ def check_embeddings(run):
 
 def test_embeddings_taken_over_between_kill_and_resume_move_no_photo(many, colour_teacher, monkeypatch):
     whole, some = many / "run-all", many / "run-some"
-    assert invoke("embed", "--run", some, "--device", "cpu")[0] == 0
+    ccd("embed", "--run", some, "--device", "cpu")
     killed_embed(whole, 1, log=many / "log")
     monkeypatch.setattr(embed, "PART", 4)
-    code, output = invoke("embed", "--run", whole, "--device", "cpu", "--reuse-embeddings", some)
-    assert code == 0, output
+    ccd("embed", "--run", whole, "--device", "cpu", "--reuse-embeddings", some)
     check_embeddings(whole)
 
 
 def test_embeddings_deleted_between_kill_and_resume_move_no_photo(many, colour_teacher, monkeypatch):
     whole, some = many / "run-all", many / "run-some"
-    assert invoke("embed", "--run", some, "--device", "cpu")[0] == 0
+    ccd("embed", "--run", some, "--device", "cpu")
     killed_embed(whole, 1, "--reuse-embeddings", some, log=many / "log")
     shutil.rmtree(whole / "image_embeddings")
     monkeypatch.setattr(embed, "PART", 4)
-    assert invoke("embed", "--run", whole, "--device", "cpu")[0] == 0
+    ccd("embed", "--run", whole, "--device", "cpu")
     check_embeddings(whole)
 
 
@@ -118,17 +108,16 @@ def test_partial_results_of_another_precision_are_not_taken(many, monkeypatch):
     killed_embed(run, 1, log=many / "log")
     monkeypatch.setattr(embed, "PART", 4)
     use_teacher(Negative(dtype=torch.float16), monkeypatch)
-    assert invoke("embed", "--run", run, "--device", "cpu")[0] == 0
+    ccd("embed", "--run", run, "--device", "cpu")
     (store,) = (run / "image_embeddings").glob("*.h5")
     with h5py.File(store) as file:
         assert file.attrs["precision"] == "float16" and (file["image"][:] <= 0).all()
 
 
 @pytest.mark.parametrize("size", [1, 4, 16])
-def test_boxes_resumed_in_other_batches_are_those_of_all_photos(size, finished, tmp_path, monkeypatch):
-    run = shutil.copytree(finished, tmp_path / "run")
+def test_boxes_resumed_in_other_batches_are_those_of_all_photos(size, run, monkeypatch):
     arguments = ("boxes", "--run", run, "--device", "cpu", "--force", "--batch-size")
-    assert invoke(*arguments, size)[0] == 0
+    ccd(*arguments, size)
     unbroken = read(run / "boxes.h5")
     (run / "boxes.h5").unlink()
     save = PartialResults.save_arrays
@@ -141,7 +130,7 @@ def test_boxes_resumed_in_other_batches_are_those_of_all_photos(size, finished, 
     with monkeypatch.context() as patch:
         patch.setattr(PartialResults, "save_arrays", save_two)
         assert invoke(*arguments[:5], "--batch-size", 2)[0] == 130
-    assert invoke(*arguments[:5], "--batch-size", size)[0] == 0
+    ccd(*arguments[:5], "--batch-size", size)
     found = read(run / "boxes.h5")
     np.testing.assert_array_equal(found.image_index, unbroken.image_index)
     np.testing.assert_allclose(found.box, unbroken.box, atol=0.5)

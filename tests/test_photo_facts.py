@@ -1,4 +1,4 @@
-"""Photos that vanish, change, move or are known already."""
+"""Photos that are missing, changed, moved or already known."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from worlds.commands import invoke, options
+from worlds.commands import ccd, invoke, options
 
 from pipeline.artifacts import photo_facts
 from pipeline.artifacts.manifest import read_manifest
@@ -21,12 +21,9 @@ from pipeline.system.errors import PipelineError
 
 @pytest.fixture
 def begun(photos, tmp_path):
-    """A prepared run of photos that a test may harm."""
+    """A prepared run with photos that a test may damage."""
     shutil.copytree(photos / "train", tmp_path / "photos")
-    code, output = invoke(
-        "prepare", "--run", tmp_path / "run", "--images", tmp_path / "photos", "--classes", "red,green,blue"
-    )
-    assert code == 0, output
+    ccd("prepare", "--run", tmp_path / "run", "--images", tmp_path / "photos", "--classes", "red,green,blue")
     return tmp_path / "run"
 
 
@@ -35,7 +32,7 @@ def another(path):
 
 
 def looked_at(monkeypatch):
-    """The photos that `prepare` reads from now on."""
+    """Photos that `prepare` reads from now on."""
     seen = []
     verify = prepare.verify
     monkeypatch.setattr(prepare, "verify", lambda path: seen.append(path.name) or verify(path))
@@ -48,8 +45,8 @@ def test_a_photo_that_is_gone_is_one_error_of_every_stage_that_looks_at_photos(b
     code, output = invoke("embed", "--run", begun, "--device", "cpu")
     assert code == 1 and "2 of the 8 photos" in output and "first: 0.png" in output
     assert f"`ccd prepare --run {begun}`" in output and f"`ccd prepare --run {begun} --images DIR`" in output
-    assert invoke("prepare", "--run", begun)[0] == 0
-    assert invoke("embed", "--run", begun, "--device", "cpu")[0] == 0
+    ccd("prepare", "--run", begun)
+    ccd("embed", "--run", begun, "--device", "cpu")
 
 
 def test_a_photo_of_other_content_is_one_error_and_prepare_takes_it(begun, tmp_path, colour_teacher):
@@ -58,13 +55,13 @@ def test_a_photo_of_other_content_is_one_error_and_prepare_takes_it(begun, tmp_p
     assert code == 1 and "1 of the 8 photos" in output and "have changed" in output and "first: 0.png" in output
     assert not (begun / "embeddings.h5").exists()
     before = read_manifest(begun).provenance
-    assert invoke("prepare", "--run", begun)[0] == 0
+    ccd("prepare", "--run", begun)
     assert read_manifest(begun).provenance != before
-    assert invoke("embed", "--run", begun, "--device", "cpu")[0] == 0
+    ccd("embed", "--run", begun, "--device", "cpu")
 
 
 def test_a_finished_run_needs_no_photos(begun, tmp_path, colour_teacher):
-    assert invoke("embed", "--run", begun, "--device", "cpu")[0] == 0
+    ccd("embed", "--run", begun, "--device", "cpu")
     shutil.rmtree(tmp_path / "photos")
     code, output = invoke("embed", "--run", begun)
     assert code == 0 and "up to date" in output
@@ -73,7 +70,7 @@ def test_a_finished_run_needs_no_photos(begun, tmp_path, colour_teacher):
 def test_a_stage_reads_the_manifest_once(begun, monkeypatch, colour_teacher):
     read, from_csv = [], pd.read_csv
     monkeypatch.setattr(pd, "read_csv", lambda path, **how: read.append(path.name) or from_csv(path, **how))
-    assert invoke("embed", "--run", begun, "--device", "cpu")[0] == 0
+    ccd("embed", "--run", begun, "--device", "cpu")
     assert read.count("manifest.csv") == 1
 
 
@@ -91,11 +88,11 @@ def test_a_command_looks_at_the_file_of_each_photo_once(photos, backbone, tmp_pa
     arguments = options(photos, backbone, tmp_path / "run")
     for force in ([], ["--force"]):
         looks.clear()
-        assert invoke(*arguments, *force)[0] == 0
+        ccd(*arguments, *force)
         assert max(looks.values(), default=0) <= 1
     for stage in ("boxes", "train"):
         looks.clear()
-        assert invoke(stage, "--run", tmp_path / "run", "--device", "cpu", "--force")[0] == 0
+        ccd(stage, "--run", tmp_path / "run", "--device", "cpu", "--force")
         assert sorted(looks.values()) == [1] * 12
 
 
@@ -130,11 +127,11 @@ def test_prepare_reads_no_photo_twice(begun, tmp_path, monkeypatch):
     another(tmp_path / "photos" / "0.png")
     another(tmp_path / "photos" / "new.png")
     (tmp_path / "photos" / "2.png").unlink()
-    assert invoke("prepare", "--run", begun)[0] == 0
+    ccd("prepare", "--run", begun)
     assert sorted(seen) == ["0.png", "new.png"]
     assert "2.png" not in read_facts(begun).index and len(read_facts(begun)) == 8
     seen.clear()
-    assert invoke("prepare", "--run", begun, "--force")[0] == 0
+    ccd("prepare", "--run", begun, "--force")
     assert len(seen) == 8
 
 
@@ -153,19 +150,18 @@ def test_an_interrupted_prepare_goes_on_where_it_was(begun, tmp_path, monkeypatc
         assert invoke("prepare", "--run", begun)[0] != 0
     assert len(read_facts(begun)) == 5
     seen.clear()
-    assert invoke("prepare", "--run", begun)[0] == 0
+    ccd("prepare", "--run", begun)
     assert len(seen) == 3
 
 
 def test_moved_photos_make_nothing_stale(begun, tmp_path, colour_teacher):
-    assert invoke("embed", "--run", begun, "--device", "cpu")[0] == 0
+    ccd("embed", "--run", begun, "--device", "cpu")
     (tmp_path / "photos").rename(tmp_path / "elsewhere")
     code, output = invoke("prepare", "--run", begun, "--images", tmp_path / "elsewhere")
     assert code == 0 and f"the same images, now in {tmp_path}/elsewhere" in output
     assert file_states(begun)["embeddings.h5"].state == "up to date"
     assert read_manifest(begun).paths[0].startswith(str(tmp_path / "elsewhere"))
-    code, output = invoke("embed", "--run", begun, "--device", "cpu", "--force")
-    assert code == 0, output
+    ccd("embed", "--run", begun, "--device", "cpu", "--force")
 
 
 def test_a_photo_that_cannot_be_read_any_more_is_an_error(begun, tmp_path):

@@ -1,4 +1,4 @@
-"""All stages on tiny scenes with a fake teacher: the chain, its errors, its reproducibility."""
+"""All stages on small photos with a fake teacher: results, errors and reproducibility."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from worlds.commands import invoke, options
+from worlds.commands import ccd, invoke, options
 from worlds.teachers import ColourTeacher, use_teacher
 
 from pipeline import Classifier
@@ -24,13 +24,6 @@ from pipeline.runs.graph import MAKERS
 STAGES = ["prepare", "embed", "init-labels", "warmup", "boxes", "score-crops", "fuse", "train", "evaluate"]
 MADE = [name for name in MAKERS if name != "corrections.h5"]  # those of a person do not come from the stages
 BINARY = [name for name in MADE if name.endswith((".h5", ".pt"))]
-
-
-@pytest.fixture
-def run(finished, tmp_path):
-    """A copy of the finished run that a test may damage."""
-    shutil.copytree(finished, tmp_path / "run")
-    return tmp_path / "run"
 
 
 def digests(folder):
@@ -98,8 +91,7 @@ def test_labels_are_refined_as_far_as_they_are_undecided(finished, run):
     changed = np.abs(refined.labels - final.labels)
     assert 0 < changed.max() <= share + 1e-6
     np.testing.assert_allclose(refined.scores - refined.labels, (1 - share) * (final.scores - final.labels), atol=1e-6)
-    code, output = invoke("train", "--run", run, "--cross-fit-rounds", "0")
-    assert code == 0, output
+    ccd("train", "--run", run, "--cross-fit-rounds", "0")
     np.testing.assert_array_equal(read(run / "cross_fitted_labels.h5").labels, final.labels)
 
 
@@ -108,8 +100,7 @@ def test_what_people_said_is_not_refined(finished, run):
     names = read(finished / "final_labels.h5").class_names
     (run.parent / "said.csv").write_text(f"image_id,labels\n{image_id},{names[1]}\n")
     for command in (("import-labels", run.parent / "said.csv"), ("fuse",), ("train",)):
-        code, output = invoke(*command, "--run", run)
-        assert code == 0, output
+        ccd(*command, "--run", run)
     refined = read(run / "cross_fitted_labels.h5")
     assert refined.corrected_entries == 3
     assert refined.labels[0].tolist() == [0, 1, 0]
@@ -117,8 +108,7 @@ def test_what_people_said_is_not_refined(finished, run):
 
 
 def test_scores_stay_as_they_are_trained_without_calibration(finished, run):
-    code, output = invoke("train", "--run", run, "--no-calibrate")
-    assert code == 0, output
+    ccd("train", "--run", run, "--no-calibrate")
     weights = read_checkpoint(run / "classifier.pt").weights
     assert torch.equal(weights["scale"], torch.ones(3)) and torch.equal(weights["offset"], torch.zeros(3))
     chosen = [read(folder / "epoch_scores.h5").chosen for folder in (run, finished)]
@@ -138,8 +128,7 @@ def test_evaluate_says_how_far_the_classifier_is_above_its_teacher(finished):
 
 
 def test_a_second_run_elsewhere_has_the_same_bytes(finished, photos, backbone, tmp_path, colour_teacher):
-    code, output = invoke(*options(photos, backbone, tmp_path / "again"))
-    assert code == 0, output
+    ccd(*options(photos, backbone, tmp_path / "again"))
     assert digests(finished) == digests(tmp_path / "again")
 
 
@@ -149,8 +138,7 @@ def test_other_ground_truth_changes_the_figures_and_no_weight(run, colour_teache
     with h5py.File(run / "ground_truth.h5", "r+") as file:
         file["labels"][()] = file["labels"][()][::-1, ::-1]
     for stage in ("embed", "init-labels", "warmup", "boxes", "score-crops", "fuse", "train", "evaluate"):
-        code, output = invoke(stage, "--run", run, "--force", "--device", "cpu")
-        assert code == 0, output
+        ccd(stage, "--run", run, "--force", "--device", "cpu")
     assert (run / "metrics.json").read_text() != figures
     after = digests(run)
     assert {name for name in after if after[name] != before[name]} == {"ground_truth.h5"}
@@ -163,8 +151,7 @@ def test_every_stage_is_up_to_date_and_force_gives_the_same(stage, run, colour_t
     code, output = invoke(stage, "--run", run, *device)
     assert code == 0
     assert "up to date" in output
-    code, output = invoke(stage, "--run", run, *device, "--force")
-    assert code == 0, output
+    ccd(stage, "--run", run, *device, "--force")
     assert digests(run) == before
 
 
@@ -221,10 +208,9 @@ def test_an_unreadable_image_is_skipped_and_listed(photos, backbone, tmp_path, c
     folder = tmp_path / "photos"
     shutil.copytree(photos / "train", folder)
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not much of a photo")
-    code, output = invoke("all", "--run", tmp_path / "run", "--images", folder, "--classes", "red,blue", "--set",
+    output = ccd("all", "--run", tmp_path / "run", "--images", folder, "--classes", "red,blue", "--set",
                           "warmup.backbone=timm:test_resnet", "--set", f"warmup.weights={backbone}", "--device", "cpu",
                           "--set", "warmup.epochs=1", "--set", "train.epochs=1")  # fmt: skip
-    assert code == 0, output
     manifest = read_manifest(tmp_path / "run")
     assert len(manifest.image_ids) == 8 and list(manifest.skipped) == ["broken.jpg"]
     assert "1 images cannot be read" in output and "broken.jpg" in output
@@ -258,12 +244,11 @@ def test_another_teacher_for_the_crops_is_refused(run, monkeypatch):
 
 
 @pytest.mark.parametrize("block", [1, 7])
-def test_labels_fused_in_blocks_of_images_are_those_of_all_at_once(finished, tmp_path, monkeypatch, block):
-    run = shutil.copytree(finished, tmp_path / "run")
+def test_labels_fused_in_blocks_of_images_are_those_of_all_at_once(run, monkeypatch, block):
     monkeypatch.setattr("pipeline.stages.fuse.BLOCK", block)
     before = (run / "final_labels.h5").read_bytes()
     (run / "final_labels.h5").unlink()
-    assert invoke("fuse", "--run", run)[0] == 0
+    ccd("fuse", "--run", run)
     assert (run / "final_labels.h5").read_bytes() == before
 
 
@@ -275,8 +260,7 @@ def test_labels_fused_in_blocks_of_images_are_those_of_all_at_once(finished, tmp
         ("image_index", lambda values: values[::-1], "is not ascending"),
     ],
 )
-def test_crop_scores_that_do_not_fit_together_are_refused(finished, tmp_path, name, change, message):
-    run = shutil.copytree(finished, tmp_path / "run")
+def test_crop_scores_that_do_not_fit_together_are_refused(run, name, change, message):
     with h5py.File(run / "crop_scores.h5", "r+") as file:
         values = change(file[name][:])
         del file[name]
@@ -296,8 +280,7 @@ def test_two_files_about_different_images_are_refused(run, colour_teacher):
 
 def test_study_views_are_stamped_as_using_ground_truth(run, colour_teacher):
     for arguments in (["boxes", "--view", "gt"], ["score-crops"], ["fuse"], ["train", "--epochs", "1"]):
-        code, output = invoke(*arguments, "--run", run)
-        assert code == 0, output
+        ccd(*arguments, "--run", run)
     for name in ("boxes.h5", "crop_scores.h5", "final_labels.h5"):
         assert read(run / name).provenance.uses_ground_truth
     assert read(run / "boxes.h5").cam is None
@@ -323,8 +306,7 @@ def test_the_run_of_a_photo_folder_lies_under_artifacts_and_not_among_the_photos
     shutil.copytree(photos / "train", tmp_path / "holiday")
     before = sorted(path.name for path in (tmp_path / "holiday").rglob("*"))
     monkeypatch.chdir(tmp_path)
-    code, output = invoke("prepare", "--images", "holiday", "--classes", "red,green,blue")
-    assert code == 0, output
+    ccd("prepare", "--images", "holiday", "--classes", "red,green,blue")
     assert (tmp_path / "artifacts" / "holiday" / "manifest.csv").exists()
     assert sorted(path.name for path in (tmp_path / "holiday").rglob("*")) == before
     assert read_manifest(tmp_path / "artifacts" / "holiday").paths[0].startswith(str(tmp_path / "holiday"))

@@ -33,7 +33,7 @@ def photos(tmp_path, monkeypatch):
 
 
 def ccd(*arguments, given=None):
-    """Exit code, standard output and what was said, as `ccd` would give them."""
+    """Exit code, standard output and standard error of `ccd`."""
     result = CliRunner().invoke(cli.app, [str(a) for a in arguments], input=given)
     if isinstance(result.exception, PipelineError):
         return 1, result.stdout, str(result.exception)
@@ -229,7 +229,7 @@ def test_addresses_are_fetched_and_dead_ones_are_listed(photos, tiny_classifier,
 
 
 def write_video(path, seconds=3, rate=10):
-    """A film of one colour per second: red, green, blue."""
+    """A video of one colour per second: red, green, blue."""
     av = pytest.importorskip("av")
     with av.open(str(path), "w") as video:
         stream = video.add_stream("mpeg4", rate=rate)
@@ -244,7 +244,7 @@ def write_video(path, seconds=3, rate=10):
 
 
 class Photos(BaseHTTPRequestHandler):
-    """A web server of one photo, and of what goes wrong on the way to one."""
+    """A web server with one photo and with several kinds of errors."""
 
     photo = b""
 

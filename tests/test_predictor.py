@@ -111,7 +111,7 @@ def test_open_files_and_whatever_can_be_read_are_photos(tiny_classifier, photos)
         several = [file, member, at_its_end, Response(), bytearray(content), memoryview(content), content]
         np.testing.assert_allclose(classifier.scores(several), np.tile(wanted, (7, 1)), atol=1e-6)
         assert len(classifier.predict(file)) == 1
-    with pytest.raises(UnreadableImage, match=r"0\.png cannot be read as an image: .*closed file"):
+    with pytest.raises(UnreadableImage, match=r"0\.png .*closed file"):
         classifier.predict(file)
     with open(photos[0]) as text, pytest.raises(UnreadableImage, match="'rb'"):  # noqa: PTH123
         classifier.predict(text)

@@ -1,4 +1,4 @@
-"""What `prepare` takes from the command line, and what it says of the photos."""
+"""Sources of `prepare` on the command line, and its messages about photos."""
 
 import shutil
 
@@ -14,7 +14,7 @@ from pipeline.stages.prepare import copies_in_test
 
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
-    """The working directory, with the photos 0.png to 3.png in `a` and others of these names in `b`."""
+    """The working directory, with different photos 0.png to 3.png in `a` and in `b`."""
     for seed, name in enumerate(f"{folder}/{number}.png" for folder in "ab" for number in range(4)):
         write_photo(tmp_path / name, seed=seed)
     monkeypatch.chdir(tmp_path)

@@ -7,7 +7,7 @@ from pipeline.system import progress
 
 
 def terminal(monkeypatch):
-    """What a person sees on a terminal from here on, as text."""
+    """Text on the terminal from now on."""
     written = io.StringIO()
     written.isatty = lambda: True
     monkeypatch.setenv("TERM", "xterm")

@@ -1,4 +1,4 @@
-"""The label stage on real CLIP output: the figures that RN50x64 on VOC 2012 train must give."""
+"""The label stages on the CLIP output of RN50x64 on VOC 2012 train: known figures."""
 
 import h5py
 import numpy as np

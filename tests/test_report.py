@@ -361,7 +361,7 @@ def test_confused_classes_need_ground_truth_and_twins_do_not(small_run):
 
 
 def versus_sentence(scores, truth):
-    """What the page says of two runs with these scores of test photos."""
+    """The verdict on two runs with these scores of test photos."""
     run = SimpleNamespace(metrics={})
     view = SimpleNamespace(truth=truth, columns={"old": scores[0], "new": scores[1]})
     return versus.sentence((run, run), ["old", "new"], view)
@@ -410,7 +410,7 @@ def test_photos_are_linked_where_they_lie(small_run):
 
 @pytest.fixture
 def changed_run(small_run, tmp_path):
-    """The run again, in which the first train photo is called a cat, as it is, and the second no dog any more."""
+    """The run with other labels: the first train photo is a cat, which is right, and the second is no longer a dog."""
     other = shutil.copytree(small_run, tmp_path / "other")
     labels = read(other / "final_labels.h5")
     values = labels.labels.copy()

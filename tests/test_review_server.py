@@ -8,7 +8,7 @@ import pytest
 import uvicorn
 from browser import browse, need_browser, violations
 from web_server import Running
-from worlds.commands import invoke
+from worlds.commands import ccd, invoke
 from worlds.runs import CLASSES, TRAIN, TRUTH
 
 from pipeline.artifacts.manifest import read_manifest
@@ -58,7 +58,7 @@ def test_what_others_said_meanwhile_is_kept(served, tmp_path):
     ids = read_manifest(folder).split("train").image_ids
     asked, other = server.review.queue.rows[:2]
     (tmp_path / "a.csv").write_text(f"image_id,cat\n{ids[other]},1\n")
-    assert invoke("import-labels", tmp_path / "a.csv", "--run", folder)[0] == 0
+    ccd("import-labels", tmp_path / "a.csv", "--run", folder)
     server.save({"index": 0, "present": [1]})
     labels = read(folder / "corrections.h5").labels
     assert labels[other].tolist() == [1, -1, -1] and labels[asked].tolist() == [0, 1, 0]
@@ -84,7 +84,7 @@ def test_nothing_is_there_without_the_token(served, path):
 
 
 def test_a_page_under_another_name_is_refused(served):
-    """Whoever makes a name of theirs lead to this machine could otherwise read the answers."""
+    """Otherwise a site whose name resolves to this machine could read the corrections."""
     server, _ = served
     assert server.ask("GET", f"/{server.token}/", Host="evil.example")[0] == 400
     assert server.ask("GET", f"/{server.token}/", Host=f"localhost:{server.port}")[0] == 200
@@ -153,7 +153,7 @@ def test_a_form_of_a_foreign_page_is_no_answer(served):
 
 @pytest.fixture
 def reopened(served):
-    """ClassProbabilities to the first three questions, and the server of the next day."""
+    """A server with corrections of the first three photos, started again."""
     server, folder = served
     asked = server.review.queue.rows[:3]
     for index in (0, 1, 2):
@@ -183,7 +183,7 @@ def test_undo_brings_back_what_was_imported_and_keeps_what_was_imported_since(se
 
     def imported(text):
         (tmp_path / "a.csv").write_text(f"image_id,{text}\n".replace(";", f"\n{image_id},"))
-        assert invoke("import-labels", tmp_path / "a.csv", "--run", folder)[0] == 0
+        ccd("import-labels", tmp_path / "a.csv", "--run", folder)
 
     imported("cat;1")
     server.save({"index": 0, "present": [1]})
@@ -197,7 +197,7 @@ def test_an_answer_that_was_not_given_here_is_taken_back_only_where_it_is_shown(
     server, folder = served
     image_id = read_manifest(folder).split("train").image_ids[server.review.queue.rows[0]]
     (tmp_path / "a.csv").write_text(f"image_id,labels\n{image_id},cat\n")
-    assert invoke("import-labels", tmp_path / "a.csv", "--run", folder)[0] == 0
+    ccd("import-labels", tmp_path / "a.csv", "--run", folder)
     later = open_review(folder, 100)
     assert later.content()["history"] == [] and later.content()["earlier"] == 1
     assert later.save(0, None)["reviewed"] is False
@@ -290,7 +290,7 @@ def test_a_person_corrects_every_photo_in_a_browser_and_fuse_honours_it(served, 
     assert found["progress"] == f"{TRAIN} of {TRAIN} photos reviewed"
     assert found["seen"] == [ids[row] for row in server.review.queue.rows]  # most doubtful first
     assert read(folder / "corrections.h5").labels.tolist() == TRUTH[:TRAIN].tolist()
-    assert invoke("fuse", "--run", folder)[0] == 0
+    ccd("fuse", "--run", folder)
     assert read(folder / "final_labels.h5").labels.tolist() == TRUTH[:TRAIN].tolist()
 
 

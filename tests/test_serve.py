@@ -170,7 +170,7 @@ def test_other_loopback_addresses_answer_to_their_own_names_alone(tiny_classifie
 
 
 class Slow:
-    """A classifier that waits to be let go, and notes the sizes of its batches."""
+    """A classifier that waits for an event, and records the sizes of its batches."""
 
     def __init__(self, inner):
         self.inner, self.go, self.sizes = inner, threading.Event(), []
@@ -286,7 +286,7 @@ def test_the_command_serves_until_it_is_interrupted(tiny_classifier):
 
 
 def test_the_dockerfile_fits_the_project():
-    """It cannot be built everywhere; what it names must at least be there."""
+    """Docker is not everywhere; the test checks that the names in the file exist."""
     text = (ROOT / "pipeline" / "deploy" / "Dockerfile").read_text()
     lines = text.replace("\\\n", " ").splitlines()
     sources = [

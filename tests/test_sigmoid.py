@@ -1,11 +1,11 @@
-"""A teacher that scores each class on its own, through the stages that zero_shot_head it."""
+"""The stages with a teacher that scores each class independently."""
 
 import shutil
 
 import h5py
 import numpy as np
 import pytest
-from worlds.commands import invoke
+from worlds.commands import ccd, invoke
 from worlds.teachers import ColourTeacher, use_teacher
 
 from pipeline.evaluation.read import read
@@ -25,8 +25,7 @@ def sigmoid(logits):
 
 
 def test_labels_are_each_class_against_what_is_usual_for_it(run):
-    code, output = invoke("embed", "--run", run, "--force")
-    assert code == 0, output
+    output = ccd("embed", "--run", run, "--force")
     assert "background classes are skipped" in output and "scores each class independently" in output
     found = read(run / "embeddings.h5")
     assert (found.logit_scale, found.logit_bias, found.outcomes) == (SCALE, BIAS, 3)
@@ -40,16 +39,14 @@ def test_labels_are_each_class_against_what_is_usual_for_it(run):
     expected, counts = class_bias(found.probabilities, confident)
     assert found.bias_counts.tolist() == counts.tolist() and counts.sum() > 0
     np.testing.assert_allclose(found.bias, expected, atol=1e-6)
-    code, output = invoke("init-labels", "--run", run, "--force")
-    assert code == 0, output
+    ccd("init-labels", "--run", run, "--force")
     labels = read(run / "initial_labels.h5")
     np.testing.assert_allclose(labels.scores, found.probabilities[found.is_train] / found.bias, rtol=1e-5)
 
 
 def test_crops_are_scored_in_the_same_way(run):
     for stage in ("embed", "init-labels", "warmup", "boxes", "score-crops"):
-        code, output = invoke(stage, "--run", run, "--force")
-        assert code == 0, output
+        ccd(stage, "--run", run, "--force")
     crops = read(run / "crop_scores.h5")
     sums = crops.probabilities.sum(1)
     assert crops.outcomes == 3 and sums.max() - sums.min() > 0.1
@@ -70,8 +67,7 @@ def test_embeddings_of_a_file_that_states_a_bias(run, tmp_path, scale, bias):
             file.create_dataset(name, data=np.array(texts, dtype=object), dtype=h5py.string_dtype())
         file["image"], file["text"] = images, known.text
         file.attrs.update({"logit_scale": SCALE, "logit_bias": BIAS})
-    code, output = invoke("embed", "--run", run, "--precomputed", tmp_path / "siglip.h5", "--logit-scale", scale)
-    assert code == 0, output
+    ccd("embed", "--run", run, "--precomputed", tmp_path / "siglip.h5", "--logit-scale", scale)
     found = read(run / "embeddings.h5")
     assert found.logit_bias == bias
     np.testing.assert_allclose(found.probabilities, sigmoid((scale or SCALE) * images @ known.text.T + bias), atol=1e-4)

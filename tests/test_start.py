@@ -1,9 +1,8 @@
-"""What needs no network imports none: commands answer at once."""
+"""Commands that need no network import no torch and start quickly."""
 
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -67,8 +66,7 @@ def test_an_up_to_date_stage_imports_no_network(stage, finished):
 
 
 @pytest.mark.parametrize("stage", ["init-labels", "fuse", "evaluate"])
-def test_work_on_labels_and_scores_imports_no_network(stage, finished, tmp_path):
-    run = shutil.copytree(finished, tmp_path / "run")
+def test_work_on_labels_and_scores_imports_no_network(stage, run):
     code, modules = imported_by(stage, "--run", run, "--force")
     assert code == 0 and not HEAVY & set(modules)
 

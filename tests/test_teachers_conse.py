@@ -32,7 +32,7 @@ def conse():
 
 @pytest.fixture
 def fast_conse():
-    """The real networks with random class embeddings, which spares reading 1000 descriptions."""
+    """The real networks with random class embeddings, which saves encoding 1000 descriptions."""
     teacher = load_teacher("conse")
     teacher._imagenet = torch.randn(1000, 384, generator=torch.Generator().manual_seed(0))
     return teacher
@@ -111,7 +111,7 @@ def test_others_near_a_class_are_left_out_whether_texts_are_centred_or_not(conse
 
 
 def test_photos_that_show_no_class_get_few_labels(conse):
-    """The demo's cut-outs on grey, of which the classes cover two kinds."""
+    """The demo's cut-outs on grey; the classes are two of them."""
     cutouts = [c for split in ("train", "test") for kind in demo.load_cutouts(split).values() for c in kind[:4]]
     views = [Image.new("RGB", (224, 224), (120, 125, 115)) for _ in cutouts]
     for view, cutout in zip(views, cutouts, strict=True):

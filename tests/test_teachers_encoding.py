@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from worlds.commands import invoke
+from worlds.commands import ccd
 from worlds.teachers import ColourTeacher, use_teacher
 
 from pipeline.artifacts.manifest import read_manifest
@@ -163,7 +163,7 @@ def test_one_view_that_does_not_fit_is_one_line():
         (["--resize-filter", "pillow-bilinear"], "bicubic", "pillow-bilinear"),
     ],
 )
-def test_photos_are_resized_with_the_teachers_own_filter(finished, tmp_path, monkeypatch, told, own, wanted):
+def test_photos_are_resized_with_the_teachers_own_filter(run, monkeypatch, told, own, wanted):
     shown = []
 
     class Recording(ColourTeacher):
@@ -172,10 +172,8 @@ def test_photos_are_resized_with_the_teachers_own_filter(finished, tmp_path, mon
             return super().encode_images(images)
 
     use_teacher(Recording(resize_filter=own, fingerprint=f"colour {own}"), monkeypatch)
-    run = shutil.copytree(finished, tmp_path / "run")
     shutil.rmtree(run / "image_embeddings")
-    code, output = invoke("embed", "--run", run, "--force", *told)
-    assert code == 0, output
+    ccd("embed", "--run", run, "--force", *told)
     paths = [Path(path) for path in dict.fromkeys(read_manifest(run).paths)]
     assert len(shown) == len(paths)
     for path, view in zip(paths, shown, strict=True):

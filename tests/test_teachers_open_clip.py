@@ -185,7 +185,7 @@ def test_activations_are_part_of_the_fingerprint(tmp_path, registry):
 
 
 class Sketch(nn.Module):
-    """What open_clip would build, without its weights."""
+    """The model that open_clip would build, without weights."""
 
     def __init__(self, vision_cfg, quick_gelu=False, init_logit_bias=None, **_):
         super().__init__()

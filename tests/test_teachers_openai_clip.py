@@ -1,4 +1,4 @@
-"""Small random models of the package's own classes stand in for the nine downloads."""
+"""The nine downloads are replaced by small random models of the package's classes."""
 
 import math
 import warnings

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import average_precision_score
-from worlds.commands import invoke
+from worlds.commands import ccd, invoke
 from worlds.teachers import ColourTeacher
 
 from pipeline.evaluation.read import read
@@ -247,7 +247,7 @@ def run(finished, tmp_path, monkeypatch):
 
 
 def embeddings(run, path, teacher=None, size=3):
-    """A file with an embedding of each photo of a run, made by a teacher that it names."""
+    """A file with an embedding of each photo of a run, with the name of its teacher."""
     image_ids = read(run / "embeddings.h5").image_ids
     image = np.random.default_rng(0).normal(size=(len(image_ids), size))
     return write(path, {"teacher": teacher} if teacher else {}, image_ids=image_ids, image=image)
@@ -258,8 +258,7 @@ def test_classes_are_embedded_by_the_model_that_made_the_embeddings(run, tmp_pat
     folder, loaded = run
     path = embeddings(folder, tmp_path / "e.h5", "open_clip:A/b" if named_by == "file" else "somebody's CLIP")
     told = [] if named_by == "file" else ["--precomputed-teacher", "open_clip:A/b"]
-    code, output = invoke("embed", "--run", folder, "--precomputed", path, *told)
-    assert code == 0, output
+    ccd("embed", "--run", folder, "--precomputed", path, *told)
     assert loaded == ["open_clip:A/b"] and read(folder / "embeddings.h5").teacher == "open_clip:A/b"
 
 

@@ -85,7 +85,7 @@ def test_names_that_the_teacher_does_not_know_are_refused():
     teacher = load_teacher("conse")
     names = ["cat", "\U00013080", "\U00013081"]
     text, classes = class_embeddings(teacher, [{name: 1.0} for name in names])
-    with pytest.raises(PipelineError, match=r"the same embedding \(1 such pairs\).*display names"):
+    with pytest.raises(PipelineError, match=r"same embedding \(1 .*display names"):
         check_embeddings(text, classes, names)
     text, classes = class_embeddings(teacher, [{"cat": 1.0}, {"cats": 1.0}, {"kitten": 1.0}])
     check_embeddings(text, classes, ["cat", "cats", "kitten"])

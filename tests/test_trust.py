@@ -1,4 +1,4 @@
-"""A run's files are handed out only while they belong to its photos, classes and settings."""
+"""Files of a run are readable only if they fit its photos, classes and settings."""
 
 import shutil
 import warnings
@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
-from worlds.commands import invoke
+from worlds.commands import ccd, invoke
 
 import pipeline
 from pipeline.artifacts.hdf5 import write
@@ -36,7 +36,7 @@ def run(finished, photos, tmp_path):
     shutil.copytree(photos, tmp_path / "photos")
     run = shutil.copytree(finished, tmp_path / "run")
     options = ("--images", tmp_path / "photos/train", "--test-images", tmp_path / "photos/test")
-    assert invoke("prepare", run, *options, "--labels", tmp_path / "photos/labels.csv")[0] == 0
+    ccd("prepare", run, *options, "--labels", tmp_path / "photos/labels.csv")
     return run
 
 
@@ -58,7 +58,7 @@ def test_readers_refuse_labels_of_other_photos_under_the_same_names(run, tmp_pat
     code, output = ask(run, tmp_path, *reader)
     if reader[:2] != ("inspect", "--class"):  # shows no photo
         assert code == 1 and "have changed since they were prepared" in output, output
-    assert invoke("prepare", run)[0] == 0
+    ccd("prepare", run)
     code, output = ask(run, tmp_path, *reader)
     assert code == 1 and "is out of date" in output and "Rebuild it with `ccd" in output, output
 
@@ -85,9 +85,9 @@ def test_readers_refuse_what_was_made_with_other_settings(run, tmp_path, reader)
 
 
 def test_a_file_of_a_run_with_other_settings_is_found_out(run, tmp_path):
-    """Nothing but an option tells it apart: the images, classes and inputs are the same."""
+    """Only an option differs: images, classes and inputs are the same."""
     other = shutil.copytree(run, tmp_path / "other")
-    assert invoke("fuse", other, "--ratio", 0.2)[0] == 0
+    ccd("fuse", other, "--ratio", 0.2)
     shutil.copy(other / "final_labels.h5", run)
     code, output = invoke("export-labels", run, "--out", tmp_path / "labels.csv")
     assert code == 1 and "ratio 0.2 -> 0.5" in output and "ccd fuse" in output
@@ -95,24 +95,23 @@ def test_a_file_of_a_run_with_other_settings_is_found_out(run, tmp_path):
 
 
 def test_a_stage_does_not_read_what_was_made_with_other_settings(run):
-    assert invoke("prepare", run, "--set", "boxes.threshold=0.9")[0] == 0
+    ccd("prepare", run, "--set", "boxes.threshold=0.9")
     code, output = invoke("score-crops", run)
     assert code == 1 and "boxes.h5 is out of date" in output and "threshold 0.95 -> 0.9" in output
 
 
 def test_a_classifier_of_other_settings_predicts_with_a_warning(run, tmp_path):
-    assert invoke("prepare", run, "--set", "train.epochs=1")[0] == 0
+    ccd("prepare", run, "--set", "train.epochs=1")
     code, output = invoke("predict", run, tmp_path / "photos/test", "--device", "cpu")
     assert code == 0 and "warning" in output and "epochs 3 -> 1" in output
 
 
 def test_weights_that_are_gone_make_no_label_out_of_date(run, tmp_path):
-    """Nothing is hashed to hand out labels; `plan` and the stages look at the file."""
+    """Reading labels hashes nothing; `plan` and the stages check the weights."""
     weights = shutil.copy(read_run(run).tables["warmup"]["weights"], tmp_path / "weights.pt")
-    assert invoke("warmup", run, "--weights", weights, "--device", "cpu")[0] == 0
+    ccd("warmup", run, "--weights", weights, "--device", "cpu")
     (tmp_path / "weights.pt").unlink()
-    code, output = invoke("export-labels", run, "--out", tmp_path / "labels.csv")
-    assert code == 0, output
+    ccd("export-labels", run, "--out", tmp_path / "labels.csv")
 
 
 def test_the_report_shows_no_photo_beside_the_labels_of_another(run):
@@ -129,7 +128,7 @@ def test_the_report_shows_no_photo_beside_the_labels_of_another(run):
 def test_a_corrected_photo_that_changes_is_named(run, tmp_path):
     photos = read_manifest(run).split("train")
     (tmp_path / "said.csv").write_text(f"image_id,labels\n{photos.image_ids[0]},red\n")
-    assert invoke("import-labels", tmp_path / "said.csv", run)[0] == 0
+    ccd("import-labels", tmp_path / "said.csv", run)
     Image.fromarray(np.full((48, 64, 3), 7, np.uint8)).save(photos.paths[1])
     code, output = invoke("prepare", run)
     assert code == 0 and "warning" not in output
@@ -143,7 +142,7 @@ def test_read_warns_of_a_stale_file(run, tmp_path):
         warnings.simplefilter("error")
         assert pipeline.read(run / "final_labels.h5").class_names == ["red", "green", "blue"]
         assert pipeline.read(run / "manifest.csv").class_names == ["red", "green", "blue"]
-    assert invoke("prepare", run, "--set", "fuse.ratio=0.2")[0] == 0
+    ccd("prepare", run, "--set", "fuse.ratio=0.2")
     with pytest.warns(UserWarning, match="ratio 0.5 -> 0.2.*ccd fuse"):
         pipeline.read(run / "final_labels.h5")
     with warnings.catch_warnings():
@@ -169,7 +168,7 @@ def test_runs_are_compared_on_the_photos_that_both_have(run, tmp_path):
 def test_a_classifier_of_other_classes_is_refused(run, tmp_path, command):
     photos = tmp_path / "photos"
     name, *rest = (text.replace("PHOTOS", str(photos / "test")).replace("LABELS", "x.csv") for text in command)
-    assert invoke("prepare", run, "--classes", "red,blue", "--labels", "")[0] == 0
+    ccd("prepare", run, "--classes", "red,blue", "--labels", "")
     code, output = invoke(name, run, *rest)
     assert code == 1 and "the run now has the classes red, blue" in output and "ccd all --run" in output
     if name == "predict":
@@ -181,7 +180,7 @@ def test_a_classifier_of_fewer_photos_predicts_with_a_warning(run, tmp_path):
     (tmp_path / "photos" / "train").joinpath("new.png").write_bytes(
         sorted((tmp_path / "photos" / "test").iterdir())[0].read_bytes()
     )
-    assert invoke("prepare", run)[0] == 0
+    ccd("prepare", run)
     code, output = invoke("predict", run, tmp_path / "photos/test", "--device", "cpu")
     assert code == 0 and "warning" in output and "is out of date" in output
 
@@ -189,7 +188,7 @@ def test_a_classifier_of_fewer_photos_predicts_with_a_warning(run, tmp_path):
 def test_corrections_that_wait_do_not_keep_labels_back(run, tmp_path):
     image = read_manifest(run).split("train").image_ids[0]
     (tmp_path / "said.csv").write_text(f"image_id,labels\n{image},red\n")
-    assert invoke("import-labels", tmp_path / "said.csv", run)[0] == 0
+    ccd("import-labels", tmp_path / "said.csv", run)
     code, output = ask(run, tmp_path, "export-labels", "--out", "OUT/labels.csv")
     assert code == 0 and "is not in these labels yet" in output
 

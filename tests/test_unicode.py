@@ -1,4 +1,4 @@
-"""Names that look the same are the same, composed (NFC) as most programs write them or decomposed (NFD) as macOS does."""
+"""Names in composed (NFC) and decomposed (NFD) Unicode are equal; macOS writes the latter."""
 
 import json
 import unicodedata
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from worlds.commands import invoke
+from worlds.commands import ccd
 
 from pipeline.artifacts.manifest import read_manifest
 from pipeline.deploy.calibrate import read_thresholds
@@ -36,8 +36,7 @@ def prepared(request, tmp_path):
         "--labels",
         tmp_path / "labels.csv",
     )
-    code, output = invoke("prepare", tmp_path / "run", *given)
-    assert code == 0, output
+    ccd("prepare", tmp_path / "run", *given)
     return tmp_path / "run", disk, other
 
 
@@ -61,7 +60,7 @@ def test_corrections_thresholds_and_tables_of_columns_in_either_form(prepared, t
     tasks = [{"data": {"image_id": form(PHOTO)}, "annotations": [{"result": [result]}]}]
     (tmp_path / "a.json").write_text(json.dumps(tasks))
     for name in ("a.csv", "a.parquet", "a.json"):
-        assert invoke("import-labels", tmp_path / name, run, "--replace")[0] == 0
+        ccd("import-labels", tmp_path / name, run, "--replace")
         corrections = read(run / "corrections.h5")
         assert corrections.labels[corrections.image_ids.index(disk(PHOTO))].tolist() == [0, 1]
     (tmp_path / "t.json").write_text(json.dumps(dict.fromkeys(names, 0.25)))
@@ -72,13 +71,12 @@ def test_corrections_thresholds_and_tables_of_columns_in_either_form(prepared, t
 def test_words_of_classes_and_precomputed_scores_in_either_form(prepared, tmp_path, form):
     run, disk, _ = prepared
     (run / "run.toml").write_text((run / "run.toml").read_text() + f'[classes]\n"{form(CLASSES[0])}" = ["cave"]\n')
-    assert invoke("prepare", run)[0] == 0
+    ccd("prepare", run)
     assert read_manifest(run).display_names[NFC(CLASSES[0])] == {"cave": 1}
     with h5py.File(tmp_path / "scores.h5", "w") as file:
         file["image_ids"], file["classes"] = [form(PHOTO), "b.png"], [form(CLASSES[1]), form(CLASSES[0])]
         file["probabilities"] = np.float32([[0.9, 0.1], [0.2, 0.8]])
-    code, output = invoke("embed", run, "--precomputed", tmp_path / "scores.h5", "--device", "cpu")
-    assert code == 0, output
+    ccd("embed", run, "--precomputed", tmp_path / "scores.h5", "--device", "cpu")
     found = read(run / "embeddings.h5")
     assert found.probabilities[found.image_ids.index(disk(PHOTO))].tolist() == pytest.approx([0.1, 0.9])
-    assert invoke("inspect", run, "--image", form(PHOTO))[0] == 0
+    ccd("inspect", run, "--image", form(PHOTO))

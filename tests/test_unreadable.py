@@ -1,4 +1,4 @@
-"""A file that the operating system does not let us read is not damaged: nothing is made in its place."""
+"""A file that the operating system refuses to open is not damaged: no stage replaces it."""
 
 import errno
 import fcntl
@@ -23,14 +23,14 @@ from pipeline.teachers.embedding_cache import ImageStore, StoreKey
 from pipeline.teachers.precomputed import read_precomputed
 
 NO_LOCKS = "Unable to synchronously open file (unable to lock file, errno = {0}, error message = '{1}')"
-"""What h5py says on a file system without locks: 37 on Linux, 77 on macOS, 95 on some mounts."""
+"""Errors of h5py on a file system without locks: 37 on Linux, 77 on macOS, 95 on some mounts."""
 
 HOLDER = "import h5py, sys\nfile = h5py.File(sys.argv[1], 'r+')\nprint('held', flush=True)\nsys.stdin.read()"
 
 
 @pytest.fixture
 def hold():
-    """Keep an HDF5 file open in another program, as a notebook would."""
+    """Body of a process that keeps an HDF5 file open, like a notebook."""
     started = []
 
     def open_there(path):

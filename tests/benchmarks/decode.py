@@ -23,7 +23,7 @@ from pipeline.photos.resize import load_view
 
 
 def plain_pillow(path: Path, size: tuple[int, int]) -> torch.Tensor:
-    """The usual lines: decode everything, convert, resize bicubically."""
+    """Decode the whole photo, convert it and resize it bicubically."""
     with Image.open(path) as image:
         pixels = np.array(image.convert("RGB").resize(size[::-1], Image.Resampling.BICUBIC))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

@@ -1,4 +1,4 @@
-"""Milliseconds a photo of backbones that are not trained, by engine, in one run.
+"""Milliseconds per photo of frozen backbones, by engine, in one run.
 
     python tests/benchmarks/engines.py [lite0 lite2 resnet50] [--size 320 --batch-size 16 --threads 2]
 
@@ -27,7 +27,7 @@ Run = Callable[[Tensor], Tensor]
 
 
 def engines_of(network: nn.Module, device: torch.device) -> dict[str, Run]:
-    """Every way to run a network here, by name."""
+    """Ways to run a network on this machine, by name."""
     ways: dict[str, Run] = {
         "torch, eager": network,
         "torch, eager, bfloat16": autocast(network, torch.bfloat16, device),
@@ -45,7 +45,7 @@ def engines_of(network: nn.Module, device: torch.device) -> dict[str, Run]:
 
 
 def seconds(run: Run, images: Tensor) -> float:
-    """Time of one call; with one thread that of the processor, which other programs do not lengthen."""
+    """Seconds of one call: of the processor with one thread, as other programs do not change it, else of the clock."""
     clock = time.process_time if torch.get_num_threads() == 1 and images.device.type == "cpu" else time.perf_counter
     start = clock()
     run(images).sum().item()

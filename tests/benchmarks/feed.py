@@ -1,4 +1,4 @@
-"""How much of the ideal rate reaches the device, with a decoder and a teacher that only take time.
+"""Share of the ideal rate at which photos reach the device, with a decoder and a teacher that only sleep.
 
     python tests/benchmarks/feed.py [--decode-ms 10 --workers 8]
 
@@ -37,7 +37,7 @@ class Stub:
         """Photos per second that all threads decode."""
 
     def decode(self, row: int) -> Tensor:
-        """A tiny photo, after the time that a large one takes."""
+        """A tiny photo, after the time for a large one."""
         time.sleep(self.seconds)
         return torch.zeros(3, 1, 1, dtype=torch.uint8)
 

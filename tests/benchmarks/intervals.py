@@ -1,4 +1,4 @@
-"""What share of 95 % intervals hold the true mAP, and the true gain: by percentiles of a bootstrap, and ours.
+"""Share of 95 % intervals that contain the true mAP and the true gain, for bootstrap percentiles and our method.
 
 python tests/benchmarks/intervals.py [--sets 1000] [--resamples 400] [--seed 0]
 """
@@ -39,7 +39,7 @@ def weighted_precision(scores: np.ndarray, truth: np.ndarray, counts: np.ndarray
 
 
 def others(value: float, draws: np.ndarray, found: LeaveOneOut) -> dict[str, tuple[float, float]]:
-    """Intervals of the methods that were tried and are not used."""
+    """Intervals of methods that ccd does not use."""
     low, high = np.quantile(draws, [TAIL, 1 - TAIL])
     z, spread = norm.ppf(1 - TAIL), draws.std(ddof=1)
     bias = draws.mean() - value

@@ -1,4 +1,4 @@
-"""Milliseconds a photo and peak memory of each stage, by the number of photos.
+"""Milliseconds per photo and peak memory of each stage, by the number of photos.
 
     python tests/benchmarks/scale.py [--photos 1000 10000] [--classes 80] [--without-networks 1000000]
 
@@ -33,10 +33,10 @@ ALL = ("prepare", "embed", "init-labels", "warmup", "boxes", "score-crops", "fus
 
 @dataclass(frozen=True)
 class Cost:
-    """What a command took."""
+    """Cost of a command."""
 
     seconds: float
-    """Of the processor, over all threads: other programs do not lengthen it."""
+    """Of the processor, over all threads."""
     megabytes: float
 
 
@@ -64,7 +64,7 @@ def measure(*arguments: object) -> Cost:
 
 
 def write_photos(folder: Path, count: int, class_names: list[str]) -> Path:
-    """Photos of noise, in folders of a thousand, and a table that names them with labels; returns the table."""
+    """Photos of noise in folders of a thousand; returns a table of their paths and labels."""
     rng = np.random.default_rng(0)
     lines = ["image,split,labels"]
     for n in range(count):
@@ -80,7 +80,7 @@ def write_photos(folder: Path, count: int, class_names: list[str]) -> Path:
 
 
 def with_networks(root: Path, count: int, class_names: list[str]) -> dict[str, Cost]:
-    """Cost of every stage on really decoded photos."""
+    """Cost of every stage on photos that are decoded."""
     table = write_photos(root / "photos", count, class_names)
     run = ["--run", root / "run"]
     small = [
@@ -98,7 +98,7 @@ def with_networks(root: Path, count: int, class_names: list[str]) -> dict[str, C
 
 
 def without_networks(root: Path, count: int, class_names: list[str]) -> dict[str, Cost]:
-    """Cost of what asks no network, on made-up artifacts."""
+    """Cost of the commands that run no network, on made-up artifacts."""
     run = root / "run"
     begun = time.perf_counter()
     apart(write_large_run, run, count, class_names)
@@ -114,7 +114,7 @@ def without_networks(root: Path, count: int, class_names: list[str]) -> dict[str
 
 
 def apart(function: Callable[..., None], *arguments: object) -> None:
-    """Call a function in a process of its own: what this one holds would count as held by the commands that it starts.
+    """Call a function in a new process, as commands that this one starts would inherit its peak memory.
 
     Raises:
         SystemExit: it failed.

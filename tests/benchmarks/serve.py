@@ -1,4 +1,4 @@
-"""Photos per second of `ccd serve` against what `ccd predict` does with the same files, and the memory of the server.
+"""Photos per second of `ccd serve` and of `ccd predict` on the same files, and the memory of the server.
 
     python tests/benchmarks/serve.py CLASSIFIER FOLDER [--count 400] [--clients 16] [--rounds 5]
 
@@ -29,7 +29,7 @@ def form(path: Path) -> bytes:
 
 
 def send(port: int, photos: Iterator[Path]) -> None:
-    """One client: a photo after another until there are none."""
+    """Send photos one after another until none is left."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     for photo in photos:
         headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
@@ -54,14 +54,14 @@ def served(port: int, paths: list[Path], clients: int) -> float:
 
 
 def predicted(classifier: Classifier, paths: list[Path]) -> float:
-    """Photos per second of what `ccd predict` does once the classifier is loaded."""
+    """Photos per second of `ccd predict`, without loading the classifier."""
     start = time.perf_counter()
     score_files(classifier, paths, batch_size=16)
     return len(paths) / (time.perf_counter() - start)
 
 
 def resident(pid: int) -> float:
-    """Megabytes of a process that are in memory."""
+    """Resident memory of a process, MB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
 

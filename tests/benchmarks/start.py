@@ -19,7 +19,7 @@ def measure(arguments: list[str]) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Print one line per command, the lightest first: the memory is the largest so far."""
+    """Print a line per command, the lightest first, as the memory is the largest so far."""
     run = sys.argv[1]
     for arguments in (["--help"], ["fuse", "--help"], ["fuse", "--run", run], ["inspect", f"{run}/final_labels.h5"],
                       ["inspect", run], ["plan", "--run", run]):  # fmt: skip

@@ -30,7 +30,7 @@ def rn50() -> CLIP:
 
 
 def package_encoder(model: CLIP, device: str) -> Callable[[list[Tensor]], None]:
-    """The package's way: an image a call, resized to the only size it takes; half precision on CUDA."""
+    """Encode as the package does: one image per call, resized to 224 px, in half precision on CUDA."""
     model = model.to(device)
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
     if device != "cpu":
@@ -48,7 +48,7 @@ def package_encoder(model: CLIP, device: str) -> Callable[[list[Tensor]], None]:
 
 
 def batched_encoder(teacher: OpenaiClip, batch_size: int) -> Callable[[list[Tensor]], None]:
-    """Our way: views of one shape share a batch."""
+    """Encode as ccd does: views of one shape share a batch."""
 
     def encode(views: list[Tensor]) -> None:
         for _ in encode_stream(teacher.encode_images, enumerate(views), batch_size):

@@ -43,7 +43,7 @@ WARM_UP = 2
 
 @dataclass(frozen=True)
 class Task:
-    """What both ways do."""
+    """Settings of a training."""
 
     paths: list[Path]
     backbone: str
@@ -57,7 +57,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Measured:
-    """One training."""
+    """Result of a training."""
 
     rate: float
     """Images per second."""
@@ -147,7 +147,7 @@ def timed(train: Callable[[list[Path], int], None], task: Task) -> float:
 
 
 def measure(way: Callable[[Task], float], task: Task) -> Measured:
-    """Run one way; the process is its own and new."""
+    """Run one loop in this process, which has to be new."""
     seconds = way(task)
     if torch.device(task.device).type == "cuda":
         peak = torch.cuda.max_memory_allocated() / 1e6
@@ -157,7 +157,7 @@ def measure(way: Callable[[Task], float], task: Task) -> Measured:
 
 
 def in_own_process(way: Callable[[Task], float], task: Task) -> Measured:
-    """`measure` in a process that nothing has run in."""
+    """`measure` in a new process."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(measure, way, task).result()
 

@@ -101,9 +101,7 @@ def test_a_link_that_lies_there_already_leads_nowhere(tmp_path: Path):
 
 def test_no_more_is_unpacked_than_the_limit_allows(tmp_path: Path):
     for archive in tar_and_zip(tmp_path, "bomb.bin", bytes(2_000_000)):
-        with pytest.raises(
-            PipelineError, match=r"unpacks to more than 0\.001 GB or 5 files.*Raise it with --unpack-gb"
-        ):
+        with pytest.raises(PipelineError, match=r"0\.001 GB or 5 files.*--unpack-gb"):
             extract(archive, tmp_path / "out", Limit(gigabytes=0.001, files=5))
     assert not list((tmp_path / "out").iterdir())
     with tarfile.open(tmp_path / "many.tar", "w") as tar:

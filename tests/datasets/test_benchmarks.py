@@ -37,7 +37,7 @@ def small_voc(*splits: str) -> bytes:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves `server.files` from where they are asked for, and hangs up after `server.patience` bytes."""
+    """Serves `server.files` from the requested position, and closes the connection after `server.patience` bytes."""
 
     def do_GET(self):
         content = self.server.files[self.path]

@@ -14,7 +14,7 @@ CATEGORIES = [{"id": 90, "name": "toothbrush"}, {"id": 1, "name": "person"}, {"i
 
 
 def instances(first: int, boxes: list[list[dict[str, Any]]]) -> dict[str, Any]:
-    """One image a list of boxes, numbered from `first`."""
+    """One image per list of boxes, numbered from `first`."""
     images = [{"id": first + i, "file_name": f"{first + i:06}.jpg"} for i in range(len(boxes))]
     annotations = [{"image_id": first + i, "segmentation": [[0.5]], **a} for i, each in enumerate(boxes) for a in each]
     return {"images": images, "annotations": annotations, "categories": CATEGORIES}
@@ -101,7 +101,7 @@ def test_missing_files(root: Path):
         coco.load(root, test_split="test2014")
     for text in ('{"images": [', "[]", "3", '{"images": ' + "[" * 100_000):
         (root / "annotations" / "instances_val2014.json").write_text(text)
-        with pytest.raises(PipelineError, match=r"instances_val2014\.json is not a file of COCO instances"):
+        with pytest.raises(PipelineError, match=r"instances_val2014\.json .*COCO instances"):
             coco.load(root)
 
 

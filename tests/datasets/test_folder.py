@@ -70,7 +70,7 @@ def test_parquet(images: Path):
     dataset = folder.load(images / "list.parquet", CLASSES)
     assert dataset.labels.tolist() == [[1, 0], [0, 0]]
     write_parquet(images / "other.parquet", path=["b.JPG"])
-    with pytest.raises(PipelineError, match="has the columns path; expected one named image or image_id"):
+    with pytest.raises(PipelineError, match=r"columns path; expected .*image or image_id"):
         folder.load(images / "other.parquet", CLASSES)
     (images / "broken.parquet").write_text("no parquet")
     with pytest.raises(PipelineError, match=r"broken\.parquet cannot be read as Parquet"):
@@ -105,14 +105,14 @@ def test_table_in_another_encoding(images: Path):
 
 @pytest.fixture
 def two_folders(images: Path) -> Path:
-    """Photos beside `images` for testing: b.JPG, as there, and sub/only.png."""
+    """A folder of test photos next to `images`: b.JPG, as there, and sub/only.png."""
     for name in ("b.JPG", "sub/only.png"):
         write_photo(images.parent / "more" / name)
     return images.parent / "more"
 
 
 def labelled(images: Path, test_images: Path | None, text: str) -> dict[str, list[int]]:
-    """Labels by id, with a table of labels that lies beside the photos' folder."""
+    """Labels by id, with a table of labels next to the photos' folder."""
     table = images.parent / "labels.csv"
     table.write_text(text)
     dataset = folder.load(images, CLASSES, test_images=test_images, labels=table)
@@ -205,7 +205,7 @@ def test_labels_of_photos_that_are_left_out_are_passed_over(images: Path):
 
 def test_a_folder_of_nothing_but_raw_files_says_why(tmp_path: Path):
     (tmp_path / "a.CR2").write_bytes(b"x")
-    with pytest.raises(PipelineError, match=r"has no images.* It has 1 that cannot be read, first a\.CR2: camera raw"):
+    with pytest.raises(PipelineError, match=r"no images.* 1 .*a\.CR2: camera raw"):
         folder.load(tmp_path, CLASSES)
 
 
@@ -308,7 +308,7 @@ def test_shard_is_unpacked_once_until_it_changes(tmp_path: Path):
 
 def test_a_shard_unpacks_within_the_limit_and_to_the_folder_that_is_named(tmp_path: Path):
     shard = write_tar(tmp_path / "in" / "a.tar", {"1.png": photo_bytes(), "2.png": photo_bytes()})
-    with pytest.raises(PipelineError, match=r"a\.tar unpacks to more than .* or 1 files"):
+    with pytest.raises(PipelineError, match=r"a\.tar .* 1 files"):
         folder.load(shard, CLASSES, reading=Reading(tmp_path / "out", Limit(files=1)))
     assert not list((tmp_path / "out").glob("*")) and not list((tmp_path / "in").glob("*.unpacked"))
     assert len(folder.load(shard, CLASSES, reading=Reading(tmp_path / "out")).paths) == 2

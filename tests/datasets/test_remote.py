@@ -23,7 +23,7 @@ def encoded(side: int) -> bytes:
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch):
-    """A file system in memory, in the place of a bucket; counts what is opened for reading."""
+    """A file system in memory instead of a bucket; counts the files that are opened for reading."""
     monkeypatch.setattr(remote, "SCHEMES", ("memory",))
     system = fsspec.filesystem("memory")
     system.store.clear()

@@ -1,4 +1,4 @@
-"""What is taken of a source and what is not: layouts, splits by name, junk, odd names, several sources."""
+"""Which photos of a source are used: layouts, splits by name, junk, odd names, several sources."""
 
 import json
 import os
@@ -111,7 +111,7 @@ def test_the_split_in_the_folders_of_a_photo(name, split):
 
 
 def decided(names: str, **options) -> str:
-    """Initials of the splits of images with these; a dot for one that is left out, capitals for what a column says."""
+    """Initials of the splits of images; a dot for one that is left out, a capital for a split from a column."""
     called = {"t": "train", "v": "validation", "e": "test"}
     stated = {"T": "train", "E": "test"}
     images = [ListedImage(str(n), Path(str(n)), None, stated.get(c), called.get(c)) for n, c in enumerate(names)]
@@ -338,7 +338,7 @@ def test_one_photo_a_list_and_a_zip(tmp_path):
     assert folder.load(tmp_path / "list.txt", CLASSES).image_ids == ["photos/1.png", "photos/none"]
     assert folder.load(tmp_path / "a.zip", CLASSES).image_ids == ["a/x/1.png"]
     put(tmp_path, "list.txt", content=b"photos/2.png\n")
-    with pytest.raises(PipelineError, match=r"list\.txt lists image photos/2\.png, but there is no file"):
+    with pytest.raises(PipelineError, match=r"list\.txt .*photos/2\.png.* no file"):
         folder.load(tmp_path / "list.txt", CLASSES)
     put(tmp_path, "a.bin", content=b"x")
     for name, message in (("a.bin", "not a source of photos.*a folder, a photo, an archive"), ("gone", "No such file")):

@@ -1,4 +1,4 @@
-"""Tables of labels in the forms that people have them."""
+"""Tables of labels in common forms."""
 
 import numpy as np
 import pandas as pd

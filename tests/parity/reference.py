@@ -1,13 +1,12 @@
-"""The authors' code, step by step, as plain loops: written from what it computes, to be read beside it and slow.
+"""The steps of the authors' code as plain, slow loops.
 
-Images are float arrays [H, W, 3] or [3, H, W] as said; nothing of ours is imported.
+Nothing of this package is imported.
 """
 
 import math
 
 import numpy as np
 from PIL import Image
-from sklearn.metrics import average_precision_score
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -34,7 +33,7 @@ def entropy(row):
 
 
 def bias(rows):
-    """Mean top probability of the classes over the rows of at most 2 nats; NaN for a class never on top."""
+    """Mean top probability of the classes over the rows of at most 2 nats; NaN for a class that is never top-1."""
     tops = [[] for _ in rows[0]]
     for row in rows:
         if entropy(row) <= 2:
@@ -112,12 +111,6 @@ def fused_label(initial, crops, biases, floor, ratio):
     local = [max([0.0, *(crop[c] for crop in crops)]) for c in range(len(initial))]
     local = [max(q, floor) / b for q, b in zip(local, biases, strict=True)]
     return np.array([min(max(ratio * y + (1 - ratio) * q, 0), 1) for y, q in zip(initial, local, strict=True)])
-
-
-def mean_average_precision(scores, labels):
-    """Positives are labels equal to 1; a class without any counts as 0."""
-    truth = labels == 1
-    return np.mean([average_precision_score(t, s) if t.any() else 0.0 for t, s in zip(truth.T, scores.T, strict=True)])
 
 
 def kept_epoch(curve):

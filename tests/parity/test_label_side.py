@@ -8,7 +8,7 @@ import pytest
 import torch
 from parity import reference
 from torch.nn import functional as F
-from worlds.commands import invoke
+from worlds.commands import ccd
 
 from pipeline.artifacts.checkpoints import read_checkpoint
 from pipeline.artifacts.hdf5 import read_arrays
@@ -49,7 +49,7 @@ def photos(shared_data: Path) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def teacher() -> Conse:
-    """As the recipe asks for it, loaded once: its sentences take longer than everything else here."""
+    """The teacher of the recipe, loaded once because encoding its sentences is slow."""
     return Conse(
         rules=ViewRules(statistics="imagenet", positions="bilinear", snap=False, resize_filter="pillow-bilinear")
     )
@@ -63,10 +63,7 @@ def run(photos, shared_data, teacher, tmp_path_factory) -> Path:
     names = ",".join(voc.load(shared_data / "VOCdevkit").class_names)
     settings = [part for setting in SMALL for part in ("--set", setting)]
     run = folder / "run"
-    code, output = invoke(
-        *("prepare", "--run", run, "--images", folder / "photos.csv", "--classes", names, "--recipe", "ccd"), *settings
-    )
-    assert code == 0, output
+    ccd(*("prepare", "--run", run, "--images", folder / "photos.csv", "--classes", names, "--recipe", "ccd"), *settings)
 
     def load(spec, device="cpu", precision="float32", rules=None):
         assert spec == "conse" and Conse(rules=rules).fingerprint == teacher.fingerprint
@@ -76,8 +73,7 @@ def run(photos, shared_data, teacher, tmp_path_factory) -> Path:
         for stage in ("embed", "score_crops"):
             patch.setattr(f"pipeline.stages.{stage}.load_teacher", load)
         for stage in STAGES:
-            code, output = invoke(stage, "--run", run)
-            assert code == 0, output
+            ccd(stage, "--run", run)
     return run
 
 

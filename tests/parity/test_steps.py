@@ -10,8 +10,6 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from pipeline.artifacts.boxes import CropScores
 from pipeline.artifacts.provenance import Provenance
 from pipeline.classifier.training import Consistency, losses_of
-from pipeline.datasets.dataset import DIFFICULT
-from pipeline.evaluation.metrics import multilabel_metrics
 from pipeline.method.boost import boost_positive
 from pipeline.method.cam import cam_boxes, search_threshold, search_windows
 from pipeline.method.crops import truncated_size
@@ -104,7 +102,9 @@ def test_crop_sides_of_every_box_of_the_view():
     for longer in range(1, 641):
         scale = 640 / torch.tensor(longer)
         tensor_sides.append(int(torch.tensor(longer) * scale))
-        assert truncated_size(longer, 1, 640)[0] == reference.crop_sides((0, 0, 1, longer), 640)[0] == tensor_sides[-1]
+        for shorter in (1, longer // 3 + 1, longer):
+            sides = truncated_size(longer, shorter, 640)
+            assert sides == reference.crop_sides((0, 0, shorter, longer), 640) and sides[0] == tensor_sides[-1]
     assert set(tensor_sides) == {639, 640}
 
 
@@ -138,19 +138,12 @@ def test_losses():
     logits, second, targets = rng.normal(size=(4, 5)), rng.normal(size=(4, 5)), rng.random((4, 5))
     weights = np.array([1.0, 0.3, 1.0, 0.0])
     views = (torch.from_numpy(logits), torch.from_numpy(second))
-    _, found = losses_of(
-        lambda view: view, views, torch.from_numpy(targets), torch.from_numpy(weights), Consistency(1.0, 0.5)
+    of_first, losses = losses_of(
+        lambda view: view, views, torch.from_numpy(targets), torch.from_numpy(weights), Consistency(2.0, 0.5)
     )
-    np.testing.assert_allclose(found, reference.loss(logits, targets, weights, second), atol=1e-9)
-
-
-def test_figures_with_difficult_as_negative_and_empty_classes_as_zero():
-    rng = np.random.default_rng(0)
-    scores, truth = rng.random((50, 6)).astype(np.float32), rng.integers(-1, 2, (50, 6)).astype(np.int8)
-    truth[:, 3] = np.minimum(truth[:, 3], 0)
-    ours = np.where(truth == -1, DIFFICULT, truth)
-    found = multilabel_metrics(scores, ours, list("abcdef"), difficult="negative", empty_class="zero")
-    assert found["mAP"] == pytest.approx(reference.mean_average_precision(scores, truth), abs=1e-6)
+    bce, consistency = reference.loss(logits, targets, weights, second)
+    np.testing.assert_allclose(losses, [bce, 2 * consistency], atol=1e-9)
+    assert of_first is views[0]
 
 
 def test_epoch_choice_on_random_curves():

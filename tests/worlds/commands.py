@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pipeline.artifacts.manifest import read_manifest
 from pipeline.artifacts.state import origin_of
 from pipeline.classifier.features import FeatureStore
 from pipeline.runs.graph import find_stage, module_of
+from pipeline.runs.partial_results import PartialResults
 from pipeline.system.errors import PipelineError
 from worlds.photos import COLOURS
 
@@ -28,6 +30,26 @@ def invoke(*arguments):
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, result.output
+
+
+def ccd(*arguments):
+    """Output of `ccd` with these arguments, which has to succeed."""
+    code, output = invoke(*arguments)
+    assert code == 0, output
+    return output
+
+
+def killed_command(index, *arguments):
+    """Run `ccd`, and kill this process before it saves the partial result of this index."""
+    save = PartialResults.save_arrays
+
+    def save_or_die(partial, number, arrays):
+        if number == index:
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(partial, number, arrays)
+
+    PartialResults.save_arrays = save_or_die
+    command(*arguments)
 
 
 def options(photos, backbone, folder):

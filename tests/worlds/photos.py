@@ -20,7 +20,7 @@ def photo_bytes(size=(8, 8), kind="PNG", seed=0):
 
 
 def write_photo(path, size=(8, 8), seed=0):
-    """The path of a new photo of noise, in the format that its name says."""
+    """The path of a new photo of noise, in the format of its suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(photo_bytes(size, Image.registered_extensions()[path.suffix.lower()], seed))
     return path
@@ -37,7 +37,7 @@ def square_photos(folder, colours):
     Args:
         folder: created if missing.
         colours: relative path to names of `COLOURS`, of at most twelve photos. The corner of photo n has the grey 20 n.
-            A file is a JPEG if its name says so, else a PNG.
+            A file is a JPEG if its suffix is .jpg or .jfif, else a PNG.
     """
     generator = np.random.default_rng(0)
     paths = [folder / name for name in colours]

@@ -15,7 +15,7 @@ PHOTO = 0.3
 
 @dataclass(frozen=True)
 class Population:
-    """Endlessly many photos of C classes, of which `images` are drawn as a test set."""
+    """Infinitely many photos of C classes, of which `images` are drawn as a test set."""
 
     name: str
     images: int
@@ -25,7 +25,7 @@ class Population:
     """True mAP of the two classifiers, over all classes."""
 
     def shifts(self, seed: int = 5) -> np.ndarray:
-        """How far the scores of photos with a class lie above the others, float64 [2, C]; classes differ."""
+        """Differences in mean score between photos with and without a class, float64 [2, C]; classes differ."""
         own = np.random.default_rng(seed).normal(0, 0.6, len(self.share))
 
         def excess(middle: float, wanted: float) -> float:
@@ -35,7 +35,7 @@ class Population:
 
 
 def true_precisions(shift: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Average precision over endlessly many photos, float64 [C]."""
+    """Average precision over infinitely many photos, float64 [C]."""
     cuts = shift[:, None] + norm.ppf(QUANTILES)  # of the photos with the class, this share lies below
     found, false = share[:, None] * (1 - QUANTILES), (1 - share[:, None]) * norm.sf(cuts)
     return (found / (found + false)).mean(axis=1)
