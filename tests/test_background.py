@@ -44,7 +44,7 @@ def test_what_texts_have_in_common_makes_none_of_them_near():
 
 def test_without_others_the_softmax_is_over_the_classes():
     head = ZeroShotHead(torch.eye(3), torch.arange(3), torch.zeros(0, 3), 5.0)
-    found = head.answers(head.logits(torch.eye(3)[:2]))
+    found = head.probabilities(head.logits(torch.eye(3)[:2]))
     torch.testing.assert_close(found.probabilities, (5 * torch.eye(3)[:2]).softmax(1))
     assert head.outcomes == 3 and found.class_is_top1.all()
 

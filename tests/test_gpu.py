@@ -208,7 +208,7 @@ def test_a_batch_that_no_longer_fits_is_halved(stage, name, copied_run, finished
     shutil.rmtree(copied_run / EMBEDDINGS)
     with exact():
         output = ccd(stage, "--run", copied_run, "--device", DEVICE)
-    assert "no longer fit the memory" in output
+    assert "views no longer fit" in output
     assert relative_error(*(read(run / name).probabilities for run in (copied_run, finished_run))) <= ROUNDING
 
 

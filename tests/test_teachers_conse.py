@@ -124,7 +124,7 @@ def test_photos_that_show_no_class_get_few_labels(conse):
     false, true = {}, {}
     for background in ("none", "everyday"):
         asked = head(conse, ["cattle", "sheep", "horse"], background)
-        said = asked.answers(asked.logits(images))
+        said = asked.probabilities(asked.logits(images))
         probabilities, confident = (
             said.probabilities.numpy(),
             confident_images(said.entropy.numpy(), asked.outcomes, EmbedConfig.entropy_limit),

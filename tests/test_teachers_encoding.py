@@ -1,3 +1,4 @@
+import re
 import shutil
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def test_the_batch_size_doubles_until_memory_runs_out(limit, found):
 
 
 def test_a_view_that_never_fits_is_refused():
-    with pytest.raises(PipelineError, match="One 8x9 view does not fit the memory of cuda"):
+    with pytest.raises(PipelineError, match=r"One 8x9 view does not fit .*cuda"):
         find_batch_size(out_of_memory_above(0), (8, 9), "cuda")
 
 
@@ -146,7 +147,7 @@ def test_a_batch_that_no_longer_fits_is_halved_for_good_and_every_view_answered(
     assert torch.equal(halving(images[:6]), images[:6].flatten(1))
     assert sizes == [19, 9, 4, 4, 4, 4, 3, 4, 2]
     said = capsys.readouterr()
-    assert "9 views no longer fit the memory of the device; going on with 4 at a time" in said.out + said.err
+    assert re.search("9 views no longer fit .* 4 at a time", said.out + said.err)
 
 
 def test_one_view_that_does_not_fit_is_one_line():

@@ -83,7 +83,9 @@ def test_classes_of_a_sigmoid_model_are_scored_as_the_package_does_each_on_its_o
     with torch.no_grad():
         logits = model.get_logits((images / 255 - mean) / std, open_clip.tokenize([f"a {name}" for name in names]))[0]
     image = teacher.encode_images(images)
-    torch.testing.assert_close(asked.answers(asked.logits(image)).probabilities, logits.sigmoid(), atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(
+        asked.probabilities(asked.logits(image)).probabilities, logits.sigmoid(), atol=1e-5, rtol=1e-3
+    )
     fewer = zero_shot_head(
         teacher, [{"cat": 1.0}, {"dog": 1.0}], names[:2], "a {}", "mean", "none"
     )  # a class less changes no other

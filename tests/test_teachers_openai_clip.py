@@ -199,9 +199,9 @@ def test_corrupt_files_are_refused(model_and_path, tmp_path):
             load_teacher(f"openai:{path}")
 
     path.write_bytes(b"")
-    refused("cut short or no file of torch")
+    refused("truncated or not a torch file")
     path.write_bytes(whole[:-1000])
-    refused("cut short")
+    refused("truncated")
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 1
     path.write_bytes(flipped)
@@ -251,7 +251,8 @@ def test_a_text_that_is_too_long_is_refused(model_and_path):
 def test_named_model_without_a_connection_says_what_belongs_where(monkeypatch, tmp_path):
     digest = "be1cfb55d75a9666199fb2206c106743da0f6468c9d327f3e0d0a543a9919d9c"
     monkeypatch.setitem(clip.clip._MODELS, "RN50x64", f"http://127.0.0.1:9/{digest}/RN50x64.pt")
+    monkeypatch.setenv("CCD_CACHE", str(tmp_path))
     with pytest.raises(PipelineError) as error:
-        load_teacher("openai:RN50x64", cache_dir=tmp_path)
+        load_teacher("openai:RN50x64")
     for part in ("127.0.0.1:9", digest, str(tmp_path / "openai/RN50x64.pt")):
         assert part in str(error.value)

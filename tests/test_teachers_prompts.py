@@ -40,7 +40,7 @@ def test_synonyms_count_by_their_weights():
     text, _ = embed("mean", hound=3.0)
     dog, hound = embed("max")[0][1:]
     torch.testing.assert_close(text[1], torch.nn.functional.normalize(dog + 3 * hound, dim=0))
-    with pytest.raises(PipelineError, match="weights say nothing"):
+    with pytest.raises(PipelineError, match="weights have no effect"):
         embed("max", hound=3.0)
 
 
@@ -54,7 +54,7 @@ def test_max_over_synonyms():
 
 
 def test_unknown_way_to_join_synonyms():
-    with pytest.raises(PipelineError, match="joined by 'sum'"):
+    with pytest.raises(PipelineError, match="combined by 'sum'"):
         embed("sum")
 
 

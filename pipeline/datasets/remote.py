@@ -1,4 +1,7 @@
-"""Download of photos from addresses such as s3://bucket/photos to a cache folder, one file per content."""
+"""Download of photos from addresses such as s3://bucket/photos to a cache folder, one file per content.
+
+fsspec's `filecache` keeps a copy per address, and does not notice that a file of a web server has changed.
+"""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""A URL to a whole, checked file on disk: resumes what was interrupted and shows progress."""
+"""A URL to a complete, checked file on disk. Interrupted downloads are resumed, which fsspec's `filecache` does not do."""
 
 import os
 from http import HTTPStatus
@@ -19,31 +19,28 @@ BLOCK = 1 << 20
 """Bytes per read."""
 
 
-def cache_folder(option: Path | None = None) -> Path:
-    """Where downloads are kept: `option`, else `$CCD_CACHE`, else ~/.cache/ccd."""
-    return Path(option or os.environ.get("CCD_CACHE") or "~/.cache/ccd").expanduser()
+def cache_folder() -> Path:
+    """The folder of downloads: `$CCD_CACHE`, else ~/.cache/ccd."""
+    return Path(os.environ.get("CCD_CACHE") or "~/.cache/ccd").expanduser()
 
 
 def download(url: str, path: Path, sha256: str | None = None) -> Path:
-    """Put the file at `url` at `path`, unless it is there already.
+    """Download `url` to `path` unless `path` exists, and return `path`.
 
-    What has arrived is in `<path>.partial`, and a later call asks only for the rest.
+    An interrupted download stays in `<path>.partial`, and the next call requests only the rest.
 
     Args:
         url: http or https address.
-        path: of the whole file; its folder is created.
-        sha256: what the file must have, also one that is there already; not checked if None.
-
-    Returns:
-        `path`.
+        path: of the file; its folder is created.
+        sha256: expected hash, of an existing file too; None to check nothing.
 
     Raises:
-        PipelineError: if the address cannot be reached, or the file is not the expected one.
+        PipelineError: the address cannot be reached, or the file has another hash.
     """
     if path.exists():
-        if sha256 and (found := sha256_of(path)) != sha256:
+        if sha256 and (actual := sha256_of(path)) != sha256:
             raise PipelineError(
-                f"{path} has SHA-256 {found}, expected {sha256}. Delete it to download it again from {url}."
+                f"{path} has SHA-256 {actual}, expected {sha256}. Delete it to download it again from {url}."
             )
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,24 +51,19 @@ def download(url: str, path: Path, sha256: str | None = None) -> Path:
     if reason:
         file = f"the file with SHA-256 {sha256}" if sha256 else "the file"
         raise PipelineError(
-            f"{url} could not be downloaded ({reason}). Run again once it can be reached, which resumes, "
-            f"or get {file} elsewhere and put it at {path}."
+            f"{url} could not be downloaded ({reason}). Run again to resume, or copy {file} from another machine to {path}."
         )
-    if sha256 and (found := sha256_of(partial)) != sha256:
+    if sha256 and (actual := sha256_of(partial)) != sha256:
         partial.unlink()
         raise PipelineError(
-            f"{url} sent a file with SHA-256 {found}, expected {sha256}. Run again, or put the right file at {path}."
+            f"{url} has a file with SHA-256 {actual}, expected {sha256}. Run again, or copy the right file to {path}."
         )
     partial.replace(path)
     return path
 
 
 def _fetch(url: str, partial: Path, progress: Progress, task: TaskID) -> str | None:
-    """Complete `partial`, with a new request after a break for as long as each brings bytes.
-
-    Returns:
-        None once the file is whole, otherwise why it is not.
-    """
+    """Complete `partial`, with a new request after each break as long as bytes arrive; return why it is incomplete."""
     while True:
         before = _size(partial)
         try:
@@ -80,7 +72,7 @@ def _fetch(url: str, partial: Path, progress: Progress, task: TaskID) -> str | N
         except HTTPError as error:
             if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not before:
                 return f"HTTP status {error.code}"
-            # Nothing lies beyond what we have: it is the whole file, or what is left of another one.
+            # the server has no more bytes: `partial` is complete, or is part of another file
             if error.headers["Content-Range"] == f"bytes */{before}":
                 return None
             partial.unlink()
@@ -92,17 +84,17 @@ def _fetch(url: str, partial: Path, progress: Progress, task: TaskID) -> str | N
 
 
 def _fetch_rest(url: str, partial: Path, progress: Progress, task: TaskID) -> None:
-    """Append what `partial` lacks, or begin it again if the server does not resume.
+    """Append the rest to `partial`, or start it again if the server does not resume.
 
     Raises:
-        ConnectionError: if fewer bytes arrive than were announced.
+        ConnectionError: fewer bytes arrive than Content-Length.
     """
     request = Request(url, headers={"Range": f"bytes={_size(partial)}-"})
     with urlopen(request, timeout=TIMEOUT) as response:
         resumed = response.status == HTTPStatus.PARTIAL_CONTENT
         with partial.open("ab" if resumed else "wb") as file:
-            announced = response.headers["Content-Length"]
-            total = file.tell() + int(announced) if announced else None
+            length = response.headers["Content-Length"]
+            total = file.tell() + int(length) if length else None
             while block := response.read(BLOCK):
                 file.write(block)
                 progress.update(task, completed=file.tell(), total=total)

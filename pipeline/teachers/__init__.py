@@ -1,1 +1,1 @@
-"""Vision-language teachers behind one small protocol; `teacher.load_teacher` finds one by its spec."""
+"""Vision-language teachers with one small protocol; `teacher.load_teacher` loads one by its spec."""

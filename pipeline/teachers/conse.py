@@ -17,17 +17,17 @@ from pipeline.teachers.encoding import ViewRules, encode_in_chunks, normalise_pi
 class Conse:
     """Convex combination of semantic embeddings (Norouzi et al. 2014, equation 2 with all 1000 classes).
 
-    An image is the mean of the sentence embeddings of the ImageNet classes, weighted by their probabilities
-    from EfficientNet-Lite0. All sentence embeddings, of texts too, are centred by the mean over the ImageNet
+    The embedding of an image is the mean of the sentence embeddings of the ImageNet classes, weighted by their
+    probabilities from EfficientNet-Lite0. All sentence embeddings, of texts too, are centred by the mean over the ImageNet
     classes, then normalised.
 
     `logit_scale` is 10: on 1449 PASCAL VOC 2012 photos with the 20 VOC names it gave 77.5 mAP, 20 gave 76.6.
 
-    Both networks load at first use, so that name and fingerprint cost no model.
+    Both networks load at first use; name and fingerprint need none.
 
     Args:
-        device: where both networks run; they are small, and float32 everywhere.
-        rules: how it takes views; it takes any size, so that only the statistics matter.
+        device: where both networks run, always in float32.
+        rules: only `statistics` has an effect.
     """
 
     name = "conse"
@@ -42,7 +42,7 @@ class Conse:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over both weight files, the ImageNet descriptions and the scale."""
+        """SHA-256 of both weight files, the ImageNet descriptions and the scale."""
         digest = hashlib.sha256()
         for path in (lite.weights_path("lite0"), get_model_path() / "model.safetensors"):
             with path.open("rb") as file:
@@ -71,7 +71,7 @@ class Conse:
 
     @cached_property
     def _sentences(self) -> nn.Module:
-        # Seconds of import that a command without a teacher should not pay.
+        # the import takes seconds
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
 
@@ -92,9 +92,9 @@ class Conse:
 
 
 def imagenet_prompts() -> list[str]:
-    """A prompt for each ImageNet class of all its names and its WordNet gloss.
+    """A prompt for each ImageNet class, of all its names and its WordNet gloss.
 
-    Names alone confuse a ram with a truck: 70.4 mAP instead of 76.6 on the photos of `Conse`.
+    With names alone, a ram becomes a truck: 70.4 mAP instead of 76.6 on the photos of `Conse`.
     """
     info = ImageNetInfo()
     return [f"a photo of the {info.index_to_description(i, detailed=True)}" for i in range(info.num_classes())]

@@ -1,4 +1,4 @@
-"""What a teacher said of photos, kept by their content: a photo is encoded once, whatever it is asked about later."""
+"""Image embeddings of a teacher by the content of the photos: a photo is encoded once, whatever the classes."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,25 +18,25 @@ from pipeline.system.errors import PipelineError, UnreadableError, first_line, s
 from pipeline.system.files import replacing
 
 FOLDER = "image_embeddings"
-"""Below a run folder; one file per teacher, view size and precision."""
+"""Folder in a run folder; one file per teacher, view size and precision."""
 
 BLOCK = 65_536
-"""Rows that are in memory together."""
+"""Rows in memory at a time."""
 
 
 @dataclass(frozen=True)
 class StoreKey:
-    """What decides the embedding of a photo in addition to the photo."""
+    """Everything but the photo that decides its embedding."""
 
     teacher_fingerprint: str
     image_size: int
     """Side in pixels of the square view."""
     precision: str
-    """In which the teacher computes."""
+    """Precision in which the teacher computes."""
 
     @property
     def file(self) -> str:
-        """Name of the store's file."""
+        """Name of the file."""
         text = f"{self.teacher_fingerprint} {self.image_size} {self.precision}"
         return f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.h5"
 
@@ -44,12 +44,12 @@ class StoreKey:
 class ImageStore:
     """Embeddings by the SHA-256 of the photos.
 
-    The file holds `sha256` (64 characters [K]) and `image` (float32 [K, D], unit rows), and the key as attributes.
+    The file contains `sha256` (64 characters [K]) and `image` (float32 [K, D], unit rows), with the key as attributes.
 
     Args:
         folder: run folder.
-        key: whose embeddings these are.
-        teacher: spec that the file names where it is written, see `check_reuse`.
+        key: teacher, size and precision of the embeddings.
+        teacher: spec of the teacher, written to the file for `check_reuse`.
     """
 
     def __init__(self, folder: Path, key: StoreKey, teacher: str = "") -> None:
@@ -62,11 +62,11 @@ class ImageStore:
             self._rows = {digest.decode(): row for row, digest in enumerate(digests)}
 
     def missing(self, digests: Sequence[str]) -> list[str]:
-        """Those of these photos that are not known, each once, in order."""
+        """Those of these photos that the store lacks, each once, in order."""
         return [digest for digest in dict.fromkeys(digests) if digest not in self._rows]
 
     def add(self, digests: Sequence[str], images: Iterable[np.ndarray]) -> None:
-        """Keep the embeddings of K photos that are missing, K at least 1, float32 [K, D] in blocks of rows."""
+        """Add the embeddings of K missing photos, K at least 1, float32 [K, D] in blocks of rows."""
         images = iter(images)
         first = next(images)
         kept = list(self._rows)
@@ -82,20 +82,20 @@ class ImageStore:
         self._rows |= {digest: len(kept) + n for n, digest in enumerate(digests)}
 
     def take_over(self, other: "ImageStore", digests: Sequence[str]) -> int:
-        """Copy what another store knows of those photos that are missing here, and return how many they were."""
-        found = [digest for digest in self.missing(digests) if digest in other._rows]
-        if found:
-            self.add(found, other.blocks(found))
-        return len(found)
+        """Copy embeddings that are missing here from another store, and return their number."""
+        shared = [digest for digest in self.missing(digests) if digest in other._rows]
+        if shared:
+            self.add(shared, other.blocks(shared))
+        return len(shared)
 
     def blocks(self, digests: Sequence[str]) -> Iterator[np.ndarray]:
-        """Embeddings of known photos in this order, float32 [at most BLOCK, D] at a time."""
+        """Embeddings of photos of the store in this order, float32 [at most BLOCK, D] at a time."""
         rows = np.array([self._rows[digest] for digest in digests], dtype=np.int64)
         for start in range(0, len(rows), BLOCK):
-            wanted, inverse = np.unique(rows[start : start + BLOCK], return_inverse=True)
-            whole = slice(int(wanted[0]), int(wanted[-1]) + 1)
+            unique, inverse = np.unique(rows[start : start + BLOCK], return_inverse=True)
+            span = slice(int(unique[0]), int(unique[-1]) + 1)
             # one read of a range is far faster than HDF5's own selection of single rows
-            yield self._read(whole)[wanted - whole.start][inverse]
+            yield self._read(span)[unique - span.start][inverse]
 
     def _read(self, rows: slice) -> np.ndarray:
         with self._opened() as file:
@@ -103,9 +103,9 @@ class ImageStore:
 
     def _take(self, name: str) -> np.ndarray:
         with self._opened() as file:
-            wanted = {name: file.attrs.get(name) for name in vars(self.key)}
-            if wanted != vars(self.key) or file["image"].shape[:1] != file["sha256"].shape:
-                raise ValueError("it holds something else")
+            key = {name: file.attrs.get(name) for name in vars(self.key)}
+            if key != vars(self.key) or file["image"].shape[:1] != file["sha256"].shape:
+                raise ValueError("it has another content")
             return take(file, name)
 
     @contextmanager
@@ -117,45 +117,45 @@ class ImageStore:
             if refusal := system_refusal(error):
                 raise UnreadableError(f"{self.path} cannot be read {refusal}") from error
             raise PipelineError(
-                f"{self.path} is damaged ({first_line(error)}). Delete it: `ccd embed` asks the teacher again."
+                f"{self.path} is damaged ({first_line(error)}). Delete it: `ccd embed` computes the embeddings again."
             ) from error
 
 
 def check_reuse(config: EmbedConfig) -> None:
-    """Raise unless the run that `reuse_embeddings` names may have the embeddings that these options need.
+    """Raise unless the run of `reuse_embeddings` may have embeddings for these options.
 
-    Looks at files alone, before any work is done: whether the weights are the same is known once the teacher is loaded.
+    Only reads the files, before any work. Whether the weights are the same is known once the teacher is loaded.
 
     Raises:
-        PipelineError: it is not a run, or it has embeddings of other teachers or sizes only.
+        PipelineError: it is not a run, or has only embeddings of other teachers or sizes.
     """
     folder = run_folder(config.reuse_embeddings)
     files = sorted((folder / FOLDER).glob("*.h5"))
     if not files:
         existing_run(config.reuse_embeddings)
         raise PipelineError(
-            f"{folder} has no image embeddings. Name another run, or take the option reuse_embeddings away."
+            f"{folder} has no image embeddings. Name another run, or leave the option reuse_embeddings out."
         )
-    found = []
+    stored = []
     for path in files:
         try:
             with h5py.File(path) as file:
-                found.append((str(file.attrs.get("teacher", "")), int(file.attrs["image_size"])))
+                stored.append((str(file.attrs.get("teacher", "")), int(file.attrs["image_size"])))
         except (OSError, KeyError, ValueError, RuntimeError) as error:
             raise PipelineError(f"{path} is damaged ({first_line(error)}). Delete it.") from error
-    if not any(_may_fit(config, teacher, size) for teacher, size in found):
+    if not any(_may_fit(config, teacher, size) for teacher, size in stored):
         size = f"at {config.image_size} px" if config.image_size else "at its own size"
-        have = ", ".join(f"{teacher or 'an unnamed teacher'} at {size} px" for teacher, size in found)
+        have = ", ".join(f"{teacher or 'an unnamed teacher'} at {size} px" for teacher, size in stored)
         raise PipelineError(
-            f"{folder} has no image embeddings of {config.teacher} {size}, but of {have}. Name another run, or take the "
-            "option reuse_embeddings away."
+            f"{folder} has no image embeddings of {config.teacher} {size}, but of {have}. Name another run, or leave the "
+            "option reuse_embeddings out."
         )
 
 
 def _may_fit(config: EmbedConfig, teacher: str, size: int) -> bool:
-    """Whether embeddings of a teacher, empty where the file does not name it, and of a size may be those needed."""
+    """Whether embeddings of this teacher, empty if the file does not name it, and size may suit the options."""
     (mine, my_file), (other, other_file) = split_teacher(config.teacher), split_teacher(teacher)
     same_kind = mine.partition(":")[0] == other.partition(":")[0]
-    # a file may hold the weights of a name
+    # a file may contain the weights of a named model
     same_teacher = not teacher or teacher == config.teacher or (same_kind and bool(my_file or other_file))
     return same_teacher and config.image_size in (0, size)

@@ -1,4 +1,4 @@
-"""What the image encoders of all teachers share: precision, uint8 pixels to input, batches to pieces."""
+"""Parts that the image encoders of all teachers share: precision, normalisation, batches."""
 
 import hashlib
 from collections import defaultdict, deque
@@ -24,10 +24,10 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype that a precision names; always float32 on a CPU, which is slow or unable in half precision.
+    """The dtype of a precision; always float32 on a CPU, where half precision is slow or missing.
 
     Raises:
-        PipelineError: if there is no such precision.
+        PipelineError: there is no such precision.
     """
     if precision not in PRECISIONS:
         raise PipelineError(f"Precision {precision!r} does not exist. Use one of {', '.join(PRECISIONS)}.")
@@ -35,21 +35,18 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def precision_of(teacher: Any) -> str:
-    """Name of the dtype that a teacher computes in, which its device decides too."""
+    """Name of the dtype that a teacher computes in; it depends on the device too."""
     return str(getattr(teacher, "dtype", torch.float32)).removeprefix("torch.")
 
 
 def normalise_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float], device: torch.device) -> Tensor:
-    """Pixels as a network wants them.
+    """Normalise pixels, (pixel / 255 - mean) / std, as float32 Tensor[B, 3, H, W], channels-last, on `device`.
 
     Args:
-        images: Tensor[B, 3, H, W], RGB in [0, 255]; uint8, or float where resizing left fractions.
+        images: Tensor[B, 3, H, W], RGB in [0, 255], uint8 or float.
         mean: per channel, of pixels in [0, 1].
         std: per channel, of pixels in [0, 1].
-        device: where the result lies; the bytes travel there before they become four times as many.
-
-    Returns:
-        float32 Tensor[B, 3, H, W], channels-last, (pixel / 255 - mean) / std.
+        device: gets the uint8 pixels, a quarter of the bytes, and converts them.
     """
     offset = torch.tensor(mean, device=device).view(3, 1, 1)
     spread = torch.tensor(std, device=device).view(3, 1, 1)
@@ -59,14 +56,14 @@ def normalise_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float]
 
 @dataclass(frozen=True)
 class ViewRules:
-    """How a teacher takes views; the defaults are what it was trained for, the others the authors' code."""
+    """How a teacher prepares views. The defaults are those of its training; the other values are the authors' code."""
 
     statistics: str = "teacher"
-    """Mean and standard deviation that pixels are normalised with: "teacher", its own, or "imagenet"."""
+    """Mean and standard deviation of the normalisation: the teacher's own, "teacher", or "imagenet"."""
     positions: str = "bicubic"
-    """How an OpenAI tower's positional embeddings are resized: "bicubic" or "bilinear"."""
+    """Interpolation of the positional embeddings of an OpenAI tower: "bicubic" or "bilinear"."""
     snap: bool = True
-    """Whether an OpenAI tower resizes a view to multiples of its stride, or drops the pixels beyond the last one."""
+    """Whether an OpenAI tower resizes a view to multiples of its stride; if not, it drops the pixels beyond the last one."""
     resize_filter: str = "teacher"
     """Filter that makes its global views: "teacher", its own, or one of `photos.resize`."""
 
@@ -76,15 +73,15 @@ class ViewRules:
         return cls(options.statistics, options.positions, options.snap, options.resize_filter)
 
     def statistics_of(self, mean: Sequence[float], std: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
-        """Mean and standard deviation to use, by channel, for a teacher with these of its own."""
+        """Mean and standard deviation per channel of the normalisation, given a teacher's own."""
         return (mean, std) if self.statistics == "teacher" else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 
     def resize_filter_of(self, teacher: Any) -> str:
-        """The filter of `photos.resize` for the global views of a teacher."""
+        """Filter of the global views of a teacher; see `photos.resize`."""
         return teacher.resize_filter if self.resize_filter == "teacher" else self.resize_filter
 
     def mark(self, fingerprint: str) -> str:
-        """Fingerprint of a teacher that takes views so: its own where these are the defaults."""
+        """Fingerprint of a teacher with these rules; unchanged for the defaults."""
         if self == ViewRules():
             return fingerprint
         return hashlib.sha256(f"{fingerprint} {self}".encode()).hexdigest()
@@ -93,8 +90,8 @@ class ViewRules:
 def snap_to_stride(pixels: Tensor, stride: int) -> Tensor:
     """Resize to `snapped_size`.
 
-    Without it a strided network drops up to `stride - 1` pixels at the right and the bottom. Padding would
-    show it a border that no photo has; this moves a side by half a stride at most, and leaves few shapes.
+    A strided network would drop up to `stride - 1` pixels at the right and the bottom. Padding would add a border that no
+    photo has. This changes a side by half a stride at most, and leaves few shapes.
 
     Args:
         pixels: float Tensor[B, 3, H, W].
@@ -107,25 +104,16 @@ def snap_to_stride(pixels: Tensor, stride: int) -> Tensor:
 
 
 def encode_in_chunks(encode: Callable[[Tensor], Tensor], images: Tensor, device: torch.device) -> Tensor:
-    """Run `encode` over a batch in pieces of `CPU_CHUNK` on a CPU, whole elsewhere.
-
-    Args:
-        encode: uint8 Tensor[B, 3, H, W] to Tensor[B, D].
-        images: uint8 Tensor[B, 3, H, W], B >= 1.
-        device: of the network.
-
-    Returns:
-        Tensor[B, D], the rows of all pieces.
-    """
+    """`encode` of uint8 Tensor[B, 3, H, W], B >= 1, as Tensor[B, D]; on a CPU in chunks of `CPU_CHUNK` images."""
     if device.type != "cpu":
         return encode(images)
-    return torch.cat([encode(piece) for piece in images.split(CPU_CHUNK)])
+    return torch.cat([encode(chunk) for chunk in images.split(CPU_CHUNK)])
 
 
 class OutOfMemoryBackoff:
-    """`encode_images` of a teacher that goes on with half of a batch where a whole one does not fit the memory.
+    """`encode_images` of a teacher, with half of a batch if a whole one does not fit in memory.
 
-    What was found to fit at first need not fit later: others use the device too, and memory falls to pieces.
+    A batch that fits at first may not fit later: other programs use the device too, and memory gets fragmented.
 
     Args:
         encode: uint8 Tensor[B, 3, H, W] to Tensor[B, D].
@@ -139,45 +127,45 @@ class OutOfMemoryBackoff:
         """Tensor[B, D] of all images, in as few calls as fit.
 
         Raises:
-            PipelineError: not even one image fits.
+            PipelineError: one image does not fit.
         """
-        found: list[Tensor] = []
+        embeddings: list[Tensor] = []
         done = 0
         while done < len(images):
             size = min(self._most or len(images), len(images) - done)
             try:
-                found.append(self._encode(images[done : done + size]))
+                embeddings.append(self._encode(images[done : done + size]))
                 done += size
                 continue
             except torch.OutOfMemoryError as error:
                 if size == 1:
                     shape = "x".join(map(str, images.shape[-2:]))
                     raise PipelineError(
-                        f"one view of {shape} pixels no longer fits the memory of the device. End what else uses it, "
-                        "choose a smaller size or teacher, or run on cpu; what is finished is kept."
+                        f"one view of {shape} pixels no longer fits in the memory of the device. End other programs that use it, "
+                        "choose a smaller size or teacher, or run on cpu. Finished work is kept."
                     ) from error
-            # here, as the error holds on to what was computed until it is forgotten
+            # outside the except block, as the error keeps tensors alive
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             self._most = size // 2
-            log(f"{size} views no longer fit the memory of the device; going on with {self._most} at a time.")
-        return torch.cat(found)
+            log(f"{size} views no longer fit in the memory of the device; continuing with {self._most} at a time.")
+        return torch.cat(embeddings)
 
 
 def encode_stream(
     encode: Callable[[Tensor], Tensor], views: Iterable[tuple[Key, Tensor]], batch_size: int, patience: int = 0
 ) -> Iterator[tuple[list[Key], Tensor]]:
-    """Embeddings of views of any shapes, batched by shape across the photos that they come from.
+    """Embeddings of views of any shapes, batched by shape across photos.
 
-    A batch is encoded when as many views have come since the last one and a shape has enough of them, when its first
-    view has waited long enough, or at the end. So batches come evenly and do not hold up who decodes, little is held
-    however many views there are, and none is answered much later than its neighbours.
+    A batch is encoded when `batch_size` views have arrived since the last one and a shape has that many, when its first
+    view has waited for `patience` views, or at the end. So batches are spread evenly over the views, few views are in memory,
+    and none waits long.
 
     Args:
         encode: uint8 Tensor[B, 3, H, W] to Tensor[B, D].
         views: a key and uint8 Tensor[3, H, W] each.
         batch_size: views of a batch, 1 or more.
-        patience: views that may come before one is answered; 0 for 32 batches.
+        patience: most views that may arrive before one is encoded; 0 for 32 batches.
 
     Yields:
         Keys, and their float32 Tensor[b, D] on the CPU; every view once.
@@ -218,11 +206,11 @@ def find_batch_size(encode: Callable[[Tensor], Tensor], image_size: tuple[int, i
         device: where the teacher runs.
 
     Returns:
-        On CUDA the largest power of two up to 512 that does not run out of memory; past that a batch gains no
-        speed. Elsewhere `CPU_CHUNK`: a teacher cuts larger batches into pieces of it anyway.
+        On CUDA the largest power of two up to 512 that does not run out of memory; larger batches are not faster.
+        Elsewhere `CPU_CHUNK`, because a teacher splits larger batches.
 
     Raises:
-        PipelineError: if not even one image fits.
+        PipelineError: one image does not fit.
     """
     if torch.device(device).type != "cuda":
         return CPU_CHUNK
@@ -236,7 +224,7 @@ def find_batch_size(encode: Callable[[Tensor], Tensor], image_size: tuple[int, i
     torch.cuda.empty_cache()
     if not fitting:
         raise PipelineError(
-            f"One {image_size[0]}x{image_size[1]} view does not fit the memory of {device}. "
+            f"One {image_size[0]}x{image_size[1]} view does not fit in the memory of {device}. "
             "Choose a smaller size or teacher, or run on cpu."
         )
     return fitting

@@ -1,4 +1,4 @@
-"""`open_clip:` teachers: every model of the open_clip package, an extra, by name or from a folder."""
+"""`open_clip:` teachers: every model of the optional package open_clip, by name or from a folder."""
 
 import hashlib
 import json
@@ -29,10 +29,10 @@ except ModuleNotFoundError as error:
     ) from error
 
 SHORT_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16"}
-"""Half precisions as open_clip writes them."""
+"""open_clip's names of half precisions."""
 TEXTS_PER_CALL = 256
 PREPROCESSING = ("mean", "std", "interpolation")
-"""What belongs to a pretrained tag and decides the pixels; `resize_mode` does not, as all views are square."""
+"""Settings of a pretrained tag that decide the pixels; `resize_mode` does not, as all views are square."""
 CLIP_VOCABULARY = 49408
 LOADING_ERRORS = (
     AttributeError,
@@ -45,22 +45,22 @@ LOADING_ERRORS = (
     UserWarning,
     ValueError,
 )
-"""What open_clip raises for weights that are missing, damaged or of another model."""
+"""Errors of open_clip for weights that are missing, damaged or of another model."""
 
 
 class OpenClip:
     """A dual encoder of open_clip.
 
-    Its towers take one size only: views of another are resized to it, with the model's own interpolation.
+    It resizes views to the one size that its tower takes, with the model's own interpolation.
 
     Args:
-        model: as open_clip created it, on its device and in its precision.
+        model: from open_clip, on its device and in its precision.
         tokenizer: C texts to integer Tensor[C, tokens].
-        name: the spec it was loaded from.
+        name: its spec.
         digest: see `fingerprint`.
         device: of the model.
         dtype: of the model's convolutions.
-        rules: how it takes views; it takes one size, so that only the statistics matter.
+        rules: only `statistics` has an effect.
     """
 
     def __init__(
@@ -102,14 +102,12 @@ class OpenClip:
 
     @torch.inference_mode()
     def encode_texts(self, texts: list[str]) -> Tensor:
-        """Embed C texts as float32 Tensor[C, D] with unit rows; open_clip cuts off what is too long."""
+        """Embed C texts as float32 Tensor[C, D] with unit rows; open_clip truncates texts that are too long."""
         parts = self._tokenizer(texts).to(self.device).split(TEXTS_PER_CALL)
         return F.normalize(torch.cat([self._model.encode_text(part).float() for part in parts]), dim=1)
 
 
-def load_open_clip(
-    model: str, device: str | torch.device, precision: str, cache_dir: Path | None, rules: ViewRules | None = None
-) -> OpenClip:
+def load_open_clip(model: str, device: str | torch.device, precision: str, rules: ViewRules | None = None) -> OpenClip:
     """Load `open_clip:<model>`.
 
     Args:
@@ -117,24 +115,23 @@ def load_open_clip(
             a tag, or local-dir:PATH of a folder with open_clip_config.json and weights.
         device: where it runs.
         precision: see `load_teacher`.
-        cache_dir: see `load_teacher`.
-        rules: how it takes views.
+        rules: how it prepares views.
 
     Raises:
-        PipelineError: if there is no such model, tag or folder, its weights cannot be had or read, or it is not clear
-            which preprocessing or activation they need.
+        PipelineError: there is no such model, tag or folder, its weights cannot be downloaded or read, or they may need
+            several preprocessings or activations.
     """
     device = torch.device(device)
     dtype = compute_dtype(precision, device)
     spec = f"open_clip:{model}"
     source = folder_source(model) if model.startswith("local-dir:") else find_source(model)
-    cache = str(cache_folder(cache_dir) / "open_clip")
+    cache = str(cache_folder() / "open_clip")
     try:
         exact = create(source, cache)
         digest = fingerprint(exact, model_config(source))
         if dtype == torch.float32:
             clip = exact.to(device)
-        else:  # read again, as open_clip's way of casting a model is its own
+        else:  # read again, as open_clip casts some modules differently
             clip = create(source, cache, precision=SHORT_NAMES[dtype], device=device)
             # the cast rounds a scale of 100.003 to 99 or 100
             clip.logit_scale, clip.logit_bias = exact.logit_scale, exact.logit_bias
@@ -143,7 +140,7 @@ def load_open_clip(
         reason = str(error).partition("\n")[0]
         raise PipelineError(f"{spec} could not be loaded ({reason}). {remedy(source)}") from error
     check_tokenizer(tokenizer, model_config(source), spec)
-    if exact.logit_bias is not None and exact.logit_bias.item() == 0:  # what open_clip puts where a file has none
+    if exact.logit_bias is not None and exact.logit_bias.item() == 0:  # open_clip's value for a file without one
         raise PipelineError(f"The weights of {spec} have no logit_bias, which its sigmoid needs. Use a softmax model.")
     return OpenClip(clip, tokenizer, spec, digest, device, dtype, rules)
 
@@ -153,18 +150,18 @@ class Source:
     """Where the weights of a model come from, and the settings that they were trained with."""
 
     name: str
-    """Of the model, or local-dir:PATH."""
+    """Name of the model, or local-dir:PATH."""
     pretrained: str | None
-    """A tag or a file; None for a folder."""
+    """Tag or file; None for a folder."""
     tag: str = ""
-    """The tag whose settings count; empty where there is none: the settings of the folder, or open_clip's defaults."""
+    """Tag whose settings to use; empty for those of the folder, or open_clip's defaults."""
 
 
 def find_source(model: str) -> Source:
     """The source that MODEL/TAG, MODEL/FILE or MODEL/TAG@FILE names.
 
-    A file that names no tag gets the settings of the model's tags if all of them agree. A model without any tag has
-    open_clip's defaults, with which open_clip trains it.
+    A file without a tag gets the settings of the model's tags if all of them agree. A model without tags gets open_clip's
+    defaults, with which open_clip trains it.
 
     Raises:
         PipelineError: open_clip has no such model, there is neither such a tag nor such a file, or the tags differ.
@@ -193,7 +190,7 @@ def find_source(model: str) -> Source:
 
 
 def folder_source(name: str) -> Source:
-    """The source that local-dir:PATH names; open_clip itself would take its defaults for a mean that is missing."""
+    """The source that local-dir:PATH names. Its config must have mean and std, for which open_clip would use defaults."""
     path = Path(name.removeprefix("local-dir:")).expanduser() / "open_clip_config.json"
     try:
         config = json.loads(path.read_text()) if path.is_file() else None
@@ -207,22 +204,22 @@ def folder_source(name: str) -> Source:
 
 
 def settings_of(name: str, tag: str) -> dict[str, Any]:
-    """What the weights of a pretrained tag need: mean, std, interpolation, and whether their GELU is QuickGELU."""
-    found = open_clip.get_pretrained_cfg(name, tag)
-    return {key: found[key] for key in PREPROCESSING} | {"quick_gelu": found.get("quick_gelu", False)}
+    """Settings of the weights of a pretrained tag: mean, std, interpolation, and whether their GELU is QuickGELU."""
+    config = open_clip.get_pretrained_cfg(name, tag)
+    return {key: config[key] for key in PREPROCESSING} | {"quick_gelu": config.get("quick_gelu", False)}
 
 
 def create(source: Source, cache: str, **options: Any) -> nn.Module:
     """The model of a source with its weights and settings.
 
     Raises:
-        ValueError: the model has QuickGELU and the tag has not.
-        UserWarning: open_clip found something else that does not match.
+        ValueError: the model has QuickGELU and the tag does not.
+        UserWarning: open_clip reports another mismatch.
     """
     settings = settings_of(source.name, source.tag) if source.tag else {}
     quick_gelu = settings.pop("quick_gelu", False)
     if source.tag and not quick_gelu and open_clip.get_model_config(source.name).get("quick_gelu", False):
-        raise ValueError(f"open_clip's model {source.name} has QuickGELU and its tag {source.tag} has not")
+        raise ValueError(f"open_clip's model {source.name} has QuickGELU and its tag {source.tag} does not")
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="(?i).*mismatch", category=UserWarning)
         return open_clip.create_model(
@@ -244,34 +241,31 @@ def model_config(source: Source) -> dict[str, Any]:
 
 
 def check_tokenizer(tokenizer: Any, config: dict[str, Any], spec: str) -> None:
-    """Raise where open_clip took CLIP's own tokenizer, its default, for a model with another vocabulary."""
-    wanted = config["text_cfg"].get("vocab_size", CLIP_VOCABULARY)
-    if isinstance(tokenizer, open_clip.SimpleTokenizer) and wanted != CLIP_VOCABULARY:
+    """Raise if open_clip uses its default, CLIP's tokenizer, for a model with another vocabulary."""
+    vocabulary = config["text_cfg"].get("vocab_size", CLIP_VOCABULARY)
+    if isinstance(tokenizer, open_clip.SimpleTokenizer) and vocabulary != CLIP_VOCABULARY:
         raise PipelineError(
-            f"{spec} has {wanted} tokens and names no tokenizer; CLIP's has {CLIP_VOCABULARY}. Add hf_tokenizer_name to "
+            f"{spec} has {vocabulary} tokens and names no tokenizer; CLIP's has {CLIP_VOCABULARY}. Add hf_tokenizer_name to "
             "text_cfg in its open_clip_config.json."
         )
 
 
 def remedy(source: Source) -> str:
-    """What to do about a model that does not load."""
+    """Advice for a model that does not load."""
     if source.pretrained is None:
-        return "Expected open_clip_config.json and whole weights of the same model."
+        return "Expected open_clip_config.json and complete weights of the same model."
     if source.pretrained != source.tag:
-        return f"Expected whole weights of {source.name}, or a folder with its own open_clip_config.json as local-dir:PATH."
-    found = open_clip.get_pretrained_cfg(source.name, source.tag)
-    address = f"https://huggingface.co/{found['hf_hub']}" if found.get("hf_hub") else found["url"]
+        return f"Expected complete weights of {source.name}, or a folder with its own open_clip_config.json as local-dir:PATH."
+    config = open_clip.get_pretrained_cfg(source.name, source.tag)
+    address = f"https://huggingface.co/{config['hf_hub']}" if config.get("hf_hub") else config["url"]
     return (
-        f"Without a connection get the weights of {address} elsewhere and use open_clip:{source.name}/{source.tag}@PATH, "
+        f"Without a connection, download {address} on another machine and use open_clip:{source.name}/{source.tag}@PATH, "
         "or the folder with its own open_clip_config.json as local-dir:PATH."
     )
 
 
 def fingerprint(model: nn.Module, config: dict[str, Any]) -> str:
-    """SHA-256 over the names and bytes of all weights, the architecture that they stand in, and the preprocessing.
-
-    Of the model in float32: the precision that it runs in does not change which weights these are.
-    """
+    """SHA-256 of the names and bytes of all weights of a float32 model, its architecture and its preprocessing."""
     digest = hashlib.sha256(repr(sorted(model.visual.preprocess_cfg.items())).encode())
     digest.update(json.dumps(config, sort_keys=True).encode())
     for name, weight in model.state_dict().items():

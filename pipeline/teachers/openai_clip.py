@@ -16,7 +16,7 @@ from pipeline.system.files import sha256_of
 from pipeline.teachers.encoding import ViewRules, compute_dtype, encode_in_chunks, normalise_pixels, snap_to_stride
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # the package imports pkg_resources, which announces its own end
+    warnings.simplefilter("ignore")  # the package imports pkg_resources, which warns that it is deprecated
     import clip
     from clip.clip import _MODELS as URLS
     from clip.model import CLIP, build_model
@@ -31,16 +31,16 @@ TEXTS_PER_CALL = 256
 class OpenaiClip:
     """A CLIP model of OpenAI's architecture.
 
-    Views with a side that is not a multiple of the tower's stride (32 for ResNets, the patch for ViTs) are
-    resized to the nearest one, unless its rules say otherwise.
+    It resizes the sides of views to the nearest multiples of the tower's stride (32 px for ResNets, the patch for ViTs), unless
+    `ViewRules.snap` is off.
 
     Args:
-        model: float32, on the CPU; taken over and changed.
-        name: the spec it was loaded from.
-        weights_sha256: of its weights file.
+        model: float32, on the CPU; it is changed.
+        name: its spec.
+        weights_sha256: SHA-256 of its weights file.
         device: where it runs.
         precision: see `load_teacher`.
-        rules: how it takes views.
+        rules: how it prepares views.
     """
 
     logit_bias = None
@@ -59,7 +59,7 @@ class OpenaiClip:
         self.name = name
         self.device = torch.device(device)
         self.dtype = compute_dtype(precision, self.device)
-        # kept embeddings depend on the size that views are snapped to
+        # cached embeddings depend on the size that views are snapped to
         self.fingerprint = self._rules.mark(f"{weights_sha256}-{FORMULAS['snapping']}")
         self.logit_scale = model.logit_scale.exp().item()
         self.input_size = model.visual.input_resolution
@@ -86,7 +86,7 @@ class OpenaiClip:
         """Embed C texts as float32 Tensor[C, D] with unit rows.
 
         Raises:
-            PipelineError: if a text has more tokens than the model takes.
+            PipelineError: a text has more tokens than the model takes.
         """
         try:
             tokens = clip.tokenize(texts, self._model.context_length)
@@ -96,25 +96,22 @@ class OpenaiClip:
         return F.normalize(torch.cat([self._model.encode_text(part).float() for part in parts]), dim=1)
 
 
-def load_openai(
-    model: str, device: str | torch.device, precision: str, cache_dir: Path | None, rules: ViewRules | None = None
-) -> OpenaiClip:
+def load_openai(model: str, device: str | torch.device, precision: str, rules: ViewRules | None = None) -> OpenaiClip:
     """Load `openai:<model>`.
 
     Args:
         model: one of `clip.available_models()`, or the path of a JIT archive or a state dict.
         device: where it runs.
         precision: see `load_teacher`.
-        cache_dir: see `load_teacher`.
-        rules: how it takes views.
+        rules: how it prepares views.
 
     Raises:
-        PipelineError: if there is no such model or file, it cannot be downloaded, or the file is corrupt.
+        PipelineError: there is no such model or file, it cannot be downloaded, or it is corrupt.
     """
     path = Path(model).expanduser()
     if model in URLS:
         sha256 = URLS[model].split("/")[-2]
-        path = download(URLS[model], cache_folder(cache_dir) / "openai" / URLS[model].split("/")[-1], sha256)
+        path = download(URLS[model], cache_folder() / "openai" / URLS[model].split("/")[-1], sha256)
     elif path.is_file():
         sha256 = sha256_of(path)
     elif path.suffix in (".pt", ".pth"):
@@ -128,13 +125,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """The state dict of a JIT archive or of a `torch.save`d state dict, on the CPU.
 
     Raises:
-        PipelineError: if the file is neither, or damaged (torch itself does not look at the checksums).
+        PipelineError: the file is neither, or is damaged (torch does not compare checksums).
     """
     if not zipfile.is_zipfile(path):
-        raise PipelineError(f"{path} is cut short or no file of torch. Expected a JIT archive or a state dict.")
+        raise PipelineError(f"{path} is truncated or not a torch file. Expected a JIT archive or a state dict.")
     with zipfile.ZipFile(path) as archive:
         if damaged := archive.testzip():
-            raise PipelineError(f"{path} is corrupt: {damaged} in it has the wrong checksum. Get the file anew.")
+            raise PipelineError(f"{path} is corrupt: {damaged} in it has the wrong checksum. Download the file again.")
         is_jit = any(name.endswith("/constants.pkl") for name in archive.namelist())
     try:
         if is_jit:
@@ -150,20 +147,20 @@ def build_clip(weights: dict[str, Tensor], path: Path) -> CLIP:
     """The package's model with these weights in float32, in eval mode.
 
     Args:
-        weights: a CLIP state dict; the package removes the entries of JIT archives that are no weights.
+        weights: a CLIP state dict; the package removes the other entries of JIT archives.
         path: named in errors.
 
     Raises:
-        PipelineError: if these are no weights of a CLIP, or not all finite.
+        PipelineError: these are not the weights of a CLIP, or not all of them are finite.
     """
     try:
         model = build_model(weights).float()
-        model.load_state_dict(weights)  # again: the package's halves rounded those of a float32 file
+        model.load_state_dict(weights)  # again, because build_model rounds float32 weights to half precision
     except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
         raise PipelineError(
-            f"{path} holds no state dict of an OpenAI CLIP ({type(error).__name__} on building it). "
+            f"{path} has no state dict of an OpenAI CLIP ({type(error).__name__} while building it). "
             "Models of another architecture load with open_clip:."
         ) from error
     if damaged := [name for name, weight in model.state_dict().items() if not weight.isfinite().all()]:
-        raise PipelineError(f"{path} is corrupt: {damaged[0]} is not finite. Get the file anew.")
+        raise PipelineError(f"{path} is corrupt: {damaged[0]} is not finite. Download the file again.")
     return model

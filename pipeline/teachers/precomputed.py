@@ -1,4 +1,4 @@
-"""Scores that someone else computed: an HDF5 file or a clip-retrieval folder to checked tensors."""
+"""Precomputed scores: an HDF5 file or a clip-retrieval folder to checked tensors."""
 
 import hashlib
 import math
@@ -20,48 +20,48 @@ from pipeline.system.files import sha256_of
 from pipeline.system.text import nfc
 
 SUM_TOLERANCE = 0.02
-"""Largest deviation of a row of probabilities from 1: what rounding to float16 leaves."""
+"""Largest deviation from 1 of the sum of a row of probabilities; float16 causes it."""
 
 
 @dataclass(frozen=True)
 class Precomputed:
-    """Class probabilities, or embeddings, of N images; one of both is there."""
+    """Either class probabilities or embeddings of N images."""
 
     teacher: str
-    """The spec of the model that made them, or a description of it; empty where the file does not name it."""
+    """Spec or description of the model that computed them; empty if the file does not name it."""
     fingerprint: str
     """Hash of the files."""
     image_ids: list[str]
     """N unique names, see `match_names`."""
     class_names: list[str] | None
-    """C names as the dataset writes them; None where there are only image embeddings."""
+    """C names as in the dataset; None if there are only image embeddings."""
     probabilities: Tensor | None
     """float32 [N, C], in [0, 1], rows sum to 1."""
     image: Tensor | None
     """float32 [N, D], unit rows."""
     text: Tensor | None
-    """float32 [C, D], unit rows; None where a teacher has to embed the classes."""
+    """float32 [C, D], unit rows; None if a teacher has to embed the classes."""
     logit_scale: float | None
-    """s of softmax(s * f . t); None where it is not told."""
+    """Scale s in softmax(s * f . t); None if the file has none."""
     logit_bias: float | None = None
-    """b of sigmoid(s * f . t + b); None for a softmax."""
+    """Bias b in sigmoid(s * f . t + b); None for a softmax."""
     known: Tensor | None = None
-    """bool [N], which images it is about; None for all. The rows of the others are a uniform distribution, or zeros as
-    image embeddings, which every text is equally far from."""
+    """bool [N], images with scores; None for all. Rows of images without scores are uniform probabilities, or zeros as
+    embeddings, whose cosine is the same with every text."""
 
 
 def read_precomputed(path: Path) -> Precomputed:
-    """Read an HDF5 file, or the folder that `clip-retrieval inference` writes.
+    """Read an HDF5 file, or a folder of `clip-retrieval inference`.
 
-    The file has `image_ids` [N] and either `probabilities` [N, C] or `image` [N, D], perhaps with `text`
-    [C, D]; `classes` [C] where something has C rows or columns; perhaps the attributes `logit_scale`, of a
-    sigmoid `logit_bias`, and `teacher`: the spec of the model that made them.
+    The file has `image_ids` [N] and either `probabilities` [N, C] or `image` [N, D]. It may have `text` [C, D], and the
+    attributes `logit_scale`, `logit_bias` of a sigmoid, and `teacher`, the spec of the model. With C rows or columns it has
+    `classes` [C].
 
-    The folder has img_emb/img_emb_*.npy and, with the same numbers, metadata/metadata_*.parquet, whose
-    column image_path names the images.
+    The folder has img_emb/img_emb_*.npy and metadata/metadata_*.parquet with the same numbers; the column image_path names
+    the images.
 
     Raises:
-        PipelineError: if it has another form, or values that are no probabilities or embeddings.
+        PipelineError: it has another form, or its values are not probabilities or embeddings.
     """
     if path.is_dir():
         return _read_clip_retrieval(path)
@@ -74,86 +74,83 @@ def read_precomputed(path: Path) -> Precomputed:
     except (OSError, RuntimeError, TypeError, UnicodeDecodeError, ValueError) as error:
         if refusal := system_refusal(error):
             raise UnreadableError(f"{path} cannot be read {refusal}") from error
-        raise PipelineError(f"{path} is damaged or of another form ({first_line(error)}). Get it anew.") from error
+        raise PipelineError(f"{path} is damaged or has another form ({first_line(error)}). Write it again.") from error
 
 
 def align(
-    found: Precomputed, image_ids: list[str], class_names: list[str], required: Sequence[bool] | None = None
+    scores: Precomputed, image_ids: list[str], class_names: list[str], required: Sequence[bool] | None = None
 ) -> Precomputed:
-    """The same with these images and these classes, in this order; further images are left out.
+    """The scores of these images and classes, in this order.
 
     Args:
-        found: of images that it may name as `match_names` describes.
+        scores: of all these classes and perhaps more images; names match as in `match_names`.
         image_ids: N ids.
         class_names: C names.
-        required: N, whether the image must be there; None for all. Test images alone need no scores.
+        required: N, whether the image must have scores; None for all. Test images need none.
 
     Raises:
-        PipelineError: if a required image or a class is not there, or there are further classes.
+        PipelineError: a required image or a class has no scores, or there are more classes.
     """
     must = [True] * len(image_ids) if required is None else required
-    rows = match_names(found.image_ids, image_ids, must)
-    if lacking := [i for i, row in enumerate(rows) if row is None and must[i]]:
+    rows = match_names(scores.image_ids, image_ids, must)
+    if missing := [i for i, row in enumerate(rows) if row is None and must[i]]:
         raise PipelineError(
-            f"The precomputed scores lack {len(lacking)} of {sum(must)} images, the first {image_ids[lacking[0]]!r}; "
-            f"theirs begin with {found.image_ids[0]!r}. Names match as ids, as paths that end in an id, or as file names, "
+            f"The precomputed scores lack {len(missing)} of {sum(must)} images, the first {image_ids[missing[0]]!r}; "
+            f"their first name is {scores.image_ids[0]!r}. Names match as ids, as paths that end in an id, or as file names, "
             "with or without extension, by one of these rules for the whole file; a name that fits several images matches "
             "none. Compute the rest, or name the images by their ids in manifest.csv."
         )
     known = torch.tensor([row is not None for row in rows], dtype=torch.bool)
-    taken = torch.tensor([0 if row is None else row for row in rows], dtype=torch.int64)
+    source_rows = torch.tensor([0 if row is None else row for row in rows], dtype=torch.int64)
     columns = None
-    if found.class_names is not None:
-        columns = _columns(found.class_names, class_names)
-        if further := sorted({*map(nfc, found.class_names)} - {*map(nfc, class_names)}):
+    if scores.class_names is not None:
+        columns = _columns(scores.class_names, class_names)
+        if extra := sorted({*map(nfc, scores.class_names)} - {*map(nfc, class_names)}):
             raise PipelineError(
-                f"The precomputed scores have {len(further)} classes more than the dataset, the first "
-                f"{further[0]!r}. A softmax over other classes is another one: compute them anew, or name "
-                "these classes too."
+                f"The precomputed scores have {len(extra)} classes more than the dataset, the first "
+                f"{extra[0]!r}. Compute the softmax again without them, or add them to the classes."
             )
     return replace(
-        found,
+        scores,
         image_ids=image_ids,
         class_names=None if columns is None else class_names,
         probabilities=None
-        if found.probabilities is None
-        else found.probabilities[taken][:, columns].masked_fill(~known[:, None], 1 / len(class_names)),
-        image=None if found.image is None else found.image[taken].masked_fill(~known[:, None], 0.0),
-        text=None if found.text is None else found.text[columns],
+        if scores.probabilities is None
+        else scores.probabilities[source_rows][:, columns].masked_fill(~known[:, None], 1 / len(class_names)),
+        image=None if scores.image is None else scores.image[source_rows].masked_fill(~known[:, None], 0.0),
+        text=None if scores.text is None else scores.text[columns],
         known=None if bool(known.all()) else known,
     )
 
 
-def _columns(found: list[str], wanted: list[str]) -> Tensor:
-    """int64 Tensor[C]: where in `found` each wanted class is."""
-    position = {nfc(name): i for i, name in enumerate(found)}
-    if missing := [name for name in wanted if nfc(name) not in position]:
+def _columns(names: list[str], class_names: list[str]) -> Tensor:
+    """int64 Tensor[C], the place in `names` of each class."""
+    position = {nfc(name): i for i, name in enumerate(names)}
+    if missing := [name for name in class_names if nfc(name) not in position]:
         raise PipelineError(
-            f"The precomputed scores lack {len(missing)} of {len(wanted)} class names, the first {missing[0]!r}. "
-            f"{hint(missing[0], found)} Name the classes as they do, or compute them anew."
+            f"The precomputed scores lack {len(missing)} of {len(class_names)} class names, the first {missing[0]!r}. "
+            f"{hint(missing[0], names)} Use the class names of the scores, or compute the scores again."
         )
-    return torch.tensor([position[nfc(name)] for name in wanted])
+    return torch.tensor([position[nfc(name)] for name in class_names])
 
 
 def _read_hdf5(path: Path) -> Precomputed:
     with h5py.File(path) as file:
         if "image_ids" not in file or ("probabilities" not in file and "image" not in file):
             raise PipelineError(
-                f"{path} holds {', '.join(file) or 'nothing'}, expected image_ids, and probabilities or "
+                f"{path} contains {', '.join(file) or 'nothing'}, expected image_ids, and probabilities or "
                 "image. Rename or add them."
             )
-        there = {name: _own_dataset(path, file, name) for name in ("image_ids", "classes", *_ARRAYS) if name in file}
-        image_ids = _names(path, there["image_ids"])
-        classes = _names(path, there["classes"]) if "classes" in there else None
-        if classes is None and ("probabilities" in there or "text" in there):
+        datasets = {name: _own_dataset(path, file, name) for name in ("image_ids", "classes", *_ARRAYS) if name in file}
+        image_ids = _names(path, datasets["image_ids"])
+        classes = _names(path, datasets["classes"]) if "classes" in datasets else None
+        if classes is None and ("probabilities" in datasets or "text" in datasets):
             raise PipelineError(f"{path} has no classes, expected the name of each column. Add them.")
         columns = len(classes or [])
         for name in _ARRAYS:
-            if name in there and there[name].dtype.kind not in "fiu":
-                raise PipelineError(
-                    f"{path} has {name} of {there[name].dtype}, expected real numbers. Write them as such."
-                )
-        arrays = {name: there[name][()] for name in _ARRAYS if name in there}
+            if name in datasets and datasets[name].dtype.kind not in "fiu":
+                raise PipelineError(f"{path} has {name} of {datasets[name].dtype}, expected real numbers. Convert it.")
+        arrays = {name: datasets[name][()] for name in _ARRAYS if name in datasets}
         scale = float(file.attrs["logit_scale"]) if "logit_scale" in file.attrs else None
         if scale is not None and not 0 < scale < math.inf:
             raise PipelineError(f"{path} has the logit_scale {scale}, expected a number above 0. Correct it.")
@@ -163,7 +160,7 @@ def _read_hdf5(path: Path) -> Precomputed:
         if {"image", "text"} <= set(arrays) and arrays["image"].shape[1:] != arrays["text"].shape[1:]:
             raise PipelineError(
                 f"{path} has image of shape {arrays['image'].shape} and text of shape {arrays['text'].shape}, expected "
-                "rows of one length, made by one model."
+                "embeddings of the same length. Compute both with one model."
             )
         return Precomputed(
             teacher=str(file.attrs.get("teacher", "")),
@@ -184,10 +181,10 @@ _ARRAYS = ("probabilities", "image", "text")
 
 
 def _own_dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
-    """A dataset that is in this file and not in one that it points to."""
+    """A dataset of this file, not of another file that it links to."""
     own = isinstance(file.get(name, getlink=True), h5py.HardLink)
     if not own or not isinstance(file[name], h5py.Dataset) or file[name].external or file[name].is_virtual:
-        raise PipelineError(f"{path} has {name} that is no dataset of its own, expected one. Write it into the file.")
+        raise PipelineError(f"{path} has {name} that is not a dataset of its own. Copy the values into the file.")
     return file[name]
 
 
@@ -201,7 +198,7 @@ def _read_clip_retrieval(folder: Path) -> Precomputed:
         number = part.stem.removeprefix("img_emb_")
         metadata = folder / "metadata" / f"metadata_{number}.parquet"
         if not metadata.is_file():
-            raise PipelineError(f"{metadata} is missing, expected beside {part.name}. Run clip-retrieval again.")
+            raise PipelineError(f"{metadata} is missing, expected next to {part.name}. Run clip-retrieval again.")
         try:
             paths = pd.read_parquet(metadata, columns=["image_path"])["image_path"]
             embeddings = np.load(part, allow_pickle=False)
@@ -233,25 +230,25 @@ def _read_clip_retrieval(folder: Path) -> Precomputed:
 
 def _names(path: Path, dataset: h5py.Dataset) -> list[str]:
     if h5py.check_string_dtype(dataset.dtype) is None:
-        raise PipelineError(f"{path} has {dataset.name} of {dataset.dtype}, expected strings. Write them as such.")
+        raise PipelineError(f"{path} has {dataset.name} of {dataset.dtype}, expected strings. Convert it.")
     return _checked_names(path, dataset.name.removeprefix("/"), dataset.asstr("utf-8")[()])
 
 
 def _checked_names(path: Path, kind: str, names: Iterable[str]) -> list[str]:
-    """The names as a list, refused if there is none or one occurs twice."""
+    """The names as a list; an error if there are none, or one occurs twice."""
     counts = Counter(names)
     if not counts:
         raise PipelineError(f"{path} has no {kind}. Compute at least one.")
     if repeated := [name for name, count in counts.items() if count > 1]:
-        raise PipelineError(f"{path} has {kind} {repeated[0]!r} more than once. Remove or rename the others.")
+        raise PipelineError(f"{path} has {kind} {repeated[0]!r} more than once. Remove or rename the copies.")
     return list(counts)
 
 
 def _probabilities(path: Path, values: np.ndarray, shape: tuple[int, int]) -> Tensor:
-    """float32 [N, C] of this shape, whose rows are distributions."""
+    """float32 [N, C], checked to have this shape, and rows that are distributions."""
     if values.shape != shape:
         raise PipelineError(
-            f"{path} has probabilities of shape {values.shape}, expected {shape}. Transpose or cut them."
+            f"{path} has probabilities of shape {values.shape}, expected {shape}. Transpose or slice them."
         )
     rows = torch.from_numpy(values.astype(np.float32))
     sums = rows.sum(1)
@@ -264,7 +261,7 @@ def _probabilities(path: Path, values: np.ndarray, shape: tuple[int, int]) -> Te
 
 
 def _unit_rows(path: Path, kind: str, values: np.ndarray, count: int) -> Tensor:
-    """float32 [count, D] with unit rows, whatever the scale of the file's."""
+    """float32 [count, D] with unit rows, from rows of any norm."""
     if values.ndim != 2 or len(values) != count:
         raise PipelineError(f"{path} has {kind} of shape {values.shape}, expected {count} rows of embeddings.")
     rows = torch.from_numpy(values.astype(np.float32))

@@ -10,7 +10,7 @@ from pipeline.system.errors import PipelineError, hint
 from pipeline.teachers.teacher import Teacher
 
 PAPER_TEMPLATES = ("a photo of the {}",)
-"""The paper's one prompt."""
+"""The paper's only prompt."""
 
 _PICTURES = (
     *(
@@ -36,27 +36,27 @@ OPENAI_IMAGENET_TEMPLATES = (
     *("a {} in a video game.", "the {} in a video game.", "itap of my {}."),
     *("a photo of many {}.", "a photo of one {}.", "a photo of my {}."),
 )
-"""The 80 of OpenAI's ImageNet experiments, in another order: only their mean is used."""
+"""The 80 templates of OpenAI's ImageNet experiments, in another order, as only their mean is used."""
 
 SAME_WITHIN = 1e-6
-"""Cosine distance below which two embeddings are one, computed twice; "cat" and "cats" are 0.01 apart or more."""
+"""Cosine distance below which two embeddings count as the same; that of "cat" and "cats" is at least 0.01."""
 
 TEMPLATES = {"paper": PAPER_TEMPLATES, "openai-imagenet-80": OPENAI_IMAGENET_TEMPLATES}
 
 
 def find_templates(name: str) -> tuple[str, ...]:
-    """Prompt templates by the name of a list, or the one template that `name` itself is if it contains "{}".
+    """The prompt templates of a name in `TEMPLATES`; a text with "{}" is itself the only template.
 
     Raises:
-        PipelineError: if it is neither.
+        PipelineError: it is neither.
     """
     if name in TEMPLATES:
         return TEMPLATES[name]
     if "{}" in name:
         return (name,)
     raise PipelineError(
-        f"There are no templates {name!r}. {hint(name, TEMPLATES)} A sentence with {{}} in the place of the class "
-        "name will do too."
+        f"There are no templates {name!r}. {hint(name, TEMPLATES)} Or give a sentence with {{}} where the class "
+        "name goes."
     )
 
 
@@ -73,21 +73,21 @@ def class_embeddings(
         names: C tables of synonyms and their weights, see `pipeline.datasets.class_names.prompt_names`.
         templates: sentences with {} instead of the name.
         synonyms: "mean": one row per class, the normalised weighted mean over its synonyms; "max": one row per synonym, of
-            which `pipeline.method.labels.class_probabilities` takes the best.
+            which `class_logits` takes the highest.
 
     Returns:
         float32 Tensor[S, D] with unit rows, and int64 Tensor[S], the class of each row, ascending; for "mean"
         S = C.
 
     Raises:
-        PipelineError: if `synonyms` is neither, or weights differ where the best synonym alone counts.
+        PipelineError: `synonyms` is neither, or the weights differ with "max".
     """
     if synonyms not in ("mean", "max"):
-        raise PipelineError(f"Synonyms cannot be joined by {synonyms!r}. Use mean or max.")
+        raise PipelineError(f"Synonyms cannot be combined by {synonyms!r}. Use mean or max.")
     weights = [torch.tensor(list(group.values()), dtype=torch.float32) for group in names]
     if synonyms == "max" and any(len(group.unique()) > 1 for group in weights):
         raise PipelineError(
-            "Of the synonyms the best alone counts, so weights say nothing. Leave them out, or use mean."
+            "With synonyms=max only the best synonym counts, so weights have no effect. Leave them out, or use mean."
         )
     flat = [synonym for group in names for synonym in group]
     prompts = [template.replace("{}", synonym) for synonym in flat for template in templates]
@@ -103,16 +103,13 @@ def class_embeddings(
 
 
 def same_embeddings(text: Tensor, text_class: Tensor) -> list[tuple[int, int]]:
-    """Pairs of classes that the teacher cannot tell apart: a text of one has the embedding of a text of the other.
+    """Pairs of classes with texts of the same embedding, sorted, each pair once and the smaller number first.
 
-    So it is with names of a script that the teacher's tokenizer does not know, all of whose tokens are the unknown one.
+    Names in a script that the teacher's tokenizer does not know become the same unknown tokens.
 
     Args:
         text: float32 Tensor[S, D], unit rows.
         text_class: int64 Tensor[S].
-
-    Returns:
-        Each pair once, the smaller number first, sorted.
     """
     pairs = set()
     for rows, classes in zip(text.split(1024), text_class.split(1024), strict=True):
@@ -123,19 +120,14 @@ def same_embeddings(text: Tensor, text_class: Tensor) -> list[tuple[int, int]]:
 
 
 def check_embeddings(text: Tensor, text_class: Tensor, class_names: Sequence[str]) -> None:
-    """Refuse class names to which the teacher gives the same embedding.
-
-    Args:
-        text: float32 Tensor[S, D], unit rows.
-        text_class: int64 Tensor[S].
-        class_names: C names.
+    """Raise if an embedding is not finite, or two classes have the same; see `same_embeddings`.
 
     Raises:
-        PipelineError: there are such names, or an embedding is not finite.
+        PipelineError: names the classes.
     """
     if not text.isfinite().all():
         bad = class_names[int(text_class[(~text.isfinite().all(dim=1)).nonzero()[0, 0]])]
-        raise PipelineError(f"The teacher's embedding of class {bad!r} is not finite. Get its weights anew.")
+        raise PipelineError(f"The teacher's embedding of class {bad!r} is not finite. Download its weights again.")
     if pairs := same_embeddings(text, text_class):
         first, second = (class_names[c] for c in pairs[0])
         raise PipelineError(

@@ -1,6 +1,5 @@
-"""The protocol that stages call, and the table from spec to implementation."""
+"""The protocol of teachers, and the function that loads one by its spec."""
 
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -15,17 +14,17 @@ class Teacher(Protocol):
     """A dual encoder: images and texts to unit-norm embeddings of one space."""
 
     name: str
-    """The spec it was loaded from, as "openai:RN50x64"."""
+    """Its spec, for example "openai:RN50x64"."""
     fingerprint: str
-    """Hash of the weights and of whatever else decides the embeddings."""
+    """Hash of the weights and of everything else that decides the embeddings."""
     logit_scale: float
-    """s of softmax(s * f . t)."""
+    """Scale s in softmax(s * f . t)."""
     logit_bias: float | None
-    """b of sigmoid(s * f . t + b), where each class is scored independently (SigLIP); None for a softmax."""
+    """Bias b in sigmoid(s * f . t + b) of a teacher that scores each class independently (SigLIP); None for a softmax."""
     input_size: int
-    """Native side in pixels; other sizes work too."""
+    """Native side of a view in pixels; every teacher takes other sizes too."""
     resize_filter: str
-    """Filter of its own preprocessing, as a filter of `photos.resize`."""
+    """Filter of its own preprocessing, see `photos.resize`."""
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Embed RGB Tensor[B, 3, H, W] as float32 Tensor[B, D] with unit rows, on its device.
@@ -43,7 +42,6 @@ def load_teacher(
     spec: str,
     device: str | torch.device = "cpu",
     precision: str = "float32",
-    cache_dir: Path | None = None,
     rules: ViewRules | None = None,
 ) -> Teacher:
     """Load the teacher that a spec names.
@@ -53,13 +51,12 @@ def load_teacher(
             "open_clip:MODEL/TAG@FILE" or "open_clip:local-dir:PATH".
         device: where it runs.
         precision: "float32", "bfloat16" or "float16"; on a CPU, and for `conse`, always float32.
-        cache_dir: where downloaded weights lie; by default `$CCD_CACHE`, else ~/.cache/ccd.
-        rules: how it takes views; by default as it was trained to.
+        rules: how it prepares views; by default as in its training.
 
     Raises:
-        PipelineError: if no teacher has this spec, or its weights are missing or corrupt.
+        PipelineError: no teacher has this spec, or its weights are missing or corrupt.
     """
-    # Imported where they are needed: each brings a package that takes seconds to import or is optional.
+    # Each of these imports a package that takes seconds or is optional.
     kind, _, model = spec.partition(":")
     if spec == "conse":
         from pipeline.teachers.conse import Conse
@@ -68,11 +65,11 @@ def load_teacher(
     if kind == "openai" and model:
         from pipeline.teachers.openai_clip import load_openai
 
-        return load_openai(model, device, precision, cache_dir, rules)
+        return load_openai(model, device, precision, rules)
     if kind == "open_clip" and model:
         from pipeline.teachers.open_clip import load_open_clip
 
-        return load_open_clip(model, device, precision, cache_dir, rules)
+        return load_open_clip(model, device, precision, rules)
     raise PipelineError(
         f"There is no teacher {spec!r}. Use conse, openai:NAME, openai:PATH, open_clip:MODEL/TAG, "
         "open_clip:MODEL/TAG@FILE or open_clip:local-dir:PATH."

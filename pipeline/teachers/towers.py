@@ -9,18 +9,18 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 REMEMBERED_GRIDS = 32
-"""Grids whose positions are kept: crops come sorted by shape, so that few are in use at a time."""
+"""Grids whose positions are cached; crops come in batches of one shape, so few are in use at a time."""
 
 
 def any_size_tower(visual: ModifiedResNet | VisionTransformer, positions: str = "bicubic") -> tuple[nn.Module, int]:
-    """An image tower that takes any multiple of its stride, square or not, and its stride in pixels.
+    """An image tower for any multiples of its stride as sides, and its stride in pixels.
 
-    The weights are shared with `visual`, or for a ResNet taken over from it. At the native size the result is
-    that of `visual` up to rounding.
+    A ViT shares the weights of `visual`; a ResNet is changed in place. At the native size the result is that of `visual` up
+    to rounding.
 
     Args:
         visual: the package's image tower.
-        positions: how its positional embeddings are resized, see `GridPositions`.
+        positions: see `GridPositions`.
     """
     if isinstance(visual, VisionTransformer):
         return AnySizeViT(visual, positions), visual.conv1.stride[0]
@@ -32,8 +32,7 @@ def any_size_tower(visual: ModifiedResNet | VisionTransformer, positions: str = 
 class GridPositions(nn.Module):
     """Positional embeddings of one global token and of a grid of any size, interpolated from a square one.
 
-    Bicubic without antialiasing: on a coarser grid a cell's position is a point, not an average of positions,
-    which would have a smaller norm than any position in training.
+    The interpolation is not antialiased: an average of positions would have a smaller norm than any position in training.
 
     Args:
         embedding: Tensor[1 + G * G, E], the global token's first, the grid's row by row.
@@ -61,11 +60,11 @@ class GridPositions(nn.Module):
 
 
 class AnySizeAttentionPool(nn.Module):
-    """The ResNets' pool for any grid: the mean cell alone asks, all cells answer.
+    """The attention pool of the ResNets for any grid; the mean cell is the only query.
 
-    One query a head makes keys and values of the cells needless: q . (K x) is (K^T q) . x, and the weighted
-    mean of V x is V times the weighted mean of x. The bias of the keys shifts all scores of a head alike,
-    which the softmax ignores.
+    With one query per head, keys and values of the cells need not be computed: q . (K x) is (K^T q) . x, and the weighted
+    mean of V x is V times the weighted mean of x. The bias of the keys shifts all scores of a head equally, which the softmax
+    ignores.
 
     Args:
         pool: the package's pool, whose weights are shared.
@@ -99,8 +98,8 @@ class AnySizeAttentionPool(nn.Module):
         )
         head = torch.einsum("bhd,hde->bhe", query, key_weight) * query.shape[-1] ** -0.5
         attention = (head @ tokens.transpose(1, 2)).softmax(-1)  # [B, heads, 1 + hw]
-        answer = torch.einsum("bhe,hde->bhd", attention @ tokens, value_weight) + value_bias
-        return self.c_proj(answer.flatten(1))
+        pooled = torch.einsum("bhe,hde->bhd", attention @ tokens, value_weight) + value_bias
+        return self.c_proj(pooled.flatten(1))
 
 
 class AnySizeViT(nn.Module):
@@ -128,7 +127,7 @@ class AnySizeViT(nn.Module):
 
 
 def fold_batch_norms(visual: ModifiedResNet) -> None:
-    """Merge each BatchNorm in eval mode into the convolution before it: a pass over the activations less."""
+    """Merge each BatchNorm in eval mode into the convolution before it, which saves a pass over the activations."""
     for block in list(visual.modules()):
         for i in (1, 2, 3):
             if hasattr(block, f"bn{i}"):

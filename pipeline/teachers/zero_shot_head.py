@@ -1,4 +1,4 @@
-"""What a teacher is asked about images: the classes and what else they may show, as texts."""
+"""The zero-shot head: texts of classes and background classes, and the class probabilities of images."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,29 +17,29 @@ EVERYDAY = (
     *("snow", "rock", "soil", "desert", "road", "street", "pavement", "fence", "wall", "floor", "ceiling", "carpet"),
     *("curtain", "stairs", "fire", "statue", "sign"),
 )
-"""Scenes and materials. Things one would label (food, computer, building) cost mAP as background on VOC, these do not."""
+"""Background classes: scenes and materials. Objects (food, computer, building) in this list cost mAP on VOC; these do not."""
 
 TOO_NEAR = 0.15
-"""Centred cosine with a class from which on an other is left out: photos of the class would be given to it."""
+"""Centred cosine with a class from which a background class is left out: it would take photos of that class."""
 
 
 @dataclass(frozen=True)
 class ZeroShotHead:
-    """Texts that images are compared with, and how the comparison becomes an answer."""
+    """Text embeddings, and the scale that turns their cosines with an image into class probabilities."""
 
     text: Tensor
     """float32 Tensor[S, D], unit rows, of the classes."""
     text_class: Tensor
     """int64 Tensor[S], class of each text."""
     background_text: Tensor
-    """float32 Tensor[O, D], unit rows, of the background."""
+    """float32 Tensor[O, D], unit rows, of the background classes."""
     logit_scale: float
     logit_bias: float | None = None
-    """Of a sigmoid, see `Teacher.logit_bias`."""
+    """See `Teacher.logit_bias`."""
     background: Sequence[str] = ()
-    """O names."""
+    """O names of background classes."""
     left_out: Sequence[str] = ()
-    """Others that are too near a class."""
+    """Background classes that are too similar to a class."""
 
     @property
     def class_count(self) -> int:
@@ -48,7 +48,7 @@ class ZeroShotHead:
 
     @property
     def outcomes(self) -> int:
-        """C + O, among which the teacher chooses."""
+        """C + O, the classes and background classes of the softmax."""
         return self.class_count + len(self.background_text)
 
     def logits(self, images: Tensor) -> Tensor:
@@ -58,8 +58,8 @@ class ZeroShotHead:
         logits = class_logits(images, texts, self.logit_scale, torch.cat([self.text_class, numbers]))
         return logits + (self.logit_bias or 0.0)
 
-    def answers(self, logits: Tensor) -> ClassProbabilities:
-        """What the teacher says of the images behind `logits`."""
+    def probabilities(self, logits: Tensor) -> ClassProbabilities:
+        """Class probabilities of `logits`."""
         return (
             softmax_probabilities(logits, self.class_count)
             if self.logit_bias is None
@@ -67,29 +67,29 @@ class ZeroShotHead:
         )
 
     def probabilities_in_blocks(self, count: int, blocks: Iterable[Tensor]) -> ClassProbabilities:
-        """`answers` of `count` images, whose logits come in blocks of rows."""
-        found = ClassProbabilities(
+        """`probabilities` of `count` images, whose logits come in blocks of rows."""
+        joined = ClassProbabilities(
             torch.zeros(count, self.class_count), torch.zeros(count), torch.zeros(count, dtype=torch.bool)
         )
         start = 0
         for logits in blocks:
-            for name, values in vars(self.answers(logits)).items():
-                getattr(found, name)[start : start + len(logits)] = values
+            for name, values in vars(self.probabilities(logits)).items():
+                getattr(joined, name)[start : start + len(logits)] = values
             start += len(logits)
-        return found
+        return joined
 
 
-def find_background(given: str) -> tuple[str, ...]:
-    """Names of background: the shipped ones for "everyday", nothing for "none", else the names that commas join.
+def find_background(option: str) -> tuple[str, ...]:
+    """Names of background classes: `EVERYDAY` for "everyday", none for "none", else the names between commas.
 
     Raises:
         PipelineError: there is no name.
     """
-    if given in ("everyday", "none"):
-        return EVERYDAY if given == "everyday" else ()
-    names = tuple(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
+    if option in ("everyday", "none"):
+        return EVERYDAY if option == "everyday" else ()
+    names = tuple(dict.fromkeys(name.strip() for name in option.split(",") if name.strip()))
     if not names:
-        raise PipelineError(f"background is {given!r}, expected everyday, none, or names joined by commas.")
+        raise PipelineError(f"background is {option!r}, expected everyday, none, or names joined by commas.")
     return names
 
 
@@ -102,28 +102,30 @@ def zero_shot_head(
     background: str,
     logit_scale: float = 0.0,
 ) -> ZeroShotHead:
-    """The head that a teacher is asked.
+    """The head of a teacher for these classes.
 
     Args:
         teacher: embeds the texts.
         names: C tables of synonyms and their weights.
         class_names: C names, for errors.
-        templates: see `find_templates`; the background take the same.
+        templates: see `find_templates`; also for background classes.
         synonyms: see `class_embeddings`.
-        background: see `find_background`; of no use to a teacher that scores each class independently.
-        logit_scale: 0 for the teacher's own, see `scaled_bias`.
+        background: see `find_background`; ignored for a teacher that scores each class independently.
+        logit_scale: 0 for the teacher's own; see `scaled_bias`.
 
     Raises:
-        PipelineError: the teacher cannot tell two classes apart.
+        PipelineError: the teacher gives two classes the same embedding.
     """
     sentences = find_templates(templates)
     text, text_class = class_embeddings(teacher, names, sentences, synonyms)
     check_embeddings(text, text_class, class_names)
     text = text.float().cpu()
-    found = find_background(background) if teacher.logit_bias is None else ()
+    background_names = find_background(background) if teacher.logit_bias is None else ()
     background_text = text[:0]
-    if found:
-        background_text = class_embeddings(teacher, [{name: 1.0} for name in found], sentences)[0].float().cpu()
+    if background_names:
+        background_text = (
+            class_embeddings(teacher, [{name: 1.0} for name in background_names], sentences)[0].float().cpu()
+        )
     near = too_near(text, background_text)
     scale = logit_scale or teacher.logit_scale
     return ZeroShotHead(
@@ -132,22 +134,21 @@ def zero_shot_head(
         background_text[~near],
         scale,
         scaled_bias(teacher.logit_bias, teacher.logit_scale, scale),
-        [name for name, out in zip(found, near, strict=True) if not out],
-        [name for name, out in zip(found, near, strict=True) if out],
+        [name for name, out in zip(background_names, near, strict=True) if not out],
+        [name for name, out in zip(background_names, near, strict=True) if out],
     )
 
 
 def scaled_bias(bias: float | None, own_scale: float, scale: float) -> float | None:
-    """Bias at another scale than a teacher's own: 0.5 stays at the same cosine; None for a softmax."""
+    """Bias for another scale than the teacher's own, so that 0.5 stays at the same cosine; None for a softmax."""
     return None if bias is None else bias * scale / own_scale
 
 
 def too_near(text: Tensor, background_text: Tensor) -> Tensor:
-    """Which background are so near a class that they would take its photos.
+    """Which background classes are so similar to a class that they would take its photos.
 
-    Cosines of texts around a centre: a teacher's texts share a direction, CLIP's more than `conse`'s, and only what is left
-    without it tells them apart. The centre lies half-way between the mean class and the mean other, so that neither
-    pulls it to itself by being many.
+    Compares cosines around a centre, because the texts of a teacher share a direction, CLIP's more than `conse`'s. The centre
+    is half-way between the mean class and the mean background class, whatever their numbers.
 
     Args:
         text: float32 Tensor[S, D], unit rows, of the classes.
