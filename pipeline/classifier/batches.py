@@ -17,7 +17,7 @@ class Batch:
     mine: Tensor
     """int64 Tensor[b], this process's places in `rows`; at least one."""
     own_rows: Tensor
-    """int64 Tensor[b], the rows that this process sees."""
+    """int64 Tensor[b], the rows of this process."""
     share: float
     """Factor of the mean loss over `mine` in the step; 0 where other processes have all images of the batch."""
 
@@ -27,8 +27,9 @@ def plan_epoch(order: Tensor, batch_size: int, owned: bool = False) -> list[Batc
 
     Args:
         order: rows of the training set.
-        batch_size: rows of a batch, of all processes together.
-        owned: this process sees the rows rank, rank + K and so on of K processes; else its equal part of each batch.
+        batch_size: rows of a batch, over all processes together.
+        owned: whether this process has the rows rank, rank + K and so on of K processes, and not an equal part of each
+            batch.
     """
     rank, processes = distributed.rank(), distributed.world_size()
     batches = []

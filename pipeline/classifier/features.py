@@ -1,9 +1,9 @@
 """Feature maps of whole sets of images, kept from one epoch and one stage to the next.
 
-A backbone that is not trained gives the same maps of the same images in warm-up, boxes, training and evaluation, and in
-every row of a study: only the head on top differs. Whoever runs several stages makes a store and hands it to each.
-What does not fit in memory goes to disk, and beyond that nothing is kept and maps are computed again. That decides how
-long a stage takes and nothing else: maps are rounded to half precision wherever they come from.
+A frozen backbone returns the same maps of the same images in warm-up, boxes, training and evaluation, and in every row
+of an ablation: only the head differs. A caller that runs several stages creates one store for all of them. Maps that do
+not fit in memory go to disk, and those that do not fit there are computed again. This affects only the duration of a
+stage: all maps are rounded to half precision.
 """
 
 import hashlib
@@ -23,42 +23,42 @@ from pipeline.system.files import write_text
 from pipeline.system.progress import log
 
 MEMORY = 4 * 2**30
-"""Bytes of memory that the maps of a process may take."""
+"""Largest size of the maps of a process in memory, in bytes."""
 DISK = 64 * 2**30
-"""Bytes of disk that they may take beyond it, where a store has a folder."""
+"""Largest size of more maps on disk, in bytes, if the store has a folder."""
 FREE_SHARE = 0.5
-"""How much of what is free, on a disk or in a GPU's memory, may be taken."""
+"""Share of the free space of a disk or a GPU's memory that maps may use."""
 
 
 class Maps:
     """Maps of the images of one process, filled from the first to the last.
 
     Args:
-        values: float16 [N, V, D, h, w], V views of each image: in memory, or a file that is mapped into it.
+        values: float16 [N, V, D, h, w], V views of each image: in memory, or a memory-mapped file.
     """
 
     def __init__(self, values: Tensor | np.memmap) -> None:
         self.values = values if isinstance(values, Tensor) else torch.from_numpy(values)
         self.done = 0
-        """Images whose maps are there: the first ones."""
+        """Number of images, from the first on, whose maps are computed."""
         self._file = None if isinstance(values, Tensor) else values
         self._note = None if self._file is None else Path(self._file.filename).with_suffix(".done")
         if self._note is not None and self._note.exists():
             self.done = int(self._note.read_text())
 
     def append(self, maps: Tensor) -> None:
-        """Put the maps Tensor[b, V, D, h, w] of the next images behind those that are there."""
+        """Append the maps Tensor[b, V, D, h, w] of the next images."""
         self.values[self.done : self.done + len(maps)] = maps.to(self.values.device, torch.float16)
         self.done += len(maps)
 
     def save(self) -> None:
-        """Let a killed process find what is there so far; nothing to do in memory."""
+        """Record the progress of maps on disk, so that a killed command can resume."""
         if self._file is not None:
             self._file.flush()
             write_text(self._note, str(self.done))
 
     def rows(self, images: Tensor, views: Tensor | int, device: torch.device) -> Tensor:
-        """Maps float16 Tensor[b, D, h, w] of some images, int64 Tensor[b], and of one view of each, on a device."""
+        """Maps float16 Tensor[b, D, h, w] of one view of each image in int64 Tensor[b], on a device."""
         found = self.values[images.to(self.values.device), torch.as_tensor(views, device=self.values.device)]
         pinned = found.pin_memory() if device.type == "cuda" and found.device != device else found
         return pinned.to(device, non_blocking=True)
@@ -68,13 +68,13 @@ class Maps:
 
 
 class FeatureStore:
-    """Maps by what they show. Of one backbone at a time: those of another, or of one that was trained on, are dropped.
+    """Maps of one backbone by images and views. A backbone with other weights replaces all maps.
 
     Args:
-        memory: bytes.
-        disk: bytes beyond them.
-        folder: for what does not fit in memory; None for no files. It may be deleted at any time that no process uses
-            it; a killed process finds its maps there.
+        memory: largest size in memory, in bytes.
+        disk: largest size on disk, in bytes.
+        folder: folder of the maps that do not fit in memory; None for no files. A killed command resumes from its files.
+            You may delete it while no process uses it.
     """
 
     def __init__(self, memory: int = MEMORY, disk: int = DISK, folder: Path | None = None) -> None:
@@ -82,12 +82,12 @@ class FeatureStore:
         self._disk = disk
         self._folder = folder
         self._backbone = ""
-        self._kept: dict[str, Maps] = {}  # the longest unused first
+        self._kept: dict[str, Maps] = {}  # least recently used first
         self._on_disk: dict[str, Path] = {}
         self._digests: Mapping[str, str] = {}
 
     def know(self, digests: Mapping[str, str]) -> None:
-        """Take the SHA-256 by path of photos whose content has been checked, so that the store reads no file."""
+        """Set the SHA-256 by path of photos whose content has been checked, so that the store does not read them."""
         self._digests = digests
 
     def images_key(self, paths: Sequence[str]) -> str:
@@ -98,11 +98,11 @@ class FeatureStore:
         return digest.hexdigest()
 
     def open(self, model: CamNet, key: str, shape: Sequence[int]) -> Maps | None:
-        """The maps of this key, whole or started or empty; None where they fit neither in memory nor on disk.
+        """The maps of a key, complete or not; None if they fit neither in memory nor on disk.
 
         Args:
-            model: its backbone, as it now is, makes the maps.
-            key: names images and views.
+            model: its backbone, with its present weights, computes the maps.
+            key: identifies images and views.
             shape: (N, V, D, h, w).
         """
         digest = backbone_digest(model)
@@ -117,7 +117,7 @@ class FeatureStore:
     def _place(self, key: str, shape: Sequence[int], device: torch.device) -> Maps | None:
         size = 2 * int(np.prod(shape))
         taken = self._used(device.type)
-        # what is kept there already counts, or every set of maps would take half of what the others leave
+        # a share of the free and the used memory, or each set of maps would get half of the rest only
         if device.type != "cpu" and taken + size <= FREE_SHARE * (taken + free_memory(device)):
             return Maps(torch.empty(*shape, dtype=torch.float16, device=device))
         if self._used("cpu") + size <= self._memory:
@@ -133,11 +133,11 @@ class FeatureStore:
         return Maps(torch.empty(*shape, dtype=torch.float16))
 
     def _kind(self, key: str) -> str:
-        """Where the maps of a key are: "disk", or the type of a device."""
+        """Where the maps of a key are stored: "disk", or the type of a device."""
         return "disk" if key in self._on_disk else self._kept[key].values.device.type
 
     def _used(self, kind: str) -> int:
-        """Bytes of the maps that are in one kind of place."""
+        """Bytes of the maps that are stored in one kind of place."""
         return sum(maps.values.nbytes for key, maps in self._kept.items() if self._kind(key) == kind)
 
     def _fits_on_disk(self, file: Path, size: int) -> bool:
@@ -150,7 +150,7 @@ class FeatureStore:
         if taken + size <= self._disk and size <= FREE_SHARE * shutil.disk_usage(existing).free:
             return True
         log(
-            f"{size / 1e9:.1f} GB of features fit neither in memory nor in {file.parent}: they are computed every time."
+            f"{size / 1e9:.1f} GB of features fit neither in memory nor in {file.parent}: they are computed in every epoch."
         )
         return False
 
@@ -158,7 +158,7 @@ class FeatureStore:
         return hashlib.sha256(f"{self._backbone}\0{key}\0{tuple(shape)}".encode()).hexdigest()[:32]
 
     def clear(self) -> None:
-        """Give back the memory and the disk space that this process's maps take."""
+        """Drop all maps of this process, in memory and on disk."""
         on_gpu = self._used("cuda") > 0
         self._kept.clear()
         for file in self._on_disk.values():
@@ -166,20 +166,20 @@ class FeatureStore:
             file.with_suffix(".done").unlink(missing_ok=True)
         self._on_disk.clear()
         if on_gpu:
-            torch.cuda.empty_cache()  # else torch keeps what is freed, and others see it as taken
+            torch.cuda.empty_cache()  # else torch keeps the memory reserved
 
     def remove(self) -> None:
-        """Forget everything and delete the folder; no other process may be using it."""
+        """Drop all maps and delete the folder, which no other process may be using."""
         self.clear()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def mapped(file: Path, shape: Sequence[int]) -> np.memmap:
-    """A file as float16 array of a shape, created where it is missing or of another size.
+    """A file as a float16 array, created if it is missing or has another size.
 
     Raises:
-        PipelineError: it cannot be created.
+        PipelineError: the file cannot be created.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -192,7 +192,7 @@ def mapped(file: Path, shape: Sequence[int]) -> np.memmap:
 
 
 def backbone_digest(model: CamNet) -> str:
-    """SHA-256 over all that decides a backbone's maps: weights, statistics, how its input is normalised, device."""
+    """SHA-256 of everything that determines a backbone's maps: weights, statistics, input normalisation and device."""
     digest = hashlib.sha256(str(model.mean.device).encode())
     for tensor in (*model.stages.state_dict().values(), model.mean, model.std):
         digest.update(tensor.detach().cpu().contiguous().numpy())

@@ -16,7 +16,7 @@ from pipeline.system import distributed
 from pipeline.system.progress import bar
 
 SAVE_EVERY = 64
-"""Batches between two savings of maps on disk."""
+"""Batches between two saves of maps on disk."""
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -25,18 +25,18 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def to_device(images: Tensor, device: torch.device) -> Tensor:
-    """The images on a device; the program goes on while they travel."""
+    """The images on a device, copied asynchronously."""
     if device.type == "cuda":
-        images = images.pin_memory()  # from other memory, CUDA finishes all earlier work before it copies
+        images = images.pin_memory()  # CUDA copies only from pinned memory asynchronously
     return images.to(device, non_blocking=True)
 
 
 def feature_run(model: CamNet, dtype: torch.dtype | None = None, engine: Engine = "auto") -> Run:
-    """What the model's backbone as it now is makes of images, on a fast engine.
+    """The model's backbone with its present weights, images to maps, on a fast engine.
 
     Args:
         model: see `CamNet.features`.
-        dtype: of the expensive operations; None for float32.
+        dtype: dtype of the expensive operations; None for float32.
         engine: see `engines.run_of`.
     """
     run = run_of(model.stages, model.mean.device, dtype, engine)
@@ -54,16 +54,16 @@ def feature_batches(
     store: FeatureStore | None = None,
     rounded: bool = True,
 ) -> Iterator[tuple[range, Tensor]]:
-    """Rows and their backbone maps, in order; from the store where it has them.
+    """Rows and their backbone maps, in order; read from the store if it has them.
 
     Args:
         model: in eval mode.
         paths: N images.
         size: side of the square input.
         batch_size: images per call.
-        title: stands before the progress bar.
-        store: gets the maps where they fit; None to keep none. For a backbone that is trained it is of no use.
-        rounded: whether maps are rounded to half precision, as those in a store are; False needs a `store` of None.
+        title: title of the progress bar.
+        store: keeps the maps that fit; None to keep none, as for a trained backbone.
+        rounded: whether to round maps to half precision, as a store does; False needs a `store` of None.
 
     Yields:
         Rows, and float32 Tensor[b, D, h, w] on the model's device.
@@ -89,15 +89,15 @@ def feature_batches(
                 if number % SAVE_EVERY == 0 or maps.done == len(paths):
                     maps.save()
             progress.advance(len(rows))
-            # laid out as kept maps are: sums over a map must not depend on where it comes from
+            # the memory layout of kept maps, because the last digits of sums over a map depend on it
             yield range(done + rows.start, done + rows.stop), found.float().contiguous()
 
 
 def shares(count: int, batch_size: int) -> list[range]:
-    """The rows of images in groups that processes share: whole batches, the same whatever the number of processes.
+    """Groups of rows for the processes to share: whole batches, the same for any number of processes.
 
-    A network's last digits depend on the batch, so that sharing batches gives what one process gives. Groups are as large
-    as leaves 64 of them, up to 16 batches: work is lost by the group where a process is killed.
+    The last digits of a network depend on the batch, so several processes get the results of one. A killed process loses
+    at most the work of a group; a group has at most 16 batches, and fewer where there would be less than 64 groups.
     """
     batches = -(-count // batch_size)
     return chunks(count, batch_size * min(max(batches // 64, 1), 16))
@@ -114,9 +114,9 @@ def predict_together(
     store: FeatureStore | None = None,
     rounded: bool = True,
 ) -> Tensor:
-    """Logits float32 Tensor[N, C] on the CPU in every process, each image's computed by one of them.
+    """Logits float32 Tensor[N, C] on the CPU in every process, those of each image computed by one process.
 
-    Arguments are those of `feature_batches`; the model is put in eval mode.
+    See `feature_batches` for the arguments; puts the model in eval mode.
     """
     model.eval()
     logits = torch.zeros(len(paths), model.head.out_channels)
@@ -124,7 +124,7 @@ def predict_together(
     own_paths = [paths[row] for row in mine]
     for rows, maps in feature_batches(model, own_paths, size, batch_size, title=title, store=store, rounded=rounded):
         logits[mine[rows.start : rows.stop]] = model.logits(maps).cpu()
-    distributed.barrier()  # a process may have far more to decode than another
+    distributed.barrier()  # one process may need much longer to decode its photos
     distributed.all_reduce_sum(logits)
     return logits
 
@@ -140,7 +140,7 @@ def predict_once(
     store: FeatureStore | None = None,
     rounded: bool = True,
 ) -> Tensor:
-    """`predict_together`, kept at `path` so that a command that continues a killed one need not predict again."""
+    """`predict_together`, kept at `path`, from which a resumed command reads the logits."""
     if path.exists():
         return load_partial(path)["logits"]
     logits = predict_together(model, paths, size, batch_size, title=title, store=store, rounded=rounded)
@@ -151,7 +151,7 @@ def predict_once(
 
 
 def load_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> CamNet:
-    """The classifier of a checkpoint, with the weights to predict with, in eval mode."""
+    """The classifier of a checkpoint, in eval mode."""
     model = build_classifier(**checkpoint.architecture, pretrained=False)
     model.load_state_dict(checkpoint.weights)
     return model.to(device, memory_format=torch.channels_last).eval()

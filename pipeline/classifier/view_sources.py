@@ -1,4 +1,4 @@
-"""Where the two views of a training batch come from: photos decoded again, or features of a backbone that stays as it is."""
+"""Sources of the two views of a training batch: decoded photos, or feature maps of a frozen backbone."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -20,16 +20,16 @@ from pipeline.system.progress import bar
 JITTERED = 2
 """Colour-jittered views of an image in a `FrozenSource`."""
 FILL_BATCH = 16
-"""Images whose maps are computed together, to be kept."""
+"""Images per batch of maps that are computed to be kept."""
 SAVE_IMAGES = 64 * FILL_BATCH
-"""Images between two savings of maps on disk."""
+"""Images between two saves of maps on disk."""
 
 
 class ViewSource(Protocol):
-    """Gives the views of batches, and the part of the network that they go through."""
+    """Yields the views of batches, and applies the part of the network that follows."""
 
     owned: bool
-    """Whether this process has only images number rank, rank + K and so on of K processes; see `plan_epoch`."""
+    """Whether this process has only the images rank, rank + K and so on of K processes; see `plan_epoch`."""
     waited: float
     """Seconds spent waiting for data."""
 
@@ -38,18 +38,18 @@ class ViewSource(Protocol):
         ...
 
     def views(self, batches: Sequence[Batch], generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """First and, if asked for, second view of this process's part of every batch, in order."""
+        """The first view, and the second or None, of this process's part of each batch, in order."""
         ...
 
 
 class PhotoSource:
-    """Views of photos, flipped and jittered on the device: for a backbone that is trained.
+    """Views of photos, flipped and jittered on the device, for a trained backbone.
 
     Args:
         network: images float Tensor[b, 3, S, S] in [0, 1] to logits.
         paths: N photos.
         spec: of their views.
-        device: where views are made.
+        device: device of the views.
     """
 
     owned = False
@@ -68,7 +68,7 @@ class PhotoSource:
         self._device = device
 
     def views(self, batches: Sequence[Batch], generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """See `ViewSource`; draws are made for whole batches, so that they do not depend on the number of processes."""
+        """See `ViewSource`; random draws are for whole batches, so they do not depend on the number of processes."""
         loader = self._spec.stream(self._paths, [batch.own_rows.tolist() for batch in batches])
         waited = self.waited
         for batch, images in zip(batches, loader, strict=True):
@@ -85,14 +85,14 @@ class PhotoSource:
 
 
 class DrawnViews:
-    """Which views of N images there are: plain, mirrored and, if asked for, two that are flipped by chance and jittered.
+    """The views of N images: plain, mirrored and, with jitter, `JITTERED` more that are flipped at random and jittered.
 
-    All draws are made here and belong to an image, so that a view can be rebuilt, in any batch and any process.
+    Each random draw belongs to an image, so any batch and any process can compute the same view again.
 
     Args:
         count: N.
-        spec: has the colours of the jittered views.
-        seed: of flips and jitter.
+        spec: size, filter and jitter of the views.
+        seed: seed of flips and jitter.
     """
 
     def __init__(self, count: int, spec: ViewSpec, seed: int) -> None:
@@ -102,10 +102,10 @@ class DrawnViews:
             for _ in range(0 if spec.jitter is None else JITTERED)
         ]
         self.groups = {"plain": 2} | ({} if spec.jitter is None else {"jittered": JITTERED})
-        """Views that are kept together, by name: how many."""
+        """Number of views in each group; a group is kept as one array."""
 
     def make(self, group: str, view: int, pixels: Tensor, rows: Tensor) -> Tensor:
-        """One view Tensor[b, 3, H, W] of images int64 Tensor[b] from their pixels, on these pixels' device."""
+        """One view Tensor[b, 3, H, W] of images int64 Tensor[b] from their pixels, on the device of the pixels."""
         if group == "plain":
             return pixels.flip(3) if view else pixels
         flips, jitter = self._drawn[view]
@@ -113,18 +113,18 @@ class DrawnViews:
 
 
 class FrozenSource:
-    """Views as maps of a backbone that is not trained; see `DrawnViews`.
+    """Views as maps of a frozen backbone; see `DrawnViews`.
 
-    The maps stay the same in every epoch, so that they are kept, each process its own part, and an epoch costs only the
-    head. Those for which there is no room are computed again, which takes longer and changes nothing.
+    The maps are the same in every epoch. Each process keeps those of its images, so an epoch trains only the head. Maps
+    that do not fit are computed in every epoch, with the same result.
 
     Args:
         head: maps float Tensor[b, D, h, w] to logits.
         features: images float Tensor[b, 3, S, S] in [0, 1] to maps.
         views: of the N images.
-        kept: by group of views, maps of this process's images; without the groups that there is no room for.
+        kept: maps of this process's images by group of views, without the groups that do not fit.
         photos: batches of rows to their square views.
-        device: where maps go.
+        device: device of the maps.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class FrozenSource:
         self._device = device
 
     def fill(self, rows: Sequence[int], title: str) -> None:
-        """Compute what is still missing of the kept maps of this process's images."""
+        """Compute the missing maps of this process's images."""
         missing = {group: maps for group, maps in self._kept.items() if maps.done < len(rows)}
         if not missing:
             return
@@ -157,7 +157,7 @@ class FrozenSource:
                 pixels = to_float(to_device(torch.stack(images), self._device))
                 for group, maps in missing.items():
                     if maps.done > done:
-                        continue  # of an earlier, killed run
+                        continue  # computed before the command was killed
                     views = [
                         self._features(self._views.make(group, view, pixels, torch.tensor(batch)))
                         for view in range(self._views.groups[group])
@@ -170,19 +170,19 @@ class FrozenSource:
 
     def views(self, batches: Sequence[Batch], generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor | None]]:
         """See `ViewSource`."""
-        # drawn for whole batches and before any is used, so that draws depend neither on processes nor on room
+        # drawn for all batches first, so that draws depend neither on processes nor on which maps are kept
         drawn = [self._draw(batch, generator) for batch in batches]
-        anew = any(group not in self._kept for group in self._views.groups)
-        loader = self._photos([batch.own_rows.tolist() if anew else [] for batch in batches])
+        decode = any(group not in self._kept for group in self._views.groups)
+        loader = self._photos([batch.own_rows.tolist() if decode else [] for batch in batches])
         waited = self.waited
         for batch, choice, images in zip(batches, drawn, loader, strict=True):
             self.waited = waited + loader.waited
-            pixels = to_float(to_device(torch.stack(images), self._device)) if anew else None
+            pixels = to_float(to_device(torch.stack(images), self._device)) if decode else None
             first, *second = (self._maps(group, views, batch.own_rows, pixels) for group, views in choice.items())
             yield first, second[0] if second else None
 
     def _draw(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """By group, which view this process's images of a batch get, int64 Tensor[b]."""
+        """The drawn view of each of this process's images of a batch, int64 Tensor[b] by group."""
         count = len(batch.rows)
         drawn = {"plain": draw_flips(count, generator).long()}
         if "jittered" in self._views.groups:
@@ -201,7 +201,7 @@ class FrozenSource:
 
 
 def is_frozen(model: CamNet) -> bool:
-    """Whether nothing in training changes what the backbone says: neither its weights nor its statistics."""
+    """Whether training changes neither the weights nor the statistics of the backbone."""
     return not any(p.requires_grad for p in model.stages.parameters()) and not any(
         m.training for m in model.stages.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)
     )
@@ -218,17 +218,17 @@ def frozen_source(
     store: FeatureStore | None = None,
     title: str = "views",
 ) -> FrozenSource:
-    """A `FrozenSource` of photos; its maps are computed now where there is room to keep them.
+    """A `FrozenSource` of photos; computes the maps that fit.
 
     Args:
-        model: its backbone makes the maps.
-        head: what the maps go through.
+        model: its backbone computes the maps.
+        head: maps to logits.
         paths: N photos.
         spec: of their views.
-        seed: of flips and jitter of the second views.
+        seed: seed of flips and jitter of the second views.
         dtype: of the backbone's expensive operations; None for float32.
-        store: has the maps, or gets them; None for one of this source alone.
-        title: stands before the progress bar.
+        store: keeps the maps; None for a store of this source alone.
+        title: title of the progress bar.
     """
     store = store or FeatureStore()
     rank, processes = distributed.rank(), distributed.world_size()
@@ -243,9 +243,9 @@ def frozen_source(
             maps = store.open(model, f"{own} {group}", (len(rows), count, *shape))
             if maps is not None:
                 kept[group] = maps
-    # one process may have room and another none, and all must share a batch in the same way
+    # all processes must share batches in the same way, even if the maps fit only in some
     if distributed.world_size() > 1:
-        distributed.barrier()  # to name its photos, a process may have looked at all of them
+        distributed.barrier()  # a process may have read all photos for their keys, which takes long
         lacking = torch.tensor([float(group not in kept) for group in views.groups])
         distributed.all_reduce_max(lacking)
         kept = {group: kept[group] for group, gone in zip(views.groups, lacking.tolist(), strict=True) if not gone}

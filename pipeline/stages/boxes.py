@@ -167,17 +167,30 @@ def cam_view(
 ) -> tuple[CandidateBoxes, float]:
     """Boxes of all images, in the first process, and the threshold that selected their classes.
 
-    The processes of torchrun share the images. The selection needs every score first; the backbone sees the images
-    twice only where there is no room for its maps, or where they are not to be rounded.
+    The selection needs the scores of all images. So the backbone runs twice, unless its maps are rounded and fit in the
+    store.
     """
     store = store if config.half_maps else None
-    paths, sizes = train.paths, torch.from_numpy(train.sizes)
+    paths = train.paths
     tau = search_tau(model, paths, search_size, config) if config.tau_rule == "search" else 0.0
     how = {"batch_size": config.batch_size, "title": "boxes: tau", "store": store, "rounded": config.half_maps}
     logits = predict_once(pieces.path("logits.pt"), model, paths, config.image_size, **how)
     selected, tau = select_classes(logits.sigmoid(), config, tau)
+    return box_classes(model, train, selected, config, store, pieces), tau
+
+
+def box_classes(
+    model: CamNet,
+    train: Manifest,
+    selected: Tensor,
+    config: BoxesConfig,
+    store: FeatureStore | None,
+    pieces: PartialResults,
+) -> CandidateBoxes:
+    """Boxes of the selected classes, bool Tensor[N, C], in the first process; the processes of torchrun share the images."""
+    paths, sizes = train.paths, torch.from_numpy(train.sizes)
     groups = shares(len(paths), config.batch_size)
-    # the batch size, which no fingerprint has, decides the groups; the search may find another tau on another device
+    # no fingerprint contains the batch size, which determines the groups, or a tau that differs between devices
     pieces = pieces.of([len(group) for group in groups], selected.numpy())
     mine = distributed.shard(range(len(groups)))
     missing = [group for group in mine if not pieces.has_arrays(group)]
@@ -190,7 +203,7 @@ def cam_view(
         config.image_size,
         config.batch_size,
         title="boxes",
-        store=store if missing == list(mine) else None,  # keeps maps of the whole share alone
+        store=store if missing == list(mine) else None,  # it keeps only the maps of all images of this process
         rounded=config.half_maps,
     ):
         part = rows[places.start : places.stop]
@@ -204,8 +217,8 @@ def cam_view(
             parts = []
     distributed.barrier()
     if not distributed.is_main():
-        return NO_BOXES, tau
-    return CandidateBoxes.joined([CandidateBoxes(**pieces.load_arrays(group)) for group in range(len(groups))]), tau
+        return NO_BOXES
+    return CandidateBoxes.joined([CandidateBoxes(**pieces.load_arrays(group)) for group in range(len(groups))])
 
 
 def grid_view(train: Manifest, config: BoxesConfig) -> CandidateBoxes:
