@@ -116,7 +116,7 @@ def test_the_shipped_plan_is_valid():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[[row]]\nset = []", "needs a name"),
+        ("[[row]]\nset = []", "not a plan.* a name"),
         ("seeds = [", "not valid TOML"),
         ("seeds = [0]", "not a plan"),
         ("[[row]]\nname = 3", "found 3, expected a text"),
@@ -130,7 +130,7 @@ def test_a_wrong_plan_is_refused(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(PipelineError, match=message):
         read_plan(str(path))
-    with pytest.raises(PipelineError, match=r"no plan 'papre'; there are paper"):
+    with pytest.raises(PipelineError, match=r"no plan 'papre'\. Choose paper"):
         read_plan("papre")
 
 

@@ -177,7 +177,7 @@ def test_refuses_what_has_no_figure():
         multilabel_metrics(np.where(SCORES == 0.9, np.nan, SCORES), TRUTH, NAMES)
     with pytest.raises(PipelineError, match=r"expected both \(images, 2\)"):
         multilabel_metrics(SCORES, TRUTH, NAMES[:2])
-    with pytest.raises(PipelineError, match=r"holds \[0, 2\]"):
+    with pytest.raises(PipelineError, match=r"contains \[0, 2\]"):
         multilabel_metrics(SCORES, TRUTH * 2, NAMES)
     with pytest.raises(PipelineError, match="'maybe', expected ignore"):
         multilabel_metrics(SCORES, TRUTH, NAMES, difficult="maybe")

@@ -1,1 +1,1 @@
-"""What needs ground truth: figures and tables."""
+"""Figures and tables that need ground truth."""

@@ -1,6 +1,6 @@
-"""Human labels of a dataset. Only `prepare` writes them, and only what is allowed to look imports this module.
+"""Human labels of a dataset. Only `prepare` writes them.
 
-The linter holds who that is: `evaluate`, what people look at runs with, and the options of a study.
+The import contracts list the modules that must not import this one: everything that trains or selects.
 """
 
 import hashlib
@@ -38,38 +38,34 @@ class GroundTruth(Artifact):
 
     @property
     def labelled(self) -> np.ndarray:
-        """Images with a label of at least one class, bool [N]; what is measured is measured on these."""
+        """Images with a label of at least one class, bool [N]; figures are measured on these."""
         return (self.labels != UNKNOWN).any(axis=1)
 
     def frame(self) -> "pd.DataFrame":
-        """Labels 1, 0, -1 or -2."""
+        """Labels 1, 0, -1 or -2 as a table."""
         return self.by_class(self.labels)
 
     def rows_of(self, image_ids: list[str]) -> np.ndarray:
-        """Labels int8 [N, C] of these images, in their order.
-
-        Raises:
-            PipelineError: one of them is not known.
-        """
+        """Labels int8 [N, C] of these images, in their order; raises as `positions_of`."""
         return self.labels[self.positions_of(image_ids)]
 
     def positions_of(self, image_ids: list[str]) -> np.ndarray:
         """Rows int64 [N] of these images.
 
         Raises:
-            PipelineError: one of them is not known.
+            PipelineError: an image has no row.
         """
         row = {image_id: i for i, image_id in enumerate(self.image_ids)}
         missing = [i for i in image_ids if i not in row]
         if missing:
             raise PipelineError(
-                f"{FILE} does not know {len(missing)} images (first: {missing[0]}). Rebuild it with `ccd prepare`."
+                f"{FILE} lacks {len(missing)} images (first: {missing[0]}). Rebuild it with `ccd prepare`."
             )
         return np.array([row[i] for i in image_ids], dtype=np.int64)
 
 
 def digest_truth(labels: np.ndarray, *objects: np.ndarray) -> str:
-    """Hash of what ground truth says: labels and objects."""
+    """Hash of labels and objects."""
     digest = hashlib.sha256()
     for values in (labels, *objects):
         digest.update(f"{values.dtype} {values.shape}".encode())
@@ -92,11 +88,7 @@ def read_ground_truth(folder: Path) -> GroundTruth:
 
 
 def need_ground_truth(folder: Path) -> GroundTruth:
-    """The ground truth of a run folder, which has to have some.
-
-    Raises:
-        PipelineError: there is none.
-    """
+    """The ground truth of a run folder; raises PipelineError if the run has none."""
     if not has_ground_truth(folder):
         raise PipelineError(
             f"{folder} has no ground truth, so there is nothing to measure against; look at the labels with "

@@ -1,10 +1,10 @@
-"""Scores and ground truth to 95 % intervals of the mAP, and of the difference between two mAPs on the same images.
+"""95 % intervals of the mAP, and of the difference between two mAPs on the same images.
 
-The interval is for the mAP that the same scores would have on very many such images. It comes from leaving out one image
-at a time (the jackknife; Efron & Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 10 and 11): the mean
-change estimates how much too high an average precision of few positives is, the spread of the changes is the standard
-error. A bootstrap by percentiles misses the mAP of few positives: drawing a positive twice makes its precision higher.
-`tests/benchmarks/README.md` shows what share of simulated intervals hold the true mAP.
+The interval is for the mAP that the same classifier would have on very many such images. It comes from the jackknife,
+which leaves out one image at a time (Efron & Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 10 and 11).
+The mean change estimates the bias of an average precision of few positives; the spread of the changes is the standard
+error. A percentile bootstrap misses the mAP of few positives, because a positive that is drawn twice has a higher
+precision. `tests/benchmarks/README.md` shows the share of simulated intervals that contain the true mAP.
 """
 
 from collections.abc import Sequence
@@ -17,25 +17,25 @@ import numpy as np
 from pipeline.evaluation.metrics import Difficult, EmptyClass, apply_difficult
 
 TAIL = 0.025
-"""Share of the intervals that may lie above the true value, and the same below: 95 % hold it."""
+"""Share of the intervals above the true value, and the same below: 95 % contain it."""
 FEWEST_IMAGES = 3.0
-"""Below this many images that share the spread, there is no estimate of it."""
+"""The spread has no estimate if fewer images than this determine it."""
 LONE_SHARE = 0.05
-"""Most classes with a single positive, as a share: their average precision varies by an unknown amount."""
+"""Largest share of classes with a single positive, whose average precision varies by an unknown amount."""
 LARGEST_SHIFT = 1.25
-"""Largest correction, in standard errors: beyond it, what the correction leaves over is too large as well."""
+"""Largest correction of the bias, in standard errors; beyond it the remaining bias is too large as well."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95 % interval, or the reason why there is none."""
+    """A 95 % interval, or the reason for having none."""
 
     low: float | None
     high: float | None
     why_none: str = ""
 
     def edges(self) -> tuple[float, float]:
-        """Both ends, NaN where there are none."""
+        """Both ends; NaN without interval."""
         return (np.nan, np.nan) if self.low is None or self.high is None else (self.low, self.high)
 
     def figures(self) -> dict[str, Any]:
@@ -51,7 +51,7 @@ class LeaveOneOut:
 
     value: float
     changes: np.ndarray
-    """float64 [N], the value without the image less the value."""
+    """float64 [N], the value without the image minus the value."""
     lone: int
     """Classes with a single positive."""
     classes: int
@@ -63,13 +63,7 @@ def leave_one_out(
 ) -> LeaveOneOut:
     """The mAP of `multilabel_metrics` and its change without each image.
 
-    A class keeps its value where its only positive is left out.
-
-    Args:
-        scores: float [N, C].
-        truth: int8 [N, C], as of `multilabel_metrics`.
-        difficult: what DIFFICULT counts as.
-        empty_class: what a class without positives counts as.
+    A class keeps its value if its only positive is left out. For the arguments see `multilabel_metrics`.
     """
     truth = apply_difficult(truth, difficult)
     positives = np.count_nonzero(truth == 1, axis=0)  # [C]
@@ -77,17 +71,17 @@ def leave_one_out(
     for c in np.flatnonzero(positives):
         known = np.flatnonzero(truth[:, c] >= 0)
         order = known[np.argsort(-scores[known, c])]
-        value, found = _class_changes(scores[order, c], truth[order, c] == 1)
+        value, class_changes = _class_changes(scores[order, c], truth[order, c] == 1)
         total += value
-        changes[order] += found
+        changes[order] += class_changes
     classes = int((positives > 0).sum())
     counted = truth.shape[1] if empty_class == "zero" else max(classes, 1)
     return LeaveOneOut(total / counted, changes / counted, int((positives == 1).sum()), classes)
 
 
-def map_interval(found: LeaveOneOut) -> Interval:
-    """95 % interval of an mAP, in [0, 1]: computed on its logit, as it can't leave that range."""
-    spread = _spread(found)
+def map_interval(jackknife: LeaveOneOut) -> Interval:
+    """95 % interval of an mAP, computed on its logit, so that it stays in [0, 1]."""
+    spread = _spread(jackknife)
     if isinstance(spread, str):
         return Interval(None, None, spread)
     centre, half = spread
@@ -99,9 +93,9 @@ def map_interval(found: LeaveOneOut) -> Interval:
 
 
 def gain_interval(before: Sequence[LeaveOneOut], after: Sequence[LeaveOneOut]) -> Interval:
-    """95 % interval of the mean mAP of some sets of scores less that of others, on the same images.
+    """95 % interval of the mean mAP of `after` minus that of `before`, on the same images.
 
-    With 0 outside, the two differ by more than the choice of test images.
+    If 0 is outside, the choice of test images does not explain the difference.
     """
     signed = [(-1 / len(before), each) for each in before] + [(1 / len(after), each) for each in after]
     spread = _spread(
@@ -124,21 +118,22 @@ def scores_gain_interval(
     """`gain_interval` of sets of scores, float [N, C] each; equal sets differ by 0 with certainty.
 
     Args:
-        before: one set of scores or, of several seeds, several.
-        after: the same of what is compared with them.
+        before: sets of scores, one per seed.
+        after: sets of scores to compare with them.
         truth: int8 [N, C].
         conventions: `difficult` and `empty_class`, see `leave_one_out`.
     """
     if np.array_equal(before, after):
         return Interval(0.0, 0.0)
-    found = [[leave_one_out(scores, truth, **conventions) for scores in each] for each in (before, after)]
-    return gain_interval(*found)
+    return gain_interval(
+        *([leave_one_out(scores, truth, **conventions) for scores in sets] for sets in (before, after))
+    )
 
 
 def student_quantile(freedom: float) -> float:
     """The 97.5 % quantile of Student's t distribution with `freedom` degrees, at least 3; 0.1 % too small at 3.
 
-    Abramowitz & Stegun, 26.7.5; scipy takes longer to import than the rest of the intervals takes.
+    Abramowitz & Stegun, 26.7.5. The import of scipy takes longer than all intervals of a run.
     """
     z = NormalDist().inv_cdf(1 - TAIL)
     terms = (
@@ -151,20 +146,21 @@ def student_quantile(freedom: float) -> float:
     return sum(term / freedom**power for power, term in enumerate(terms))
 
 
-def _spread(found: LeaveOneOut) -> tuple[float, float] | str:
-    """Middle and half the width of the interval, or why there is none."""
-    count = len(found.changes)
-    squares = (found.changes - found.changes.mean()) ** 2 if count else np.zeros(0)
-    images = squares.sum() ** 2 / (squares**2).sum() if squares.any() else 0.0  # that share the spread
+def _spread(jackknife: LeaveOneOut) -> tuple[float, float] | str:
+    """Middle and half the width of the interval, or the reason for having none."""
+    changes = jackknife.changes
+    count = len(changes)
+    squares = (changes - changes.mean()) ** 2 if count else np.zeros(0)
+    images = squares.sum() ** 2 / (squares**2).sum() if squares.any() else 0.0  # that determine the spread
     if images < FEWEST_IMAGES:
         return "too few images decide it"
-    if found.lone > LONE_SHARE * found.classes:
-        return f"{found.lone} of {found.classes} classes are in a single image"
-    shift = -(count - 1) * found.changes.mean()
+    if jackknife.lone > LONE_SHARE * jackknife.classes:
+        return f"{jackknife.lone} of {jackknife.classes} classes are in a single image"
+    shift = -(count - 1) * changes.mean()
     error = np.sqrt((count - 1) / count * squares.sum())
     if abs(shift) > LARGEST_SHIFT * error:
         return "too few images show each class"
-    return found.value + shift, student_quantile(images) * float(error)
+    return jackknife.value + shift, student_quantile(images) * float(error)
 
 
 def _class_changes(scores: np.ndarray, positive: np.ndarray) -> tuple[float, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Scores and ground truth to the figures of the multi-label literature, all in [0, 1]."""
+"""Figures of the multi-label literature from scores and ground truth, all in [0, 1]."""
 
 from typing import Any, Literal
 
@@ -10,17 +10,17 @@ from pipeline.method.ranking import average_precision
 from pipeline.system.errors import PipelineError
 
 Difficult = Literal["ignore", "negative", "positive"]
-"""What DIFFICULT in the ground truth counts as: ML-GCN and its line ignore it, the single-positive line (CCD too)
-counts it negative, TagCLIP positive."""
+"""Value of DIFFICULT in the ground truth. ML-GCN and its successors ignore it; the single-positive literature, with CCD,
+counts it as negative, TagCLIP as positive."""
 
 EmptyClass = Literal["skip", "zero"]
-"""A class without positives: out of the means over classes, or 0 in them (single-positive convention)."""
+"""A class without positives is left out of the means over classes, or 0 in them (single-positive convention)."""
 
 _DIFFICULT_VALUE = {"ignore": UNKNOWN, "negative": 0, "positive": 1}
 _IMAGES = 65_536
-"""Images that are looked at together where a pair of image and class takes eight bytes."""
+"""Images per block in steps that need eight bytes for each pair of image and class."""
 _BINS = 15
-"""Of equal width, of the calibration error."""
+"""Bins of equal width for the calibration error."""
 
 
 def multilabel_metrics(
@@ -32,24 +32,24 @@ def multilabel_metrics(
     empty_class: EmptyClass = "skip",
     threshold: float | np.ndarray = PRESENT,
 ) -> dict[str, Any]:
-    """Every figure of the evaluation, ready for JSON; an ignored pair of image and class counts nowhere.
+    """All figures of the evaluation, ready for JSON; ignored pairs of image and class never count.
 
     Args:
-        scores: float [N, C], higher for "more likely present"; probabilities where calibration is asked for.
+        scores: float [N, C], higher for "more likely present"; probabilities if the calibration error matters.
         truth: int8 [N, C]: 1 present, 0 absent, UNKNOWN, or DIFFICULT.
         class_names: C names.
-        difficult: what DIFFICULT counts as; UNKNOWN never counts.
-        empty_class: what a class without positives counts as.
-        threshold: a score from here on says "present"; one number or [C].
+        difficult: value of DIFFICULT; UNKNOWN never counts.
+        empty_class: value of a class without positives.
+        threshold: lowest score of a present class; one number or [C].
 
     Returns:
         mAP: mean over classes of the non-interpolated average precision.
         AP: the same by class name; None for a class without positives.
         CP, CR, CF1: precision and recall at `threshold`, averaged over classes, and their harmonic mean.
         OP, OR, OF1: the same over all pairs of image and class at once.
-        top3: those six where each image's three highest scores say "present".
-        sample_F1: mean over images of the F1 of their decisions; 0 where an image has neither.
-        hit_at_1: share of the images with a positive whose highest score is one.
+        top3: the same six figures if the three highest scores of each image are the present classes.
+        sample_F1: mean over images of the F1 of their decisions; 0 for an image without positives and decisions.
+        hit_at_1: share of the images with a positive whose highest score is of a positive.
         calibration_error: mean |confidence - frequency| over 15 bins; None for scores outside [0, 1].
         left_out: names of the classes without positives.
         difficult, empty_class, threshold, images: the conventions and N.
@@ -86,7 +86,7 @@ def ranking_metrics(
     difficult: Difficult = "ignore",
     empty_class: EmptyClass = "skip",
 ) -> dict[str, Any]:
-    """The mAP and AP of `multilabel_metrics` alone: those figures that no threshold decides."""
+    """The mAP and AP of `multilabel_metrics`, which depend on no threshold."""
     _check(scores, truth, class_names)
     return _ranking(scores, apply_difficult(truth, difficult), class_names, empty_class)
 
@@ -99,36 +99,26 @@ def label_metrics(
     difficult: Difficult = "ignore",
     empty_class: EmptyClass = "skip",
 ) -> dict[str, Any]:
-    """`multilabel_metrics` of pseudo-labels at 0.5, and what tells soft labels from scores.
-
-    Args:
-        labels: float [N, C] in [0, 1].
-        truth: int8 [N, C], as of `multilabel_metrics`.
-        class_names: C names.
-        difficult: what DIFFICULT counts as; UNKNOWN never counts.
-        empty_class: what a class without positives counts as.
+    """`multilabel_metrics` of pseudo-labels float [N, C] in [0, 1] at a threshold of 0.5, and figures of soft labels.
 
     Returns:
         Also label_sum: mean over images of the sum of their labels. positives_per_image: mean number of
         labels from 0.5 on. classes_per_image: mean number of classes present. ties: see `tied_fraction`.
     """
     figures = multilabel_metrics(labels, truth, class_names, difficult=difficult, empty_class=empty_class)
+    known = apply_difficult(truth, difficult)
+    counts = np.count_nonzero(known >= 0, axis=0)
     return figures | {
         "label_sum": float(labels.sum(axis=1).mean()),
         "positives_per_image": float((labels >= PRESENT).sum(axis=1).mean()),
-        "classes_per_image": _classes_per_image(apply_difficult(truth, difficult)),
+        # with complete labels the mean number of classes, else estimated from the known pairs of each class
+        "classes_per_image": float((np.count_nonzero(known == 1, axis=0) / np.maximum(counts, 1)).sum()),
         "ties": tied_fraction(labels),
     }
 
 
-def _classes_per_image(truth: np.ndarray) -> float:
-    """Sum over classes of their share of the images where they are known: with complete labels the mean number."""
-    known = np.count_nonzero(truth >= 0, axis=0)
-    return float((np.count_nonzero(truth == 1, axis=0) / np.maximum(known, 1)).sum())
-
-
 def apply_difficult(truth: np.ndarray, difficult: Difficult) -> np.ndarray:
-    """Copy of the int8 [N, C] ground truth with DIFFICULT replaced by what it counts as, UNKNOWN for "ignore"."""
+    """Copy of the int8 [N, C] ground truth with another value for DIFFICULT, UNKNOWN for "ignore"."""
     if difficult not in _DIFFICULT_VALUE:
         raise PipelineError(f"difficult is {difficult!r}, expected ignore, negative or positive.")
     return np.where(truth == DIFFICULT, np.int8(_DIFFICULT_VALUE[difficult]), truth)
@@ -137,12 +127,12 @@ def apply_difficult(truth: np.ndarray, difficult: Difficult) -> np.ndarray:
 def mean_average_precision(
     scores: np.ndarray, truth: np.ndarray, *, difficult: Difficult = "ignore", empty_class: EmptyClass = "skip"
 ) -> float:
-    """The mAP that `multilabel_metrics` gives, alone; NaN where no class counts."""
+    """The mAP of `multilabel_metrics`; NaN if no class counts."""
     return _mean(average_precision(scores, apply_difficult(truth, difficult)), empty_class)
 
 
 def precision_recall(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The curve of one class, a point each distinct score of a positive, from the highest down.
+    """Precision-recall curve of one class: one point per distinct score of a positive, from the highest down.
 
     Args:
         scores: float [N].
@@ -161,7 +151,7 @@ def precision_recall(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray,
 
 
 def tied_fraction(labels: np.ndarray) -> float:
-    """Share of the N * C labels that another image has too in the same class: no ranking separates them."""
+    """Share of the N * C labels that equal another image's label of the same class, so that no ranking separates them."""
     tied = 0
     for column in labels.T:
         counts = np.unique(column, return_counts=True)[1]
@@ -173,22 +163,22 @@ def _check(scores: np.ndarray, truth: np.ndarray, class_names: list[str]) -> Non
     if not scores.shape == truth.shape == (len(truth), len(class_names)) or len(truth) == 0:
         raise PipelineError(
             f"scores are {scores.shape}, ground truth is {truth.shape}, expected both "
-            f"(images, {len(class_names)}), at least one image. Rebuild whichever is of another dataset."
+            f"(images, {len(class_names)}) with at least one image. Rebuild the one of another dataset."
         )
     if not np.isfinite(scores).all():
         raise PipelineError(
             f"{np.count_nonzero(~np.isfinite(scores))} of {scores.size} scores are not finite, expected all. "
             "The training that made them diverged; lower its learning rate."
         )
-    # np.isin would take twelve bytes for each pair of image and class
+    # np.isin needs twelve bytes for each pair of image and class
     if not ((truth == 1) | (truth == 0) | (truth == UNKNOWN) | (truth == DIFFICULT)).all():
         raise PipelineError(
-            f"ground truth holds {np.unique(truth)[:5].tolist()}, expected only 1, 0, {UNKNOWN} and {DIFFICULT}."
+            f"ground truth contains {np.unique(truth)[:5].tolist()}, expected only 1, 0, {UNKNOWN} and {DIFFICULT}."
         )
 
 
 def _decision_metrics(decisions: np.ndarray, truth: np.ndarray, counted: np.ndarray) -> dict[str, float]:
-    """CP, CR, CF1, OP, OR, OF1 of bool [N, C] decisions; a class never predicted has precision 0."""
+    """CP, CR, CF1, OP, OR, OF1 of bool [N, C] decisions; a class without predictions has precision 0."""
     hits, false, missed = _outcomes(decisions, truth, axis=0)  # [C] each
     class_precision = (hits / np.maximum(hits + false, 1))[counted].mean()
     class_recall = (hits / np.maximum(hits + missed, 1))[counted].mean()
@@ -205,7 +195,7 @@ def _decision_metrics(decisions: np.ndarray, truth: np.ndarray, counted: np.ndar
 
 
 def _outcomes(decisions: np.ndarray, truth: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """True positives, false positives and false negatives, counted along an axis of [N, C]; a negative label is neither."""
+    """Number of true positives, false positives and false negatives along an axis of [N, C]; ignored pairs count nowhere."""
     pairs = decisions & (truth == 1), decisions & (truth == 0), ~decisions & (truth == 1)
     hits, false, missed = (np.count_nonzero(each, axis=axis) for each in pairs)
     return hits, false, missed
@@ -230,13 +220,13 @@ def _ranking(scores: np.ndarray, truth: np.ndarray, class_names: list[str], empt
 
 
 def _mean(precisions: np.ndarray, empty_class: EmptyClass) -> float:
-    """Mean over classes [C]; NaN where none counts."""
+    """Mean over classes [C]; NaN if none counts."""
     counted = np.nan_to_num(precisions) if empty_class == "zero" else precisions[~np.isnan(precisions)]
     return float(counted.mean()) if len(counted) else float("nan")
 
 
 def _top_k(scores: np.ndarray, truth: np.ndarray, k: int) -> np.ndarray:
-    """Each image's k highest scores, bool [N, C]; no ignored pairs, the earlier class of equal ones."""
+    """The k highest scores per image without ignored pairs, bool [N, C]; of equal scores the earlier class."""
     chosen = np.zeros(scores.shape, dtype=bool)
     for start in range(0, len(scores), _IMAGES):
         rows = slice(start, start + _IMAGES)
@@ -251,7 +241,7 @@ def _sample_f1(decisions: np.ndarray, truth: np.ndarray) -> float:
 
 
 def _hit_at_1(scores: np.ndarray, truth: np.ndarray) -> float | None:
-    """None where no image has a positive."""
+    """Share of hits; None if no image has a positive."""
     labelled = (truth == 1).any(axis=1)
     hits = truth[_top_k(scores, truth, k=1)] == 1  # [N]
     return float(hits[labelled].mean()) if labelled.any() else None
@@ -261,7 +251,7 @@ def _calibration_error(scores: np.ndarray, truth: np.ndarray) -> float | None:
     """Expected calibration error (Naeini et al., AAAI 2015); None for scores outside [0, 1] or without labels."""
     if scores.min() < 0 or scores.max() > 1:
         return None
-    excess, pairs = np.zeros(_BINS), 0  # confidence less frequency, times the pairs of the bin
+    excess, pairs = np.zeros(_BINS), 0  # (confidence - frequency) times the pairs of the bin
     for start in range(0, len(scores), _IMAGES):
         known = truth[start : start + _IMAGES] >= 0
         confidence, present = (each[start : start + _IMAGES][known].astype(float) for each in (scores, truth))

@@ -1,4 +1,4 @@
-"""Any file of a run to what it holds, for people: stages read the kind that they need."""
+"""Reader of any file of a run, for users; stages read a specific kind."""
 
 import warnings
 from pathlib import Path
@@ -12,18 +12,18 @@ from pipeline.runs.graph import HISTORIES, MAKERS
 from pipeline.system.errors import PipelineError, hint
 
 TABLES = (*HISTORIES, "predictions.csv")
-"""Files that are read as a pandas frame."""
+"""Files that `read` returns as a pandas frame."""
 
 
 def read(path: str | Path) -> Any:
-    """Any file of a run, checked against its specification: arrays, manifest, checkpoint, figures (a dict) or table.
+    """Content of any file of a run, checked: arrays, manifest, checkpoint, figures (a dict) or table.
 
     Raises:
-        PipelineError: missing, damaged, not one of ours, or not as specified.
+        PipelineError: missing, damaged, not a file of a run, or not as specified.
     """
     path = Path(path)
     if path.is_dir():
-        raise PipelineError(f"{path} is a folder; give one of its files, as {path / 'final_labels.h5'}.")
+        raise PipelineError(f"{path} is a folder. Give one of its files, such as {path / 'final_labels.h5'}.")
     if path.name in TABLES:
         import pandas as pd
 
@@ -47,16 +47,16 @@ def read(path: str | Path) -> Any:
 
 
 def read_with_warning(path: str | Path) -> Any:
-    """`read` for callers of the Python API: warns of a file that no longer belongs to its run.
+    """`read` for the Python API, with a warning about a file that is out of date.
 
     Raises:
         PipelineError: as `read`.
     """
     path = Path(path)
-    found = read(path)
-    if path.name in MAKERS and (path.parent / "manifest.csv").exists():  # else it was copied out of a run
+    content = read(path)
+    if path.name in MAKERS and (path.parent / "manifest.csv").exists():  # else it is a copy outside of a run
         try:
             up_to_date(path)
         except PipelineError as error:
             warnings.warn(str(error), stacklevel=2)
-    return found
+    return content

@@ -1,4 +1,4 @@
-"""A run folder to everything in it that is up to date, for those who look at a run and need no model."""
+"""All files of a run that are up to date, for reports and inspection without a model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class RunFiles:
     states: dict[str, str]
     """State of each file, see `FileState.state`."""
     provenances: dict[str, Provenance]
-    """Of the current files."""
+    """Provenance of each file that is up to date."""
     manifest: Manifest
     truth: GroundTruth | None
     embeddings: Embeddings | None
@@ -44,21 +44,21 @@ class RunFiles:
     final: Labels | None
     epoch_scores: EpochScores | None
     thresholds: list[float] | None
-    """C, the classifier's own."""
+    """C thresholds of the classifier."""
     metrics: dict[str, Any] | None
     warmup_epochs: pd.DataFrame | None
     train_epochs: pd.DataFrame | None
 
 
 def read_run(folder: Path) -> RunFiles:
-    """Every current file of a run; one that cannot be read is named in the states, and the rest is there.
+    """All files of a run that are up to date; `states` names files that cannot be read.
 
     Raises:
-        PipelineError: there is no manifest that can be read.
+        PipelineError: the manifest is missing or cannot be read.
     """
     manifest = read_manifest(folder)
-    found = file_states(folder)
-    states = {name: state.state for name, state in found.items()}
+    file_state = file_states(folder)
+    states = {name: each.state for name, each in file_state.items()}
 
     def take(name: str, load: Callable[[Path], Any] = read) -> Any:
         if states[name] != UP_TO_DATE:
@@ -95,15 +95,16 @@ def read_run(folder: Path) -> RunFiles:
         metrics=take("metrics.json"),
         warmup_epochs=history("warmup.csv"),
         train_epochs=history("train.csv"),
-        # last, as reading may find damage
+        # last, because reading may change the states
         states=states,
-        provenances={name: s.provenance for name, s in found.items() if s.provenance and states[name] == UP_TO_DATE},
+        provenances={
+            name: each.provenance for name, each in file_state.items() if each.provenance and states[name] == UP_TO_DATE
+        },
     )
 
 
 def local_of(crops: CropScores, final: Labels | None) -> np.ndarray:
-    """What the crops of each image say of each class, float32 [N, C], combined as for the final labels."""
+    """Local scores of the crops per image and class, float32 [N, C], combined as for the final labels."""
     config = FuseConfig() if final is None else final.provenance.options(FuseConfig)
-    spoken = crops.class_index if config.crop_scope == "own" else None
-    count = len(crops.image_ids)
-    return local_scores(crops.probabilities, crops.image_index, count, spoken)[0]
+    class_index = crops.class_index if config.crop_scope == "own" else None
+    return local_scores(crops.probabilities, crops.image_index, len(crops.image_ids), class_index)[0]

@@ -1,4 +1,4 @@
-"""The figures of a run as tables for the terminal."""
+"""Figures of a run as tables for the terminal."""
 
 import json
 from pathlib import Path
@@ -38,19 +38,19 @@ def show_metrics(folder: Path) -> None:
         log(sentence)
     final = metrics.get("labels", {}).get("final", {})
     if by_hand := corrected_count(final.get("corrected_images", 0), final.get("corrected_entries", 0)):
-        log(f"Corrected by hand: {by_hand}. So the classifier was trained with human labels.")
+        log(f"Corrected by hand: {by_hand}. The classifier was trained with these human labels.")
     if "gain" in metrics:
         log(gain_sentence(metrics["gain"]))
     if "epochs" in metrics:
         epochs = metrics["epochs"]
         log(
-            f"Epoch {epochs['chosen_epoch']} was chosen without labels (mAP {100 * epochs['chosen_mAP']:.1f}); "
-            f"the oracle, which looks at ground truth, is epoch {epochs['oracle_epoch']} ({100 * epochs['oracle_mAP']:.1f})."
+            f"Epoch {epochs['chosen_epoch']} was selected without labels (mAP {100 * epochs['chosen_mAP']:.1f}); "
+            f"the best epoch by ground truth is {epochs['oracle_epoch']} ({100 * epochs['oracle_mAP']:.1f})."
         )
 
 
 def gain_sentence(gain: dict[str, Any]) -> str:
-    """The final classifier against the teacher."""
+    """A sentence about the final classifier and its teacher."""
     interval = ""
     if "mAP_interval" in gain:
         low, high = (100 * edge for edge in gain["mAP_interval"])
@@ -59,13 +59,13 @@ def gain_sentence(gain: dict[str, Any]) -> str:
 
 
 def sources_of(metrics: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    """What was measured: split, name, figures."""
+    """Split, name and figures of each measured set of scores or labels."""
     rows = [("test", name, figures) for name, figures in metrics.get("test", {}).items()]
     return rows + [("train", f"{name} labels", figures) for name, figures in metrics.get("labels", {}).items()]
 
 
 def summary_table(metrics: dict[str, Any]) -> PlainTable:
-    """One row for each classifier and each set of labels, decisions at a score of 0.5."""
+    """One row per classifier and set of labels, with decisions at a score of 0.5."""
     conventions = metrics["conventions"]
     table = PlainTable(
         title=f"difficult: {conventions['difficult']}; a class without positives: {conventions['empty_class']}"
@@ -82,13 +82,13 @@ def summary_table(metrics: dict[str, Any]) -> PlainTable:
 
 
 def short_name(name: str) -> str:
-    """The name of a set of scores, broken so that a table of 80 columns shows it whole."""
+    """The name of a set of scores in lines that fit a table of 80 columns."""
     name = name.removesuffix(" classifier").removesuffix(" zero-shot")
     return name.replace("cross-fitted", "cross-\nfitted").replace(" labels", "\nlabels")
 
 
 def class_table(metrics: dict[str, Any]) -> PlainTable:
-    """AP of every class, a column each classifier and each set of labels."""
+    """AP of every class, with one column per classifier and set of labels."""
     sources = sources_of(metrics)
     table = PlainTable(title="AP by class")
     table.add_column("class")

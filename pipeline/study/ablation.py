@@ -1,4 +1,4 @@
-"""A plan of settings to a table: the same chain with one thing changed at a time, common stages run once."""
+"""Ablations: a plan of settings to a table of figures; stages that several rows share run once."""
 
 import os
 import tomllib
@@ -30,15 +30,15 @@ from pipeline.system.progress import PlainTable, log
 FIGURES = ("label_mAP", "label_F1", "teacher_mAP", "warmup_mAP", "final_mAP", "low", "high", "oracle_mAP")
 
 SEEDED = ("warmup", "boxes", "train")
-"""Stages whose draws a study repeats; the demo scenes stay the same."""
+"""Stages that get the seed of a row; the demo scenes stay the same."""
 
 STUDIED = STAGES[1:]
-"""The stages that a study runs: all rows have the images of one run."""
+"""The stages of an ablation; all rows use the images of one run."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the study: what differs from the run's own settings."""
+    """One row of the table: the settings that differ from the run."""
 
     group: str
     name: str
@@ -46,30 +46,31 @@ class Row:
 
     @property
     def title(self) -> str:
-        """What the row is called where the group does not stand next to it."""
+        """Group and name."""
         return f"{self.group}: {self.name}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Rows, each run once a seed."""
+    """Rows, each run once per seed."""
 
     seeds: list[int]
     rows: list[Row]
 
 
 def read_plan(name: str) -> Plan:
-    """A plan that ships with the package, by name, or a TOML file.
+    """A plan of the package, by name, or of a TOML file.
 
-    The file has `seeds` and, a row, `[[row]]` with `group`, `name` and `set`, a list of "STAGE.OPTION=VALUE".
+    The file has `seeds` and, for each row, a table `[[row]]` with `group`, `name` and `set`, a list of
+    "STAGE.OPTION=VALUE".
 
     Raises:
-        PipelineError: no such plan, no valid TOML, or a row without name.
+        PipelineError: the plan is missing or is not valid TOML, or a row has no name.
     """
     path = Path(name) if name.endswith(".toml") else files("pipeline").joinpath("plans", f"{name}.toml")
     if not path.is_file():
         known = ", ".join(shipped("plans"))
-        raise PipelineError(f"there is no plan {name!r}; there are {known}, or give a .toml file.")
+        raise PipelineError(f"there is no plan {name!r}. Choose {known}, or give a .toml file.")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
         rows = [
@@ -85,25 +86,25 @@ def read_plan(name: str) -> Plan:
         raise PipelineError(f"{name} is not valid TOML: {first_line(error)}.") from None
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise PipelineError(
-            f"{name} is not a plan: every [[row]] needs a name and a list `set` ({first_line(error)})."
+            f"{name} is not a plan ({first_line(error)}). Give every [[row]] a name and a list `set`."
         ) from None
 
 
 def text_of(value: object) -> str:
-    """A value that has to be a text; raises TypeError where it is none."""
+    """The value; raises TypeError if it is not a text."""
     if not isinstance(value, str):
         raise TypeError(f"found {value!r}, expected a text")
     return value
 
 
-def common_prefix(mine: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> int:
-    """How many of the first stages have the same options; stages after them may read other inputs."""
-    equal = [a == b for a, b in zip(mine, other, strict=True)]
+def common_prefix(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]) -> int:
+    """Number of first stages with the same options; later stages may have other inputs."""
+    equal = [a == b for a, b in zip(first, second, strict=True)]
     return equal.index(False) if False in equal else len(equal)
 
 
 def link_files(source: Path, target: Path, names: Sequence[str]) -> None:
-    """Give `target` the files of `source` without copying their content; a file that is there stays.
+    """Hard-link files of `source` into `target`; an existing file stays.
 
     No stage changes a file in place, so two runs may share one.
     """
@@ -115,11 +116,13 @@ def link_files(source: Path, target: Path, names: Sequence[str]) -> None:
             elif (source / name).exists() and not (target / name).exists():
                 os.link(source / name, target / name)
     except OSError as error:
-        raise PipelineError(f"{target} could not be written ({first_line(error)}). Make room, or check it.") from error
+        raise PipelineError(
+            f"{target} could not be written ({first_line(error)}). Check the folder and the disk."
+        ) from error
 
 
 def row_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """What the table tells of one run, from its `metrics.json`; NaN for what was not measured."""
+    """The figures of one run from its `metrics.json`; NaN for a figure that was not measured."""
     final = metrics["labels"]["final"]
     test = metrics.get("test", {})
     low, high = test.get("final classifier", {}).get("mAP_interval", (np.nan, np.nan))
@@ -142,7 +145,7 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
         runs: one row per run, with columns group, name, seed and `FIGURES`.
 
     Returns:
-        A row a setting: group, name, seeds, every figure's mean, and final_mAP_std (0 for a single seed).
+        One row per setting: group, name, seeds, the mean of each figure, and final_mAP_std (0 for a single seed).
     """
     grouped = runs.groupby(["group", "name"], sort=False)
     table = grouped[list(FIGURES)].mean()
@@ -158,18 +161,18 @@ def add_differences(
     reference: str,
     **conventions: Any,
 ) -> pd.DataFrame:
-    """The summary with how much higher each setting's final mAP is than that of the reference, on the same test images.
+    """The summary with the difference between each setting's final mAP and that of the reference, on the same test images.
 
     Args:
         summary: see `summarise`.
-        scores: by the title of every row, its final classifiers' scores, float [N, C] a seed.
+        scores: title of each row to the scores of its final classifiers, float [N, C] per seed.
         truth: int8 [N, C].
-        reference: title of the row that is compared with; "" for none.
+        reference: title of the row to compare with; "" for none.
         conventions: `difficult` and `empty_class`, see `leave_one_out`.
 
     Returns:
-        The summary with columns difference, difference_low and difference_high (95 % interval; NaN where there is none),
-        all NaN without reference and for the reference itself; equal scores differ by 0 with certainty.
+        The summary with columns difference, difference_low and difference_high (95 % interval; NaN without interval). All
+        are NaN without reference and for the reference itself; equal scores have the interval 0 to 0.
     """
     titles = titles_of(summary)
     means = dict(zip(titles, summary["final_mAP"], strict=True))
@@ -187,7 +190,7 @@ def add_differences(
 
 
 def titles_of(summary: pd.DataFrame) -> pd.Series:
-    """`Row.title` of every line of the summary."""
+    """`Row.title` of each row of the summary."""
     return summary["group"] + ": " + summary["name"]
 
 
@@ -233,13 +236,13 @@ def to_markdown(summary: pd.DataFrame) -> str:
 
 
 def check_plot() -> None:
-    """Raise unless the picture of a study can be drawn, before hours are spent on it."""
+    """Raise unless the plot can be drawn, before the ablation takes hours."""
     if find_spec("matplotlib") is None:
-        raise PipelineError("the plot of a study needs matplotlib: pip install '.[plot]'.")
+        raise PipelineError("the plot of an ablation needs matplotlib. Install it with `pip install '.[plot]'`.")
 
 
 def plot(summary: pd.DataFrame, path: Path) -> None:
-    """Draw the final mAP of every setting with its interval and, as a line, the teacher's mAP, a PNG; needs matplotlib.
+    """Draw a PNG of the final mAP of every setting with its interval, and the teacher's mAP as a line.
 
     Raises:
         PipelineError: matplotlib is not installed.
@@ -267,7 +270,7 @@ def plot(summary: pd.DataFrame, path: Path) -> None:
 
 
 def ablation_table(summary: pd.DataFrame) -> PlainTable:
-    """One row per setting of a study under its group, with those columns that fit a terminal; all are in `ablation.md`."""
+    """One row per setting under its group, with the columns that fit a terminal; `ablation.md` has all columns."""
     shown = [HEADER.index(name) for name in ("setting", "label mAP", "final mAP", "to the default")]
     table = PlainTable(title=f"ablation, seeds: {summary['seeds'].max()}")
     for k in shown:
@@ -285,36 +288,39 @@ def ablation_table(summary: pd.DataFrame) -> PlainTable:
 def run_plan(base: Path, own: Settings, plan: Plan, device: str) -> pd.DataFrame:
     """Run every row of a plan with every seed on the images of a run, and write the table.
 
-    Writes `ablation.csv` (one line per run), `ablation.md` and `ablation.png` (one line per setting) into `<base>/ablation/`, next to one run folder
-    per row and seed. A stage whose options and inputs equal those of the base or a finished run is taken from there; its
-    fingerprint is checked as always. The first row with the run's own settings is what the others are compared with.
+    Writes `ablation.csv` (one line per run), `ablation.md` and `ablation.png` (one line per setting) into
+    `<base>/ablation/`, next to one run folder per row and seed. If the base or a finished run has a stage with the same
+    options and inputs, its files are linked, and their fingerprints are checked as always. The reference is the first
+    row with the run's own settings.
 
     Returns:
         The summary, see `summarise` and `add_differences`.
 
     Raises:
-        PipelineError: the run has no manifest, no ground truth or no test images, or a row has a wrong setting, or there
-            are several processes.
+        PipelineError: the run has no manifest, ground truth or test images; a row has an invalid setting; or there are
+            several processes.
     """
     manifest = read_manifest(base)
     check_plot()
     if not has_ground_truth(base) or not manifest.split("test").image_ids:
-        raise PipelineError(f"{base} has no ground truth of test images, so a study cannot be measured.")
+        raise PipelineError(
+            f"{base} has no ground truth of test images, so an ablation cannot be measured. Give labelled test photos."
+        )
     if distributed.world_size() > 1:
-        raise PipelineError("a study runs in one process; start `ccd ablation` without torchrun.")
+        raise PipelineError("an ablation runs in one process. Start `ccd ablation` without torchrun.")
     seeded = [(row, seed, with_seed(own.merged(row.settings), seed)) for seed in plan.seeds for row in plan.rows]
     for _, _, settings in seeded:
         settings.check()
     finished = [(base, identities_of(own))]
-    kept = KeptFeatures(base / "ablation")  # rows differ in labels and heads, seldom in what the backbone sees
+    kept = KeptFeatures(base / "ablation")  # rows differ in labels and heads, seldom in the input of the backbone
     reference, lines, scores = "", [], {}
     for number, (row, seed, settings) in enumerate(seeded):
         log(f"{number + 1}/{len(seeded)}: {row.title}, seed {seed}")
         folder = base / "ablation" / f"{slug(row)}-{seed}"
         options = identities_of(settings)
         start_row(base, folder, manifest, settings)
-        source, other = max(finished, key=lambda pair: common_prefix(options, pair[1]))
-        shared = STUDIED[: common_prefix(options, other)]
+        source, source_options = max(finished, key=lambda pair: common_prefix(options, pair[1]))
+        shared = STUDIED[: common_prefix(options, source_options)]
         link_files(source, folder, [name for stage in shared for name in files_of(stage)])
         run_chain(folder, settings, device, stages=STUDIED, kept=kept)
         finished.append((folder, options))
@@ -338,22 +344,22 @@ def run_plan(base: Path, own: Settings, plan: Plan, device: str) -> pd.DataFrame
 
 
 def identities_of(settings: Settings) -> list[dict[str, Any]]:
-    """What decides the outputs of each stage of a study, in order."""
+    """The options that determine the outputs of each stage, in order."""
     return [settings.config(stage.name, options_of(stage), {}).identity() for stage in STUDIED]
 
 
 def start_row(base: Path, folder: Path, manifest: Manifest, settings: Settings) -> None:
-    """Give a run of a study the images, the ground truth and the corrections of the base run."""
-    # not linked: relative paths of photos inside the base run would lead nowhere
+    """Start a run with the images, the ground truth and the corrections of the base run."""
+    # not linked: the manifest may contain photos by their path from the base run
     write_manifest(folder, manifest)
     for name in ("ground_truth.h5", "photos.csv", *BY_PEOPLE):
-        (folder / name).unlink(missing_ok=True)  # of an earlier study, and since then another
+        (folder / name).unlink(missing_ok=True)  # an earlier ablation may have linked an older file
         link_files(base, folder, [name])
     write_run(folder, settings)
 
 
 def with_seed(own: Settings, seed: int) -> Settings:
-    """The settings with another seed of head, order, views and random boxes."""
+    """The settings with another seed for head, order, views and random boxes."""
     return own.merged(Settings({stage: {"seed": seed} for stage in SEEDED}))
 
 
