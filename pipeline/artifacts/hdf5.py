@@ -2,29 +2,30 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
 import numpy as np
 
-from pipeline.runs.graph import remedy
-from pipeline.system.errors import PipelineError
-from pipeline.system.files import replacing
-
-if TYPE_CHECKING:
-    pass
 from pipeline.artifacts.boxes import Boxes, CropScores
 from pipeline.artifacts.corrections import Corrections
 from pipeline.artifacts.damage import reporting_damage
 from pipeline.artifacts.embeddings import Embeddings
 from pipeline.artifacts.epoch_scores import EpochScores
+from pipeline.artifacts.hdf5_file import (
+    creating,
+    put_array,
+    put_attributes,
+    put_texts,
+    take,
+    take_attributes,
+    take_texts,
+)
 from pipeline.artifacts.labels import Labels
 from pipeline.artifacts.provenance import Provenance, check_schema
 from pipeline.artifacts.schema import Artifact, check_array, check_arrays
-
-COMPRESSION = 1100
-"""Largest ratio of HDF5's filters; a dataset that claims more is refused."""
-
+from pipeline.runs.graph import remedy
+from pipeline.system.errors import PipelineError
 
 KINDS: dict[str, type[Artifact]] = {
     schema: kind
@@ -47,7 +48,8 @@ def read_arrays(path: Path, kinds: Mapping[str, type[Artifact]] = KINDS, without
     """
     path = Path(path)
     with reporting_damage(path), h5py.File(path) as file:
-        provenance = Provenance.from_attributes(file.attrs)
+        attributes = take_attributes(file)
+        provenance = Provenance.from_attributes(attributes)
         check_schema(path, provenance)
         kind = kinds.get(provenance.schema)
         if kind is None:
@@ -55,10 +57,10 @@ def read_arrays(path: Path, kinds: Mapping[str, type[Artifact]] = KINDS, without
         values: dict[str, Any] = {
             f.name: take(file, f.name) for f in kind.array_fields() if f.name in file and f.name not in without
         }
-        values |= {name: take_names(file, name) for name in ("image_ids", "class_names")}
+        values |= {name: take_texts(file, name) for name in ("image_ids", "class_names")}
         for item in kind.scalar_fields():
-            if item.name in file.attrs:
-                values[item.name] = plain_scalar(file.attrs[item.name], item)
+            if item.name in attributes:
+                values[item.name] = plain_scalar(attributes[item.name], item)
         left_out = {name: unread(file, name) for name in without if name in file}
         values |= {name: array[:0] for name, array in left_out.items()}
         try:
@@ -87,35 +89,6 @@ def unread(file: h5py.File, name: str) -> np.ndarray:
     return np.broadcast_to(np.zeros((), file[name].dtype), file[name].shape)
 
 
-def take(file: h5py.File, name: str, rows: slice = slice(None)) -> np.ndarray:
-    """Rows of a dataset.
-
-    Raises:
-        ValueError: it is a link or external, is not a dataset, or claims more data than the file has.
-    """
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        raise ValueError(f"{name} is a link, expected a dataset in this file")
-    dataset = file[name]
-    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
-        raise ValueError(f"{name} is not an array")
-    if dataset.external or dataset.is_virtual:
-        raise ValueError(f"{name} is in another file, expected a dataset in this file")
-    if dataset.nbytes > COMPRESSION * (dataset.id.get_storage_size() + 4096):
-        raise ValueError(f"{name} claims {dataset.nbytes:,} bytes, but the file has fewer")
-    return dataset[rows] if dataset.ndim else dataset[()]
-
-
-def take_names(file: h5py.File, name: str) -> list[str]:
-    """A dataset of unique texts."""
-    texts = take(file, name)
-    if h5py.check_string_dtype(file[name].dtype) is None or texts.ndim != 1:
-        raise ValueError(f"{name} is not a list of texts")
-    names = [item.decode() for item in texts]
-    if len(set(names)) != len(names):
-        raise ValueError(f"{name} has a duplicate")
-    return names
-
-
 def plain_scalar(value: Any, item: Any) -> Any:
     """A root attribute as a plain Python value of its field's type."""
     kind = {"int": int, "float": float, "str": str}[getattr(item.type, "__name__", item.type)]
@@ -131,11 +104,11 @@ def write(path: Path, artifact: Artifact) -> None:
         PipelineError: an array is not as specified.
     """
     check_arrays(artifact, path)
-    with replacing(path) as partial, h5py.File(partial, "w") as file:
-        file.attrs.update(artifact.provenance.to_attributes())
-        file.attrs.update({item.name: getattr(artifact, item.name) for item in artifact.scalar_fields()})
+    with creating(path) as file:
+        put_attributes(file, artifact.provenance.to_attributes())
+        put_attributes(file, {item.name: getattr(artifact, item.name) for item in artifact.scalar_fields()})
         for name in ("image_ids", "class_names"):
-            file.create_dataset(name, data=np.array(getattr(artifact, name), dtype=object), dtype=h5py.string_dtype())
+            put_texts(file, name, getattr(artifact, name))
         for item in artifact.array_fields():
             if getattr(artifact, item.name) is not None:
-                file.create_dataset(item.name, data=getattr(artifact, item.name))
+                put_array(file, item.name, getattr(artifact, item.name))

@@ -9,6 +9,7 @@ import h5py
 
 from pipeline.artifacts.checkpoints import read_description
 from pipeline.artifacts.damage import reporting_damage
+from pipeline.artifacts.hdf5_file import take_attributes
 from pipeline.artifacts.provenance import Provenance, check_schema
 from pipeline.method import FORMULAS
 from pipeline.runs.config import Config
@@ -45,7 +46,7 @@ def read_provenance(path: Path) -> Provenance:
     with reporting_damage(side):
         if path.suffix == ".h5":
             with h5py.File(path) as file:
-                provenance = Provenance.from_attributes(file.attrs)
+                provenance = Provenance.from_attributes(take_attributes(file))
         elif path.suffix == ".pt":
             provenance = Provenance.from_attributes(read_description(path)["attributes"])
         else:

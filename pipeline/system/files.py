@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -50,6 +51,44 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # where nothing could be written there is nothing to remove
             partial.unlink(missing_ok=True)
+
+
+class CheckedStream(io.FileIO):
+    """A new file for a library that crashes when a write fails, as on a full disk.
+
+    After the first failed write the file only pretends to be written; `error` is what went wrong.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all bytes of a buffer, and return their number."""
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while self.error is None and len(rest):
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.error = error
+        self.seek(len(rest), os.SEEK_CUR)
+        return size
+
+
+@contextmanager
+def replacing_stream(path: Path) -> Iterator[CheckedStream]:
+    """A stream to write a file through, which takes the place of `path` at the end, see `replacing`.
+
+    Raises:
+        PipelineError: the disk is full or the folder cannot be written to; the old file stays.
+    """
+    with replacing(path) as partial, CheckedStream(partial) as stream:
+        try:
+            yield stream
+        finally:
+            if stream.error is not None:
+                raise stream.error
 
 
 @contextmanager

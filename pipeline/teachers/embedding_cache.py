@@ -10,12 +10,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from pipeline.artifacts.hdf5 import take
+from pipeline.artifacts.hdf5_file import create_array, creating, put_array, put_attributes, take, take_attributes
 from pipeline.runs.config import split_teacher
 from pipeline.runs.folders import existing_run, run_folder
 from pipeline.runs.options import EmbedConfig
 from pipeline.system.errors import PipelineError, UnreadableError, first_line, system_refusal
-from pipeline.system.files import replacing
 
 FOLDER = "image_embeddings"
 """Folder in a run folder; one file per teacher, view size and precision."""
@@ -70,10 +69,10 @@ class ImageStore:
         images = iter(images)
         first = next(images)
         kept = list(self._rows)
-        with replacing(self.path) as partial, h5py.File(partial, "w") as file:
-            file.attrs.update(vars(self.key) | {"teacher": self._teacher})
-            file["sha256"] = np.array([*kept, *digests], dtype="S64")
-            made = file.create_dataset("image", (len(kept) + len(digests), first.shape[1]), np.float32)
+        with creating(self.path) as file:
+            put_attributes(file, vars(self.key) | {"teacher": self._teacher})
+            put_array(file, "sha256", np.array([*kept, *digests], dtype="S64"))
+            made = create_array(file, "image", (len(kept) + len(digests), first.shape[1]), np.float32)
             old = (self._read(slice(start, min(start + BLOCK, len(kept)))) for start in range(0, len(kept), BLOCK))
             start = 0
             for block in chain(old, [first], images):
@@ -103,7 +102,8 @@ class ImageStore:
 
     def _take(self, name: str) -> np.ndarray:
         with self._opened() as file:
-            key = {name: file.attrs.get(name) for name in vars(self.key)}
+            attributes = take_attributes(file)
+            key = {name: attributes.get(name) for name in vars(self.key)}
             if key != vars(self.key) or file["image"].shape[:1] != file["sha256"].shape:
                 raise ValueError("it has another content")
             return take(file, name)
@@ -140,7 +140,8 @@ def check_reuse(config: EmbedConfig) -> None:
     for path in files:
         try:
             with h5py.File(path) as file:
-                stored.append((str(file.attrs.get("teacher", "")), int(file.attrs["image_size"])))
+                attributes = take_attributes(file)
+                stored.append((str(attributes.get("teacher", "")), int(attributes["image_size"])))
         except (OSError, KeyError, ValueError, RuntimeError) as error:
             raise PipelineError(f"{path} is damaged ({first_line(error)}). Delete it.") from error
     if not any(_may_fit(config, teacher, size) for teacher, size in stored):
