@@ -11,6 +11,7 @@ from pipeline.artifacts.boxes import CropScores
 from pipeline.artifacts.checkpoints import Checkpoint, load_pt, read_checkpoint, read_header, save_pt, write_checkpoint
 from pipeline.artifacts.embeddings import Embeddings
 from pipeline.artifacts.hdf5 import write
+from pipeline.artifacts.hdf5_file import put_attributes
 from pipeline.artifacts.labels import Labels
 from pipeline.artifacts.manifest import COLUMNS, Manifest, manifest_provenance, read_manifest, write_manifest
 from pipeline.artifacts.predictions import prediction_frame, write_predictions
@@ -135,7 +136,7 @@ def damage_dtype(file):
 
 
 def damage_attribute(file):
-    file.attrs["config"] = json.dumps({"ratio": 0.9})
+    put_attributes(file, {"config": json.dumps({"ratio": 0.9})})
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_partial_results_of_another_precision_are_not_taken(many, monkeypatch):
     ccd("embed", "--run", run, "--device", "cpu")
     (store,) = (run / "image_embeddings").glob("*.h5")
     with h5py.File(store) as file:
-        assert file.attrs["precision"] == "float16" and (file["image"][:] <= 0).all()
+        assert file.attrs["precision"] == b"float16" and (file["image"][:] <= 0).all()
 
 
 @pytest.mark.parametrize("size", [1, 4, 16])
