@@ -13,14 +13,14 @@ from pathlib import Path
 from pickle import (
     UnpicklingError,  # what torch raises for content that `weights_only` refuses; nothing is unpickled here
 )
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, BinaryIO, get_args
 
 from pipeline.artifacts.damage import reporting_damage
 from pipeline.artifacts.provenance import Provenance, check_schema
 from pipeline.runs.graph import remedy
 from pipeline.runs.options import ResizeFilter
 from pipeline.system.errors import PipelineError, UnreadableError, system_refusal
-from pipeline.system.files import replacing
+from pipeline.system.files import regular_file, replacing_stream
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -153,17 +153,21 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "steps": checkpoint.steps,
     }
     tensors = {name: getattr(checkpoint, name) for name in ("image_ids", "weights", "training")}
-    with replacing(path) as partial:
-        write_tensors(partial, tensors)
-        with zipfile.ZipFile(partial, "a") as archive:
+    with replacing_stream(path) as stream:
+        save_tensors(tensors, stream)
+        stream.seek(0)
+        with zipfile.ZipFile(stream, "a") as archive:
             # a fixed date, so that equal content gives equal bytes
             archive.writestr(zipfile.ZipInfo(DESCRIPTION), json.dumps(description))
 
 
 def load_pt(path: Path) -> Any:
-    """Content of a `.pt` file: tensors and plain values, never code."""
+    """Content of a `.pt` file: tensors and plain values, never code; raises ValueError or BadZipFile for a damaged one."""
     import torch
 
+    with zipfile.ZipFile(regular_file(path)) as archive:
+        if damaged := archive.testzip():  # torch does not compare checksums
+            raise ValueError(f"the checksum of {damaged} does not match")
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except UnpicklingError:
@@ -182,7 +186,7 @@ def load_partial(path: Path, *names: str) -> dict[str, Any]:
     try:
         content = load_pt(path)
         return copy.deepcopy({name: content[name] for name in names or content})
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError) as error:
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
         if refusal := system_refusal(error):
             raise UnreadableError(f"{path} cannot be read {refusal}") from error
         folder = next((each for each in path.parents if each.suffix == ".partial"), path.parent)
@@ -193,14 +197,12 @@ def load_partial(path: Path, *names: str) -> dict[str, Any]:
 
 def save_pt(path: Path, content: dict[str, Any]) -> None:
     """Write tensors and plain values atomically."""
-    with replacing(path) as partial:
-        write_tensors(partial, content)
+    with replacing_stream(path) as stream:
+        save_tensors(content, stream)
 
 
-def write_tensors(path: Path, content: dict[str, Any]) -> None:
-    """Write as `torch.save` does; equal content gives equal bytes."""
+def save_tensors(content: dict[str, Any], stream: BinaryIO) -> None:
+    """Save as `torch.save` does; equal content gives equal bytes, as torch names the archive's folder after a path only."""
     import torch
 
-    with path.open("wb") as file:
-        # torch names the archive's folder after a path, but not after a file object
-        torch.save(content, file)
+    torch.save(content, stream)

@@ -4,13 +4,10 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline.runs.graph import advice
 from pipeline.system.errors import PipelineError, UnreadableError, first_line, system_refusal
-
-if TYPE_CHECKING:
-    pass
+from pipeline.system.files import regular_file
 
 
 @contextmanager
@@ -24,6 +21,7 @@ def reporting_damage(path: Path) -> Iterator[None]:
     if not path.exists():
         raise PipelineError(f"{path} is missing. {advice(path, 'Create')}")
     try:
+        regular_file(path)
         yield
     except (
         OSError,

@@ -15,7 +15,7 @@ import pandas as pd
 from pipeline.artifacts.manifest import Manifest, write_csv
 from pipeline.runs.graph import run_argument
 from pipeline.system.errors import PipelineError
-from pipeline.system.files import sha256_of
+from pipeline.system.files import regular_file, sha256_of
 
 FILE = "photos.csv"
 COLUMNS = ["image_id", "bytes", "mtime_ns", "sha256", "height", "width"]
@@ -49,7 +49,7 @@ def read_facts(folder: Path) -> pd.DataFrame:
     texts = {"image_id": str, "sha256": str}
     numbers = dict.fromkeys((name for name in COLUMNS if name not in texts), np.int64)
     try:
-        frame = pd.read_csv(folder / FILE, dtype=texts, na_filter=False)
+        frame = pd.read_csv(regular_file(folder / FILE), dtype=texts, na_filter=False)
         if list(frame.columns) == COLUMNS and frame["image_id"].is_unique:
             return frame.astype(numbers).set_index("image_id")
     except (OSError, ValueError, TypeError, OverflowError):

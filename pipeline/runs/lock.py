@@ -4,6 +4,7 @@ import fcntl
 import os
 import shlex
 import socket
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -55,11 +56,19 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def open_lock(folder: Path) -> TextIO:
-    """The lock file, created if missing; its content stays."""
+    """The lock file, created if missing; its content stays. A link or a special file is refused: locking writes to it."""
+    path = folder / FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return (folder / FILE).open("a+", encoding="utf-8")
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o666)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise PipelineError(f"{path} is not a regular file, so it cannot be the lock. Remove it.")
+        return os.fdopen(descriptor, "a+", encoding="utf-8")
     except OSError as error:
+        if path.is_symlink():
+            raise PipelineError(f"{path} is a link, so it cannot be the lock. Remove it.") from error
         raise PipelineError(
             f"{folder} cannot be written to ({first_line(error)}). Check it, or name another run."
         ) from error

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.system import distributed
-from pipeline.system.progress import bar
+from pipeline.system.progress import bar, log
 
 if TYPE_CHECKING:
     from pipeline.artifacts.provenance import Provenance
-from pipeline.system.files import remove_folder, replacing, sha256_of, write_text
+from pipeline.system.errors import UnreadableError, first_line, system_refusal
+from pipeline.system.files import regular_file, remove_folder, replacing_stream, sha256_of, write_text
+
+DIGEST = "digest"
+"""Name of the digest among the arrays of a result."""
 
 
 class PartialResults:
@@ -32,7 +38,7 @@ class PartialResults:
         self.folder = target.with_name(target.name + ".partial")
         if distributed.is_main():
             stamp, wanted = self.folder / "fingerprint", stamp_of(target.parent, provenance)
-            if fresh or not stamp.exists() or stamp.read_text() != wanted:
+            if fresh or stamp_in(stamp) != wanted:
                 remove_folder(self.folder)
                 write_text(stamp, wanted)
         distributed.barrier()  # no process reads or saves a result before the old ones are removed
@@ -52,25 +58,51 @@ class PartialResults:
         return self.below(digest_of(*lists))
 
     def save_arrays(self, index: int, arrays: dict[str, np.ndarray]) -> None:
-        """Save one result of named arrays."""
-        with replacing(self._arrays(index)) as partial, partial.open("wb") as file:
-            np.savez(file, **arrays)
+        """Save one result of named arrays, with their digest."""
+        with replacing_stream(self._arrays(index)) as stream:
+            np.savez(stream, **arrays, **{DIGEST: np.array(self._digest(index, arrays))})
 
     def has_arrays(self, index: int) -> bool:
-        """Whether the result with this index exists."""
-        return self._arrays(index).exists()
+        """Whether the result with this index exists; a damaged one is removed."""
+        path = self._arrays(index)
+        if not path.exists():
+            return False
+        try:
+            self.load_arrays(index)
+        except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+            if refusal := system_refusal(error):
+                raise UnreadableError(f"{path} cannot be read {refusal}") from error
+            log(f"{path} is damaged ({first_line(error)}), so this part is computed again.")
+            path.unlink()
+            return False
+        return True
 
     def load_arrays(self, index: int) -> dict[str, np.ndarray]:
-        """Load one result of named arrays."""
-        with np.load(self._arrays(index), allow_pickle=False) as content:
-            return dict(content)
+        """Load one result of named arrays; raises ValueError if they do not match their digest."""
+        with np.load(regular_file(self._arrays(index)), allow_pickle=False) as content:
+            arrays = dict(content)
+        if str(arrays.pop(DIGEST)) != self._digest(index, arrays):
+            raise ValueError("its content does not match its digest")
+        return arrays
 
     def remove(self) -> None:
         """Remove the folder, after the artifact is written."""
         remove_folder(self.folder)
 
+    def _digest(self, index: int, arrays: dict[str, np.ndarray]) -> str:
+        # with its place, so that one result copied over another is noticed
+        return digest_of(self.folder.name, index, *(part for name in sorted(arrays) for part in (name, arrays[name])))
+
     def _arrays(self, index: int) -> Path:
         return self.path(f"{index:08d}.npz")
+
+
+def stamp_in(path: Path) -> str:
+    """The stamp in a file; empty if there is none."""
+    try:
+        return regular_file(path).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
 
 
 def stamp_of(folder: Path, provenance: "Provenance") -> str:

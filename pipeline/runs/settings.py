@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.runs.config import Config, absolute_path
 from pipeline.runs.graph import STAGE_NAMES, STAGES, options_of
 from pipeline.system.errors import PipelineError, first_line, hint
-from pipeline.system.files import write_text
+from pipeline.system.files import regular_file, write_text
 from pipeline.system.text import nfc
 
 FILE = "run.toml"
@@ -131,7 +131,7 @@ def parse(text: str, where: str) -> Settings:
 def read_file(path: Path) -> Settings:
     """Settings from a TOML file."""
     try:
-        return parse(path.read_text(encoding="utf-8"), str(path))
+        return parse(regular_file(path).read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise PipelineError(f"{path} could not be read ({first_line(error)}).") from None
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.runs.graph import STAGE_NAMES, Stage
-from pipeline.system.files import write_json
+from pipeline.system.files import regular_file, write_json
 
 FILE = "timings.json"
 
@@ -24,7 +24,7 @@ class Timing:
 def read_timings(folder: Path) -> dict[str, Timing]:
     """Stage to its timing, for stages that have one; a damaged file counts as missing, as nothing depends on it."""
     try:
-        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        content = json.loads(regular_file(folder / FILE).read_text(encoding="utf-8"))
         return {
             name: Timing(float(content[name]["seconds"]), int(content[name]["bytes"]), int(content[name]["images"]))
             for name in STAGE_NAMES
@@ -44,7 +44,7 @@ def keep_timing(folder: Path, stage: Stage, seconds: float) -> None:
 def count_images(folder: Path) -> int:
     """Number of images in a run's manifest; 0 without a manifest."""
     try:
-        with (folder / "manifest.csv").open("rb") as file:
+        with regular_file(folder / "manifest.csv").open("rb") as file:
             return max(sum(1 for _ in file) - 1, 0)
     except OSError:
         return 0

@@ -26,12 +26,18 @@ class UnreadableError(PipelineError):
     """A file that cannot be read now, and may be sound: nothing is to be made instead of it."""
 
 
+class SpecialFileError(OSError):
+    """A pipe, socket or device where a file is expected: reading it can block, or never end."""
+
+
 def system_refusal(error: BaseException) -> str | None:
     """Why the operating system refuses a file, and what to do, as the end of a sentence and another one.
 
     Returns:
         None for an error that the content of the file causes: it is damaged.
     """
+    if isinstance(error, SpecialFileError):
+        return "(it is a pipe, socket or device). Give a regular file."
     if not isinstance(error, OSError) or error.errno is None or error.errno in BY_CONTENT:
         return None
     if "unable to lock file" not in str(error):  # HDF5 says this of all that its locks fail of

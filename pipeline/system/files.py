@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all, and hashes of their content."""
 
+import errno
 import glob
 import hashlib
 import io
@@ -7,13 +8,14 @@ import json
 import os
 import shutil
 import socket
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.system.errors import PipelineError, first_line, system_refusal
+from pipeline.system.errors import PipelineError, SpecialFileError, first_line, system_refusal
 
 LIST = ".written-by-ccd.json"
 """In a folder that `replacing_folder` wrote: the files in it."""
@@ -203,6 +205,19 @@ def is_running(pid: int) -> bool:
     return True
 
 
+def regular_file(path: Path) -> Path:
+    """The same path, unless it is a pipe, socket or device: reading one can block, or never end.
+
+    Raises:
+        SpecialFileError: it is one of these.
+        OSError: it does not exist.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise SpecialFileError(errno.ENXIO, "a pipe, socket or device, expected a regular file", str(path))
+    return path
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file whole or not at all."""
     with replacing(path) as partial:
@@ -228,7 +243,7 @@ def sha256_of(path: Path) -> str:
     """
     try:
         if not path.is_dir():
-            with path.open("rb") as file:
+            with regular_file(path).open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         digest = hashlib.sha256()
         for item in sorted(item for item in path.rglob("*") if item.is_file()):
