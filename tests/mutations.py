@@ -141,7 +141,7 @@ def damage_checkpoint(path, rng):
     path.unlink()
     try:
         save_pt(path, tensors)
-    except RecursionError:  # what torch cannot write, nobody will have to read
+    except (RecursionError, PipelineError):  # what torch cannot write, nobody will have to read
         tensors, what = [], "no tensors"
         save_pt(path, tensors)
     with zipfile.ZipFile(path, "a") as archive:
@@ -188,7 +188,9 @@ def damage_dataset(file, name, rng):
     if kind in ("nan", "huge", "negative") and value.dtype.kind in "fi" and value.size:
         what = {"nan": np.nan, "huge": 1e30, "negative": -7}[kind]
         place = tuple(int(rng.integers(n)) for n in value.shape)
-        file[name][place] = what if value.dtype.kind == "f" else -(2**62) if kind == "negative" else 100
+        file[name][place] = (
+            what if value.dtype.kind == "f" else max(-(2**62), np.iinfo(value.dtype).min) if kind == "negative" else 100
+        )
         return kind
     del file[name]
     if kind == "group":

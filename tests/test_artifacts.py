@@ -30,7 +30,7 @@ from pipeline.system.files import replacing, write_json
 def labels(ids=("a", "b"), classes=("cat", "dog", "cow"), inputs=None, schema="initial_labels", **config):
     values = np.arange(len(ids) * len(classes), dtype=np.float32).reshape(len(ids), -1) / 10
     return Labels(
-        provenance=Provenance(schema, 1, {"ratio": 0.5, **config}, inputs or {}),
+        provenance=Provenance(schema, VERSIONS[schema], {"ratio": 0.5, **config}, inputs or {}),
         image_ids=list(ids),
         class_names=list(classes),
         labels=values.clip(0, 1),
@@ -41,7 +41,7 @@ def labels(ids=("a", "b"), classes=("cat", "dog", "cow"), inputs=None, schema="i
 
 def crop_scores(inputs=None, **config):
     return CropScores(
-        provenance=Provenance("crop_scores", 4, config, inputs or {}),
+        provenance=Provenance("crop_scores", VERSIONS["crop_scores"], config, inputs or {}),
         image_ids=["a", "b"],
         class_names=["cat", "dog", "cow"],
         image_index=np.zeros(0, np.int64),
@@ -55,7 +55,7 @@ def crop_scores(inputs=None, **config):
 
 def embeddings(**config):
     return Embeddings(
-        provenance=Provenance("embeddings", 3, config, {}),
+        provenance=Provenance("embeddings", VERSIONS["embeddings"], config, {}),
         image_ids=["a", "b"],
         class_names=["cat", "dog", "cow"],
         is_train=np.array([True, True]),
@@ -120,7 +120,7 @@ def test_every_option_and_input_changes_the_fingerprint():
         Provenance("labels", 1, {"ratio": 0.5}, {"a.h5": "1"}, {"labels": 2}),
         Provenance("labels", 1, {"ratio": 0.6}, {"a.h5": "1"}),
         Provenance("labels", 1, {"ratio": 0.5}, {"a.h5": "2"}),
-        Provenance("boxes", 1, {"ratio": 0.5}, {"a.h5": "1"}),
+        Provenance("boxes", VERSIONS["boxes"], {"ratio": 0.5}, {"a.h5": "1"}),
     ]
     assert len({p.fingerprint for p in [base, *others]}) == 6
 
@@ -245,7 +245,9 @@ def test_ground_truth_in_an_input_marks_what_is_made_from_it(tmp_path):
     chain(tmp_path)
     assert not origin_of(FUSE, tmp_path, FuseConfig()).uses_ground_truth
     marked = labels()
-    object.__setattr__(marked, "provenance", Provenance("initial_labels", 1, {}, {}, uses_ground_truth=True))
+    object.__setattr__(
+        marked, "provenance", Provenance("initial_labels", VERSIONS["initial_labels"], {}, {}, uses_ground_truth=True)
+    )
     write(tmp_path / "initial_labels.h5", marked)
     assert origin_of(FUSE, tmp_path, FuseConfig()).uses_ground_truth
 

@@ -7,13 +7,14 @@ from pipeline.artifacts.boxes import Boxes
 from pipeline.artifacts.provenance import Provenance
 from pipeline.evaluation.box_quality import box_quality
 from pipeline.evaluation.ground_truth import GroundTruth
+from pipeline.runs.graph import VERSIONS
 
 
 def boxes(rows):
     """Boxes from (image, class, x1, y1, x2, y2) of the images a and b."""
     table = np.array(rows, dtype=np.float32).reshape(-1, 6)
     return Boxes(
-        provenance=Provenance("boxes", 1, {}, {}),
+        provenance=Provenance("boxes", VERSIONS["boxes"], {}, {}),
         image_ids=["a", "b"],
         class_names=["cat", "dog"],
         image_index=table[:, 0].astype(np.int64),

@@ -16,6 +16,7 @@ from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
 from pipeline.evaluation.read import read
 from pipeline.exchange.label_sets import read_label_set
 from pipeline.report.compare import compare
+from pipeline.runs.graph import VERSIONS
 from pipeline.system.errors import PipelineError
 
 
@@ -144,7 +145,10 @@ def test_corrections_are_inspected(small_run):
     labels[0] = [1, 0, 0]
     ids = read(small_run / "final_labels.h5").image_ids
     corrections = Corrections(
-        provenance=Provenance("corrections", 1, {}, {}), image_ids=ids, class_names=CLASSES, labels=labels
+        provenance=Provenance("corrections", VERSIONS["corrections"], {}, {}),
+        image_ids=ids,
+        class_names=CLASSES,
+        labels=labels,
     )
     write(small_run / "corrections.h5", corrections)
     code, output = invoke("inspect", small_run / "corrections.h5", "--image", "train/0.png")

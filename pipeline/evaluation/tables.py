@@ -1,12 +1,15 @@
 """Figures of a run as tables for the terminal."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.damage import reporting_damage
 from pipeline.artifacts.labels import corrected_count
+from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.state import read_provenance
+from pipeline.system.files import write_json
 from pipeline.system.progress import PlainTable, log, show
 
 
@@ -14,18 +17,26 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     """The figures of `metrics.json`.
 
     Raises:
-        PipelineError: missing, damaged, or not as specified.
+        PipelineError: missing, damaged, or edited since it was written.
     """
     path = folder / "metrics.json"
     read_provenance(path)
     with reporting_damage(path):
         metrics = json.loads(path.read_text(encoding="utf-8"))
-        for _, _, figures in sources_of(metrics):
-            if not isinstance(figures["AP"], dict) or not isinstance(figures["mAP"], float):
-                raise ValueError("its figures are not as specified")
-        if not isinstance(metrics["conventions"], dict) or not isinstance(metrics["not_measured"], list):
-            raise ValueError("its conventions are not as specified")
+        if metrics.pop("digest") != digest_of(metrics):
+            raise ValueError("its content does not match its digest")
         return metrics
+
+
+def write_metrics(folder: Path, origin: Provenance, metrics: dict[str, Any]) -> None:
+    """Write `metrics.json`, with a digest of its content."""
+    content = {"attributes": origin.to_attributes(), **metrics}
+    write_json(folder / "metrics.json", content | {"digest": digest_of(content)})
+
+
+def digest_of(metrics: dict[str, Any]) -> str:
+    """Hash of metrics, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(metrics, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def show_metrics(folder: Path) -> None:

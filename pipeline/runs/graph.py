@@ -156,18 +156,18 @@ BY_PEOPLE = {"corrections.h5": "import-labels"}
 
 VERSIONS = {
     "manifest": 3,
-    "ground_truth": 3,
-    "embeddings": 3,
-    "initial_labels": 1,
+    "ground_truth": 4,
+    "embeddings": 4,
+    "initial_labels": 2,
     "warmup": 4,
-    "boxes": 1,
-    "crop_scores": 4,
-    "corrections": 1,
-    "final_labels": 1,
-    "cross_fitted_labels": 1,
+    "boxes": 2,
+    "crop_scores": 5,
+    "corrections": 2,
+    "final_labels": 2,
+    "cross_fitted_labels": 2,
     "classifier": 4,
-    "epoch_scores": 3,
-    "metrics": 2,
+    "epoch_scores": 4,
+    "metrics": 3,
 }
 """Schema version of each artifact; the schema is the file name without suffix."""
 

@@ -17,9 +17,9 @@ from pipeline.artifacts.schema import check_same_images
 from pipeline.evaluation.ground_truth import need_ground_truth
 from pipeline.evaluation.intervals import gain_interval, leave_one_out, map_interval
 from pipeline.evaluation.metrics import label_metrics, mean_average_precision, multilabel_metrics, ranking_metrics
+from pipeline.evaluation.tables import write_metrics
 from pipeline.method.extras.thresholds import PRESENT
 from pipeline.runs.options import EvaluateConfig, TrainConfig
-from pipeline.system.files import write_json
 
 DECISION_FIGURES = ("CP", "CR", "CF1", "OP", "OR", "OF1", "sample_F1", "threshold", "calibration_error")
 """Metrics of `multilabel_metrics` that depend on its threshold or on calibrated scores."""
@@ -193,4 +193,4 @@ def run(folder: Path, config: EvaluateConfig, origin: Provenance) -> None:
         thresholds = [PRESENT] * len(test.class_names)
         frame = prediction_frame(test.image_ids, epochs.chosen, thresholds, test.class_names, key="image_id")
         write_predictions(folder / "predictions.csv", frame)
-    write_json(folder / "metrics.json", {"attributes": origin.to_attributes(), **metrics})
+    write_metrics(folder, origin, metrics)

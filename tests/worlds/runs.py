@@ -18,12 +18,13 @@ from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.state import check_up_to_date, origin_of, settings_of
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.read import read
+from pipeline.evaluation.tables import write_metrics
 from pipeline.runs.graph import MAKERS, VERSIONS, find_stage, options_of
 from pipeline.runs.options import EvaluateConfig, FuseConfig, InitLabelsConfig
 from pipeline.runs.settings import Settings
 from pipeline.runs.settings import write_run as write_settings
 from pipeline.stages.evaluate import conventions, measure_labels, measure_test
-from pipeline.system.files import sha256_of, write_json
+from pipeline.system.files import sha256_of
 from worlds.photos import COLOURS, HEIGHT, SQUARES, WIDTH, square_photos
 
 CLASSES = ["cat", "dog", 'cow </script> "&']
@@ -65,7 +66,7 @@ def write_labelled_run(folder: Path) -> Path:
     scores += 0.6 * TRUTH[:TRAIN]
     for name, config in (("initial_labels.h5", InitLabelsConfig()), ("final_labels.h5", FuseConfig())):
         labels = Labels(
-            provenance=Provenance(Path(name).stem, 1, config.identity(), {}),
+            provenance=Provenance(Path(name).stem, VERSIONS[Path(name).stem], config.identity(), {}),
             image_ids=IDS[:TRAIN],
             class_names=list(COLOURS),
             labels=scores.clip(0, 1),
@@ -239,5 +240,5 @@ def write_figures(folder: Path) -> None:
     embeddings, epochs = read(folder / "embeddings.h5"), read(folder / "epoch_scores.h5")
     figures = measure_test(embeddings, epochs, test, TRUTH[TRAIN:], config)
     provenance = made_from(folder, "metrics.json", ["classifier.pt", "ground_truth.h5"], config.identity())
-    content = {"attributes": provenance.to_attributes(), "conventions": conventions(config), "not_measured": []}
-    write_json(folder / "metrics.json", content | {"labels": labels} | figures)
+    content = {"conventions": conventions(config), "not_measured": [], "labels": labels}
+    write_metrics(folder, provenance, content | figures)
