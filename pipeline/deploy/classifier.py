@@ -268,11 +268,6 @@ def described(value: object) -> str:
 def square_photo(photo: Photo, size: int, resize_filter: str = "bicubic") -> Tensor:
     """The input of the classifier: a photo resized to a square, uint8 Tensor[3, size, size].
 
-    Args:
-        photo: see `Photo`.
-        size: side of the square.
-        resize_filter: see `photos.resize`.
-
     Raises:
         UnreadableImage: the photo cannot be decoded.
         PipelineError: the value is not a photo.

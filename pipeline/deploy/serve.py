@@ -151,13 +151,7 @@ def build_app(classifier: Classifier, name: str, config: ServeConfig) -> Starlet
 
 
 def run(classifier_path: Path, config: ServeConfig, *, device: str, verbose: bool = False) -> None:
-    """Serve until Ctrl-C.
-
-    Args:
-        classifier_path: file of a classifier.
-        config: address, limits and batch size.
-        device: torch device.
-        verbose: log every request.
+    """Serve a classifier file on a torch device until Ctrl-C.
 
     Raises:
         PipelineError: the file is missing or invalid, or the server cannot bind to the address.

@@ -9,7 +9,6 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from pipeline.artifacts.labels import Labels
 from pipeline.artifacts.state import MISSING, NOT_MADE, UP_TO_DATE
 from pipeline.datasets.dataset import UNKNOWN
 from pipeline.evaluation.box_quality import box_quality
@@ -397,7 +396,8 @@ def distribution(run: RunFiles) -> dict[str, Any] | None:
         return None
     most = max(int((labels.labels >= PRESENT).sum(1).max(initial=0)) for labels in labels_of.values())
     per_image = {
-        name: np.bincount(present_counts(labels), minlength=most + 1).tolist() for name, labels in labels_of.items()
+        name: np.bincount((labels.labels >= PRESENT).sum(1), minlength=most + 1).tolist()
+        for name, labels in labels_of.items()
     }
     ids = run.manifest.split("train").image_ids
     truth = truth_of(run, ids)
@@ -410,11 +410,6 @@ def distribution(run: RunFiles) -> dict[str, Any] | None:
         },
         "per_image": per_image,
     }
-
-
-def present_counts(labels: Labels) -> np.ndarray:
-    """Classes of each image, int [N]."""
-    return (labels.labels >= PRESENT).sum(1)
 
 
 def cooccurrence(run: RunFiles) -> list[dict[str, Any]]:
@@ -438,12 +433,7 @@ def cooccurrence(run: RunFiles) -> list[dict[str, Any]]:
 
 
 def conditional(present: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """P(column | row) over the images with a known column, float64 [C, C]; 0 without such images.
-
-    Args:
-        present: bool [N, C].
-        known: bool [N, C], where a class is either present or absent.
-    """
+    """P(column | row) over the images whose column is known, float64 [C, C]; 0 without such images. Arguments: bool [N, C]."""
     rows = present.T.astype(np.float64)
     return (rows @ present) / np.maximum(rows @ known, 1)
 

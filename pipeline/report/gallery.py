@@ -58,10 +58,7 @@ class SplitView:
 
     @cached_property
     def unsure(self) -> np.ndarray:
-        """Rank of each image by its score closest to a threshold, float [N] in [0, 1].
-
-        Ranks make test scores and train labels comparable, which have different thresholds.
-        """
+        """Rank of each image by its score closest to a threshold, float [N] in [0, 1]; comparable between the splits."""
         return np.zeros(len(self.changed)) if self.closeness is None else ranks(self.closeness.max(1, initial=0))
 
     @cached_property

@@ -212,8 +212,8 @@ def confusion_alert(run: RunFiles) -> list[Alert]:
         return []
     rows = falsely[:, predicted] & missed[:, present]
     text = (
-        f"{instead[predicted, present]} of {(truth[:, present] == 1).sum()} {split} photos with {names[present]} get "
-        f"{names[predicted]} instead. Try more specific names, or correct a few photos."
+        f"{instead[predicted, present]} of {(truth[:, present] == 1).sum()} {split} photos with {names[present]} are predicted "
+        f"as {names[predicted]} instead. Try more specific names, or correct a few photos."
     )
     show = {"class": names[present], "also": names[predicted], "split": split}
     photos = top_ids(part.image_ids, rows * scores[:, predicted])
@@ -329,7 +329,7 @@ def weakest_alert(run: RunFiles) -> list[Alert]:
     photos = top_ids(part.image_ids, positive * (1 - final[1][:, c]))  # lowest-ranked positives
     text = (
         f"AP {100 * values[name]:.1f}, mean AP {100 * figures['mAP']:.1f}; {positive.sum():,} test photos show it. "
-        "The photos on the right have the lowest scores of these."
+        "The photos with the lowest scores are shown."
     )
     show = {"class": name, "what": "missed", "split": "test"}
     return [Alert(f"Weakest class: {name}", text, 30.0, photos, show, "note")]

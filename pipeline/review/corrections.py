@@ -100,13 +100,7 @@ def corrections_of(train: Manifest, labels: np.ndarray, before: Corrections | No
 
 
 def aligned_labels(corrections: Corrections | None, image_ids: Sequence[str], class_names: Sequence[str]) -> np.ndarray:
-    """The corrections of these N images and C classes, int8 [N, C]; -1 where there are none.
-
-    Args:
-        corrections: of a run that may have had other images and classes; None for no corrections.
-        image_ids: N ids.
-        class_names: C names.
-    """
+    """The corrections of these N images and C classes, int8 [N, C]; -1 where there are none."""
     if corrections is None:
         return np.full((len(image_ids), len(class_names)), UNTOUCHED, np.int8)
     return align_corrections(corrections, image_ids, class_names).labels

@@ -78,17 +78,7 @@ def check_correction(correction: Any, photos: int, classes: int) -> tuple[int, l
 
 
 def run(folder: Path, count: int, *, chosen: Path | None = None, port: int = 0) -> None:
-    """Serve the page until Ctrl-C.
-
-    Args:
-        folder: the run folder.
-        count: maximum number of photos.
-        chosen: CSV with the column image_id, as saved by the report.
-        port: 0 for any free port.
-
-    Raises:
-        PipelineError: there are no final labels, or the port is in use.
-    """
+    """Serve the page until Ctrl-C; see `open_review` and `pipeline.web.server.listen` for arguments and errors."""
     review = open_review(folder, count, chosen)
     token = secrets.token_urlsafe(24)
     earlier = f" and {review.earlier} from earlier reviews" if review.earlier else ""

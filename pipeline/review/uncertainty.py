@@ -36,12 +36,7 @@ def change(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def review_values(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Value of a correction of each label, float64 [N, C] in [0, 2]: its uncertainty plus its change.
-
-    Args:
-        before: labels [N, C] of one stage.
-        after: labels [N, C] of the next stage.
-    """
+    """Value of a correction of each label, float64 [N, C] in [0, 2]: the uncertainty after a stage plus the change by it."""
     return class_uncertainty(after) + np.abs(after.astype(np.float64) - before)
 
 

@@ -70,10 +70,7 @@ def limited(request: Request, megabytes: float) -> Request:
 
 
 def check_content_type(request: Request, expected: str) -> None:
-    """Raise HTTPException with status 415 if the body has another type.
-
-    A form of another site can send text/plain or multipart/form-data, but not application/json.
-    """
+    """Raise HTTPException with status 415 if the body has another type; forms of other sites cannot send application/json."""
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != expected:
         raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"expected the content type {expected}")
 
@@ -93,7 +90,8 @@ class RequestFilter:
         app: receives the accepted requests.
         loopback_only: refuse a Host header that is neither a loopback address nor localhost. A site whose name resolves
             to this machine sends its own name.
-        token: refuse a path whose first part is not this token; None accepts every path.
+        token: refuse a path whose first part is not this token, so that other users of this machine cannot open the page;
+            None accepts every path.
     """
 
     def __init__(self, app: ASGIApp, *, loopback_only: bool, token: str | None) -> None:
@@ -122,13 +120,7 @@ def _names_loopback(header: str) -> bool:
 
 
 def build_app(routes: Sequence[Route], host: str, token: str | None = None) -> Starlette:
-    """The application with its checks and error responses.
-
-    Args:
-        routes: the pages and what they request.
-        host: address to serve at; on a loopback address only requests to one are accepted.
-        token: first part of every path, so that other users of this machine cannot open the page; None for none.
-    """
+    """The application with its error responses and a `RequestFilter`, strict if `host` is a loopback address."""
     return Starlette(
         routes=routes if token is None else [Mount(f"/{token}", Router(routes, redirect_slashes=False))],
         middleware=[Middleware(RequestFilter, loopback_only=is_loopback(host), token=token)],
@@ -137,11 +129,7 @@ def build_app(routes: Sequence[Route], host: str, token: str | None = None) -> S
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket.
-
-    Args:
-        host: address of this machine.
-        port: 0 for any free port.
+    """A listening socket; port 0 stands for any free port.
 
     Raises:
         PipelineError: the address is not of this machine, or the port is in use.
@@ -154,18 +142,15 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(app: Starlette, host: str, port: int, started: str, *, path: str = "", verbose: bool = False) -> None:
-    """Serve until Ctrl-C, after one line with the address.
+    """Serve until Ctrl-C, after one line with `started` and the address.
 
     Args:
-        app: of `build_app`.
-        host: address of this machine.
-        port: 0 for any free port.
-        started: start of the line.
-        path: of the page, without the slash in front.
+        app: see `build_app`.
+        host: see `listen`.
+        port: see `listen`.
+        started: what is ready.
+        path: path of the page, without a leading slash.
         verbose: log every request.
-
-    Raises:
-        PipelineError: see `listen`.
     """
     with listen(host, port) as listening:
         name = f"[{host}]" if ":" in host else host
