@@ -18,7 +18,6 @@ from worlds.runs import CLASSES, TRAIN
 
 from pipeline.artifacts.hdf5 import write
 from pipeline.artifacts.manifest import read_manifest
-from pipeline.datasets import folder
 from pipeline.evaluation.read import read
 from pipeline.exchange import export_labels
 from pipeline.exchange.formats import FORMATS
@@ -244,17 +243,6 @@ def test_huggingface_is_read_by_datasets_with_names_and_photos(small_run, tmp_pa
     assert [[names.int2str(c) for c in row] for row in loaded["train"]["labels"]] == PRESENT
     assert loaded["test"][0]["image"].size == (WIDTH, HEIGHT)
     np.testing.assert_allclose(loaded["train"]["scores"], read(small_run / "final_labels.h5").labels, atol=1e-6)
-
-
-def test_huggingface_read_back_keeps_splits_and_ids(small_run, tmp_path):
-    pytest.importorskip("pyarrow")
-    export = exported(small_run, "huggingface", tmp_path, part="both")
-    dataset = folder.load(export, CLASSES)
-    manifest = read_manifest(small_run)
-    assert dict(zip(dataset.image_ids, dataset.splits, strict=True)) == dict(
-        zip(manifest.image_ids, manifest.images["split"], strict=True)
-    )
-    assert [[CLASSES[c] for c in np.flatnonzero(row)] for row in dataset.labels[-TRAIN:]] == PRESENT
 
 
 def test_train_and_test_in_one_table(small_run, tmp_path):

@@ -89,17 +89,15 @@ def _zip_members(archive: Path) -> Iterator[Member]:
 
 def _path_inside(target: Path, member: tarfile.TarInfo, archive: Path) -> Path:
     """Path of a member; raises for all links and whatever `tarfile.data_filter` refuses."""
-    if not member.isfile():
-        raise PipelineError(_refusal(archive, member.name, "a link or a device"))
+    reason = "" if member.isfile() else "a link or a device"
     try:
-        vetted = tarfile.data_filter(member, str(target))
+        path = target / tarfile.data_filter(member, str(target)).name
+        if path.resolve() == target.resolve():
+            reason = "the folder itself"
     except tarfile.FilterError as error:
-        raise PipelineError(_refusal(archive, member.name, f"outside of the folder ({error})")) from error
-    path = target / vetted.name
-    if path.resolve() == target.resolve():
-        raise PipelineError(_refusal(archive, member.name, "the folder itself"))
+        reason = reason or f"outside of the folder ({error})"
+    if reason:
+        raise PipelineError(
+            f"{archive} contains {member.name!r}, which is {reason}; expected only files. Do not trust this archive."
+        )
     return path
-
-
-def _refusal(archive: Path, name: str, what: str) -> str:
-    return f"{archive} contains {name!r}, which is {what}; expected only files. Do not trust this archive."

@@ -68,11 +68,7 @@ def missing_files(
 
 
 def class_index(name: str, class_names: Sequence[str], where: Path | str) -> int:
-    """Column of a class name.
-
-    Raises:
-        PipelineError: it is not one of the classes; names `where` and the most similar class.
-    """
+    """Column of a class name; raises PipelineError, beginning with `where`, for a name that is not a class."""
     if nfc(name) in class_names:
         return class_names.index(nfc(name))
     raise PipelineError(

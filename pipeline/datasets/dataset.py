@@ -40,12 +40,7 @@ class Objects:
         )
 
     def of_images(self, rows: np.ndarray, count: int) -> "Objects":
-        """The objects of some images, counted by their new rows.
-
-        Args:
-            rows: int [N'], the images in their new order.
-            count: N, number of images before.
-        """
+        """The objects of some of `count` images; `rows` are these images in their new order."""
         new_row = np.full(count, -1)
         new_row[rows] = np.arange(len(rows))
         kept = new_row[self.image_index] >= 0

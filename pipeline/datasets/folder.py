@@ -75,9 +75,9 @@ def load(
     sources, test_sources = as_list(images), as_list(test_images)
     listings = _read_all(sources, class_names, reading)
     test_listings = _read_all(test_sources, class_names, reading)
-    test, test_left_out, _ = assign_splits(_once(test_listings), wanted="test")
+    test, test_left_out, _ = assign_splits(_once(test_listings), option="test")
     train = _once(listings, {image.real_place for image in test})
-    listed, left_out, notes = assign_splits(train, wanted="train", has_test=bool(test))
+    listed, left_out, notes = assign_splits(train, option="train", has_test=bool(test))
     listed += [replace(image, image_id=f"{TEST_PREFIX}{image.image_id}", split="test") for image in test]
     for listing in listings:
         left_out |= listing.left_out
@@ -126,12 +126,7 @@ def _title(source: Source) -> str:
 
 
 def _once(listings: Sequence[Listing], elsewhere: Set[str] = frozenset()) -> list[ListedImage]:
-    """The images of all listings, each once: a source may be a folder inside another source.
-
-    Args:
-        listings: of the sources.
-        elsewhere: real places of images to leave out.
-    """
+    """The images of all listings, each once and without those in `elsewhere`: a source may contain another source."""
     if len(listings) == 1 and not elsewhere:
         return listings[0].images
     kept: list[ListedImage] = []

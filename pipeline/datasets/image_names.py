@@ -80,7 +80,13 @@ def match_names(theirs: Sequence[str], image_ids: Sequence[str], required: Seque
         required: N, whether an image needs a match.
     """
     best: list[int | None] = [None] * len(image_ids)
-    for rule in (_same_id, _same_own_id, _path_to_id, _end_of_id):
+    rules = (
+        lambda theirs, ours: _only_pairs(theirs, ([name] for name in ours)),
+        lambda theirs, ours: _only_pairs(theirs, ([name.removeprefix(TEST_PREFIX)] for name in ours)),
+        _path_to_id,
+        lambda theirs, ours: _only_pairs(theirs, map(_ends, ours)),
+    )
+    for rule in rules:
         for strip in (str, without_suffix):
             matches: list[int | None] = [None] * len(image_ids)
             sides = ([nfc(strip(name)) for name in side] for side in (theirs, image_ids))
@@ -97,14 +103,6 @@ def _count(rows: Sequence[int | None], required: Sequence[bool]) -> tuple[int, i
     return sum(map(min, has_match, required)), sum(has_match)
 
 
-def _same_id(theirs: Sequence[str], ours: Sequence[str]) -> list[tuple[int, int]]:
-    return _only_pairs(theirs, ([name] for name in ours))
-
-
-def _same_own_id(theirs: Sequence[str], ours: Sequence[str]) -> list[tuple[int, int]]:
-    return _only_pairs(theirs, ([name.removeprefix(TEST_PREFIX)] for name in ours))
-
-
 def _path_to_id(theirs: Sequence[str], ours: Sequence[str]) -> list[tuple[int, int]]:
     """Pairs of a path and the id at its end, if all pairs of a split have the same folder before the id."""
     own = [name.removeprefix(TEST_PREFIX) for name in ours]
@@ -113,10 +111,6 @@ def _path_to_id(theirs: Sequence[str], ours: Sequence[str]) -> list[tuple[int, i
     counts = Counter(roots)
     usual = {max((root for root in counts if root[0] == split), key=counts.__getitem__) for split, _ in counts}
     return [pair for pair, root in zip(pairs, roots, strict=True) if root in usual]
-
-
-def _end_of_id(theirs: Sequence[str], ours: Sequence[str]) -> list[tuple[int, int]]:
-    return _only_pairs(theirs, map(_ends, ours))
 
 
 def _only_pairs(names: Sequence[str], lists: Iterable[Sequence[str]]) -> list[tuple[int, int]]:

@@ -83,13 +83,7 @@ def excluded_by(name: str, patterns: Sequence[str]) -> str | None:
 
 
 def why_ignored(name: str, patterns: Sequence[str] = (), *, is_folder: bool = False) -> str | None:
-    """Reason to ignore a file or folder because of its name; None if there is no reason.
-
-    Args:
-        name: posix path from the source.
-        patterns: see `excluded_by`.
-        is_folder: whether it is a folder.
-    """
+    """Reason to ignore a file or folder because of its name, see `excluded_by`; None if there is no reason."""
     base = name.rpartition("/")[2]
     if reason := excluded_by(name, patterns):
         return reason

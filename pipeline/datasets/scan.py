@@ -60,19 +60,16 @@ class Scan:
             self.ignore(ARCHIVES, name)
         elif suffix in OTHER_SUFFIXES:
             self.ignore(NOT_PHOTOS, name)
-        elif reason := why_unreadable(suffix):
-            self.left_out[shown(name)] = reason
-        elif suffix in PHOTO_SUFFIXES:
-            self._add_to(self.photos, name, path)
         else:
-            self._add_unknown(name, path)
+            self._add_photo(suffix, name, path)
 
-    def _add_unknown(self, name: str, path: Path) -> None:
-        try:
-            suffix = recognise(path)
-        except OSError as error:
-            self.ignore(f"not readable: {error.strerror}", name)
-            return
+    def _add_photo(self, suffix: str | None, name: str, path: Path) -> None:
+        if suffix not in PHOTO_SUFFIXES and not why_unreadable(suffix):
+            try:
+                suffix = recognise(path)
+            except OSError as error:
+                self.ignore(f"not readable: {error.strerror}", name)
+                return
         if suffix is None:
             self.ignore(NOT_PHOTOS, name)
         elif reason := why_unreadable(suffix):
@@ -130,11 +127,7 @@ def sort_files(files: Mapping[str, Path]) -> Scan:
 
 
 def recognise(path: Path) -> str | None:
-    """The suffix of the photo format that a file's first bytes show; None for any other content.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """The suffix of a photo's format, by the first bytes of the file; None for other content. May raise OSError."""
     with path.open("rb") as file:
         return suffix_of(file.read(HEAD))
 

@@ -19,11 +19,7 @@ _WORDS: dict[Split, tuple[str, ...]] = {
 
 
 def split_in_folders(name: str) -> Split | None:
-    """The split in the name of a folder of a photo's path, such as "train" or "val2017"; the outermost folder decides.
-
-    Args:
-        name: posix path of the photo from its source.
-    """
+    """The split in a folder name of a photo's path, such as "train" or "val2017"; the outermost folder decides."""
     return _split_of_folder(name.rpartition("/")[0])
 
 
@@ -34,11 +30,7 @@ def _split_of_folder(folder: str) -> Split | None:
 
 
 def split_in_shard(name: str) -> Split | None:
-    """The split in the name of a shard, such as "train-00000-of-00002.parquet", or of a folder around it.
-
-    Args:
-        name: posix path of the shard from its source.
-    """
+    """The split in the path of a shard: in its name, such as "train-00000-of-00002.parquet", or in a folder name."""
     words = re.split(r"[^a-z]+", PurePosixPath(name).name.lower())
     splits = {split for word in words if (split := _split_of_word(word))}
     return splits.pop() if len(splits) == 1 else split_in_folders(name)
@@ -49,7 +41,7 @@ def _split_of_word(word: str) -> Split | None:
 
 
 def assign_splits(
-    images: Sequence[ListedImage], *, wanted: Literal["train", "test"], has_test: bool = False
+    images: Sequence[ListedImage], *, option: Literal["train", "test"], has_test: bool = False
 ) -> tuple[list[ListedImage], dict[str, str], list[str]]:
     """Images with their splits.
 
@@ -58,14 +50,14 @@ def assign_splits(
 
     Args:
         images: of --images or --test-images.
-        wanted: the split of this option.
+        option: the split of this option.
         has_test: whether --test-images is given, so that --images has no test photos.
 
     Returns:
         The images that are kept; id to reason of the images that are left out; and remarks to log.
     """
-    named = {_split_of(image, wanted) for image in images} - {None}
-    if wanted == "test":
+    named = {_split_of(image, option) for image in images} - {None}
+    if option == "test":
         held = next((split for split in ("test", "validation") if split in named), None)
         dropped = named - {held} if held else set()
         reason = "its split is {split}, and --test-images has photos of the split " + str(held)
@@ -78,7 +70,7 @@ def assign_splits(
         return list(images), {}, _remarks(images, named)
     kept, left_out = [], {}
     for image in images:
-        split = _split_of(image, wanted)
+        split = _split_of(image, option)
         if split in dropped:
             left_out[image.image_id] = reason.format(split=split)
         elif split and split == held:
@@ -86,7 +78,7 @@ def assign_splits(
         else:
             kept.append(image)
     notes = []
-    if wanted == "train" and held:
+    if option == "train" and held:
         test = [image for image in kept if image.split == "test" and image.named_split == held]
         notes = [
             f"{len(test):,} photos are test photos, by the name of their folder or shard (first {test[0].image_id})"
@@ -94,10 +86,10 @@ def assign_splits(
     return kept, left_out, notes
 
 
-def _split_of(image: ListedImage, wanted: str) -> str | None:
+def _split_of(image: ListedImage, option: str) -> str | None:
     """The split of an image by its source; None if there is none, or if a table of --images has decided already."""
     if image.split:
-        return image.split if wanted == "test" else None
+        return image.split if option == "test" else None
     return image.named_split
 
 

@@ -109,11 +109,7 @@ def _with_slashes(name: Any, path: Path) -> Any:
 
 
 def _joined_labels(rows: Sequence[tuple[int, Cells]], key: str, path: Path) -> list[tuple[int, Cells]]:
-    """One row per image; a table may have one row per label instead.
-
-    Raises:
-        PipelineError: two rows of an image differ in more than one label each.
-    """
+    """One row per image; a table may have one row per label instead, but equal images must differ only in the label."""
     first: dict[str, tuple[int, Cells]] = {}
     joined: dict[str, list[str]] = {}
     for number, cells in rows:
@@ -145,11 +141,7 @@ def _named(cells: Cells, column: str, where: str) -> str:
 
 
 def checked_split(cell: Any, where: str) -> str | None:
-    """The split in a cell, train or test; None for an empty cell.
-
-    Raises:
-        PipelineError: it is something else; begins with `where`.
-    """
+    """The split in a cell, train or test; None for an empty cell. Raises PipelineError for another text."""
     split = cell.strip() if isinstance(cell, str) else cell
     if split not in ("train", "test", "", None):
         raise PipelineError(f"{where} has split {split!r}, expected train or test. Correct it.")
@@ -157,11 +149,7 @@ def checked_split(cell: Any, where: str) -> str | None:
 
 
 def label_row(names: Sequence[str], class_names: Sequence[str], where: str) -> np.ndarray:
-    """int8 [C] of an image with known labels for all classes: 1 for these names, else 0.
-
-    Raises:
-        PipelineError: a name is not one of the classes; begins with `where`.
-    """
+    """Labels int8 [C]: 1 for these names, else 0. Raises PipelineError for a name that is not a class."""
     labels = np.zeros(len(class_names), np.int8)
     known = [nfc(name) for name in class_names]
     labels[[class_index(name, known, where) for name in names]] = 1
@@ -245,11 +233,7 @@ def _entry(cell: Any) -> int | None:
 
 
 def _check_header(header: Sequence[str], path: Path, class_names: Sequence[str], needs_labels: bool) -> str | None:
-    """The column that names the images; None for an empty table.
-
-    Raises:
-        PipelineError: a column is missing or occurs twice.
-    """
+    """The column that names the images; None for an empty table. Raises if a column is missing or occurs twice."""
     if not header and not needs_labels:
         return None
     twice = [name for name, count in Counter(name for name in header if name).items() if count > 1]
@@ -354,11 +338,7 @@ def _parquet_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, Cells]]]:
 
 
 def import_pyarrow(path: Path) -> Any:
-    """The package pyarrow with its module for Parquet.
-
-    Raises:
-        PipelineError: it is not installed; names the file that needs it.
-    """
+    """The package pyarrow with its module for Parquet; raises PipelineError if it is not installed."""
     try:
         import pyarrow
         import pyarrow.parquet

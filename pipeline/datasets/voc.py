@@ -123,12 +123,9 @@ def _read_annotation(path: Path) -> list[tuple[int, list[float], bool]]:
 
 
 def clipped(box: list[float], size: list[float]) -> list[float]:
-    """An xyxy box clipped to its image of this width and height, or 0 for unknown.
+    """An xyxy box clipped to its image of this width and height, or 0 for unknown; raises ValueError if nothing is left.
 
     Boxes of VOC 2011 exceed their image by a fraction of a pixel.
-
-    Raises:
-        ValueError: the box is not finite, its corners are swapped, or it is outside the image.
     """
     if not np.isfinite(box).all():
         raise ValueError(f"the box {box} is not finite")

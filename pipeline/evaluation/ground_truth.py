@@ -79,11 +79,7 @@ def has_ground_truth(folder: Path) -> bool:
 
 
 def read_ground_truth(folder: Path) -> GroundTruth:
-    """The ground truth of a run folder.
-
-    Raises:
-        PipelineError: missing, damaged, or not as specified.
-    """
+    """The ground truth of a run folder; raises PipelineError if it is missing or damaged."""
     return read_arrays(folder / FILE, {"ground_truth": GroundTruth})
 
 

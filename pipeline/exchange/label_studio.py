@@ -37,11 +37,7 @@ def interface(class_names: Sequence[str]) -> str:
 
 
 def interface_path(tasks: Path) -> Path:
-    """Path of the labelling interface: that of the tasks with the suffix .xml.
-
-    Raises:
-        PipelineError: it is the path of the tasks.
-    """
+    """Path of the labelling interface: that of the tasks with the suffix .xml, which the tasks must not have."""
     path = tasks.with_suffix(".xml")
     if path == tasks:
         raise PipelineError(f"{tasks} would be the labelling interface; the tasks are JSON. Name a .json file.")

@@ -115,7 +115,7 @@ def decided(names: str, **options) -> str:
     called = {"t": "train", "v": "validation", "e": "test"}
     stated = {"T": "train", "E": "test"}
     images = [ListedImage(str(n), Path(str(n)), None, stated.get(c), called.get(c)) for n, c in enumerate(names)]
-    kept, left_out, _ = assign_splits(images, **{"wanted": "train", **options})
+    kept, left_out, _ = assign_splits(images, **{"option": "train", **options})
     found = {image.image_id: image.split or "train" for image in kept}
     assert not set(found) & set(left_out)
     return "".join({"train": "t", "test": "e"}.get(found.get(str(n), ""), ".") for n in range(len(names)))
@@ -132,7 +132,7 @@ def test_names_decide_where_they_name_train_photos_and_others(names, expected):
 def test_names_do_not_make_test_photos_next_to_those_of_test_images():
     assert decided("tve", has_test=True) == "t.."
     kept, left_out, _ = assign_splits(
-        [ListedImage("0", Path("0"), None, None, "train"), ListedImage("1", Path("1"), None, "test")], wanted="test"
+        [ListedImage("0", Path("0"), None, None, "train"), ListedImage("1", Path("1"), None, "test")], option="test"
     )
     assert [image.image_id for image in kept] == ["1"] and "split is train" in left_out["0"]
 
