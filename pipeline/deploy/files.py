@@ -18,8 +18,8 @@ def classifier_to_use(target: str | Path) -> Path:
     Raises:
         PipelineError: there is no such run; see also `trained_file`.
     """
-    found = run_or_file(str(target))
-    return calibrated_file(found) if found.is_dir() else found
+    path = run_or_file(str(target))
+    return calibrated_file(path) if path.is_dir() else path
 
 
 def trained_file(folder: Path) -> Path:

@@ -185,7 +185,7 @@ def stages(run: RunFiles) -> list[dict[str, Any]]:
 
 
 def bias(run: RunFiles) -> dict[str, Any] | None:
-    """The teacher's bias per class and the number of images that it is the mean of."""
+    """The teacher's bias per class, with the number of images that it averages."""
     if run.embeddings is None:
         return None
     return {"values": shorts(run.embeddings.bias), "counts": run.embeddings.bias_counts.tolist()}

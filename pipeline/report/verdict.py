@@ -24,7 +24,7 @@ TWINS = 0.6
 """Without ground truth: two classes are suspicious if this share of the images with either label has both."""
 
 FAR_APART = 0.15
-"""Train and test images differ from this total variation on between the teacher's top-1 classes."""
+"""Smallest total variation between the teacher's top-1 classes of train and test images that makes an alert."""
 
 OFTEN_WRONG = 0.6
 """An alert names a class if a smaller share of its labels is right."""

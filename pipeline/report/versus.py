@@ -35,7 +35,9 @@ def run(first: Path, second: Path, config: ReportConfig) -> Path:
     total = sum(counts.values())
     if not classes or not total:
         missing = "image" if classes else "class"
-        raise PipelineError(f"{first} and {second} have no {missing} in common. Choose two runs of the same dataset.")
+        raise PipelineError(
+            f"{first} and {second} have no {missing} in common. Choose two finished runs of the same dataset."
+        )
     has_truth = any(view.truth is not None for view in views.values())
     content = {
         "names": names,

@@ -22,7 +22,7 @@ LOG = "review_log.jsonl"
 """In a run folder: the corrections made on the page, oldest first; undo reads it."""
 
 MAX_EARLIER = 1000
-"""Most photos of earlier reviews on the page; the latest are kept."""
+"""Largest number of photos from earlier reviews on the page; the latest are kept."""
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Pages: templates, styles and scripts, rendered to files that fetch nothing."""
+"""Templates, styles and scripts of the pages, and the HTTP server of `ccd review` and `ccd serve`."""

@@ -30,7 +30,7 @@ function options(select, pairs) {
 }
 
 // Text for screen readers only.
-const spoken = (text) => make("span", { class: "spoken" }, text);
+const hiddenText = (text) => make("span", { class: "visually-hidden" }, text);
 
 // The address of photos: the filters of the gallery, after "#".
 const toPhotos = (show) => "#images?" + new URLSearchParams(show).toString();
@@ -50,7 +50,7 @@ function cut(id, rows) {
 
 function copyText(text, button) {
   const label = button.textContent;
-  const area = make("textarea", { class: "spoken" }, text);
+  const area = make("textarea", { class: "visually-hidden" }, text);
   button.after(area);
   area.select();
   const done = document.execCommand("copy");  // a page from disk may have no clipboard API

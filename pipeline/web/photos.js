@@ -25,7 +25,7 @@ function truthMark(entry, c) {
   const truth = row && truthOf(entry, row);
   if (!known || truth === null) return null;
   if (truth === -1) return make("span", { title: "not counted" }, " ?");
-  return truth === 1 ? make("span", { class: "tick", title: "present" }, " ✓", spoken("present")) : make("span", { class: "cross", title: "absent" }, " ✗", spoken("absent"));
+  return truth === 1 ? make("span", { class: "tick", title: "present" }, " ✓", hiddenText("present")) : make("span", { class: "cross", title: "absent" }, " ✗", hiddenText("absent"));
 }
 
 // Filters of the gallery; an entry has no row for a class that is neither predicted, present nor a top class.
@@ -69,7 +69,7 @@ function chip(entry, row) {
   const [state, mark, word] = truth === null || truth === -1 ? ["", "", ""]
     : present ? (truth ? ["right", "✓ ", "correct: "] : ["wrong", "✗ ", "absent: "]) : truth ? ["missed", "∅ ", "missed: "] : ["", "", ""];
   const title = { right: "predicted and present", wrong: "predicted, but absent", missed: "present, but not predicted" }[state];
-  return make("span", { class: `chip ${state}${!present && step ? " lost" : ""}`, title }, mark ? make("span", { "aria-hidden": "true" }, mark) : null, word ? spoken(word) : null, step, name);
+  return make("span", { class: `chip ${state}${!present && step ? " lost" : ""}`, title }, mark ? make("span", { "aria-hidden": "true" }, mark) : null, word ? hiddenText(word) : null, step, name);
 }
 
 function chips(entry) {
@@ -135,8 +135,8 @@ function showPhotos(changes, { fresh = false } = {}) {
 
 function keepAddress() {
   const changed = Object.fromEntries(Object.entries(gallery.state).filter(([key, value]) => value !== FRESH[key]));
-  const wanted = Object.keys(changed).length ? toPhotos(changed) : "#gallery";
-  if (wanted !== "#gallery" || location.hash.startsWith("#images?")) history.replaceState(null, "", wanted);
+  const address = Object.keys(changed).length ? toPhotos(changed) : "#gallery";
+  if (address !== "#gallery" || location.hash.startsWith("#images?")) history.replaceState(null, "", address);
 }
 
 // Follows a link on the page, or the address of the page.
@@ -155,7 +155,7 @@ function card(entry, index) {
   const open = make("button", { class: "open", type: "button", "data-id": entry.id, on: { click: () => openDetail(index) } }, frame(entry, entry.boxes), chips(entry));
   if (entry.split !== "train" || data.gallery.fixed) return make("div", { class: "photo" }, open);
   const box = make("input", { type: "checkbox", checked: gallery.picked.has(entry.id), on: { change: () => pick(entry, box.checked) } });
-  return make("div", { class: "photo" }, open, make("label", { class: "pick", title: "select for review" }, box, spoken(`select ${entry.id} for review`)));
+  return make("div", { class: "photo" }, open, make("label", { class: "pick", title: "select for review" }, box, hiddenText(`select ${entry.id} for review`)));
 }
 
 function pick(entry, on) {
@@ -229,7 +229,7 @@ function cutOut(entry, box, height) {
 }
 
 function scoreTable(entry) {
-  const mark = (row) => ({ 1: make("span", { class: "tick" }, "✓", spoken("present")), 0: make("span", { class: "muted" }, "–", spoken("absent")), "-1": make("span", { title: "not counted" }, "?") })[truthOf(entry, row)];
+  const mark = (row) => ({ 1: make("span", { class: "tick" }, "✓", hiddenText("present")), 0: make("span", { class: "muted" }, "–", hiddenText("absent")), "-1": make("span", { title: "not counted" }, "?") })[truthOf(entry, row)];
   const number = (row) => (name, k) => make("td", { class: "number", style: `--color:${colour(name)}` }, row[1 + k], make("i", { style: `width:${0.86 * Math.min(row[1 + k], 100)}%` }));
   return make("table", { class: "score-table" },
     make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "class"), ...names(entry).map((name) => make("th", { class: "number", scope: "col" }, name)), known ? make("th", { scope: "col" }, "truth") : null)),
