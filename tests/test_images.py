@@ -196,8 +196,8 @@ def test_truncated_file(tmp_path: Path, name: str):
     ("content", "reason"),
     [
         (b"", "the file is empty"),
-        (b"<html>404 Not Found</html>", "it is none of JPEG"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is none of JPEG"),
+        (b"<html>404 Not Found</html>", "its format is none of JPEG"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "its format is none of JPEG"),
     ],
 )
 def test_file_that_is_no_image(tmp_path: Path, content: bytes, reason: str):

@@ -297,7 +297,7 @@ def test_addresses_of_a_web_server(photos, tiny_classifier, tmp_path, monkeypatc
         f"{web}/gone.png has no photos",
         f"{web}/loop.png could not be fetched",
         f"{web}/page.png: {tmp_path / 'cache'}",
-        "page.png cannot be read as an image: it is none of JPEG",
+        "page.png cannot be read as an image: its format is none of JPEG",
         f"{web}/broken-off.png broke off",
     ):
         assert reason in told

@@ -1,6 +1,6 @@
-"""Random views of a batch, drawn image by image and computed for the whole batch on its device.
+"""Random flips and colours, drawn for each image and computed for the whole batch on its device.
 
-Drawing is apart from changing, so that processes that share a batch can draw for all of it and change their part.
+Drawing and changing are separate functions: processes that share a batch draw for all of it, and change their part.
 """
 
 from dataclasses import dataclass
@@ -9,25 +9,25 @@ import torch
 from torch import Tensor
 
 GREY = (0.299, 0.587, 0.114)
-"""ITU-R 601 luma, as Pillow and torchvision use it."""
+"""Weights of ITU-R 601 luma, as in Pillow and torchvision."""
 
 
 @dataclass(frozen=True)
 class Jitter:
-    """Colour changes of B images, and the order in which they are made."""
+    """Colour changes of B images, and their order."""
 
     factors: Tensor
-    """float32 Tensor[4, B]: brightness, contrast and saturation about 1, hue about 0."""
+    """float32 Tensor[4, B]: brightness, contrast and saturation around 1, hue around 0."""
     order: Tensor
-    """int64 Tensor[4, B], rows of `factors` in the order in which each image is changed."""
+    """int64 Tensor[4, B], for each image the order of the rows of `factors`."""
 
     def of(self, images: Tensor) -> "Jitter":
-        """What some of the images get: int64 Tensor[b] of their places in the batch."""
+        """The changes of some images, int64 Tensor[b] of their places in the batch."""
         return Jitter(self.factors[:, images], self.order[:, images])
 
 
 def draw_flips(count: int, generator: torch.Generator) -> Tensor:
-    """Marks bool Tensor[count], each True with probability 1/2."""
+    """Bool Tensor[count], each True with probability 1/2."""
     return torch.rand(count, generator=generator) < 0.5
 
 
@@ -37,13 +37,13 @@ def flip(images: Tensor, flips: Tensor) -> Tensor:
 
 
 def draw_jitter(count: int, strength: float, generator: torch.Generator, order: str = "batch") -> Jitter:
-    """Random colour changes, each image's own: those of torchvision's `ColorJitter` with four times `strength`.
+    """Random colour changes for each image, as of torchvision's `ColorJitter` with `strength` for all four.
 
     Args:
         count: B.
         strength: largest relative change, and largest share of the hue circle; in [0, 0.5].
-        generator: CPU generator, so that the draws do not depend on the device.
-        order: "batch": the changes come in one order for the whole batch; "image": each image's own (the authors).
+        generator: on the CPU, so that the draws do not depend on the device.
+        order: of the four changes: one for the whole batch, "batch", or one for each image, "image" (the authors' code).
     """
     draws = (torch.rand(4, count, generator=generator) * 2 - 1) * strength
     if order == "batch":
@@ -62,12 +62,12 @@ def color_jitter(images: Tensor, jitter: Jitter) -> Tensor:
 
 
 def change_by_number(images: Tensor, numbers: Tensor, factors: Tensor) -> Tensor:
-    """Each image of Tensor[B, 3, H, W] changed once.
+    """Make one change to each image of Tensor[B, 3, H, W].
 
     Args:
         images: in [0, 1].
-        numbers: int64 Tensor[B] on the CPU, in [0, 4): what is changed of each.
-        factors: Tensor[4, B], by how much.
+        numbers: int64 Tensor[B] on the CPU, the row of `factors` for each image.
+        factors: Tensor[4, B], see `Jitter`.
     """
     changes = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
     if (numbers == numbers[0]).all():
@@ -86,22 +86,22 @@ def blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
 
 
 def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """Images times factor Tensor[B]; black at 0."""
+    """Multiply images by factor Tensor[B]."""
     return (images * factor.view(-1, 1, 1, 1)).clamp(0, 1)
 
 
 def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Away from the mean grey of each image by factor Tensor[B]."""
+    """Blend each image with its mean grey by factor Tensor[B]."""
     return blend(images, grey(images).mean(dim=(2, 3), keepdim=True), factor)
 
 
 def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """Away from the grey image by factor Tensor[B]."""
+    """Blend each image with its grey version by factor Tensor[B]."""
     return blend(images, grey(images), factor)
 
 
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Hue turned by a share of the circle, Tensor[B] in [-0.5, 0.5]; saturation and value of HSV stay."""
+    """Rotate the hue by a share of the circle, Tensor[B] in [-0.5, 0.5]; saturation and value of HSV do not change."""
     value, low = images.amax(dim=1, keepdim=True), images.amin(dim=1, keepdim=True)
     chroma = value - low
     red, green, blue = images.split(1, dim=1)

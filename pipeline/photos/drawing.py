@@ -1,4 +1,4 @@
-"""A photo and its boxes to a picture for people."""
+"""Pictures of photos with their boxes, and thumbnails."""
 
 import colorsys
 import io
@@ -12,12 +12,12 @@ from pipeline.photos.images import load_image
 from pipeline.photos.resize import resize
 
 SMALLEST = 720
-"""Least width of a picture in pixels: room for a line of text."""
+"""Smallest width of a picture in pixels, so that a line of text fits."""
 JPEG_QUALITY = 72
 
 
 def class_colour(index: int, count: int) -> tuple[int, int, int]:
-    """A bright RGB colour for a class; that of -1, for no class, is white."""
+    """A bright RGB colour for a class; white for -1, no class."""
     if index < 0:
         return 255, 255, 255
     return tuple(round(255 * v) for v in colorsys.hsv_to_rgb(index / count, 0.75, 1.0))
@@ -26,12 +26,12 @@ def class_colour(index: int, count: int) -> tuple[int, int, int]:
 def draw_boxes(
     photo: Path, boxes: np.ndarray, class_index: np.ndarray, class_names: Sequence[str], caption: Sequence[str]
 ) -> Image.Image:
-    """The photo with its boxes, named and coloured by class, and lines of text below.
+    """The photo with its boxes, named and coloured by class, and lines of text below it.
 
     Args:
         photo: image file.
-        boxes: float [M, 4], xyxy in its pixels.
-        class_index: int [M], -1 for a box that stands for no class.
+        boxes: float [M, 4], xyxy in pixels of the photo.
+        class_index: int [M], -1 for a box without a class.
         class_names: C names.
         caption: lines of text.
     """
@@ -49,7 +49,7 @@ def draw_boxes(
         colour = class_colour(index, len(class_names))
         draw.rectangle(box, outline=colour, width=max(2, size // 6))
         if index >= 0:
-            # inside the photo even where the box begins above it
+            # inside the photo even if the box starts above it
             corner = (box[0], max(box[1] - line, 0.0))
             draw.rectangle(draw.textbbox(corner, class_names[index], font=font), fill=colour)
             draw.text(corner, class_names[index], fill="black", font=font)
@@ -62,7 +62,7 @@ def jpeg(path: Path, side: int) -> bytes:
     """A photo as a JPEG whose longest side is at most `side` pixels.
 
     Raises:
-        PipelineError: it can no longer be read.
+        PipelineError: it cannot be read.
     """
     image = load_image(path, (2 * side, 2 * side))
     height, width = image.shape[1:]

@@ -1,4 +1,4 @@
-"""Which image files can be read here, by suffix or first bytes; imports Pillow, and pillow-heif where it is installed."""
+"""Readable image formats, by suffix or first bytes; pillow-heif adds HEIF where it is installed."""
 
 import re
 import stat
@@ -12,7 +12,7 @@ ALWAYS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
-"""Suffixes of what every Pillow reads; in lower case, files may write them in any."""
+"""Suffixes that every Pillow reads, in lower case."""
 
 AVIF = (".avif",)
 JPEG_2000 = (".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc")
@@ -22,21 +22,21 @@ RAW = (
     *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw"),
     *(".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
 )
-"""Camera raw. Many are TIFF inside, of which Pillow would read a thumbnail."""
+"""Camera raw. Many are TIFF files, of which Pillow would read the thumbnail."""
 
 PHOTO_SUFFIXES = frozenset((*ALWAYS, *AVIF, *JPEG_2000, *HEIF, *JPEG_XL, *RAW))
-"""Of photos, whether they can be read or not."""
+"""Suffixes of photos, readable or not."""
 
 
 HEAD = 64
-"""Bytes from which `suffix_of` recognises a format."""
+"""Bytes that `suffix_of` needs to recognise a format."""
 _MAGIC = (
     (re.compile(rb"\xff\xd8\xff"), ".jpg"),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), ".png"),
     (re.compile(rb"GIF8[79]a"), ".gif"),
     (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), ".webp"),
     (re.compile(rb"II\*\0|MM\0\*"), ".tif"),
-    # the size of the second header tells a bitmap from a text that begins with BM
+    # the size of the second header: a text may begin with BM too
     (re.compile(rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", re.DOTALL), ".bmp"),
     (re.compile(rb"P[1-6]\s(\s*#[^\n]*\n)*\s*\d+\s"), ".ppm"),
     (re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n"), ".jp2"),
@@ -48,17 +48,13 @@ _MAGIC = (
 
 
 def suffix_of(head: bytes) -> str | None:
-    """The suffix of the photo format that a file's first bytes show; None for any other content.
-
-    Args:
-        head: the first `HEAD` bytes, or more.
-    """
+    """The suffix of a photo format from the first `HEAD` bytes of a file; None for other content."""
     return next((suffix for magic, suffix in _MAGIC if magic.match(head[:HEAD])), None)
 
 
 @cache
 def readable_formats() -> tuple[str, ...]:
-    """What Pillow may take a file for. A closed list, as others of its readers start programs (EPS)."""
+    """Formats that Pillow may read. A closed list, because some readers of Pillow start programs (EPS)."""
     formats = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"]
     if features.check("avif"):
         formats.append("AVIF")
@@ -70,11 +66,7 @@ def readable_formats() -> tuple[str, ...]:
 
 
 def why_unreadable(suffix: str) -> str | None:
-    """Why files with this suffix are not read, and what to do; None for those that are, and for all others.
-
-    Args:
-        suffix: with its dot, in any case.
-    """
+    """Why photos with this suffix, in any case, are not read, and what to do; None for a suffix that can be read, or is not of a photo."""
     suffix = suffix.lower()
     formats = readable_formats()
     if suffix in HEIF and "HEIF" not in formats:
@@ -91,27 +83,23 @@ def why_unreadable(suffix: str) -> str | None:
 
 
 def kind_of(mode: int) -> str:
-    """What something is that is neither a file nor a folder.
-
-    Args:
-        mode: as `os.stat` gives it.
-    """
+    """What a path is that is neither a file nor a folder, by its `os.stat` mode."""
     kinds = (
         (stat.S_ISFIFO, "a FIFO"),
         (stat.S_ISSOCK, "a socket"),
         (stat.S_ISCHR, "a device"),
         (stat.S_ISBLK, "a device"),
     )
-    return next((name for is_kind, name in kinds if is_kind(mode)), "no regular file")
+    return next((name for is_kind, name in kinds if is_kind(mode)), "not a regular file")
 
 
 def _register_heif() -> bool:
-    """Teach Pillow to open HEIF files; False where pillow-heif is not installed."""
+    """Let Pillow open HEIF files; False if pillow-heif is not installed."""
     try:
         from pillow_heif import register_heif_opener
     except ModuleNotFoundError:
         return False
     except ImportError as error:
-        raise PipelineError(f"pillow-heif cannot be loaded ({error}). Install it anew or remove it.") from error
+        raise PipelineError(f"pillow-heif cannot be loaded ({error}). Install it again or remove it.") from error
     register_heif_opener()
     return "HEIF" in Image.OPEN

@@ -1,4 +1,4 @@
-"""Image files to uint8 RGB tensors: whatever the file holds, one decode per image and view."""
+"""Image files to uint8 RGB tensors."""
 
 import io
 import stat
@@ -20,12 +20,12 @@ if TYPE_CHECKING:  # `prepare` checks photos and needs no tensors
     from torch import Tensor
 
 MAX_PIXELS = 100_000_000
-"""Larger images are refused: a file of some kB can claim gigapixels, and 100 megapixels are 300 MB of RGB."""
+"""Larger images are refused: a file of some kB can claim gigapixels. 100 megapixels are 300 MB of RGB."""
 
 DECODING = 2
-"""Version of the pixels that files become; raise it when they change, so that pixels kept on disk are rebuilt."""
+"""Version of the decoder; raise it when the pixels of a file change, so that cached pixels are computed again."""
 
-# What Pillow's readers raise on broken files.
+# errors of Pillow's readers on broken files
 _DECODE_ERRORS = (
     OSError,
     SyntaxError,
@@ -47,17 +47,17 @@ class UnreadableImage(PipelineError):
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(H, W) in pixels as displayed, that is after the EXIF rotation; reads the header alone (PNG: the file).
+    """(H, W) in pixels as displayed, after the EXIF rotation; reads only the header (PNG: the file).
 
     Raises:
-        UnreadableImage: the file is missing, no image, or above MAX_PIXELS.
+        UnreadableImage: the file is missing, not an image, or above MAX_PIXELS.
     """
     with _opened(path) as image:
         return _displayed_size(image)
 
 
 def verify_image(path: Path) -> tuple[int, int]:
-    """(H, W) as displayed, after decoding the whole file at the least cost: a JPEG at an eighth of its size.
+    """(H, W) as displayed, after decoding the whole file; a JPEG at an eighth of its size, which is faster.
 
     Raises:
         UnreadableImage: `load_image` of the file would fail.
@@ -69,30 +69,28 @@ def verify_image(path: Path) -> tuple[int, int]:
 
 
 def load_image(source: str | Path | bytes, min_size: tuple[int, int] | None = None) -> "Tensor":
-    """Decode an image, turned as its EXIF says; transparency over white, deep grey by its own range.
+    """Decode an image, with its EXIF rotation applied, transparency over white, and grey of more than 8 bits scaled.
 
     Args:
-        source: file, or the content of one: JPEG, PNG, WebP, BMP, GIF (first frame), TIFF, PPM, AVIF, JPEG 2000 or, with pillow-heif, HEIC, whatever its
-            extension; that of a camera's raw file alone is believed.
-        min_size: (H, W) that the caller needs. A JPEG may then be decoded at 1/2, 1/4 or 1/8 of its size,
-            never below `min_size`: coordinates are those of the result, `image_size` gives the original's. For people's
-            eyes alone: what a classifier says of such pixels differs by 0.02.
+        source: path or content of a file in a format of `readable_formats`; only camera raw is recognised by its suffix.
+        min_size: (H, W) that the caller needs. A JPEG may then be decoded at 1/2, 1/4 or 1/8 of its size, never below
+            `min_size`. Only for display: the scores of a classifier on such pixels differ by 0.02.
 
     Returns:
         uint8 Tensor[3, H, W], RGB; a channels-last view, `.contiguous()` copies.
 
     Raises:
-        UnreadableImage: the file is missing, truncated, no image, or above MAX_PIXELS.
+        UnreadableImage: the file is missing, truncated, not an image, or above MAX_PIXELS.
     """
     with _opened(source) as image:
         return _to_tensor(_decode(image, min_size))
 
 
 def from_pillow(image: Image.Image) -> "Tensor":
-    """What `load_image` returns for the file of an image that Pillow has opened, or for one made in memory.
+    """`load_image` of a Pillow image, opened from a file or made in memory.
 
     Raises:
-        UnreadableImage: its file is broken or closed, it is empty, or its pixels cannot become RGB.
+        UnreadableImage: its file is broken or closed, it is empty, or it cannot be converted to RGB.
     """
     if 0 in image.size:
         raise UnreadableImage(f"a Pillow image of {image.width} x {image.height} has no pixels. Take it out.")
@@ -127,9 +125,9 @@ def _opened(source: str | Path | bytes) -> Iterator[Image.Image]:
 
 
 def _check_kind(path: Path) -> None:
-    """Raise ValueError for what must not be opened: a FIFO waits for ever, a raw file shows its thumbnail."""
+    """Raise ValueError for a FIFO, which would block for ever, and for a raw file, which would give its thumbnail."""
     mode = path.stat().st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a folder has an error of its own
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a folder fails by itself
         raise ValueError(f"it is {kind_of(mode)}, not a file")
     if path.suffix.lower() in RAW:
         raise ValueError(why_unreadable(path.suffix))
@@ -140,7 +138,9 @@ def _reason(source: Path | bytes, error: Exception) -> str:
         is_file = isinstance(source, Path)
         if (source.stat().st_size if is_file else len(source)) == 0:
             return "the file is empty"
-        return (why_unreadable(source.suffix) if is_file else None) or f"it is none of {', '.join(readable_formats())}"
+        return (
+            why_unreadable(source.suffix) if is_file else None
+        ) or f"its format is none of {', '.join(readable_formats())}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error).rstrip(".") or type(error).__name__

@@ -1,4 +1,4 @@
-"""Images from disk to batches, decoded photo by photo by threads ahead of their use."""
+"""Threads that compute results ahead of their use, such as decoded photos for batches."""
 
 import os
 import time
@@ -16,25 +16,25 @@ Result = TypeVar("Result")
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """Number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_workers() -> int:
-    """Decoding threads where no number was asked for: one per core of this process's part of the machine."""
+    """Default number of threads: the cores, divided by the processes on this machine."""
     return max(usable_cores() // local_world_size(), 1)
 
 
 class Prefetch(Iterable[Result]):
     """Results of `function` over `items`, in order, computed ahead by threads.
 
-    Pillow and torch release the interpreter lock while they decode and resize, so threads suffice and nothing is
-    copied between processes. At most `ahead` results are held at any time, whatever the number of items.
+    Threads are enough, because Pillow and torch release the interpreter lock while they decode and resize. At most `ahead`
+    results are in memory.
 
     Args:
         function: called in a thread with one item.
-        items: asked for only when there is room.
-        workers: threads; 0 for `default_workers`.
+        items: read only when there is room.
+        workers: number of threads; 0 for `default_workers`.
         ahead: results that may wait for the consumer; 0 for twice the workers.
     """
 
@@ -46,7 +46,7 @@ class Prefetch(Iterable[Result]):
         self._workers = workers or default_workers()
         self._ahead = ahead or 2 * self._workers
         self.waited = 0.0
-        """Seconds that the consumer has spent waiting for data."""
+        """Seconds that the consumer has waited for data."""
 
     def __iter__(self) -> Iterator[Result]:
         with ThreadPoolExecutor(self._workers) as pool:
@@ -65,16 +65,15 @@ class Prefetch(Iterable[Result]):
 
 
 class Stream(Iterable[list[Result]]):
-    """Batches of the results of `function`, in order; every item is computed for itself, ahead of its batch.
+    """Batches of the results of `function`, in order.
 
-    While a batch is used, the threads work on the next one, however large it is: a batch is assembled from results
-    of single items, never computed by one thread. Held are the batch in use, and ahead of it one batch and an item per
-    thread.
+    All threads work on the items of the next batch while one is in use. In memory are the batch in use, the next one, and one
+    item per thread.
 
     Args:
         function: called in a thread with one item.
         batches: the items of each batch; some may be empty.
-        workers: threads; 0 for `default_workers`.
+        workers: number of threads; 0 for `default_workers`.
     """
 
     def __init__(self, function: Callable[[Item], Result], batches: Sequence[Sequence[Item]], workers: int = 0) -> None:
@@ -86,7 +85,7 @@ class Stream(Iterable[list[Result]]):
 
     @property
     def waited(self) -> float:
-        """Seconds that the consumer has spent waiting for data."""
+        """Seconds that the consumer has waited for data."""
         return self._loader.waited
 
     def __iter__(self) -> Iterator[list[Result]]:

@@ -15,19 +15,7 @@ from pipeline.runs.options import ResizeFilter
 
 
 def load_view(source: str | Path | bytes, size: tuple[int, int], resize_filter: ResizeFilter = "bicubic") -> Tensor:
-    """Decode a photo at its full size and `resize` it.
-
-    Args:
-        source: see `load_image`.
-        size: (H, W) in pixels.
-        resize_filter: see `resize`.
-
-    Returns:
-        uint8 Tensor[3, H, W].
-
-    Raises:
-        UnreadableImage: see `load_image`.
-    """
+    """`load_image` at its full size and `resize` to (H, W), as uint8 Tensor[3, H, W]."""
     return resize(load_image(source), size, resize_filter)
 
 

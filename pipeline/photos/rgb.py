@@ -1,6 +1,6 @@
-"""An opened photo to upright 8-bit RGB, with Pillow and numpy alone.
+"""An opened photo to upright 8-bit RGB, with only Pillow and numpy.
 
-Exports of a classifier ship this file, so that their users prepare photos exactly as the classifier does.
+Exports of a classifier include this file, so that their users prepare photos exactly as ccd does.
 """
 
 import struct
@@ -17,20 +17,20 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes an image upright, by its EXIF orientation."""
-# Pillow refuses a PNG for 1 MB of text or colour profile; these say nothing of the pixels.
+"""The transposition that makes an image upright, by its EXIF orientation."""
+# Pillow refuses a PNG with more than 1 MB of text or colour profile, which do not change the pixels.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 64 * 2**20
 
 PHOTOMETRIC, BITS, HIGHEST, SAMPLE_FORMAT = 262, 258, 281, 339
-"""TIFF tags: whether 0 is white, bits per sample, largest sample value, and kind of number."""
+"""TIFF tags: whether 0 is white, bits per sample, largest sample value, number format."""
 SIGNED = 2
-"""Sample format of signed integers."""
+"""`SAMPLE_FORMAT` of signed integers."""
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF orientation still to be applied, 1 to 8; a broken EXIF block counts as none."""
+    """EXIF orientation that is not applied yet, 1 to 8; 1 for a broken EXIF block."""
     if image.format == "TIFF":
-        return 1  # Pillow turns a TIFF itself, and its size is the turned one from the start
+        return 1  # Pillow rotates a TIFF itself, and reports the rotated size
     if image.format == "PNG":
         image.load()  # its EXIF block may follow the pixels
     try:
@@ -40,10 +40,10 @@ def orientation(image: Image.Image) -> int:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """The image in mode RGB, turned as its EXIF says, transparency over white, deep grey scaled by its own range.
+    """The image in mode RGB, with its EXIF rotation applied, transparency over white, and grey of more than 8 bits scaled.
 
     Raises:
-        ValueError: the range of its pixels is not known.
+        ValueError: the range of its pixels is unknown.
     """
     turn = orientation(image)
     rgb = to_rgb(image)
@@ -62,10 +62,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
         return image.convert("RGB")
     key = image.info.get("transparency")
-    if isinstance(key, tuple) and max(key) > 255:  # of a PNG of 16 bits, of which Pillow keeps the high byte
+    if isinstance(key, tuple) and max(key) > 255:  # of a PNG of 16 bits; Pillow keeps only the high byte
         image = image.copy()
         image.info["transparency"] = tuple(value >> 8 for value in key)
-    # Pillow converts premultiplied grey to LA alone
+    # Pillow converts premultiplied grey only to LA
     rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     canvas = Image.new("RGB", image.size, "white")
     canvas.paste(rgba, mask=rgba.getchannel("A"))
@@ -73,12 +73,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def grey_to_8_bits(image: Image.Image) -> Image.Image:
-    """Grey of more than 8 bits in mode L; Pillow's own conversion would clip at 255.
+    """Grey of more than 8 bits as mode L; Pillow's own conversion would clip at 255.
 
     Raises:
-        ValueError: floating-point numbers or 32-bit integers, whose range the file does not give.
+        ValueError: the pixels are floating-point numbers or 32-bit integers, whose range is not in the file.
     """
-    # a PGM of 16 bits comes as 32-bit integers from 0 to 65535
+    # Pillow reads a PGM of 16 bits as 32-bit integers from 0 to 65535
     if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
         kind = "floating-point numbers" if image.mode == "F" else "32-bit integers"
         raise ValueError(f"its pixels are {kind} of unknown range")
@@ -96,7 +96,7 @@ def grey_to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def load_square(path, size: int, resample: str) -> np.ndarray:  # noqa: ANN001 - whatever Pillow opens
-    """The square view of a photo that the classifier takes, float32 [3, size, size], RGB in [0, 1].
+    """The classifier's input for a photo, float32 [3, size, size], RGB in [0, 1].
 
     Args:
         path: file of a photo.

@@ -1,4 +1,4 @@
-"""Video files to single frames, by PyAV."""
+"""Video files to single frames, with PyAV."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +12,14 @@ from pipeline.system.errors import PipelineError, first_line
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".3gp"))
 
 LOCAL_ONLY = {"protocol_whitelist": "file"}
-"""What calls itself a video may be a list of addresses, which are not to be asked."""
+"""Option of FFmpeg: a playlist in place of a video must not open network addresses."""
 
 
 def import_av(path: Path) -> Any:
     """The package PyAV.
 
     Raises:
-        PipelineError: it is not installed; names the file that needs it.
+        PipelineError: it is not installed; names `path`, which needs it.
     """
     try:
         import av
@@ -29,7 +29,7 @@ def import_av(path: Path) -> Any:
 
 
 def frame_count(path: Path, every: float) -> int:
-    """About how many frames `frames` gives, by what the file says of itself; 1 where it says nothing."""
+    """Approximate number of results of `frames`, from the duration in the header; 1 if there is none."""
     av = import_av(path)
     try:
         with av.open(str(path), options=LOCAL_ONLY) as video:
@@ -39,21 +39,21 @@ def frame_count(path: Path, every: float) -> int:
 
 
 def frames(path: Path, every: float) -> Iterator[tuple[float, np.ndarray]]:
-    """A frame every so many seconds, from the first on: its time in seconds, and uint8 [H, W, 3] in RGB, upright.
+    """Frames at regular times: the time in seconds, and the frame as uint8 [H, W, 3], RGB, upright.
 
     Args:
-        path: a video file; its first picture stream counts.
-        every: seconds, above 0; a frame is the first that is shown at or after each multiple.
+        path: a video file; only its first video stream is read.
+        every: seconds, above 0; each result is the first frame at or after a multiple of it.
 
     Raises:
-        UnreadableImage: the file, or what follows in it, cannot be decoded.
+        UnreadableImage: the file, or its rest, cannot be decoded.
         PipelineError: PyAV is not installed.
     """
     av = import_av(path)
     try:
         with av.open(str(path), options=LOCAL_ONLY) as video:
             if not video.streams.video:
-                raise UnreadableImage(f"{path} has no pictures, expected a video. Take it out.")
+                raise UnreadableImage(f"{path} has no video stream. Remove it from the input.")
             stream = video.streams.video[0]
             stream.thread_type = "AUTO"
             first, number = None, 0

@@ -1,1 +1,1 @@
-"""The machine: processes, devices, precision, memory, progress, downloads, files and errors."""
+"""Processes, devices, precision, memory, progress, downloads, files and errors."""

@@ -1,4 +1,4 @@
-"""Names of devices to devices that can be used here."""
+"""Choice of the device, and what it can do."""
 
 from typing import TYPE_CHECKING
 
@@ -9,14 +9,14 @@ if TYPE_CHECKING:
     import torch
 
 KINDS = ("cpu", "cuda", "mps", "xpu")
-"""Devices that compute; torch has others, such as `meta`, that only pretend to."""
+"""Types of devices that compute; torch has more types, such as `meta`, that do not."""
 
 
 def pick_device(name: str) -> str:
-    """The torch device that a name stands for; "auto" is CUDA where there is one, "cuda" this process's own GPU.
+    """The torch device of a name; "auto" is CUDA if available, and "cuda" this process's own GPU.
 
     Raises:
-        PipelineError: there is no such device here.
+        PipelineError: this machine has no such device.
     """
     import torch
 
@@ -37,7 +37,7 @@ def pick_device(name: str) -> str:
 
 
 def widest_float(device: "torch.device") -> "torch.dtype":
-    """The widest floating-point format of a device: float64, or float32 on Apple's GPUs and on some of Intel's."""
+    """The widest floating-point format of a device: float64, or float32 on GPUs of Apple and some of Intel."""
     import torch
 
     if device.type == "mps" or (device.type == "xpu" and not torch.xpu.get_device_properties(device).has_fp64):
@@ -46,7 +46,7 @@ def widest_float(device: "torch.device") -> "torch.dtype":
 
 
 def free_memory(device: "torch.device") -> int:
-    """Bytes free on a CUDA device; 0 for other devices, whose free memory torch cannot tell."""
+    """Free bytes on a CUDA device; 0 for other devices, for which torch has no such function."""
     import torch
 
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0

@@ -1,7 +1,7 @@
-"""The processes that torchrun started: which one this is, and what they do together; alone, nothing to do.
+"""The processes of torchrun: rank, world size and exchanges. Without torchrun, exchanges do nothing.
 
-Values that processes exchange on the CPU travel by gloo, gradients on CUDA by NCCL. torch is imported only where there
-are several processes, so that asking which one this is costs nothing.
+Processes exchange values on the CPU with gloo, and gradients on CUDA with NCCL. Only several processes import torch here, so
+that reading the rank is fast.
 """
 
 import os
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 Items = TypeVar("Items", range, list, "Tensor")
 
 PROMPTNESS = timedelta(minutes=10)
-"""How long a process waits for the others between two steps that all of them make: longer, and one of them is gone."""
+"""Timeout of an exchange between steps that all processes make; after it, one of them must have ended."""
 
 PATIENCE = timedelta(days=7)
-"""How long a process waits in `barrier`, while others look at all photos or compute their share of them."""
+"""Timeout of `barrier`, where a process may wait while another reads all photos or computes its share."""
 
 _patient_group: Any = None
-"""Group of all processes whose exchanges wait with `PATIENCE`."""
+"""Group of all processes with the timeout `PATIENCE`."""
 
 
 def is_launched() -> bool:
-    """Whether torchrun started several processes, of which this is one."""
+    """Whether this is one of several processes of torchrun."""
     return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def join() -> None:
-    """Join the other processes if torchrun started several, each with a GPU of its own where there are GPUs."""
+    """Connect the processes of torchrun, if there are several, and give each its own GPU, if there are GPUs."""
     global _patient_group
     if not is_launched():
         return
@@ -54,7 +54,7 @@ def leave() -> None:
 
 
 def is_joined() -> bool:
-    """Whether this is one of several processes."""
+    """Whether this is one of several connected processes."""
     if not is_launched():
         return False
     import torch.distributed as dist
@@ -83,19 +83,19 @@ def local_world_size() -> int:
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes the artifacts and talks to the user."""
+    """Whether this process writes the artifacts and prints messages."""
     return rank() == 0
 
 
 def shard(items: Items) -> Items:
-    """What of a list, range or tensor is this process's part: every K-th item of K processes, in order."""
+    """This process's part of a list, range or tensor: every K-th item of K processes, in order."""
     return items[rank() :: world_size()]
 
 
 def barrier() -> None:
-    """Wait until every process is here, however long another works before.
+    """Wait for every process, up to `PATIENCE`.
 
-    Where the work before an exchange of values grows with the number of photos, a barrier comes first.
+    Call it before an exchange of values if the work before that grows with the number of photos.
     """
     if is_joined():
         import torch
@@ -109,12 +109,12 @@ def all_reduce_sum(values: "Tensor") -> None:
 
 
 def all_reduce_max(values: "Tensor") -> None:
-    """Replace each value by the largest that a process has."""
+    """Replace each value by the largest of the processes."""
     _all_reduce(values, "MAX")
 
 
 def all_reduce_mean(tensors: "Iterable[Tensor]") -> None:
-    """Replace floating-point tensors by their means over the processes; others stay."""
+    """Replace floating-point tensors by their means over the processes; integer tensors do not change."""
     for tensor in tensors:
         if tensor.is_floating_point() and is_joined():
             _all_reduce(tensor, "SUM")
@@ -122,10 +122,10 @@ def all_reduce_mean(tensors: "Iterable[Tensor]") -> None:
 
 
 def _all_reduce(values: "Tensor", operation: str, group: Any = None) -> None:
-    """Replace values by what an operation of `torch.distributed.ReduceOp` makes of those of all processes.
+    """Reduce values over all processes by an operation of `torch.distributed.ReduceOp`, in place.
 
     Raises:
-        PipelineError: one of them is gone.
+        PipelineError: another process has ended.
     """
     if not is_joined():
         return
@@ -134,19 +134,21 @@ def _all_reduce(values: "Tensor", operation: str, group: Any = None) -> None:
     try:
         dist.all_reduce(values, getattr(dist.ReduceOp, operation), group=group)
     except RuntimeError as error:
-        raise PipelineError(f"another process of this command has ended ({first_line(error)}); see there.") from error
+        raise PipelineError(
+            f"another process of this command has ended ({first_line(error)}). See its messages."
+        ) from error
 
 
 def parallel(model: "nn.Module") -> "nn.Module":
-    """The module to call in training: gradients become their mean over the processes in `backward`."""
+    """The module to call in training; `backward` averages its gradients over the processes."""
     if not is_joined():
         return model
     from inspect import signature
 
     from torch.nn.parallel import DistributedDataParallel
 
-    # Every process keeps its own batch statistics during an epoch: sending them would change, between two forward
-    # passes, what the backward pass of the first needs. Newer versions of torch call the option otherwise.
+    # Every process keeps its own batch statistics during an epoch: an exchange between two forward passes would change
+    # buffers that the backward pass of the first needs. Newer versions of torch have another name for the option.
     names = signature(DistributedDataParallel).parameters
     sync = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
     return DistributedDataParallel(model, **{sync: False})

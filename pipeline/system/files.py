@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and hashes of their content."""
+"""Files and folders that are written completely or not at all, and hashes of their content."""
 
 import errno
 import glob
@@ -18,23 +18,23 @@ from typing import Any
 from pipeline.system.errors import PipelineError, SpecialFileError, first_line, system_refusal
 
 LIST = ".written-by-ccd.json"
-"""In a folder that `replacing_folder` wrote: the files in it."""
+"""List of the files in a folder that `replacing_folder` wrote."""
 
 UNFINISHED = ".unfinished"
-"""Ending of what is being written; nothing reads such a file."""
+"""Suffix of a file or folder that is being written; nothing reads it."""
 
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """Path to write a file to; takes the place of `path` at the end, or is removed if anything went wrong.
+    """A path to write a file to, which replaces `path` at the end, or is removed after an error.
 
     Args:
         path: of the file.
-        durable: wait until the disk has it, and look for what a killed process left. A caller who writes a hundred
-            thousand files that can be rebuilt does without, as both take milliseconds per file.
+        durable: wait until the file is on the disk, and remove files of killed processes. Both take milliseconds: use False for
+            many files that can be rebuilt.
 
     Raises:
-        PipelineError: the disk is full or the folder cannot be written to; what was there stays.
+        PipelineError: the disk is full or the folder cannot be written to; an old file does not change.
     """
     partial = _beside(path)
     try:
@@ -51,7 +51,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         reason = system_refusal(error) or f"({first_line(error)})."
         raise PipelineError(f"{path} could not be written {reason} What was there is unchanged.") from error
     finally:
-        with suppress(OSError):  # where nothing could be written there is nothing to remove
+        with suppress(OSError):  # as on a disk that cannot be written to
             partial.unlink(missing_ok=True)
 
 
@@ -95,19 +95,19 @@ def replacing_stream(path: Path) -> Iterator[CheckedStream]:
 
 @contextmanager
 def replacing_folder(path: Path, *, listed: bool = True) -> Iterator[Path]:
-    """A new folder to write into, which gets its name at the end or is removed if anything went wrong.
+    """A new folder to write into, which replaces `path` at the end, or is removed after an error.
 
-    It takes the place of an older folder only if that lists all files in it.
+    It replaces an old folder only if ccd wrote all files in that.
 
     Args:
         path: of the folder.
-        listed: list the files of the new one in it.
+        listed: write `LIST` into the new folder.
 
     Raises:
-        PipelineError: something of that name has files of others, the disk is full, or the folder cannot be written
-            to; what was there stays.
+        PipelineError: the old folder has files that ccd did not write, the disk is full, or the folder cannot be written to; an
+            old folder does not change.
     """
-    path = path.resolve()  # where a link leads
+    path = path.resolve()  # replaces the target of a link
     partial, aside = _beside(path), _beside(path, "old")
     check_ours(path)
     try:
@@ -135,15 +135,11 @@ def replacing_folder(path: Path, *, listed: bool = True) -> Iterator[Path]:
 
 
 def check_ours(folder: Path) -> None:
-    """Raise where a folder has a file that no command wrote, or is a file; an empty folder has none.
-
-    Raises:
-        PipelineError: names the first such file.
-    """
+    """Raise PipelineError if a folder has a file that ccd did not write, or is a file."""
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise PipelineError(f"{folder} is a file, expected a folder or nothing. Name another.")
+        raise PipelineError(f"{folder} is a file, expected a folder or nothing. Name another folder.")
     try:
         listed = json.loads((folder / LIST).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -160,13 +156,13 @@ def check_ours(folder: Path) -> None:
 def _files_below(folder: Path) -> Iterator[str]:
     """Relative paths of all files and links below a folder."""
     for root, folders, names in os.walk(folder):
-        links = [name for name in folders if Path(root, name).is_symlink()]  # which os.walk does not follow
+        links = [name for name in folders if Path(root, name).is_symlink()]  # os.walk does not follow them
         for name in (*names, *links):
             yield Path(root, name).relative_to(folder).as_posix()
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder with all that is in it, if it is there.
+    """Remove a folder with its content, if it exists.
 
     Raises:
         PipelineError: part of it cannot be removed.
@@ -181,13 +177,13 @@ def remove_folder(path: Path) -> None:
 
 
 def _beside(path: Path, role: str = "") -> Path:
-    """A name that no other thread (without a role), process or machine writes to."""
+    """A path next to `path` that no other process or machine uses, nor another thread if there is no role."""
     owner = f"{socket.gethostname()}-{os.getpid()}-{role or threading.get_ident()}"
     return path.with_name(f"{path.name}.{owner}{UNFINISHED}")
 
 
 def _remove_left_over(path: Path) -> None:
-    """Remove what a killed process of this machine has left of the same file or folder."""
+    """Remove unfinished files and folders of this path by killed processes of this machine."""
     for name in path.parent.glob(f"{glob.escape(path.name)}.{glob.escape(socket.gethostname())}-*{UNFINISHED}"):
         pid = name.name.removesuffix(UNFINISHED).rsplit("-", 2)[1]
         if not is_running(int(pid)):
@@ -195,7 +191,7 @@ def _remove_left_over(path: Path) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process of this machine is there."""
+    """Whether this machine has a process with this number."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -219,13 +215,13 @@ def regular_file(path: Path) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file whole or not at all."""
+    """Write a UTF-8 text file atomically."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write indented JSON, whole or not at all; NaN is refused."""
+    """Write indented JSON atomically; NaN raises ValueError."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 

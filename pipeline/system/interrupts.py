@@ -1,7 +1,7 @@
-"""Ctrl-C that no library can swallow.
+"""Ctrl-C that no library can suppress.
 
-Python drops an exception that is raised in a destructor, a weak reference's callback or some callbacks of C code, and
-a KeyboardInterrupt comes wherever the program happens to be.
+A KeyboardInterrupt may be raised anywhere. Python drops it in a destructor, in a weak reference's callback, and in some
+callbacks of C code.
 """
 
 import signal
@@ -13,7 +13,7 @@ _state = {"interrupted": False}
 
 
 def watch() -> None:
-    """Remember Ctrl-C from now on, where it is not ignored, as in a command that a script runs in the background."""
+    """Record Ctrl-C from now on, unless it is ignored, as in a background command of a script."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
 
@@ -24,6 +24,6 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def check() -> None:
-    """Raise KeyboardInterrupt in the main thread if there was one since `watch`."""
+    """Raise KeyboardInterrupt in the main thread if there was a Ctrl-C since `watch`."""
     if _state["interrupted"] and threading.current_thread() is threading.main_thread():
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""How the C library treats memory that torch frees."""
+"""Settings of the C library for memory that torch frees."""
 
 import ctypes
 import sys
@@ -8,10 +8,10 @@ KEEP = 1 << 30
 
 
 def keep_freed_memory() -> None:
-    """Make glibc keep freed activations for the next batch instead of returning them to the kernel.
+    """Make glibc keep freed memory for the next batch; do nothing with another C library.
 
-    By default every tensor above 32 MB is mapped again and page-faulted in at each use, which on a CPU costs up
-    to half of the time of a forward pass on large images. Does nothing where the C library is not glibc.
+    By default, glibc returns every tensor above 32 MB to the kernel. The page faults of new ones take up to half of the time
+    of a forward pass on a CPU.
     """
     if sys.platform != "linux":
         return

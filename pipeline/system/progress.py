@@ -1,4 +1,4 @@
-"""What a person sees while a stage runs: one bar, and lines that say what happened."""
+"""Progress bar, messages and tables of a command."""
 
 import sys
 import time
@@ -25,34 +25,34 @@ from pipeline.system.errors import printable
 from pipeline.system.trackers import Add, Curves, open_curves
 
 console = Console(stderr=True, highlight=False)
-"""Messages and bars; standard output is kept for what a command was asked to print."""
+"""Messages and bars, on stderr."""
 
 output = Console(highlight=False)
-"""What a command was asked to print: tables of `inspect` and `evaluate`."""
+"""Results of a command, such as the tables of `inspect` and `evaluate`, on stdout."""
 
 HEARTBEAT = 30.0
-"""Seconds between two lines of progress where there is no terminal to draw a bar in."""
+"""Seconds between two lines of progress without a terminal."""
 
 
 class Rate(ProgressColumn):
     """Images per second."""
 
     def render(self, task: Task) -> Text:
-        """The rate of one bar; nothing until there is one."""
+        """The rate of a task; empty before the first result."""
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:.1f}/s")
 
 
 class Bar:
-    """One task of a rich progress bar; counts images, shows a rate and a short note.
+    """A task of a rich progress bar, with the number of images, their rate and a short note.
 
     Args:
         progress: draws the bar.
-        description: stands before it.
-        total: images.
-        done: of them, those that are there already.
-        add: see `trackers.Add`, or None.
-        lines: say how far it is every now and then, for want of a terminal.
+        description: text before the bar.
+        total: number of images.
+        done: number of images that an earlier command has finished.
+        add: see `trackers.Add`; None to record no curves.
+        lines: print a line every `HEARTBEAT` seconds, as without a terminal.
     """
 
     def __init__(
@@ -65,23 +65,23 @@ class Bar:
         self._images = done
         self._add = add
         self._lines = lines
-        self._said = time.monotonic()
+        self._last_line = time.monotonic()
 
     def advance(self, count: int, note: str | None = None) -> None:
-        """Count `count` more images; `note` stands behind the bar until there is another.
+        """Count `count` more images; `note` replaces the text after the bar.
 
         Raises:
-            KeyboardInterrupt: there was one before, which got lost.
+            KeyboardInterrupt: see `interrupts.check`.
         """
         interrupts.check()
         self._images += count
         self._progress.update(self._task, advance=count, **({} if note is None else {"note": note}))
-        if self._lines and time.monotonic() - self._said >= HEARTBEAT:
-            self._said = time.monotonic()
+        if self._lines and time.monotonic() - self._last_line >= HEARTBEAT:
+            self._last_line = time.monotonic()
             log(f"{self._description.strip()}: {self._images} of {self._total}")
 
     def record(self, values: Mapping[str, float], group: str) -> None:
-        """Add a point, at the images counted so far, to the curve of each value; only where a log is kept."""
+        """Add a point to the curve of each value at the images counted so far, if curves are recorded."""
         if self._add is not None:
             for name, value in values.items():
                 self._add(f"{group}/{name}", value, self._images)
@@ -89,16 +89,16 @@ class Bar:
 
 @contextmanager
 def bar(description: str, total: int, done: int = 0, curves: Curves | None = None) -> Iterator[Bar]:
-    """Progress bar over `total` images, `done` of which are there already; a line now and then without a terminal.
+    """Progress bar over `total` images, or lines without a terminal.
 
     Args:
-        description: stands before the bar.
-        total: images.
-        done: of them, those of an earlier, interrupted run.
-        curves: where what is recorded goes; None for nowhere.
+        description: text before the bar.
+        total: number of images.
+        done: number of images that an earlier command has finished.
+        curves: tracker that gets the recorded values; None for none.
 
     Raises:
-        PipelineError: the package that curves need is not installed.
+        PipelineError: the package of the tracker is not installed.
     """
     columns = (
         TextColumn("{task.description:<12}", markup=False),
@@ -117,13 +117,13 @@ def bar(description: str, total: int, done: int = 0, curves: Curves | None = Non
 
 
 def log(message: str) -> None:
-    """Print one line about what a stage did, once for all processes."""
+    """Print a message, once for all processes."""
     if distributed.is_main():
         console.print(printable(message, keep="\n\t"), soft_wrap=True, markup=False)
 
 
 class PlainTable(Table):
-    """A table whose texts are shown as they are: class names and file names may hold what is markup to rich."""
+    """A table without rich markup, which class names and file names may contain by chance."""
 
     def __init__(self, *headers: str, title: str = "", show_header: bool = True) -> None:
         super().__init__(
@@ -131,19 +131,19 @@ class PlainTable(Table):
         )
 
     def add_column(self, header: Any = "", *rest: Any, **options: Any) -> None:
-        """As of rich, of plain text."""
+        """`rich.table.Table`, with plain text."""
         super().add_column(plain(header), *rest, **options)
 
     def add_row(self, *cells: Any, **options: Any) -> None:
-        """As of rich, of plain text."""
+        """`rich.table.Table`, with plain text."""
         super().add_row(*(plain(cell) for cell in cells), **options)
 
 
 def plain(value: Any) -> Any:
-    """A text that is not markup; anything else as it is."""
+    """A text without markup; any other value unchanged."""
     return Text(printable(value, keep="\n\t")) if isinstance(value, str) else value
 
 
 def show(table: Table) -> None:
-    """Print a table that a command was asked for."""
+    """Print a table on stdout."""
     output.print(table)

@@ -1,4 +1,4 @@
-"""Where curves of a training go: TensorBoard, Weights & Biases or MLflow, each by its own package, an extra."""
+"""Curves of a training in TensorBoard, Weights & Biases or MLflow, each with its own optional package."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -14,19 +14,19 @@ Add = Callable[[str, float, int], None]
 
 @dataclass(frozen=True)
 class Curves:
-    """What is recorded, where."""
+    """Which tracker records a training, and where."""
 
     track: str
     """A key of `TRACKERS`."""
     run: Path
-    """The run's folder; without settings of the user's own, nothing leaves it."""
+    """The run's folder, which contains the curves unless the tracker's own variables name a server."""
     title: str
-    """Of the training."""
+    """Name of the training."""
 
 
 @contextmanager
 def open_curves(curves: Curves, done: int) -> Iterator[Add]:
-    """Open curves; points beyond `done` images, of a command that was killed, vanish where the package can do that.
+    """Open curves; TensorBoard drops the points of a killed command beyond `done` images.
 
     Raises:
         PipelineError: the package is not installed.
@@ -43,7 +43,7 @@ def open_curves(curves: Curves, done: int) -> Iterator[Add]:
 
 @contextmanager
 def to_tensorboard(curves: Curves, done: int) -> Iterator[Add]:
-    """Into the folder `tensorboard/<title>` of the run."""
+    """Record in the folder `tensorboard/<title>` of the run."""
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(curves.run / "tensorboard" / curves.title), purge_step=done) as writer:
@@ -52,8 +52,8 @@ def to_tensorboard(curves: Curves, done: int) -> Iterator[Add]:
 
 @contextmanager
 def to_wandb(curves: Curves, done: int) -> Iterator[Add]:
-    """Into the folder `wandb` of the run, for `wandb sync`; where WANDB_MODE says online, to the user's account."""
-    del done  # what is sent cannot be taken back: a command that goes on begins another run
+    """Record in the folder `wandb` of the run, for `wandb sync`; with WANDB_MODE=online, in the user's account."""
+    del done  # points cannot be removed: a command that continues another starts a new run
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
@@ -66,7 +66,7 @@ def to_wandb(curves: Curves, done: int) -> Iterator[Add]:
 
 @contextmanager
 def to_mlflow(curves: Curves, done: int) -> Iterator[Add]:
-    """Into `mlflow.db` of the run, or to the server of MLFLOW_TRACKING_URI."""
+    """Record in `mlflow.db` of the run, or on the server of MLFLOW_TRACKING_URI."""
     del done  # as with Weights & Biases
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow.tracking import MlflowClient
