@@ -38,7 +38,7 @@ def served(small_run):
         yield page, small_run
 
 
-def test_an_answer_is_on_disk_before_it_is_confirmed(served):
+def test_a_correction_is_on_disk_before_it_is_confirmed(served):
     server, folder = served
     row = server.review.queue.rows[0]
     status, _, content = server.save({"index": 0, "present": [0, 2]})
@@ -47,13 +47,13 @@ def test_an_answer_is_on_disk_before_it_is_confirmed(served):
     assert labels[row].tolist() == [1, 0, 1] and (np.delete(labels, row, 0) == -1).all()
     assert server.save({"index": 0, "present": []})[0] == 200
     assert read(folder / "corrections.h5").labels[row].tolist() == [0, 0, 0]
-    said = [json.loads(server.save({"index": 0, "present": None})[2]) for _ in range(2)]
-    assert [each["corrected"] for each in said] == [1, 0]  # the second answer is undone, and then the first
-    assert [each["reviewed"] for each in said] == [True, False] and said[0]["present"] == [0, 2]
+    states = [json.loads(server.save({"index": 0, "present": None})[2]) for _ in range(2)]
+    assert [state["corrected"] for state in states] == [1, 0]  # undoes the second correction, then the first
+    assert [state["reviewed"] for state in states] == [True, False] and states[0]["present"] == [0, 2]
     assert (read(folder / "corrections.h5").labels == -1).all()
 
 
-def test_what_others_said_meanwhile_is_kept(served, tmp_path):
+def test_corrections_imported_meanwhile_are_kept(served, tmp_path):
     server, folder = served
     ids = read_manifest(folder).split("train").image_ids
     asked, other = server.review.queue.rows[:2]
@@ -64,7 +64,7 @@ def test_what_others_said_meanwhile_is_kept(served, tmp_path):
     assert labels[other].tolist() == [1, -1, -1] and labels[asked].tolist() == [0, 1, 0]
 
 
-def test_answers_from_many_threads_are_all_kept(served):
+def test_corrections_from_many_threads_are_all_kept(served):
     server, folder = served
     threads = [threading.Thread(target=server.save, args=({"index": n, "present": [n % 3]},)) for n in range(TRAIN)]
     for thread in threads:
@@ -90,7 +90,7 @@ def test_a_page_under_another_name_is_refused(served):
     assert server.ask("GET", f"/{server.token}/", Host=f"localhost:{server.port}")[0] == 200
 
 
-def test_only_photos_of_questions_are_served(served):
+def test_only_photos_of_the_review_are_served(served):
     server, _ = served
     status, headers, content = server.ask("GET", f"/{server.token}/photo/0")
     assert (status, headers["Content-Type"]) == (200, "image/jpeg") and content.startswith(b"\xff\xd8")
@@ -131,7 +131,7 @@ def test_the_page_may_not_be_framed_or_kept(served):
         b" " * 70_000,
     ],
 )
-def test_what_is_no_answer_is_refused_and_changes_nothing(served, body):
+def test_malformed_corrections_are_refused_and_change_nothing(served, body):
     server, folder = served
     assert server.save(body)[0] in (400, 413)
     assert not (folder / "corrections.h5").exists()
@@ -144,7 +144,7 @@ def test_the_page_names_the_run_as_the_command_line_takes_it(served):
     assert f"ccd fuse --run {run}\nccd train --run {run}" in page
 
 
-def test_a_form_of_a_foreign_page_is_no_answer(served):
+def test_a_form_of_a_foreign_page_is_refused(served):
     server, folder = served
     body = b'{"index": 0, "present": []}'
     assert server.ask("POST", f"/{server.token}/correction", body, **{"Content-Type": "text/plain"})[0] == 415
@@ -162,7 +162,7 @@ def reopened(served):
         yield later, folder, asked
 
 
-def test_yesterdays_answers_are_shown_in_their_order_and_undone(reopened):
+def test_yesterdays_corrections_are_shown_in_their_order_and_undone(reopened):
     server, folder, asked = reopened
     content = server.review.content()
     ids = read_manifest(folder).split("train").image_ids
@@ -193,7 +193,7 @@ def test_undo_brings_back_what_was_imported_and_keeps_what_was_imported_since(se
     assert read(folder / "corrections.h5").labels[row].tolist() == [1, 0, -1]
 
 
-def test_an_answer_that_was_not_given_here_is_taken_back_only_where_it_is_shown(served, tmp_path):
+def test_an_imported_correction_is_undone_on_its_own_photo_only(served, tmp_path):
     server, folder = served
     image_id = read_manifest(folder).split("train").image_ids[server.review.queue.rows[0]]
     (tmp_path / "a.csv").write_text(f"image_id,labels\n{image_id},cat\n")
@@ -204,7 +204,7 @@ def test_an_answer_that_was_not_given_here_is_taken_back_only_where_it_is_shown(
 
 
 @pytest.mark.parametrize("text", ["", "x", "[]", "{}", '{"image_id": 1, "before": {}, "after": {}}', "[" * 50_000])
-def test_a_damaged_log_of_answers_does_no_harm(served, text):
+def test_a_damaged_log_does_no_harm(served, text):
     server, folder = served
     server.save({"index": 0, "present": [0]})
     (folder / LOG).write_text(text)
@@ -213,7 +213,7 @@ def test_a_damaged_log_of_answers_does_no_harm(served, text):
     assert (read(folder / "corrections.h5").labels == -1).all()
 
 
-def test_a_run_whose_photos_are_all_answered_shows_the_answers(served, small_run):
+def test_a_run_whose_photos_are_all_reviewed_shows_them(served, small_run):
     server, _ = served
     for index in range(TRAIN):
         server.save({"index": index, "present": []})
@@ -242,7 +242,7 @@ PERSON = r"""(async () => {
 })()"""
 
 
-# Undoes yesterday's last answer, corrects one of the day before by its name, and answers the rest.
+# Undoes yesterday's last correction, finds a photo by name and corrects it, and reads the keys of all photos.
 SECOND_DAY = r"""(async () => {
   const press = (key) => document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
   const wait = (holds) => new Promise((done) => { const look = () => (holds() ? done() : setTimeout(look, 20)); look(); });
@@ -264,7 +264,7 @@ SECOND_DAY = r"""(async () => {
 })()"""
 
 
-def test_keys_keep_their_class_and_earlier_answers_are_undone_in_a_browser(reopened, tmp_path):
+def test_keys_keep_their_class_and_earlier_corrections_are_undone_in_a_browser(reopened, tmp_path):
     need_browser()
     server, folder, asked = reopened
     ids = read_manifest(folder).split("train").image_ids

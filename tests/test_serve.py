@@ -240,7 +240,7 @@ DROP = r"""(async () => {
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_photo_dropped_on_the_page_is_answered(tiny_classifier, tmp_path, width):
+def test_a_photo_dropped_on_the_page_is_classified(tiny_classifier, tmp_path, width):
     need_browser()
     with Service(Classifier.load(tiny_classifier), ServeConfig()) as service:
         found, console = browse(f"http://127.0.0.1:{service.port}/", tmp_path, width, DROP)
@@ -256,12 +256,12 @@ def test_axe_finds_nothing_on_the_page_and_its_answers(tiny_classifier, tmp_path
         assert violations(f"http://127.0.0.1:{service.port}/", tmp_path, unfold, DROP) == []
 
 
-def test_class_names_are_no_markup_on_the_page():
+def test_class_names_are_escaped_on_the_page():
     page = render("serve", {"name": "<x>", "photo_mb": 1, "classes": [{"name": "</script><b>", "threshold": 0.5}]})
     assert "</script><b>" not in page and "<x>" not in page
 
 
-def test_a_port_that_is_taken_is_said(running):
+def test_a_port_that_is_in_use_is_an_error(running):
     with pytest.raises(PipelineError, match=r"Cannot bind.*port"):
         listen("127.0.0.1", running.port)
     with pytest.raises(PipelineError, match=r"Cannot bind to 192\.0\.2\.1, port 0"):
