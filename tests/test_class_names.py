@@ -40,7 +40,7 @@ def test_underscores_are_spaces_in_prompts_unless_display_names_say_otherwise():
 
 
 def test_class_names_as_a_list_or_a_file(tmp_path):
-    (tmp_path / "names").write_text("cat\n\ntraffic light\n")
+    (tmp_path / "names").write_text("cat\n\ntraffic light \r\n")
     assert parse_class_names(" cat, traffic light,") == ["cat", "traffic light"]
     assert parse_class_names(str(tmp_path / "names")) == ["cat", "traffic light"]
     (tmp_path / "names").write_text("ram, tup\n[/b]\n")

@@ -106,24 +106,24 @@ def scan(root: Path, exclude: Sequence[str] = (), unpack_to: Path | None = None)
     """
     root = root.absolute()
     check_utf8(root)
-    found = Scan()
-    for name, entry in _walk(root, exclude, found, unpack_to and unpack_to.resolve()):
+    result = Scan()
+    for name, entry in _walk(root, exclude, result, unpack_to and unpack_to.resolve()):
         suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
         if _is(entry.is_file):
-            found.add(name, root / name)
+            result.add(name, root / name)
         elif suffix in PHOTO_SUFFIXES or suffix in SHARD_SUFFIXES:
-            found.left_out[shown(name)] = _why_not(entry)
+            result.left_out[shown(name)] = _why_not(entry)
         else:
-            found.ignore(NOT_PHOTOS, name)
-    return found.sorted()
+            result.ignore(NOT_PHOTOS, name)
+    return result.sorted()
 
 
 def sort_files(files: Mapping[str, Path]) -> Scan:
     """The photos and shards among files, by name."""
-    found = Scan()
+    result = Scan()
     for name, path in files.items():
-        found.add(name, path)
-    return found.sorted()
+        result.add(name, path)
+    return result.sorted()
 
 
 def recognise(path: Path) -> str | None:
@@ -163,8 +163,10 @@ def no_images(source: Path | str, left_out: Mapping[str, str], ignored: Mapping[
     )
 
 
-def _walk(root: Path, exclude: Sequence[str], found: Scan, unpack_to: Path | None) -> Iterator[tuple[str, os.DirEntry]]:
-    """Name and entry of each file below `root`; adds ignored files and folders to `found`."""
+def _walk(
+    root: Path, exclude: Sequence[str], result: Scan, unpack_to: Path | None
+) -> Iterator[tuple[str, os.DirEntry]]:
+    """Name and entry of each file below `root`; adds ignored files and folders to `result`."""
     folders = [""]
     while folders:
         folder = folders.pop()
@@ -178,18 +180,18 @@ def _walk(root: Path, exclude: Sequence[str], found: Scan, unpack_to: Path | Non
             ) from error
         names = {entry.name for entry in entries}
         if folder and (names >= MANIFEST or RUN_SETTINGS in names):
-            found.ignore(RUNS, folder)
+            result.ignore(RUNS, folder)
             continue
         for entry in entries:
             name = f"{folder}/{entry.name}" if folder else entry.name
             is_folder = _is(entry.is_dir)
             if reason := why_ignored(name, exclude, is_folder=is_folder):
                 if reason != HIDDEN or _may_have_photos(entry.name, is_folder=is_folder):
-                    found.ignore(reason, name)
+                    result.ignore(reason, name)
             elif not is_folder:
                 yield name, entry
             elif _is_unpacked(root / name, names, unpack_to):
-                found.ignore(UNPACKED, name)
+                result.ignore(UNPACKED, name)
             else:
                 if entry.is_symlink():
                     _refuse_loop(root / folder, Path(entry.path))

@@ -9,7 +9,6 @@ from worlds.photos import photo_bytes, write_photo
 
 from pipeline.datasets import folder
 from pipeline.datasets.archives import Limit
-from pipeline.datasets.class_names import parse_class_names
 from pipeline.datasets.folder import Reading
 from pipeline.system.errors import PipelineError
 
@@ -270,16 +269,6 @@ def test_name_that_is_no_unicode(tmp_path: Path):
     Path(os.fsdecode(path)).write_bytes(b"")
     with pytest.raises(PipelineError, match=r"xff\.jpg.* not valid UTF-8"):
         folder.load(tmp_path, CLASSES)
-
-
-def test_class_names(tmp_path: Path):
-    (tmp_path / "classes.txt").write_text("cat\n\ntv monitor \r\n")
-    assert parse_class_names(str(tmp_path / "classes.txt")) == ["cat", "tv monitor"]
-    (tmp_path / "classes.txt").write_text("cat\ndog\ncat\n")
-    with pytest.raises(PipelineError, match="'cat' and 'cat' are the same"):
-        parse_class_names(str(tmp_path / "classes.txt"))
-    with pytest.raises(PipelineError, match="Found 1 class names"):
-        folder.load(tmp_path, ["cat"])
 
 
 def test_webdataset_shards(tmp_path: Path):
