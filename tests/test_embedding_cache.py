@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 from PIL import Image
-from worlds.commands import ccd, invoke, options
+from worlds.commands import ccd, invoke, options, refused
 from worlds.teachers import ColourTeacher, use_teacher
 
 from pipeline.evaluation.read import read
@@ -129,8 +129,7 @@ def test_an_unsuitable_run_is_refused_before_the_teacher_is_loaded(run, finished
     for stage in ("embed", "score_crops"):
         monkeypatch.setattr(f"pipeline.stages.{stage}.load_teacher", lambda *_, **__: pytest.fail("loaded"))
     empty = shutil.copytree(finished, tmp_path / "empty", ignore=shutil.ignore_patterns("image_embeddings"))
-    code, output = invoke("embed", "--run", run, "--force", "--reuse-embeddings", empty)
-    assert code == 1 and "empty has no image embeddings" in output
+    assert "empty has no image embeddings" in refused("embed", "--run", run, "--force", "--reuse-embeddings", empty)
     code, output = invoke("embed", "--run", run, "--force", "--reuse-embeddings", tmp_path / "nowhere")
     assert code == 1 and "nowhere is not a run" in output
     code, output = invoke("embed", "--run", run, "--force", "--teacher", "openai:RN50", "--reuse-embeddings", finished)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
-from worlds.commands import invoke
+from worlds.commands import ccd, invoke
 from worlds.photos import HEIGHT, WIDTH
 from worlds.runs import CLASSES
 
@@ -76,11 +76,9 @@ def test_picture_of_an_unknown_image_names_the_nearest(small_run, tmp_path):
 
 
 def test_box_quality_is_shown_with_the_boxes(small_run):
-    code, output = invoke("inspect", small_run / "boxes.h5")
-    assert code == 0 and "centre of an object of their class" in output
+    assert "centre of an object of their class" in ccd("inspect", small_run / "boxes.h5")
     (small_run / "ground_truth.h5").unlink()
-    code, output = invoke("inspect", small_run / "boxes.h5")
-    assert code == 0 and "centre of an object" not in output
+    assert "centre of an object" not in ccd("inspect", small_run / "boxes.h5")
 
 
 def test_compare_counts_lost_and_gained(small_run):
@@ -151,5 +149,4 @@ def test_corrections_are_inspected(small_run):
         labels=labels,
     )
     write(small_run / "corrections.h5", corrections)
-    code, output = invoke("inspect", small_run / "corrections.h5", "--image", "train/0.png")
-    assert code == 0 and "cat 1 0" in squeezed(output)
+    assert "cat 1 0" in squeezed(ccd("inspect", small_run / "corrections.h5", "--image", "train/0.png"))

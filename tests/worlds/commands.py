@@ -39,6 +39,13 @@ def ccd(*arguments):
     return output
 
 
+def refused(*arguments):
+    """Output of `ccd` with these arguments, which has to fail with exit code 1."""
+    code, output = invoke(*arguments)
+    assert code == 1, output
+    return output
+
+
 def killed_command(index, *arguments):
     """Run `ccd`, and kill this process before it saves the partial result of this index."""
     save = PartialResults.save_arrays
