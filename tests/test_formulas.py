@@ -29,7 +29,7 @@ FOLDERS = ("method", "method.extras", "evaluation")
 
 
 def code_digest(source):
-    """Digest of a module that ignores docstrings, annotations and names of variables, which change no result."""
+    """Digest of a module that ignores docstrings, annotations, messages of errors and names of variables, which change no result."""
     tree = ast.parse(source)
     variables = {}
     for node in ast.walk(tree):
@@ -43,7 +43,7 @@ def code_digest(source):
                 each for each in node.body if isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant)
             ]
             node.body = [each for each in node.body if each not in strings]
-        for field in {"annotation", "returns"} & set(node._fields):
+        for field in {"annotation", "returns", "exc"} & set(node._fields):
             setattr(node, field, None)
     rows = [
         [
