@@ -67,10 +67,10 @@ def test_convolutional_timm_models_make_maps_and_take_weights_of_a_whole_model(t
 @pytest.mark.parametrize(
     ("name", "match"),
     [
-        ("vit_tiny_patch16_224", "vit_tiny_patch16_224 does not take images of any size"),
-        ("swin_tiny_patch4_window7_224", "does not take images of any size"),
-        ("levit_128s", "does not take images of any size"),
-        ("mambaout_femto", r"makes \[1, 3, 3, 1152\] of an image of 96 px"),  # channels last
+        ("vit_tiny_patch16_224", "vit_tiny_patch16_224 does not accept images of any size"),
+        ("swin_tiny_patch4_window7_224", "does not accept images of any size"),
+        ("levit_128s", "does not accept images of any size"),
+        ("mambaout_femto", r"returns \[1, 3, 3, 1152\] for an image of 96 px"),  # channels last
     ],
 )
 def test_timm_models_without_a_map_are_refused_before_anything_is_downloaded(monkeypatch, name, match):

@@ -1,9 +1,9 @@
-"""Backbones by name, with their ImageNet weights or those of a file."""
+"""Backbones by name, with ImageNet weights or the weights of a file."""
 
-# timm and torchvision take seconds to import, and a backbone needs one of them at most: the functions import them.
+# timm and torchvision take seconds to import, and a backbone needs at most one of them: functions import them.
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError  # what a weights-only load raises for anything else; nothing is unpickled here
+from pickle import UnpicklingError  # raised by a weights-only load of any other content; nothing is unpickled here
 
 import torch
 from torch import nn
@@ -15,13 +15,13 @@ from pipeline.runs.options import TORCHVISION_WEIGHTS
 from pipeline.system.errors import PipelineError, first_line
 
 LOCAL_WEIGHTS = "name a file of them: `ccd all --set warmup.weights=FILE`, or `ccd warmup --weights FILE`"
-"""The options, which commands do not share, as an error names them."""
+"""Advice for errors; the commands have different options."""
 
 HEADS = ("fc.", "classifier.", "head.", "pre_logits.")
-"""Prefixes of the classification layer that is cut off; a weights file may have it or not."""
+"""Prefixes of the classification layer, which is cut off and which a weights file may lack."""
 
 PROBES = (96, 160)
-"""Sides in pixels of the blank images that show what a timm model makes of an image."""
+"""Sides in pixels of the blank images that test a timm model."""
 
 RESNETS = ("resnet50", "resnet101")
 BACKBONES = (*WHEELS, *RESNETS, "timm:NAME")
@@ -29,17 +29,17 @@ BACKBONES = (*WHEELS, *RESNETS, "timm:NAME")
 
 @dataclass(frozen=True)
 class Backbone:
-    """Stages from the image to the last feature map, and how its input is normalised."""
+    """Stages from the image to the last feature map, and the statistics of its input."""
 
     stages: nn.Sequential
-    """First the stem, then one module per resolution or block; without pooling and classification layer."""
+    """The stem, then one module per resolution or block; without pooling and classification layer."""
     channels: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
 
 def build_backbone(name: str, weights: str = "", pretrained: bool = True) -> Backbone:
-    """Backbone of one of the names in `BACKBONES`; see `network.build_classifier`."""
+    """A backbone by its name in `BACKBONES`; see `network.build_classifier`."""
     if weights in TORCHVISION_WEIGHTS and name not in RESNETS:
         raise PipelineError(f"weights {weights} are of {' and '.join(RESNETS)}, not of {name}; leave weights empty.")
     if name in WHEELS:
@@ -66,10 +66,10 @@ def build_backbone(name: str, weights: str = "", pretrained: bool = True) -> Bac
 
 
 def fetch_weights(name: str, weights: str) -> nn.Module:
-    """A torchvision ResNet; its ImageNet weights are downloaded once if they are not in torch's cache.
+    """A torchvision ResNet; downloads its ImageNet weights if they are not in torch's cache.
 
     Args:
-        name: of the network.
+        name: name of the network.
         weights: one of `TORCHVISION_WEIGHTS`, or DEFAULT for the newest.
     """
     import torchvision
@@ -94,7 +94,7 @@ def timm_backbone(name: str, weights: str, pretrained: bool) -> Backbone:
         raise PipelineError(f"timm has no model {name!r}; near ones: {near or 'none'}.")
     download = pretrained and not weights
     if download:
-        with torch.random.fork_rng(devices=[]):  # before it downloads what would be refused
+        with torch.random.fork_rng(devices=[]):  # refuse an unsuitable model before the download
             map_channels(bare_timm(name, False), name)
     try:
         model = bare_timm(name, download)
@@ -113,19 +113,19 @@ def bare_timm(name: str, pretrained: bool) -> nn.Module:
 
     try:
         model = timm.create_model(name, pretrained=pretrained, num_classes=0, global_pool="")
-    except AssertionError:  # a head that cannot leave out its pooling
+    except AssertionError:  # its head always pools
         model = timm.create_model(name, pretrained=pretrained, num_classes=0)
         model.head = nn.Identity()
-    if hasattr(model, "pre_logits"):  # of a VGG: two layers that make one cell of 7 x 7 of the map
+    if hasattr(model, "pre_logits"):  # VGG: two layers that reduce 7 x 7 cells to one
         model.pre_logits = nn.Identity()
     return model
 
 
 def map_channels(model: nn.Module, name: str) -> int:
-    """D of the map [B, D, h, w] that a timm model makes; `num_features` is another number where its head has layers.
+    """D of the map [B, D, h, w] of a timm model; `num_features` differs if its head has layers.
 
     Raises:
-        PipelineError: it makes no such map, or takes images of one size only, as most transformers.
+        PipelineError: the model returns no such map, or accepts only one image size, as most transformers.
     """
     training = model.training
     try:
@@ -133,28 +133,28 @@ def map_channels(model: nn.Module, name: str) -> int:
             small, large = (tuple(model.eval()(torch.zeros(1, 3, side, side)).shape) for side in PROBES)
     except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise PipelineError(
-            f"timm:{name} does not take images of any size ({first_line(error)}). A classifier needs a convolutional "
-            "backbone, as timm:resnet50 or timm:convnext_tiny."
+            f"timm:{name} does not accept images of any size ({first_line(error)}). A classifier needs a convolutional "
+            "backbone, such as timm:resnet50 or timm:convnext_tiny."
         ) from error
     finally:
         model.train(training)
     if len(small) != 4 or small[1] != large[1] or not (small[2] < large[2] and small[3] < large[3]):
         raise PipelineError(
-            f"timm:{name} makes {list(small)} of an image of {PROBES[0]} px, expected a map [1, channels, height, width]. "
-            "A classifier needs a convolutional backbone, as timm:resnet50 or timm:convnext_tiny."
+            f"timm:{name} returns {list(small)} for an image of {PROBES[0]} px, expected a map [1, channels, height, width]. "
+            "A classifier needs a convolutional backbone, such as timm:resnet50 or timm:convnext_tiny."
         )
     return small[1]
 
 
 def load_weights(model: nn.Module, path: str) -> None:
-    """Load a state dict file into a backbone; nothing for an empty path. The layer that is cut off may be missing."""
+    """Load a state dict file, with or without the classification layer; does nothing for an empty path."""
     if not path:
         return
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         missing, unexpected = model.load_state_dict(state, strict=False)
     except (OSError, RuntimeError, EOFError, ValueError, AttributeError, UnpicklingError) as error:
-        raise PipelineError(f"{path} does not hold weights of this backbone ({first_line(error)}).") from error
+        raise PipelineError(f"{path} does not contain weights of this backbone ({first_line(error)}).") from error
     lost, unknown = ([key for key in keys if not key.startswith(HEADS)] for keys in (missing, unexpected))
     if lost or unknown:
         raise PipelineError(

