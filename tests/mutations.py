@@ -8,7 +8,7 @@ import zipfile
 import h5py
 import numpy as np
 
-from pipeline.artifacts.checkpoints import DESCRIPTION, load_pt, save_pt
+from pipeline.artifacts.checkpoints import DESCRIPTION, load_pt, save_partial
 from pipeline.artifacts.hdf5_file import put_attributes, take_attributes
 from pipeline.artifacts.provenance import Provenance
 from pipeline.system.errors import PipelineError
@@ -140,10 +140,10 @@ def damage_checkpoint(path, rng):
         tensors, what = odd(rng), "other tensors"
     path.unlink()
     try:
-        save_pt(path, tensors)
+        save_partial(path, tensors)
     except (RecursionError, PipelineError):  # what torch cannot write, nobody will have to read
         tensors, what = [], "no tensors"
-        save_pt(path, tensors)
+        save_partial(path, tensors)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(DESCRIPTION, json.dumps(description))
     return what

@@ -8,7 +8,14 @@ import pandas as pd
 import pytest
 
 from pipeline.artifacts.boxes import CropScores
-from pipeline.artifacts.checkpoints import Checkpoint, load_pt, read_checkpoint, read_header, save_pt, write_checkpoint
+from pipeline.artifacts.checkpoints import (
+    Checkpoint,
+    load_pt,
+    read_checkpoint,
+    read_header,
+    save_partial,
+    write_checkpoint,
+)
 from pipeline.artifacts.embeddings import Embeddings
 from pipeline.artifacts.hdf5 import write
 from pipeline.artifacts.hdf5_file import put_attributes
@@ -100,11 +107,11 @@ def test_what_is_written_is_read(tmp_path):
 
 def test_equal_content_gives_equal_bytes(tmp_path):
     for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        write(tmp_path / name / "initial_labels.h5", labels())
-        save_pt(tmp_path / name / "warmup.pt", {"weights": {"w": load_safe()}})
-    for file in ("initial_labels.h5", "warmup.pt"):
-        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+        (tmp_path / name / "run").mkdir(parents=True)
+        write(tmp_path / name / "run" / "initial_labels.h5", labels())
+        save_partial(tmp_path / name / "run" / "last.pt", {"weights": {"w": load_safe()}})
+    for file in ("initial_labels.h5", "last.pt"):
+        assert (tmp_path / "one" / "run" / file).read_bytes() == (tmp_path / "two" / "run" / file).read_bytes()
 
 
 def load_safe():
@@ -398,7 +405,7 @@ def test_unfinished_work_is_kept_for_the_same_provenance_alone(tmp_path):
 
 
 def test_unfinished_checkpoints_load_without_pickle(tmp_path):
-    save_pt(tmp_path / "last.pt", {"rows": [{"loss": 0.5}], "average": None})
+    save_partial(tmp_path / "last.pt", {"rows": [{"loss": 0.5}], "average": None})
     assert load_pt(tmp_path / "last.pt") == {"rows": [{"loss": 0.5}], "average": None}
 
 
@@ -408,7 +415,7 @@ def test_every_healthy_file_of_a_run_is_read_and_a_folder_is_named(small_run):
     write_predictions(small_run / "predictions.csv", frame)
     found = {name: read(small_run / name) for name in ("predictions.csv", "warmup.csv", "train.csv", "metrics.json")}
     assert len(found["predictions.csv"]) == 4 and "epoch" in found["train.csv"].columns
-    with pytest.raises(PipelineError, match="is a folder; give one of its files"):
+    with pytest.raises(PipelineError, match="is a folder"):
         read(small_run)
     (small_run / "notes.txt").write_text("x")
     with pytest.raises(PipelineError, match="not a file that `read` knows"):

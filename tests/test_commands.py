@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from worlds.commands import ccd, command, invoke, options, refused, start
 from worlds.runs import write_labelled_run
 
@@ -456,6 +457,39 @@ def test_weights_that_are_no_numbers_are_refused(run, value):
     write_checkpoint(run / "classifier.pt", checkpoint)
     code, output = invoke("predict", run / "classifier.pt", read_manifest(run).paths[0])
     assert code == 1 and "are not all finite" in output and "`ccd train" in output
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weights: weights.update({"head.weight": weights["head.weight"][:1]}),
+        lambda weights: weights.pop("head.weight"),
+        lambda weights: weights.update(other=torch.zeros(2)),
+    ],
+    ids=["shape", "missing", "surplus"],
+)
+def test_weights_that_do_not_fit_are_one_line(run, change):
+    checkpoint = read_checkpoint(run / "classifier.pt")
+    change(checkpoint.weights)
+    write_checkpoint(run / "classifier.pt", checkpoint)
+    code, output = invoke("predict", run / "classifier.pt", read_manifest(run).paths[0])
+    assert code == 1 and "do not fit its architecture" in output and "ccd train" in output and "\n" not in output
+
+
+def test_the_same_scores_for_all_photos_are_a_warning(run):
+    checkpoint = read_checkpoint(run / "classifier.pt")
+    for value in checkpoint.weights.values():
+        value.zero_()
+    write_checkpoint(run / "classifier.pt", checkpoint)
+    assert "all photos have the same scores" in ccd("predict", run / "classifier.pt", *read_manifest(run).paths[:3])
+
+
+def test_a_training_state_that_does_not_fit_is_one_line(run):
+    checkpoint = read_checkpoint(run / "warmup.pt")
+    checkpoint.training["optimizer"]["param_groups"].pop()
+    write_checkpoint(run / "warmup.pt", checkpoint)
+    code, output = invoke("train", "--run", run, "--force", "--device", "cpu")
+    assert code == 1 and "training cannot continue" in output and "ccd warmup" in output
 
 
 def full_disk(*_):

@@ -14,7 +14,7 @@ from worlds.photos import COLOURS, noise_photos
 from worlds.runs import write_labelled_run
 from worlds.teachers import ColourTeacher, use_teacher
 
-from pipeline.artifacts.checkpoints import load_partial, save_pt
+from pipeline.artifacts.checkpoints import load_partial, save_partial
 from pipeline.artifacts.provenance import Provenance
 from pipeline.evaluation.read import read
 from pipeline.photos.resize import load_view
@@ -225,7 +225,7 @@ def stopped_after_fit(name):
 
 def test_a_damaged_partial_result_of_a_part_names_the_stage(tmp_path):
     path = tmp_path / "run" / "classifier.pt.partial" / "round1_fold2" / "last.pt"
-    save_pt(path, {"rows": []})
+    save_partial(path, {"rows": []})
     assert load_partial(path, "rows") == {"rows": []}
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(PipelineError, match=r"last.pt is damaged .*`ccd train --run .*run --force`"):

@@ -19,8 +19,10 @@ from pipeline.artifacts.damage import reporting_damage
 from pipeline.artifacts.provenance import Provenance, check_schema
 from pipeline.runs.graph import remedy
 from pipeline.runs.options import ResizeFilter
+from pipeline.runs.partial_results import place_of
 from pipeline.system.errors import PipelineError, UnreadableError, system_refusal
-from pipeline.system.files import regular_file, replacing_stream
+from pipeline.system.files import replacing_stream
+from pipeline.system.sealed import check_seal, seal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,6 +121,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     header = read_header(path)
     with reporting_damage(path):
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # torch does not compare checksums
+                raise ValueError(f"the checksum of {damaged} does not match")
         content = load_pt(path)
         if not isinstance(content, dict) or set(content) != {"image_ids", "weights", "training"}:
             raise ValueError("it does not contain exactly image_ids, weights and training")
@@ -162,12 +167,9 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_pt(path: Path) -> Any:
-    """Content of a `.pt` file: tensors and plain values, never code; raises ValueError or BadZipFile for a damaged one."""
+    """Content of a `.pt` file: tensors and plain values, never code."""
     import torch
 
-    with zipfile.ZipFile(regular_file(path)) as archive:
-        if damaged := archive.testzip():  # torch does not compare checksums
-            raise ValueError(f"the checksum of {damaged} does not match")
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except UnpicklingError:
@@ -184,9 +186,10 @@ def load_partial(path: Path, *names: str) -> dict[str, Any]:
         PipelineError: it is damaged.
     """
     try:
+        check_seal(path, place_of(path))
         content = load_pt(path)
         return copy.deepcopy({name: content[name] for name in names or content})
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError) as error:
         if refusal := system_refusal(error):
             raise UnreadableError(f"{path} cannot be read {refusal}") from error
         folder = next((each for each in path.parents if each.suffix == ".partial"), path.parent)
@@ -195,10 +198,11 @@ def load_partial(path: Path, *names: str) -> dict[str, Any]:
         ) from error
 
 
-def save_pt(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain values atomically."""
+def save_partial(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain values as a partial result, atomically."""
     with replacing_stream(path) as stream:
         save_tensors(content, stream)
+        seal(stream, place_of(path))
 
 
 def save_tensors(content: dict[str, Any], stream: BinaryIO) -> None:

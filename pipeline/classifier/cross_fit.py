@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pipeline.artifacts.checkpoints import load_partial, save_pt
+from pipeline.artifacts.checkpoints import load_partial, save_partial
 from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.inference import predict_together
 from pipeline.classifier.network import CamNet
@@ -74,7 +74,7 @@ def cross_fit(
                     state.model.eval(), data.paths, config.test_size, title="  out of fold", store=store
                 )
                 if distributed.is_main():
-                    save_pt(path, {"logits": fold_logits[held_out]})
+                    save_partial(path, {"logits": fold_logits[held_out]})
                     inner.remove()
                 distributed.barrier()  # the file exists for all processes
             logits[held_out] = load_partial(path)["logits"]

@@ -6,13 +6,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.artifacts.checkpoints import Checkpoint, load_partial, save_pt
+from pipeline.artifacts.checkpoints import Checkpoint, load_partial, save_partial
 from pipeline.classifier.engines import Engine, Run, run_of
 from pipeline.classifier.features import FeatureStore, map_shape
 from pipeline.classifier.network import CamNet, build_classifier
 from pipeline.photos.prefetch import chunks
 from pipeline.photos.views import ViewSpec
+from pipeline.runs.graph import MAKERS
 from pipeline.system import distributed
+from pipeline.system.errors import PipelineError
 from pipeline.system.progress import bar
 
 SAVE_EVERY = 64
@@ -145,13 +147,25 @@ def predict_once(
         return load_partial(path)["logits"]
     logits = predict_together(model, paths, size, batch_size, title=title, store=store, rounded=rounded)
     if distributed.is_main():
-        save_pt(path, {"logits": logits})
+        save_partial(path, {"logits": logits})
     distributed.barrier()  # from here on, every process can read them
     return logits
 
 
 def load_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> CamNet:
-    """The classifier of a checkpoint, in eval mode."""
+    """The classifier of a checkpoint, in eval mode.
+
+    Raises:
+        PipelineError: the weights do not fit the architecture.
+    """
     model = build_classifier(**checkpoint.architecture, pretrained=False)
-    model.load_state_dict(checkpoint.weights)
+    try:
+        model.load_state_dict(checkpoint.weights)
+    except RuntimeError as error:
+        name = f"{checkpoint.provenance.schema}.pt"
+        reason = " ".join(str(error).split())[:200]
+        raise PipelineError(
+            f"the weights in {name} do not fit its architecture ({reason}). Rebuild the file with "
+            f"`ccd {MAKERS.get(name, 'train')} --force`."
+        ) from error
     return model.to(device, memory_format=torch.channels_last).eval()

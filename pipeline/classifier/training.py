@@ -15,7 +15,7 @@ import torch
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
-from pipeline.artifacts.checkpoints import load_partial, save_pt
+from pipeline.artifacts.checkpoints import load_partial, save_partial
 from pipeline.classifier.batches import plan_epoch
 from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.network import CamNet, Head, parameter_groups
@@ -88,10 +88,20 @@ class TrainingState:
         }
 
     def restore(self, content: dict[str, Any]) -> None:
-        """Continue from `to_content`, with the learning rates of this state's own config."""
+        """Continue from `to_content`, with the learning rates of this state's own config.
+
+        Raises:
+            PipelineError: the content is not that of this model and optimizer.
+        """
         own = [{key: value for key, value in g.items() if key != "params"} for g in self.optimizer.param_groups]
-        self.model.load_state_dict(content["model"])
-        self.optimizer.load_state_dict(content["optimizer"])
+        try:
+            self.model.load_state_dict(content["model"])
+            self.optimizer.load_state_dict(content["optimizer"])
+        except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise PipelineError(
+                f"training cannot continue from the stored state ({reason}). Run `ccd warmup --force` and later stages again."
+            ) from error
         for group, options in zip(self.optimizer.param_groups, own, strict=True):
             group.update(options)
         self.steps = content["steps"]
@@ -185,8 +195,8 @@ def fit(
             progress.record({key: value for key, value in rows[-1].items() if key != "epoch"}, "epoch")
             after = after_epoch(state.model.eval()) if after_epoch else None
             if distributed.is_main():
-                save_pt(pieces.path(epoch_name(epoch)), {"weights": state.model.state_dict(), "after": after})
-                save_pt(pieces.path("last.pt"), {**state.to_content(), "rows": rows})
+                save_partial(pieces.path(epoch_name(epoch)), {"weights": state.model.state_dict(), "after": after})
+                save_partial(pieces.path("last.pt"), {**state.to_content(), "rows": rows})
     distributed.barrier()  # the files of the last epoch exist for all processes
     return pd.DataFrame(rows)
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.artifacts.predictions import check_suffix, prediction_frame, print_predictions, write_predictions
 from pipeline.classifier.engines import Engine
 from pipeline.datasets.checks import read_lines
@@ -23,6 +25,8 @@ from pipeline.system.errors import PipelineError
 from pipeline.system.progress import log
 
 STANDARD_INPUT = "-"
+SAME = 1e-6
+"""Largest difference between the scores of different photos that counts as none."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +223,8 @@ def run(
             f"no class reaches its threshold in any photo; the highest score is {scored.scores.max():.2f}. The scores still rank "
             f"the photos. Set thresholds on labelled photos with `ccd calibrate {shlex.quote(str(classifier_path))} TABLE`."
         )
+    if len(images) > 1 and np.ptp(scored.scores, axis=0).max() < SAME:
+        log("warning: all photos have the same scores, so the weights of the classifier are probably damaged.")
     frame = prediction_frame(images, scored.scores, classifier.thresholds, classifier.class_names, key="image")
     if out is None:
         print_predictions(frame)

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +13,9 @@ from pipeline.system.progress import bar, log
 
 if TYPE_CHECKING:
     from pipeline.artifacts.provenance import Provenance
-from pipeline.system.errors import UnreadableError, first_line, system_refusal
+from pipeline.system.errors import SpecialFileError, first_line
 from pipeline.system.files import regular_file, remove_folder, replacing_stream, sha256_of, write_text
-
-DIGEST = "digest"
-"""Name of the digest among the arrays of a result."""
+from pipeline.system.sealed import check_seal, seal
 
 
 class PartialResults:
@@ -41,6 +37,7 @@ class PartialResults:
             if fresh or stamp_in(stamp) != wanted:
                 remove_folder(self.folder)
                 write_text(stamp, wanted)
+            remove_damaged(self.folder)
         distributed.barrier()  # no process reads or saves a result before the old ones are removed
 
     def path(self, name: str) -> Path:
@@ -58,43 +55,49 @@ class PartialResults:
         return self.below(digest_of(*lists))
 
     def save_arrays(self, index: int, arrays: dict[str, np.ndarray]) -> None:
-        """Save one result of named arrays, with their digest."""
-        with replacing_stream(self._arrays(index)) as stream:
-            np.savez(stream, **arrays, **{DIGEST: np.array(self._digest(index, arrays))})
+        """Save one result of named arrays."""
+        path = self._arrays(index)
+        with replacing_stream(path) as stream:
+            np.savez(stream, **arrays)
+            seal(stream, place_of(path))
 
     def has_arrays(self, index: int) -> bool:
-        """Whether the result with this index exists; a damaged one is removed."""
-        path = self._arrays(index)
-        if not path.exists():
-            return False
-        try:
-            self.load_arrays(index)
-        except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-            if refusal := system_refusal(error):
-                raise UnreadableError(f"{path} cannot be read {refusal}") from error
-            log(f"{path} is damaged ({first_line(error)}), so this part is computed again.")
-            path.unlink()
-            return False
-        return True
+        """Whether the result with this index exists."""
+        return self._arrays(index).exists()
 
     def load_arrays(self, index: int) -> dict[str, np.ndarray]:
-        """Load one result of named arrays; raises ValueError if they do not match their digest."""
-        with np.load(regular_file(self._arrays(index)), allow_pickle=False) as content:
-            arrays = dict(content)
-        if str(arrays.pop(DIGEST)) != self._digest(index, arrays):
-            raise ValueError("its content does not match its digest")
-        return arrays
+        """Load one result of named arrays."""
+        with np.load(self._arrays(index), allow_pickle=False) as content:
+            return dict(content)
 
     def remove(self) -> None:
         """Remove the folder, after the artifact is written."""
         remove_folder(self.folder)
 
-    def _digest(self, index: int, arrays: dict[str, np.ndarray]) -> str:
-        # with its place, so that one result copied over another is noticed
-        return digest_of(self.folder.name, index, *(part for name in sorted(arrays) for part in (name, arrays[name])))
-
     def _arrays(self, index: int) -> Path:
         return self.path(f"{index:08d}.npz")
+
+
+def place_of(path: Path) -> str:
+    """The name that a partial result is sealed with: one file copied over another is noticed."""
+    return f"{path.parent.name}/{path.name}"
+
+
+def remove_damaged(folder: Path) -> None:
+    """Remove damaged partial results; with a training's, whose epochs build on each other, all results of the stage."""
+    for path in sorted(folder.rglob("*.*")):
+        if path.suffix not in (".npz", ".pt"):
+            continue
+        try:
+            check_seal(path, place_of(path))
+        except (ValueError, SpecialFileError) as error:
+            log(f"{path} is damaged ({first_line(error)}), so it is computed again.")
+            if path.suffix == ".pt":
+                stamp = stamp_in(folder / "fingerprint")
+                remove_folder(folder)
+                write_text(folder / "fingerprint", stamp)
+                return
+            path.unlink()
 
 
 def stamp_in(path: Path) -> str:
