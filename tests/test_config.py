@@ -32,6 +32,12 @@ def test_an_unknown_option_names_the_nearest():
         FuseConfig.from_table({"rato": 0.5}, "[fuse] in run.toml")
 
 
+@pytest.mark.parametrize(("stage", "name"), [("train", "ema"), ("boxes", "tau"), ("fuse", "combine")])
+def test_an_option_that_was_removed_is_named(stage, name):
+    with pytest.raises(PipelineError, match=f"{name!r}, which no longer exists"):
+        options_of(find_stage(stage)).from_table({name: 0.5}, f"[{stage}]")
+
+
 @pytest.mark.parametrize(
     ("stage", "old", "new"),
     [
