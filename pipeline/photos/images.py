@@ -2,7 +2,6 @@
 
 import io
 import stat
-import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pipeline.photos.formats import RAW, kind_of, readable_formats, why_unreadable
 from pipeline.photos.rgb import orientation, upright_rgb
-from pipeline.system.errors import PipelineError
+from pipeline.system.errors import PipelineError, first_line
 
 if TYPE_CHECKING:  # `prepare` checks photos and needs no tensors
     from torch import Tensor
@@ -25,17 +24,6 @@ MAX_PIXELS = 100_000_000
 DECODING = 2
 """Version of the decoder; raise it when the pixels of a file change, so that cached pixels are computed again."""
 
-# errors of Pillow's readers on broken files
-_DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    IndexError,
-    EOFError,
-    OverflowError,
-    struct.error,
-    Image.DecompressionBombError,
-)
 _SIDEWAYS = (5, 6, 7, 8)
 
 # MAX_PIXELS decides, with an error; Pillow's warning starts below it.
@@ -44,6 +32,27 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 class UnreadableImage(PipelineError):
     """An image file that cannot be decoded; the message names the file and the reason."""
+
+
+@contextmanager
+def reading(source: object, kind: str = "an image") -> Iterator[None]:
+    """Turn each error of a decoder into UnreadableImage.
+
+    Args:
+        source: a path, the bytes of a file, or the name of something else; named in the error.
+        kind: what the source is expected to be.
+    """
+    try:
+        yield
+        return
+    except UnreadableImage:
+        raise
+    # decoders document no errors: on damaged files they raise OSError, SyntaxError, RuntimeError, struct.error and more
+    except Exception as error:
+        reason = _reason(source, error)
+    # outside the except block, as a cause would keep the pixels alive
+    name = "the photo" if isinstance(source, bytes) else source
+    raise UnreadableImage(f"{name} cannot be read as {kind}: {reason}. Replace it or take it out.")
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -94,20 +103,15 @@ def from_pillow(image: Image.Image) -> "Tensor":
     """
     if 0 in image.size:
         raise UnreadableImage(f"a Pillow image of {image.width} x {image.height} has no pixels. Take it out.")
-    try:
+    with reading(getattr(image, "filename", "") or f"a Pillow image of mode {image.mode}"):
         return _to_tensor(_decode(image, None))
-    except (*_DECODE_ERRORS, AssertionError) as error:
-        # the assertion is Pillow's own
-        reason = str(error) or "its file was closed before its pixels were read"
-        name = getattr(image, "filename", "") or f"a Pillow image of mode {image.mode}"
-        raise UnreadableImage(f"{name} cannot be read as an image: {reason}. Replace it or take it out.") from error
 
 
 @contextmanager
 def _opened(source: str | Path | bytes) -> Iterator[Image.Image]:
     """The image with its header read; errors of Pillow become UnreadableImage."""
     source = source if isinstance(source, bytes) else Path(source)
-    try:
+    with reading(source):
         if isinstance(source, Path):
             _check_kind(source)
         with Image.open(
@@ -117,11 +121,6 @@ def _opened(source: str | Path | bytes) -> Iterator[Image.Image]:
                 megapixels = image.width * image.height / 1e6
                 raise ValueError(f"it has {megapixels:.0f} megapixels, the limit is {MAX_PIXELS / 1e6:.0f}")
             yield image
-    except _DECODE_ERRORS as error:
-        name = source if isinstance(source, Path) else "the photo"
-        raise UnreadableImage(
-            f"{name} cannot be read as an image: {_reason(source, error)}. Replace it or take it out."
-        ) from error
 
 
 def _check_kind(path: Path) -> None:
@@ -133,7 +132,7 @@ def _check_kind(path: Path) -> None:
         raise ValueError(why_unreadable(path.suffix))
 
 
-def _reason(source: Path | bytes, error: Exception) -> str:
+def _reason(source: object, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         is_file = isinstance(source, Path)
         if (source.stat().st_size if is_file else len(source)) == 0:
@@ -141,9 +140,9 @@ def _reason(source: Path | bytes, error: Exception) -> str:
         return (
             why_unreadable(source.suffix) if is_file else None
         ) or f"its format is none of {', '.join(readable_formats())}"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error).rstrip(".") or type(error).__name__
+    if isinstance(error, AssertionError):  # Pillow's own
+        return "its file was closed before its pixels were read"
+    return (getattr(error, "strerror", None) or first_line(error)).rstrip(".")
 
 
 def _to_tensor(rgb: Image.Image) -> "Tensor":
@@ -163,4 +162,8 @@ def _decode(image: Image.Image, min_size: tuple[int, int] | None) -> Image.Image
     if min_size is not None:
         height, width = min_size if orientation(image) not in _SIDEWAYS else min_size[::-1]
         image.draft(None, (width, height))
-    return upright_rgb(image)
+    height, width = _displayed_size(image)
+    rgb = upright_rgb(image)
+    if rgb.size != (width, height):
+        raise ValueError(f"its header gives {width} x {height} pixels, and it has {rgb.width} x {rgb.height}")
+    return rgb

@@ -1,13 +1,15 @@
 """Video files to single frames, with PyAV."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.photos.images import MAX_PIXELS, UnreadableImage
-from pipeline.system.errors import PipelineError, first_line
+from pipeline.photos.images import MAX_PIXELS, UnreadableImage, reading
+from pipeline.system.errors import PipelineError
+from pipeline.system.files import regular_file
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".3gp"))
 
@@ -31,11 +33,16 @@ def import_av(path: Path) -> Any:
 def frame_count(path: Path, every: float) -> int:
     """Approximate number of results of `frames`, from the duration in the header; 1 if there is none."""
     av = import_av(path)
-    try:
-        with av.open(str(path), options=LOCAL_ONLY) as video:
-            return int((video.duration or 0) / av.time_base / every) + 1
-    except (av.FFmpegError, OSError):
-        return 1
+    with suppress(UnreadableImage), _opened(av, path) as video:
+        return int((video.duration or 0) / av.time_base / every) + 1
+    return 1
+
+
+@contextmanager
+def _opened(av: Any, path: Path) -> Iterator[Any]:
+    """The container of a video; errors of the decoders become UnreadableImage."""
+    with reading(path, "a video"), av.open(str(regular_file(path)), options=LOCAL_ONLY) as video:
+        yield video
 
 
 def frames(path: Path, every: float) -> Iterator[tuple[float, np.ndarray]]:
@@ -50,22 +57,18 @@ def frames(path: Path, every: float) -> Iterator[tuple[float, np.ndarray]]:
         PipelineError: PyAV is not installed.
     """
     av = import_av(path)
-    try:
-        with av.open(str(path), options=LOCAL_ONLY) as video:
-            if not video.streams.video:
-                raise UnreadableImage(f"{path} has no video stream. Remove it from the input.")
-            stream = video.streams.video[0]
-            stream.thread_type = "AUTO"
-            first, number = None, 0
-            for frame in video.decode(stream):
-                first = (frame.time or 0.0) if first is None else first
-                time = (frame.time or 0.0) - first
-                if time < number * every - 1e-6:
-                    continue
-                if frame.width * frame.height > MAX_PIXELS:
-                    raise UnreadableImage(f"{path} has frames above {MAX_PIXELS / 1e6:.0f} megapixels. Scale it down.")
-                yield time, np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
-                number = int((time + 1e-6) / every) + 1
-    except (av.FFmpegError, OSError) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
-        raise UnreadableImage(f"{path} cannot be read as a video: {reason}. Replace it or take it out.") from error
+    with _opened(av, path) as video:
+        if not video.streams.video:
+            raise UnreadableImage(f"{path} has no pictures, expected a video. Take it out.")
+        stream = video.streams.video[0]
+        stream.thread_type = "AUTO"
+        first, number = None, 0
+        for frame in video.decode(stream):
+            first = (frame.time or 0.0) if first is None else first
+            time = (frame.time or 0.0) - first
+            if time < number * every - 1e-6:
+                continue
+            if frame.width * frame.height > MAX_PIXELS:
+                raise UnreadableImage(f"{path} has frames above {MAX_PIXELS / 1e6:.0f} megapixels. Scale it down.")
+            yield time, np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+            number = int((time + 1e-6) / every) + 1
