@@ -126,7 +126,7 @@ def logits_of_epochs(
 def epoch_scores(
     best: Checkpoint, test: Manifest, warmup_logits: Tensor, logits: dict[int, Tensor], chosen: int, origin: Provenance
 ) -> EpochScores:
-    """Scores of the test images before the first epoch and after others; all with the calibration of the kept epoch.
+    """Scores of the test images by epoch, 0 for the warm-up; all with the calibration of the kept epoch.
 
     A monotone map that all epochs share leaves their mAPs unchanged.
     """
