@@ -12,7 +12,7 @@ from typing import IO
 
 from pipeline.runs.options import PrepareConfig
 from pipeline.system.errors import PipelineError
-from pipeline.system.files import replacing
+from pipeline.system.files import regular_file, replacing
 
 _BROKEN_ARCHIVE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError)
 
@@ -68,14 +68,14 @@ Member = tuple[tarfile.TarInfo, Callable[[], IO[bytes]]]
 
 
 def _tar_members(archive: Path) -> Iterator[Member]:
-    with tarfile.open(archive, "r:*") as tar:
+    with tarfile.open(regular_file(archive), "r:*") as tar:
         for member in tar:
             if not member.isdir():
                 yield member, lambda member=member: tar.extractfile(member)
 
 
 def _zip_members(archive: Path) -> Iterator[Member]:
-    with zipfile.ZipFile(archive) as zipped:
+    with zipfile.ZipFile(regular_file(archive)) as zipped:
         for entry in zipped.infolist():
             if entry.is_dir():
                 continue

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.system.errors import PipelineError, hint
+from pipeline.system.files import regular_file
 from pipeline.system.text import nfc
 
 
@@ -16,7 +17,7 @@ def read_lines(path: Path, *, strip: bool = True) -> list[str]:
         PipelineError: the file is missing or is not UTF-8 text.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = regular_file(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise PipelineError(f"{path} cannot be read: {error.strerror}. Complete the dataset.") from error
     except UnicodeDecodeError as error:

@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.datasets.checks import check_unique, first_folder
 from pipeline.datasets.dataset import Dataset, Objects, check_dataset
 from pipeline.system.errors import PipelineError
+from pipeline.system.files import regular_file
 from pipeline.system.progress import log
 
 
@@ -93,7 +94,7 @@ def _is_only_file(root: Path, split: str) -> bool:
 def _read_instances(root: Path, split: str) -> _Instances:
     path = root / "annotations" / f"instances_{split}.json"
     try:
-        with path.open(encoding="utf-8") as file:
+        with regular_file(path).open(encoding="utf-8") as file:
             # outlines are most of the file, and gigabytes as Python objects
             content = json.load(file, object_hook=_without_outline)
         _check_fields(content["categories"], "categories", {"id": int, "name": str})

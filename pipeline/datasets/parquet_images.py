@@ -15,7 +15,7 @@ from pipeline.datasets.splits import split_in_shard
 from pipeline.datasets.tables import checked_split, import_pyarrow, labels_of
 from pipeline.photos.formats import PHOTO_SUFFIXES, suffix_of
 from pipeline.system.errors import PipelineError, first_line
-from pipeline.system.files import replacing
+from pipeline.system.files import regular_file, replacing
 
 ROWS = 64
 """Rows that are in memory at the same time."""
@@ -110,7 +110,7 @@ def _rows(shard: Path, column: str) -> Iterator[tuple[dict[str, Any], dict[str, 
     """Rows of a shard, each with the class names that the numbers of a column stand for."""
     pyarrow = import_pyarrow(shard)
     try:
-        with pyarrow.parquet.ParquetFile(shard) as file:
+        with pyarrow.parquet.ParquetFile(regular_file(shard)) as file:
             names = {column, "image_id", "split", "labels", "label"} & set(file.schema_arrow.names)
             features = _class_names(file.schema_arrow.metadata or {})
             for batch in file.iter_batches(batch_size=ROWS, columns=sorted(names)):

@@ -18,6 +18,7 @@ from pipeline.datasets.checks import class_index
 from pipeline.datasets.dataset import UNKNOWN
 from pipeline.datasets.image_names import without_suffix
 from pipeline.system.errors import PipelineError, hint, nearest
+from pipeline.system.files import regular_file
 from pipeline.system.text import nfc
 
 TABLE_SUFFIXES = (".csv", ".parquet")
@@ -288,7 +289,7 @@ def _is_index(column: str) -> bool:
 def _csv_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, Cells]]]:
     """Header, and numbered rows; the header is row 1."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = regular_file(path).read_text(encoding="utf-8-sig")
         rows = []
         for line in csv.reader(io.StringIO(text, newline=""), strict=True):
             rows.append([text_of(cell) for cell in line])

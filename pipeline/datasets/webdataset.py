@@ -13,7 +13,7 @@ from pipeline.datasets.scan import ARCHIVE_SUFFIXES, scan
 from pipeline.datasets.splits import split_in_folders, split_in_shard
 from pipeline.datasets.tables import labels_of
 from pipeline.system.errors import PipelineError
-from pipeline.system.files import replacing_folder
+from pipeline.system.files import regular_file, replacing_folder
 
 BEGIN = 65_536
 """Number of bytes whose hash is part of the folder's name."""
@@ -73,7 +73,7 @@ def _unpacked(shard: Path, unpack_to: Path, limit: Limit) -> Path:
         raise PipelineError(f"{shard} is missing, expected a tar or zip file. Check the path.")
     status = shard.stat()
     # the first bytes distinguish two shards of the same name, size and time
-    with shard.open("rb") as file:
+    with regular_file(shard).open("rb") as file:
         begin = hashlib.sha256(file.read(BEGIN)).hexdigest()[:12]
     stem = without_archive_suffix(shard.name)
     folder = unpack_to.absolute() / f"{stem}-{begin}-{status.st_size:x}-{status.st_mtime_ns:x}"

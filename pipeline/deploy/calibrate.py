@@ -20,7 +20,7 @@ from pipeline.method.extras.thresholds import NewThresholds, better_thresholds, 
 from pipeline.runs.graph import VERSIONS
 from pipeline.runs.options import CalibrateConfig
 from pipeline.system.errors import PipelineError, first_line
-from pipeline.system.files import sha256_of
+from pipeline.system.files import regular_file, sha256_of
 from pipeline.system.progress import PlainTable, log, show
 from pipeline.system.text import nfc
 
@@ -124,7 +124,7 @@ def read_thresholds(path: Path, class_names: list[str]) -> np.ndarray:
         PipelineError: the file has another form, or other classes.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(regular_file(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise PipelineError(f"{path} could not be read as JSON ({first_line(error)}).") from None
     by_class = {nfc(name): value for name, value in content.items()} if isinstance(content, dict) else {}

@@ -22,6 +22,7 @@ from pipeline.method.labels import local_scores
 from pipeline.runs.graph import HISTORIES
 from pipeline.runs.options import FuseConfig
 from pipeline.system.errors import PipelineError
+from pipeline.system.files import regular_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ def read_run(folder: Path) -> RunFiles:
         if states[HISTORIES[name]] != UP_TO_DATE or not path.exists():
             return None
         try:
-            frame = pd.read_csv(path)
+            frame = pd.read_csv(regular_file(path))
             return frame if {"epoch", "loss", "pseudo_label_mAP"} <= set(frame.columns) else None
         except (OSError, ValueError):
             return None

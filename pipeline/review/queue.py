@@ -15,6 +15,7 @@ from pipeline.exchange.label_sets import LabelSet, read_label_set, waiting_corre
 from pipeline.review.corrections import UNTOUCHED, aligned_labels
 from pipeline.review.uncertainty import TOP_UNCERTAIN, review_values
 from pipeline.system.errors import PipelineError
+from pipeline.system.files import regular_file
 from pipeline.system.progress import log
 from pipeline.system.text import nfc
 
@@ -80,7 +81,7 @@ def read_selection(path: Path) -> set[str]:
         PipelineError: the file cannot be read, or has no such column.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with regular_file(path).open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise PipelineError(f"{path} could not be read ({error}). Expected a CSV with the column image_id.") from None

@@ -16,7 +16,7 @@ from pipeline.review.corrections import UNTOUCHED, aligned_labels, corrections_o
 from pipeline.review.queue import ReviewQueue, review_queue
 from pipeline.runs.graph import run_argument
 from pipeline.runs.lock import locked
-from pipeline.system.files import write_text
+from pipeline.system.files import regular_file, write_text
 
 LOG = "review_log.jsonl"
 """In a run folder: the corrections made on the page, oldest first; undo reads it."""
@@ -38,7 +38,7 @@ def read_log(folder: Path) -> list[LogEntry]:
     """The log of a run, oldest entry first; malformed lines are ignored."""
     entries = []
     try:
-        lines = (folder / LOG).read_text(encoding="utf-8").split("\n")
+        lines = regular_file(folder / LOG).read_text(encoding="utf-8").split("\n")
     except (FileNotFoundError, UnicodeDecodeError):
         return []
     for line in lines:

@@ -24,7 +24,7 @@ from pipeline.runs.settings import Settings, assignments_to_settings, shipped, w
 from pipeline.stages.chain import KeptFeatures, run_chain
 from pipeline.system import distributed
 from pipeline.system.errors import PipelineError, first_line
-from pipeline.system.files import replacing
+from pipeline.system.files import regular_file, replacing
 from pipeline.system.progress import PlainTable, log
 
 FIGURES = ("label_mAP", "label_F1", "teacher_mAP", "warmup_mAP", "final_mAP", "low", "high", "oracle_mAP")
@@ -72,7 +72,7 @@ def read_plan(name: str) -> Plan:
         known = ", ".join(shipped("plans"))
         raise PipelineError(f"there is no plan {name!r}. Choose {known}, or give a .toml file.")
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(regular_file(path).read_text(encoding="utf-8"))
         rows = [
             Row(
                 text_of(row.get("group", "")),

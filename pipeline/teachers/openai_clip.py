@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from pipeline.method import FORMULAS
 from pipeline.system.downloads import cache_folder, download
 from pipeline.system.errors import PipelineError, hint
-from pipeline.system.files import sha256_of
+from pipeline.system.files import regular_file, sha256_of
 from pipeline.teachers.encoding import ViewRules, compute_dtype, encode_in_chunks, normalise_pixels, snap_to_stride
 
 with warnings.catch_warnings():
@@ -129,7 +129,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if not zipfile.is_zipfile(path):
         raise PipelineError(f"{path} is truncated or not a torch file. Expected a JIT archive or a state dict.")
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(regular_file(path)) as archive:
         if damaged := archive.testzip():
             raise PipelineError(f"{path} is corrupt: {damaged} in it has the wrong checksum. Download the file again.")
         is_jit = any(name.endswith("/constants.pkl") for name in archive.namelist())
