@@ -1,6 +1,7 @@
 """Search of a folder, or of the files of an address, for photos and shards."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,9 @@ OTHER_SUFFIXES = frozenset(
 """Endings of files that are often next to photos; they are ignored without a look at their content."""
 RUN_SETTINGS, MANIFEST = "run.toml", {"manifest.csv", "manifest.json"}
 """A folder with `RUN_SETTINGS` or with all files of `MANIFEST` is a run."""
+
+MOST_LINKS = 100
+"""Links to one folder that are followed; links inside linked folders multiply."""
 
 NO_UTF8 = "its name is not valid UTF-8; rename it"
 UNPACKED = "unpacked by ccd"
@@ -92,7 +96,7 @@ class Scan:
 def scan(root: Path, exclude: Sequence[str] = (), unpack_to: Path | None = None) -> Scan:
     """Every photo and shard below a folder, searched to any depth.
 
-    Links are followed. Left out, with the reason, are FIFOs, sockets, devices, broken links, photos in formats that
+    Links are followed. Left out, with the reason, are FIFOs, sockets, devices, broken links, loops of links, photos in formats that
     cannot be read here, and names that are not valid UTF-8. Ignored are hidden files, folders of a NAS or an operating
     system, runs of ccd and the folders that it has unpacked.
 
@@ -102,7 +106,7 @@ def scan(root: Path, exclude: Sequence[str] = (), unpack_to: Path | None = None)
         unpack_to: folder for the content of archives, ignored if it is below the root.
 
     Raises:
-        PipelineError: a folder cannot be read, links form a loop, or a Parquet file is broken.
+        PipelineError: a folder cannot be read, or a Parquet file is broken.
     """
     root = root.absolute()
     check_utf8(root)
@@ -168,6 +172,7 @@ def _walk(
 ) -> Iterator[tuple[str, os.DirEntry]]:
     """Name and entry of each file below `root`; adds ignored files and folders to `result`."""
     folders = [""]
+    links: Counter[str] = Counter()
     while folders:
         folder = folders.pop()
         try:
@@ -192,9 +197,9 @@ def _walk(
                 yield name, entry
             elif _is_unpacked(root / name, names, unpack_to):
                 result.ignore(UNPACKED, name)
+            elif entry.is_symlink() and (reason := _why_not_followed(root, root / folder, entry.path, links)):
+                result.left_out[shown(name)] = reason
             else:
-                if entry.is_symlink():
-                    _refuse_loop(root / folder, Path(entry.path))
                 folders.append(name)
 
 
@@ -228,6 +233,18 @@ def _why_not(entry: os.DirEntry) -> str:
         return f"it cannot be read ({error.strerror})"
 
 
-def _refuse_loop(folder: Path, link: Path) -> None:
-    if folder.resolve().is_relative_to(link.resolve()):
-        raise PipelineError(f"{link} is a link to a folder that contains it. Remove the link.")
+def _why_not_followed(root: Path, folder: Path, link: str, links: Counter[str]) -> str | None:
+    """Reason to skip a link to a folder: it would lead to itself, or to many copies of the same photos; None to follow it.
+
+    Args:
+        root: of the search.
+        folder: with the link; `root` or below.
+        link: path of the link.
+        links: target to the number of links that lead there, to be counted.
+    """
+    target = os.path.realpath(link)
+    walked = (folder, *(each for each in folder.parents if each.is_relative_to(root)))
+    if any(Path(os.path.realpath(each)).is_relative_to(target) for each in walked):
+        return "it is a link to a folder that contains it"
+    links[target] += 1
+    return f"more than {MOST_LINKS} links lead to its folder" if links[target] > MOST_LINKS else None

@@ -331,7 +331,7 @@ def _numbered(header: list[str], rows: list[tuple[int, list[str]]], path: Path) 
 def _parquet_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, Cells]]]:
     pyarrow = import_pyarrow(path)
     try:
-        table = pyarrow.parquet.read_table(path)
+        table = pyarrow.parquet.read_table(regular_file(path))
         table = table.rename_columns([nfc(name) for name in table.column_names])
         return table.column_names, iter(list(enumerate(table.to_pylist(), start=1)))
     except (OSError, pyarrow.ArrowException) as error:

@@ -251,10 +251,29 @@ def test_unreadable_subfolder_stops_instead_of_shrinking_the_dataset(
         locked.chmod(0o755)
 
 
-def test_loop_of_links_is_an_error(images: Path):
+def test_a_loop_of_links_is_left_out_and_named(images: Path):
+    before = folder.load(images, CLASSES).image_ids
     (images / "deep" / "loop").symlink_to(images)
-    with pytest.raises(PipelineError, match="loop is a link to a folder that contains it"):
-        folder.load(images, CLASSES)
+    (images / "self").symlink_to(images / "self")
+    (images / "one").mkdir()
+    (images / "two").mkdir()
+    (images / "one" / "to").symlink_to(images / "two")
+    (images / "two" / "fro").symlink_to(images / "one")
+    dataset = folder.load(images, CLASSES)
+    assert dataset.image_ids == before
+    loops = {"deep/loop", "one/to/fro", "two/fro/to"}
+    assert {name for name, why in dataset.left_out.items() if "link to a folder that contains it" in why} == loops
+
+
+def test_links_that_multiply_are_followed_a_hundred_times(tmp_path: Path):
+    """Two links in each of twenty folders lead to a million copies of the last one."""
+    for level in range(20):
+        (tmp_path / "photos" / str(level)).mkdir(parents=True)
+        for name in "ab":
+            (tmp_path / "photos" / str(level) / name).symlink_to(tmp_path / "photos" / str(level + 1))
+    write_photo(tmp_path / "photos" / "20" / "a.png")
+    dataset = folder.load(tmp_path / "photos", CLASSES)
+    assert len(dataset.image_ids) == 101 and "more than 100 links lead to its folder" in dataset.left_out.values()
 
 
 def test_names_of_any_script_and_length(tmp_path: Path):

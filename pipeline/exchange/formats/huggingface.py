@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.datasets.tables import import_pyarrow
 from pipeline.exchange.formats.export import NO_OBJECTS, Export, markdown
 from pipeline.system.errors import PipelineError
-from pipeline.system.files import replacing_folder
+from pipeline.system.files import regular_file, replacing_folder
 
 SHARD = 1000
 """Photos per Parquet file."""
@@ -55,7 +55,7 @@ def photo_row(export: Export, row: int) -> dict[str, Any]:
     """The row of a photo and its labels in a Parquet file."""
     path = Path(export.labels.manifest.paths[row])
     try:
-        content = path.read_bytes()
+        content = regular_file(path).read_bytes()
     except OSError as error:
         raise PipelineError(f"{path} can no longer be read ({error.strerror}). Run `ccd prepare` again.") from error
     return {

@@ -10,7 +10,7 @@ import yaml
 from pipeline.exchange.formats.export import ROUGH_BOXES, Export
 from pipeline.photos.formats import HEAD, suffix_of
 from pipeline.system.errors import PipelineError
-from pipeline.system.files import replacing_folder
+from pipeline.system.files import regular_file, replacing_folder
 from pipeline.system.progress import log
 
 COMMON_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -88,7 +88,7 @@ def yolo_path(export: Export, row: int) -> PurePosixPath:
     name, suffix = export.labels.image_ids[row], path.suffix
     if suffix.lower() not in COMMON_SUFFIXES:
         try:
-            with path.open("rb") as file:
+            with regular_file(path).open("rb") as file:
                 suffix = suffix_of(file.read(HEAD)) or suffix
         except OSError as error:
             raise PipelineError(f"{path} can no longer be read ({error.strerror}). Run `ccd prepare` again.") from error
