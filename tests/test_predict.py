@@ -288,13 +288,16 @@ def test_addresses_of_a_web_server(photos, tiny_classifier, tmp_path, monkeypatc
     try:
         code, alone, _ = ccd("predict", tiny_classifier, good[0])
         assert code == 0
-        code, listed, told = ccd("predict", tiny_classifier, tmp_path / "list.txt")
+        code, _, refused = ccd("predict", tiny_classifier, photos[0], tmp_path / "list.txt")
+        assert code == 0 and "7 of 8 images" in refused
+        assert "127.0.0.1 is a private address; to trust it, name an address of its host" in refused
+        code, listed, told = ccd("predict", tiny_classifier, tmp_path / "list.txt", good[0])
     finally:
         server.shutdown()
         server.server_close()
     assert code == 0 and "4 of 7 images cannot be read and are skipped" in told
     for reason in (
-        f"{web}/gone.png has no photos",
+        f"{web}/gone.png could not be fetched (not found)",
         f"{web}/loop.png could not be fetched",
         f"{web}/page.png: {tmp_path / 'cache'}",
         "page.png cannot be read as an image: its format is none of JPEG",

@@ -1,5 +1,6 @@
 """Adapter for photos in folders, tables, archives, shards or at addresses."""
 
+import os.path
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,10 +14,11 @@ from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.image_names import TEST_PREFIX, ImageNames
 from pipeline.datasets.listing import ListedImage, Listing, describe_ignored, excluded_by
 from pipeline.datasets.parquet_images import image_column, read_parquet_images
-from pipeline.datasets.remote import Fetched, fetch, is_address, path_of
+from pipeline.datasets.remote import Fetched, Rules, fetch, is_address, path_of
 from pipeline.datasets.scan import Scan, check_utf8, is_archive, no_images, recognise, scan, sort_files
 from pipeline.datasets.splits import assign_splits, split_in_folders
 from pipeline.datasets.tables import TABLE_SUFFIXES, UNKNOWN, Row, read_table
+from pipeline.datasets.web import hosts_of
 from pipeline.datasets.webdataset import read_shards
 from pipeline.photos.formats import PHOTO_SUFFIXES
 from pipeline.system.downloads import cache_folder
@@ -187,7 +189,10 @@ def is_plain(source: Source | None) -> bool:
 
 def is_shard(path: Path) -> bool:
     """Whether a file contains photos: an archive, by its name, or a Parquet file with a column of images."""
-    return is_archive(path) or (path.suffix.lower() == ".parquet" and path.is_file() and bool(image_column(path)))
+    if is_archive(path) or path.suffix.lower() != ".parquet":
+        return is_archive(path)
+    # unlike Path.is_file, False for a name that is too long
+    return os.path.isfile(path) and bool(image_column(path))  # noqa: PTH113
 
 
 def read_source(source: Source, class_names: Sequence[str], reading: Reading) -> Listing:
@@ -197,7 +202,8 @@ def read_source(source: Source, class_names: Sequence[str], reading: Reading) ->
         PipelineError: it has no images, or is broken.
     """
     if is_address(source):
-        listing = read_fetched(fetch(str(source), reading.cache, reading.exclude), class_names, reading)
+        rules = Rules(reading.exclude, hosts_of([str(source)]), 1e9 * reading.limit.gigabytes)
+        listing = read_fetched(fetch(str(source), reading.cache, rules), class_names, reading)
     else:
         listing = _read_local(Path(source), class_names, reading)
     if not listing.images:
@@ -265,6 +271,7 @@ def read_fetched(fetched: Fetched, class_names: Sequence[str], reading: Reading)
     files = sort_files(fetched.files)
     for reason, names in fetched.ignored.items():
         files.ignored.setdefault(reason, []).extend(names)
+    files.left_out.update(fetched.left_out)
     return read_scan(files, class_names, reading.unpack_to or reading.cache / "unpacked", reading)
 
 

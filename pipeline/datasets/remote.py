@@ -1,22 +1,25 @@
 """Download of photos from addresses such as s3://bucket/photos to a cache folder, one file per content.
 
-fsspec's `filecache` keeps a copy per address, and does not notice that a file of a web server has changed.
+fsspec's `filecache` keeps a copy per address, and does not notice that a file of a web server has changed. Addresses and
+web servers may be anyone's, so bytes and time are limited, and private addresses are refused; see `datasets.web`.
 """
 
 import hashlib
 import json
-import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from pipeline.datasets import web
 from pipeline.datasets.listing import NOT_PHOTOS, describe_ignored, why_ignored
 from pipeline.datasets.scan import SHARD_SUFFIXES
 from pipeline.photos.formats import PHOTO_SUFFIXES
 from pipeline.photos.prefetch import Prefetch
+from pipeline.runs.options import PrepareConfig
+from pipeline.system.downloads import Allowance
 from pipeline.system.errors import PipelineError, first_line
 from pipeline.system.files import replacing, write_json
 from pipeline.system.progress import bar
@@ -26,8 +29,10 @@ BLOCK = 1 << 20
 """Bytes per read."""
 AT_ONCE = 16
 """Addresses of a list that are fetched at the same time."""
-_ERRORS = (("botocore.exceptions", "BotoCoreError"), ("aiohttp", "ClientError"), ("gcsfs.retry", "HttpError"))
-"""Module and error that the packages behind fsspec raise in addition to OSError."""
+MOST_BYTES = 500_000_000
+"""Largest photo; uncompressed photos of 100 megapixels have 300 MB."""
+MOST_SECONDS = 600.0
+"""Longest time that one photo may take."""
 
 
 def is_address(source: Path | str) -> bool:
@@ -48,9 +53,23 @@ class Fetched:
     """Path from the address of the folder (for a file, its own name) to local path, sorted by name."""
     ignored: dict[str, list[str]]
     """Reason why files are not fetched, to their names."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Name of a file that cannot be fetched, to the reason."""
 
 
-def fetch(address: str, cache: Path, exclude: Sequence[str] = (), *, shown: bool = True) -> Fetched:
+@dataclass(frozen=True)
+class Rules:
+    """Which files of addresses are fetched, and which servers may be asked."""
+
+    exclude: Sequence[str] = ()
+    """Patterns of names that are not fetched; see `listing.excluded_by`."""
+    trusted: Set[str] = frozenset()
+    """Hosts from the command line, which may be in a private network."""
+    archive_bytes: float = 1e9 * PrepareConfig.unpack_gb
+    """Largest tar or Parquet file."""
+
+
+def fetch(address: str, cache: Path, rules: Rules = Rules(), *, shown: bool = True) -> Fetched:
     """The photos, tar and Parquet files at an address, as files on this machine.
 
     Each is in cache/remote/SHA-256/name. It is fetched again only if the server reports another size, time or tag.
@@ -58,53 +77,56 @@ def fetch(address: str, cache: Path, exclude: Sequence[str] = (), *, shown: bool
     Args:
         address: of a file or of a folder, which is searched to any depth; begins with one of `SCHEMES`.
         cache: folder.
-        exclude: patterns of names that are not fetched; see `listing.excluded_by`.
+        rules: see `Rules`.
         shown: draw a progress bar.
 
     Raises:
-        PipelineError: the address has another scheme, cannot be reached or has no such file; a package is missing.
+        PipelineError: the address has another scheme, cannot be reached or has no such file, none of its files or not all
+            its tar and Parquet files can be fetched; a package is missing; the disk is full.
     """
     scheme = address.split("://")[0].lower()
     if scheme not in SCHEMES:
         raise PipelineError(f"{address} begins with {scheme}://, expected {', '.join(f'{s}://' for s in SCHEMES)}.")
-    try:
-        import fsspec
-
-        system, root = fsspec.core.url_to_fs(address)
-    except ImportError as error:
-        raise PipelineError(
-            f"{address} needs a package that is missing ({first_line(error)}). Install with `pip install '.[remote]'`."
-        ) from error
     index_path = cache / "remote" / f"{hashlib.sha256(address.encode()).hexdigest()[:32]}.json"
     known = _read_index(index_path)
-    try:
-        marks, ignored = _list(system, root, exclude)
-        if not marks:
-            rest = f" Ignored: {describe_ignored(ignored)}." if ignored else ""
-            raise PipelineError(f"{address} has no photos, tar or Parquet files. Check the address.{rest}")
-        index: dict[str, dict[str, Any]] = {}
-        with bar("fetch", len(marks)) if shown else nullcontext() as progress:
-            names = sorted(marks)
-            entries = Prefetch(lambda name: _fetch_one(system, name, marks[name], known, cache), names, ahead=32)
-            for name, entry in zip(names, entries, strict=True):
+    with _reported(address):
+        system, root = web.open_system(address, rules.trusted)
+        marks, ignored = _list(system, root, rules.exclude)
+    if not marks:
+        rest = f" Ignored: {describe_ignored(ignored)}." if ignored else ""
+        raise PipelineError(f"{address} has no photos, tar or Parquet files. Check the address.{rest}")
+    names = sorted(marks)
+
+    def one(name: str) -> dict[str, Any] | FetchError:
+        try:
+            return _fetch_one(system, name, marks[name], known, cache, rules)
+        except FetchError as error:
+            return error
+
+    index: dict[str, dict[str, Any]] = {}
+    errors: dict[str, FetchError] = {}
+    with bar("fetch", len(names)) if shown else nullcontext() as progress:
+        for name, entry in zip(names, Prefetch(one, names, ahead=32), strict=True):
+            if isinstance(entry, FetchError):
+                errors[name] = entry
+            else:
                 index[name] = entry
-                if progress:
-                    progress.advance(1)
-    except (OSError, *_more_errors()) as error:
-        raise PipelineError(f"{address} could not be fetched ({first_line(error)}). Check it, or run again.") from error
+            if progress:
+                progress.advance(1)
+    for name, error in errors.items():
+        if not index or path_of(name).suffix.lower() in SHARD_SUFFIXES:
+            raise error
     write_json(index_path, index)
     files = {_relative(name, root): cache / "remote" / entry["place"] for name, entry in index.items()}
-    return Fetched(files, ignored)
+    return Fetched(files, ignored, {_relative(name, root): str(error) for name, error in errors.items()})
 
 
-def fetch_each(
-    addresses: Sequence[str], cache: Path, exclude: Sequence[str] = ()
-) -> dict[str, Fetched | PipelineError]:
+def fetch_each(addresses: Sequence[str], cache: Path, rules: Rules = Rules()) -> dict[str, Fetched | PipelineError]:
     """The result of `fetch` for each address, or its error; many at a time."""
 
     def one(address: str) -> Fetched | PipelineError:
         try:
-            return fetch(address, cache, exclude, shown=False)
+            return fetch(address, cache, rules, shown=False)
         except PipelineError as error:
             return error
 
@@ -116,6 +138,24 @@ def fetch_each(
     return results
 
 
+class FetchError(PipelineError):
+    """An address or a file of it that cannot be fetched."""
+
+
+@contextmanager
+def _reported(name: str, what: str = "could not be fetched") -> Iterator[None]:
+    """Turn each error of a fetcher into FetchError, which names the address."""
+    try:
+        yield
+    except PipelineError:
+        raise
+    # a malformed address, a server and a package each raise what they want: ValueError, UnicodeError, ClientError ...
+    except Exception as error:
+        cause = error.__cause__ or error
+        reason = "not found" if isinstance(cause, FileNotFoundError) else first_line(cause)
+        raise FetchError(f"{name} {what} ({reason}). Check it, or run again.") from error
+
+
 def _list(system: Any, root: str, exclude: Sequence[str]) -> tuple[dict[str, Any], dict[str, list[str]]]:
     """The files to fetch below a root, and the ignored ones by reason.
 
@@ -123,8 +163,8 @@ def _list(system: Any, root: str, exclude: Sequence[str]) -> tuple[dict[str, Any
     """
     suffixes = (*PHOTO_SUFFIXES, *SHARD_SUFFIXES)
     # to a web server everything is a file, folders too
-    is_file = path_of(root).suffix.lower() in suffixes and system.isfile(root)
-    files = {root: system.info(root)} if is_file else system.find(root, detail=True)
+    is_file = path_of(root).suffix.lower() in suffixes and web.is_file(system, root)
+    files = {root: system.info(root)} if is_file else system.find(root, detail=True, **web.find_options(root))
     marks, ignored = {}, {}
     for name, info in files.items():
         relative = _relative(name, root)
@@ -150,7 +190,7 @@ def _mark(info: dict[str, Any]) -> list[str] | None:
     return marks if len(marks) > 1 or any(mark.lower().startswith("etag") for mark in marks) else None
 
 
-def _fetch_one(system: Any, name: str, mark: Any, known: dict[str, Any], cache: Path) -> dict[str, Any]:
+def _fetch_one(system: Any, name: str, mark: Any, known: dict[str, Any], cache: Path, rules: Rules) -> dict[str, Any]:
     """Fetch one file to the cache, and return its entry of the index."""
     before = known.get(name)
     if before and mark is not None and before["mark"] == mark and (cache / "remote" / before["place"]).is_file():
@@ -158,9 +198,13 @@ def _fetch_one(system: Any, name: str, mark: Any, known: dict[str, Any], cache: 
     folder = cache / "remote"
     # two threads may fetch the same file: by its own address and by that of its folder
     arriving = folder / "arriving" / f"{hashlib.sha256(name.encode()).hexdigest()}-{threading.get_ident()}"
+    is_archive = path_of(name).suffix.lower() in SHARD_SUFFIXES
+    allowance = Allowance(rules.archive_bytes) if is_archive else Allowance(MOST_BYTES, MOST_SECONDS)
     digest = hashlib.sha256()
-    with system.open(name, "rb") as source, replacing(arriving, durable=False) as partial, partial.open("wb") as file:
-        for block in _blocks(source, name):
+    with _reported(name):
+        source = system.open(name, "rb", **web.open_options(name))
+    with source, replacing(arriving, durable=False) as partial, partial.open("wb") as file:
+        for block in _blocks(source, name, allowance):
             digest.update(block)
             file.write(block)
     sha256 = digest.hexdigest()
@@ -170,13 +214,15 @@ def _fetch_one(system: Any, name: str, mark: Any, known: dict[str, Any], cache: 
     return {"mark": mark, "place": place}
 
 
-def _blocks(source: IO[bytes], name: str) -> Iterator[bytes]:
-    """Blocks of a remote file; raises PipelineError on a network error, so that errors of the disk stay OSErrors."""
-    try:
-        while block := source.read(BLOCK):
-            yield block
-    except (OSError, *_more_errors()) as error:
-        raise PipelineError(f"{name} broke off ({first_line(error)}). Run again.") from error
+def _blocks(source: IO[bytes], name: str, allowance: Allowance) -> Iterator[bytes]:
+    """Decoded blocks of a remote file; its errors become FetchError, so that those of the disk stay OSErrors."""
+    while True:
+        with _reported(name, "broke off"):
+            block = source.read(BLOCK)
+            allowance.spend(len(block))
+        if not block:
+            return
+        yield block
 
 
 def _relative(name: str, root: str) -> str:
@@ -194,8 +240,3 @@ def _read_index(path: Path) -> dict[str, Any]:
         isinstance(entry, dict) and isinstance(entry.get("place"), str) and "mark" in entry for entry in index.values()
     )
     return index if sound else {}
-
-
-def _more_errors() -> Sequence[type[Exception]]:
-    """The errors of `_ERRORS` whose packages are imported."""
-    return [getattr(sys.modules[module], name) for module, name in _ERRORS if module in sys.modules]

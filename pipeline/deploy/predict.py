@@ -1,6 +1,7 @@
 """A classifier file and photos to a table of labels and scores; needs neither the teacher nor the run."""
 
 import glob
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,9 +15,10 @@ from pipeline.classifier.engines import Engine
 from pipeline.datasets.checks import read_lines
 from pipeline.datasets.folder import Reading, is_shard, notes_of, read_fetched, read_source, unused_patterns
 from pipeline.datasets.listing import Listing, excluded_by, log_left_out
-from pipeline.datasets.remote import Fetched, fetch_each, is_address, path_of
+from pipeline.datasets.remote import Fetched, Rules, fetch_each, is_address, path_of
 from pipeline.datasets.scan import NO_UTF8, shown
 from pipeline.datasets.tables import TABLE_SUFFIXES, read_table
+from pipeline.datasets.web import hosts_of
 from pipeline.deploy.classifier import Classifier, Photo, score_photos
 from pipeline.photos.images import UnreadableImage
 from pipeline.photos.video import VIDEO_SUFFIXES, frame_count, frames
@@ -44,6 +46,18 @@ class FoundPhoto:
         return isinstance(self.place, Path) and self.place.suffix.lower() in VIDEO_SUFFIXES
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A source, or an entry of a source that is a list."""
+
+    name: str
+    """Name in the table."""
+    place: str
+    """Path or address."""
+    listed: bool = False
+    """Whether it is from a list, which may be anyone's, and not from the command line."""
+
+
 def find_images(
     sources: Sequence[str], class_names: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> list[FoundPhoto]:
@@ -60,22 +74,20 @@ def find_images(
     """
     reading = Reading(unpack_to=cache_folder() / "unpacked", exclude=tuple(exclude))
     listings: list[Listing] = []
-    named: list[tuple[str, str]] = []
-    for name, place in (entry for source in sources for entry in entries_of(source, class_names)):
-        if reason := excluded_by(name, exclude):
-            listings.append(Listing([], ignored={reason: [name]}))
+    named: list[Entry] = []
+    for entry in (entry for source in sources for entry in entries_of(source, class_names)):
+        if reason := excluded_by(entry.name, exclude):
+            listings.append(Listing([], ignored={reason: [entry.name]}))
         else:
-            named.append((name, place))
-    addresses = list(dict.fromkeys(place for _, place in named if is_address(place)))
-    fetched = fetch_each(addresses, reading.cache, exclude) if addresses else {}
+            named.append(entry)
+    addresses = list(dict.fromkeys(entry.place for entry in named if is_address(entry.place)))
+    trusted = hosts_of(entry.place for entry in named if not entry.listed)
+    fetched = fetch_each(addresses, reading.cache, Rules(exclude, trusted)) if addresses else {}
     unique: dict[tuple[str, str], FoundPhoto] = {}
-    for name, place in named:
-        if is_address(place):
-            photos, listing = from_address(place, fetched[place], class_names, reading)
-        else:
-            photos, listing = from_path(name, Path(place), class_names, reading)
+    for entry in named:
+        photos, listing = photos_and_listing(entry, fetched, class_names, reading)
         listings.append(listing)
-        for note in notes_of(name, listing):
+        for note in notes_of(entry.name, listing):
             log(f"{note}.")
         for photo in photos:
             unique.setdefault((photo.name, str(photo.place)), photo)
@@ -88,29 +100,50 @@ def find_images(
     return list(unique.values())
 
 
-def entries_of(source: str, class_names: Sequence[str]) -> list[tuple[str, str]]:
-    """Name and place (a path or an address) of each entry of a list, or of each match of any other source."""
+def photos_and_listing(
+    entry: Entry, fetched: dict[str, Fetched | PipelineError], class_names: Sequence[str], reading: Reading
+) -> tuple[list[FoundPhoto], Listing]:
+    """The photos of an entry, and what is ignored; one error instead of the photos of a broken entry of a list."""
+    try:
+        if is_address(entry.place):
+            return from_address(entry.place, fetched[entry.place], class_names, reading)
+        return from_path(entry.name, Path(entry.place), class_names, reading)
+    except PipelineError as error:
+        if not entry.listed:
+            raise
+        return [FoundPhoto(entry.name, UnreadableImage(str(error)))], Listing([])
+
+
+def entries_of(source: str, class_names: Sequence[str]) -> list[Entry]:
+    """The entries of a list, or the matches of any other source."""
     if source == STANDARD_INPUT:
-        return [entry for line in standard_input() for entry in matches_of_line(line)]
+        return [listed_entry(line) for line in standard_input()]
     entries = []
-    for name, place in matches_of(source):
-        listed = None if is_address(place) else list_entries(Path(place), class_names)
-        entries += [(name, place)] if listed is None else listed
+    for entry in matches_of(source):
+        listed = None if is_address(entry.place) else list_entries(Path(entry.place), class_names)
+        entries += [entry] if listed is None else listed
     return entries
 
 
-def list_entries(path: Path, class_names: Sequence[str]) -> list[tuple[str, str]] | None:
-    """Name and place of each entry of a text file or table; None if the file is not a list."""
+def list_entries(path: Path, class_names: Sequence[str]) -> list[Entry] | None:
+    """The entries of a text file or table; None if the file is not a list."""
     suffix = path.suffix.lower()
     if suffix == ".txt" and path.is_file():
-        lines = [line if is_address(line) else str(path.parent / line) for line in read_lines(path)]
-        return [entry for line in lines for entry in matches_of_line(line)]
+        return [listed_entry(line if is_address(line) else str(path.parent / line)) for line in read_lines(path)]
     if suffix not in TABLE_SUFFIXES or path.is_dir() or is_shard(path):
         return None
     rows = read_table(path, class_names)
     if not rows:
         raise PipelineError(f"{path} lists no image, expected at least one.")
-    return [(row.place, row.place) if is_address(row.place) else (row.name, str(row.path)) for row in rows]
+    return [
+        listed_entry(row.place) if is_address(row.place) else Entry(row.name, str(row.path), listed=True)
+        for row in rows
+    ]
+
+
+def listed_entry(line: str) -> Entry:
+    """The entry of a line of a list; a line is no glob, as one of a stranger could search the whole disk."""
+    return Entry(line if is_address(line) else str(Path(line)), line, listed=True)
 
 
 def standard_input() -> list[str]:
@@ -124,28 +157,21 @@ def standard_input() -> list[str]:
     return lines
 
 
-def matches_of_line(line: str) -> list[tuple[str, str]]:
-    """`matches_of` a line of a list; a line without a file stays, and counts as an unreadable photo."""
-    try:
-        return matches_of(line)
-    except PipelineError:
-        return [(line, line)]
-
-
-def matches_of(source: str) -> list[tuple[str, str]]:
-    """Name and place of the file with exactly this name (such as "[1].jpg"), or else of the matches of the glob."""
+def matches_of(source: str) -> list[Entry]:
+    """The file with exactly this name (such as "[1].jpg"), or else the matches of the glob."""
     if is_address(source):
-        return [(source, source)]
+        return [Entry(source, source)]
     # unlike Path.glob, glob.glob accepts absolute patterns
     matches = glob.glob(glob.escape(source)) or sorted(glob.glob(source, recursive=True))  # noqa: PTH207
     if not matches:
         raise PipelineError(f"{source} is missing, expected a photo, a folder or a glob. Correct the path.")
-    return [(str(Path(match)), match) for match in matches]
+    return [Entry(str(Path(match)), match) for match in matches]
 
 
 def from_path(name: str, path: Path, class_names: Sequence[str], reading: Reading) -> tuple[list[FoundPhoto], Listing]:
     """The photos of a folder or an archive, or the file itself, whatever its suffix."""
-    if not path.is_dir() and not is_shard(path):
+    # unlike Path.is_dir, False for a name that is too long
+    if not os.path.isdir(path) and not is_shard(path):  # noqa: PTH112
         if shown(name) != name:
             return [FoundPhoto(shown(name), UnreadableImage(f"{shown(name)} is left out: {NO_UTF8}."))], Listing([])
         return [FoundPhoto(name, path.absolute())], Listing([])

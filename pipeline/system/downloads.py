@@ -1,6 +1,8 @@
 """A URL to a complete, checked file on disk. Interrupted downloads are resumed, which fsspec's `filecache` does not do."""
 
+import math
 import os
+import time
 from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
@@ -15,8 +17,43 @@ from pipeline.system.files import sha256_of
 
 TIMEOUT = 30
 """Seconds without a byte after which a connection counts as broken."""
+SLOWEST = 10_000
+"""Bytes per second, on average after `TIMEOUT`, below which a download fails."""
 BLOCK = 1 << 20
 """Bytes per read."""
+
+
+class SlowError(TimeoutError):
+    """A server that sends too few bytes per second."""
+
+
+class Allowance:
+    """Bytes and time that one download may take.
+
+    Args:
+        most_bytes: largest number of bytes.
+        most_seconds: longest time from now on.
+    """
+
+    def __init__(self, most_bytes: float = math.inf, most_seconds: float = math.inf) -> None:
+        self._most_bytes = most_bytes
+        self._most_seconds = most_seconds
+        self._bytes = 0
+        self._start = time.monotonic()
+
+    def spend(self, count: int) -> None:
+        """Count bytes that have arrived.
+
+        Raises:
+            SlowError: they took too long.
+            ValueError: they are too many.
+        """
+        self._bytes += count
+        seconds = time.monotonic() - self._start
+        if self._bytes > self._most_bytes:
+            raise ValueError(f"it is larger than {self._most_bytes / 1e6:,.0f} MB")
+        if seconds > min(self._most_seconds, TIMEOUT + self._bytes / SLOWEST):
+            raise SlowError(f"it is too slow: {self._bytes:,} bytes in {seconds:.0f} s")
 
 
 def cache_folder() -> Path:
@@ -64,10 +101,11 @@ def download(url: str, path: Path, sha256: str | None = None) -> Path:
 
 def _fetch(url: str, partial: Path, progress: Progress, task: TaskID) -> str | None:
     """Complete `partial`, with a new request after each break as long as bytes arrive; return why it is incomplete."""
+    allowance = Allowance()
     while True:
         before = _size(partial)
         try:
-            _fetch_rest(url, partial, progress, task)
+            _fetch_rest(url, partial, allowance, progress, task)
             return None
         except HTTPError as error:
             if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not before:
@@ -77,13 +115,15 @@ def _fetch(url: str, partial: Path, progress: Progress, task: TaskID) -> str | N
                 return None
             partial.unlink()
             continue
+        except SlowError as error:
+            return str(error)
         except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
             reason = str(getattr(error, "reason", error))
         if _size(partial) <= before:
             return reason
 
 
-def _fetch_rest(url: str, partial: Path, progress: Progress, task: TaskID) -> None:
+def _fetch_rest(url: str, partial: Path, allowance: Allowance, progress: Progress, task: TaskID) -> None:
     """Append the rest to `partial`, or start it again if the server does not resume.
 
     Raises:
@@ -95,8 +135,9 @@ def _fetch_rest(url: str, partial: Path, progress: Progress, task: TaskID) -> No
         with partial.open("ab" if resumed else "wb") as file:
             length = response.headers["Content-Length"]
             total = file.tell() + int(length) if length else None
-            while block := response.read(BLOCK):
+            while block := response.read1(BLOCK):  # what has arrived, as a whole block of a slow server takes days
                 file.write(block)
+                allowance.spend(len(block))
                 progress.update(task, completed=file.tell(), total=total)
             if total is not None and file.tell() < total:
                 raise ConnectionError(f"broke off after {file.tell()} of {total} bytes")

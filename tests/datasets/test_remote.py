@@ -113,7 +113,7 @@ def test_addresses_that_lead_nowhere(store, tmp_path: Path, monkeypatch: pytest.
         raise PermissionError("Access Denied")
 
     monkeypatch.setattr(type(store), "open", refuse)
-    with pytest.raises(PipelineError, match=r"memory://photos could not be fetched \(Access Denied\)"):
+    with pytest.raises(PipelineError, match=r"photos/a.png could not be fetched \(Access Denied\)"):
         folder.load("memory://photos", CLASSES, reading=Reading(cache=tmp_path))
 
 
