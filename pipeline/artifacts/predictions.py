@@ -11,6 +11,7 @@ import pandas as pd
 from pipeline.artifacts.manifest import write_csv
 from pipeline.system.errors import PipelineError
 from pipeline.system.files import replacing
+from pipeline.system.progress import writing_output
 
 LABEL_SEPARATOR = ";"
 """Separates the class names of an image in a table's cell."""
@@ -71,7 +72,8 @@ def write_predictions(path: Path, frame: pd.DataFrame) -> None:
 
 def print_predictions(frame: pd.DataFrame) -> None:
     """Write a `prediction_frame` to standard output as CSV."""
-    joined_labels(frame).to_csv(sys.stdout, index=False, lineterminator="\n")
+    with writing_output():
+        joined_labels(frame).to_csv(sys.stdout, index=False, lineterminator="\n")
 
 
 def check_suffix(path: Path) -> None:

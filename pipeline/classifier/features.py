@@ -7,6 +7,7 @@ stage: all maps are rounded to half precision.
 """
 
 import hashlib
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 from pipeline.classifier.network import CamNet
 from pipeline.photos.image_cache import photo_key
 from pipeline.system.devices import free_memory
-from pipeline.system.errors import PipelineError, first_line
+from pipeline.system.errors import PipelineError, reason_of
 from pipeline.system.files import write_text
 from pipeline.system.progress import log
 
@@ -186,9 +187,22 @@ def mapped(file: Path, shape: Sequence[int]) -> np.memmap:
         whole = file.exists() and file.stat().st_size == 2 * int(np.prod(shape))
         if not whole:
             file.with_suffix(".done").unlink(missing_ok=True)
-        return np.memmap(file, np.float16, "r+" if whole else "w+", shape=tuple(shape))
+            reserve(file, 2 * int(np.prod(shape)))
+        return np.memmap(file, np.float16, "r+", shape=tuple(shape))
     except OSError as error:
-        raise PipelineError(f"{file} could not be written ({first_line(error)}). Make room there.") from error
+        raise PipelineError(f"{file} could not be written ({reason_of(error)}). Make room there.") from error
+
+
+def reserve(file: Path, size: int) -> None:
+    """Create a file of zeros for which the disk has room; a process that maps one without room is killed as it writes."""
+    with file.open("wb") as stream:
+        try:
+            if hasattr(os, "posix_fallocate"):  # not on macOS
+                os.posix_fallocate(stream.fileno(), 0, size)
+            stream.truncate(size)
+        except OSError:
+            file.unlink()
+            raise
 
 
 def backbone_digest(model: CamNet) -> str:

@@ -1,6 +1,5 @@
 """Entry point: turns our errors and Ctrl-C into one line and an exit code."""
 
-import os
 import shlex
 import sys
 import traceback
@@ -10,9 +9,9 @@ from typing import NoReturn
 from pipeline.cli.app import app, reporting
 from pipeline.runs.graph import STAGES
 from pipeline.system import distributed, interrupts
-from pipeline.system.errors import PipelineError, first_line, printable
+from pipeline.system.errors import PipelineError, printable, reason_of
 from pipeline.system.memory import keep_freed_memory
-from pipeline.system.progress import console, log
+from pipeline.system.progress import console, drop_output, log
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C; Typer raises it."""
@@ -52,11 +51,13 @@ def main() -> None:
         end_with(error, str(error))
     except BrokenPipeError:
         # the reader of our output, such as `head`, has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         sys.exit(1)
     except OSError as error:
-        # a disk, folder or device failed outside the places that name it
-        end_with(error, f"{first_line(error)}. Check the disk and the permissions.")
+        # a disk, folder or device failed outside the places that name it, or the one that output goes to
+        drop_output()
+        place = f"{error.filename}: " if error.filename else ""
+        end_with(error, f"{place}{reason_of(error)}. Check the disk and the permissions.")
     except SystemExit as end:
         if end.code == INTERRUPTED:
             log(f"interrupted; {next_step(sys.argv[1:])}.")

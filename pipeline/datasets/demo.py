@@ -11,6 +11,7 @@ photographs, and a class has one to five test cut-outs: use them to try the pipe
 """
 
 import hashlib
+import io
 import json
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -22,7 +23,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from pipeline.datasets.dataset import Dataset, Objects
 from pipeline.system.errors import PipelineError
-from pipeline.system.files import write_text
+from pipeline.system.files import write_bytes, write_text
 
 SCHEMA = {"schema": "demo-scenes", "version": 1}
 ANNOTATIONS = "annotations.json"
@@ -106,14 +107,15 @@ def compose(out_dir: Path, config: DemoConfig) -> None:
     annotations.unlink(missing_ok=True)
     images = []
     for split_index, split in enumerate(SPLITS):
-        (out_dir / split).mkdir(parents=True, exist_ok=True)
         cutouts = load_cutouts(split)
         for n in range(config.train_scenes if split == "train" else config.test_scenes):
             rng = np.random.default_rng([config.seed, split_index, n])
             large_class = list(cutouts)[n % len(cutouts)]
             scene, objects = draw_scene(cutouts, large_class, config, rng)
             path = f"{split}/{n:04d}.jpg"
-            scene.save(out_dir / path, quality=JPEG_QUALITY)
+            buffer = io.BytesIO()
+            scene.save(buffer, "JPEG", quality=JPEG_QUALITY)
+            write_bytes(out_dir / path, buffer.getbuffer(), durable=False)
             images.append({"id": f"{split}_{n:04d}", "split": split, "path": path, "objects": objects})
     record = header | {"class_names": class_names(), "images": images}
     write_text(annotations, json.dumps(record))

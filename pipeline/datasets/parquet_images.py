@@ -15,7 +15,7 @@ from pipeline.datasets.splits import split_in_shard
 from pipeline.datasets.tables import checked_split, import_pyarrow, labels_of
 from pipeline.photos.formats import PHOTO_SUFFIXES, suffix_of
 from pipeline.system.errors import PipelineError, first_line
-from pipeline.system.files import regular_file, replacing
+from pipeline.system.files import regular_file, write_bytes
 
 ROWS = 64
 """Rows that are in memory at the same time."""
@@ -163,8 +163,7 @@ def _keep(content: bytes, name: str, folder: Path) -> Path:
         suffix = suffix_of(content) or ""
     path = folder.absolute() / digest[:2] / f"{digest}{suffix}"
     if not path.is_file():
-        with replacing(path, durable=False) as partial:
-            partial.write_bytes(content)
+        write_bytes(path, content, durable=False)
     return path
 
 

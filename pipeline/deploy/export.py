@@ -19,8 +19,8 @@ from pipeline.classifier.network import CamNet
 from pipeline.deploy.classifier import Classifier
 from pipeline.photos.rgb import load_square
 from pipeline.runs.folders import check_free
-from pipeline.system.errors import PipelineError, first_line
-from pipeline.system.files import replacing
+from pipeline.system.errors import PipelineError, first_line, reason_of
+from pipeline.system.files import checked_stream, replacing
 from pipeline.system.progress import log
 
 Format = Literal["onnx", "torch-export"]
@@ -144,7 +144,7 @@ def load_onnx(path: Path) -> Callable[[Tensor], Tensor]:
 
 def write_torch_export(program: torch.export.ExportedProgram, description: dict[str, Any], path: Path) -> None:
     """Write a torch.export archive that contains the description as JSON."""
-    with path.open("wb") as file:
+    with checked_stream(path) as file:
         torch.export.save(program, file, extra_files={DESCRIPTION_FILE: json.dumps(description)})
 
 
@@ -171,12 +171,17 @@ def check_recipe(classifier: Classifier, scores: Callable[[Path], Any], name: st
         name: of the export, for error messages.
 
     Raises:
-        PipelineError: the difference is above `RECIPE_TOLERANCE`.
+        PipelineError: the difference is above `RECIPE_TOLERANCE`, or temporary photos cannot be written.
     """
-    with TemporaryDirectory() as folder:
-        paths = write_probes(Path(folder))
-        exported = np.array([np.asarray(scores(path), dtype=np.float64) for path in paths])
-        difference = np.abs(exported - [list(p.scores.values()) for p in classifier.predict(paths)]).max(axis=1)
+    try:
+        with TemporaryDirectory() as folder:
+            paths = write_probes(Path(folder))
+            exported = np.array([np.asarray(scores(path), dtype=np.float64) for path in paths])
+            difference = np.abs(exported - [list(p.scores.values()) for p in classifier.predict(paths)]).max(axis=1)
+    except OSError as error:
+        raise PipelineError(
+            f"temporary photos could not be written ({reason_of(error)}). Set TMPDIR to a folder with room."
+        ) from error
     worst = int(difference.argmax())
     if not difference[worst] <= RECIPE_TOLERANCE:
         raise PipelineError(

@@ -207,7 +207,7 @@ def run(classifier_path: Path, out: Path | None = None, *, force: bool = False) 
         PipelineError: the classifier is missing, its backbone is not from timm, the weights give other scores, or the
             folder exists.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     out = out or classifier_path.with_name("hub")
     check_free(out, force=force, folder=True)
@@ -225,7 +225,7 @@ def run(classifier_path: Path, out: Path | None = None, *, force: bool = False) 
     files = read_run(folder) if (folder / "manifest.csv").exists() else None
     config = config_of(checkpoint, net, architecture)
     with replacing_folder(out) as target:
-        save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+        (target / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
         for name, text in (
             ("config.json", json.dumps(config, indent=1, ensure_ascii=False) + "\n"),
             ("load.py", LOADER.replace("# RECIPE\n", recipe())),

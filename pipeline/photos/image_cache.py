@@ -1,9 +1,7 @@
 """Resized photos on disk, so that later epochs and runs neither decode nor resize."""
 
 import hashlib
-import os
 import shutil
-import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from pipeline.photos.images import DECODING, UnreadableImage
 from pipeline.photos.resize import load_view
 from pipeline.runs.options import ResizeFilter
 from pipeline.system.errors import PipelineError
-from pipeline.system.files import file_key
+from pipeline.system.files import file_key, write_bytes
 from pipeline.system.progress import log
 
 
@@ -79,10 +77,7 @@ class ImageCache:
         return self._folder / f"{size[0]}x{size[1]}-{resize_filter}" / name[:2] / f"{name}.rgb"
 
     def _keep(self, file: Path, pixels: np.ndarray) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(f".{os.getpid()}-{threading.get_ident()}.partial")
-        pixels.tofile(partial)
-        partial.replace(file)
+        write_bytes(file, pixels, durable=False)
 
 
 def open_cache(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from pipeline.system import distributed
-from pipeline.system.errors import PipelineError, first_line
+from pipeline.system.errors import PipelineError, reason_of
 from pipeline.system.progress import log
 
 FILE = ".lock"
@@ -45,10 +45,10 @@ def locked(folder: Path) -> Iterator[None]:
                 f"warning: {folder} is on a file system without locks ({error.strerror}). "
                 "Run one command at a time on it: nothing stops a second one from writing the same files."
             )
+        holder = f"process {os.getpid()} on {socket.gethostname()} ({shlex.join(['ccd', *sys.argv[1:]])})"
         with suppress(OSError):  # a full disk: the lock holds, only its holder is not named
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()} ({shlex.join(['ccd', *sys.argv[1:]])})")
-            file.flush()
+            os.write(file.fileno(), os.fsencode(holder))  # without a buffer, which closing would write again
         try:
             yield
         finally:
@@ -65,10 +65,10 @@ def open_lock(folder: Path) -> TextIO:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise PipelineError(f"{path} is not a regular file, so it cannot be the lock. Remove it.")
-        return os.fdopen(descriptor, "a+", encoding="utf-8")
+        return os.fdopen(descriptor, "a+", encoding="utf-8", errors="replace")
     except OSError as error:
         if path.is_symlink():
             raise PipelineError(f"{path} is a link, so it cannot be the lock. Remove it.") from error
         raise PipelineError(
-            f"{folder} cannot be written to ({first_line(error)}). Check it, or name another run."
+            f"{folder} cannot be written to ({reason_of(error)}). Check it, or name another run."
         ) from error

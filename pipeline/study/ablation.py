@@ -23,7 +23,7 @@ from pipeline.runs.options import EvaluateConfig
 from pipeline.runs.settings import Settings, assignments_to_settings, shipped, write_run
 from pipeline.stages.chain import KeptFeatures, run_chain
 from pipeline.system import distributed
-from pipeline.system.errors import PipelineError, first_line
+from pipeline.system.errors import PipelineError, first_line, reason_of
 from pipeline.system.files import regular_file, replacing
 from pipeline.system.progress import PlainTable, log
 
@@ -117,7 +117,7 @@ def link_files(source: Path, target: Path, names: Sequence[str]) -> None:
                 os.link(source / name, target / name)
     except OSError as error:
         raise PipelineError(
-            f"{target} could not be written ({first_line(error)}). Check the folder and the disk."
+            f"{target} could not be written ({reason_of(error)}). Check the folder and the disk."
         ) from error
 
 

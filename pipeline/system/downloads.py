@@ -12,7 +12,7 @@ from urllib.request import Request, urlopen
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
-from pipeline.system.errors import PipelineError
+from pipeline.system.errors import PipelineError, reason_of
 from pipeline.system.files import sha256_of
 
 TIMEOUT = 30
@@ -72,7 +72,7 @@ def download(url: str, path: Path, sha256: str | None = None) -> Path:
         sha256: expected hash, of an existing file too; None to check nothing.
 
     Raises:
-        PipelineError: the address cannot be reached, or the file has another hash.
+        PipelineError: the address cannot be reached, the file has another hash, or the disk is full.
     """
     if path.exists():
         if sha256 and (actual := sha256_of(path)) != sha256:
@@ -80,11 +80,16 @@ def download(url: str, path: Path, sha256: str | None = None) -> Path:
                 f"{path} has SHA-256 {actual}, expected {sha256}. Delete it to download it again from {url}."
             )
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        reason = _fetch(url, partial, progress, progress.add_task(path.name, total=None))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            reason = _fetch(url, partial, progress, progress.add_task(path.name, total=None))
+    except OSError as error:
+        raise PipelineError(
+            f"{partial} could not be written ({reason_of(error)}). Make room, and run again."
+        ) from error
     if reason:
         file = f"the file with SHA-256 {sha256}" if sha256 else "the file"
         raise PipelineError(

@@ -74,6 +74,11 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     return [by_lower[match] for match in get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)]
 
 
+def reason_of(error: OSError) -> str:
+    """What the operating system says, without its number: "No space left on device"."""
+    return error.strerror or first_line(error)
+
+
 def hint(name: str, known: Iterable[str]) -> str:
     """A sentence for an error about an unknown name: the most similar names, or else some of the known ones."""
     known = list(map(str, known))

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.system.errors import PipelineError, SpecialFileError, first_line, system_refusal
+from pipeline.system.errors import PipelineError, SpecialFileError, first_line, reason_of, system_refusal
 
 LIST = ".written-by-ccd.json"
 """List of the files in a folder that `replacing_folder` wrote."""
@@ -39,6 +39,8 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     partial = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            regular_file(path)  # /dev/null must stay what it is
         if durable:
             _remove_left_over(path)
         yield partial
@@ -46,13 +48,16 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
         partial.replace(path)
-    except (OSError, RuntimeError) as error:
-        # torch and h5py report a full disk as RuntimeError and OSError
-        reason = system_refusal(error) or f"({first_line(error)})."
-        raise PipelineError(f"{path} could not be written {reason} What was there is unchanged.") from error
+    except (OSError, RuntimeError) as error:  # a library can report a full disk as RuntimeError
+        raise _unwritten(path, error) from error
     finally:
         with suppress(OSError):  # as on a disk that cannot be written to
             partial.unlink(missing_ok=True)
+
+
+def _unwritten(path: Path, error: Exception) -> PipelineError:
+    reason = system_refusal(error) or f"({first_line(error)})."
+    return PipelineError(f"{path} could not be written {reason} What was there is unchanged.")
 
 
 class CheckedStream(io.FileIO):
@@ -79,18 +84,25 @@ class CheckedStream(io.FileIO):
 
 
 @contextmanager
+def checked_stream(path: Path) -> Iterator[CheckedStream]:
+    """A `CheckedStream`; raises the error of its first failed write at the end."""
+    with CheckedStream(path) as stream:
+        try:
+            yield stream
+        finally:
+            if stream.error is not None:
+                raise stream.error
+
+
+@contextmanager
 def replacing_stream(path: Path) -> Iterator[CheckedStream]:
     """A stream to write a file through, which takes the place of `path` at the end, see `replacing`.
 
     Raises:
         PipelineError: the disk is full or the folder cannot be written to; the old file stays.
     """
-    with replacing(path) as partial, CheckedStream(partial) as stream:
-        try:
-            yield stream
-        finally:
-            if stream.error is not None:
-                raise stream.error
+    with replacing(path) as partial, checked_stream(partial) as stream:
+        yield stream
 
 
 @contextmanager
@@ -126,9 +138,7 @@ def replacing_folder(path: Path, *, listed: bool = True) -> Iterator[Path]:
                 aside.rename(path)
             raise
     except OSError as error:
-        raise PipelineError(
-            f"{path} could not be written ({first_line(error)}). What was there is unchanged."
-        ) from error
+        raise _unwritten(path, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(aside, ignore_errors=True)
@@ -173,7 +183,7 @@ def remove_folder(path: Path) -> None:
         if path.exists():
             raise PipelineError(f"{path} changed while it was removed. Run one command at a time on a run.") from None
     except OSError as error:
-        raise PipelineError(f"{path} could not be removed ({first_line(error)}). Remove it by hand.") from error
+        raise PipelineError(f"{path} could not be removed ({reason_of(error)}). Remove it by hand.") from error
 
 
 def _beside(path: Path, role: str = "") -> Path:
@@ -218,6 +228,15 @@ def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: Path, content: Any, *, durable: bool = True) -> None:
+    """Write the bytes of a buffer whole or not at all, see `replacing`.
+
+    Libraries that write to a file themselves often lose the reason why the disk refuses.
+    """
+    with replacing(path, durable=durable) as partial:
+        partial.write_bytes(content)
 
 
 def write_json(path: Path, content: Any) -> None:

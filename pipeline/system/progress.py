@@ -1,5 +1,6 @@
 """Progress bar, messages and tables of a command."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.system import distributed, interrupts
-from pipeline.system.errors import printable
+from pipeline.system.errors import PipelineError, printable, reason_of
 from pipeline.system.trackers import Add, Curves, open_curves
 
 console = Console(stderr=True, highlight=False)
@@ -146,4 +147,30 @@ def plain(value: Any) -> Any:
 
 def show(table: Table) -> None:
     """Print a table on stdout."""
-    output.print(table)
+    with writing_output():
+        output.print(table)
+
+
+@contextmanager
+def writing_output() -> Iterator[None]:
+    """Turn a full disk behind standard output into one line.
+
+    Raises:
+        PipelineError: standard output cannot be written.
+        BrokenPipeError: its reader, such as `head`, has closed it.
+    """
+    try:
+        yield
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        drop_output()
+        raise PipelineError(f"standard output could not be written ({reason_of(error)}). Check its disk.") from error
+
+
+def drop_output() -> None:
+    """Discard what waits to be printed: Python would try to print it again as it ends."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

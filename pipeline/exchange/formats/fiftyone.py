@@ -1,5 +1,6 @@
 """FiftyOne: a folder with samples and a script that loads them."""
 
+import io
 import json
 from pathlib import Path
 
@@ -76,7 +77,9 @@ def write(export: Export, out: Path) -> None:
         (folder / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         (folder / "load.py").write_text(FIFTYONE_LOADER, encoding="utf-8")
         if embeddings is not None:
-            np.save(folder / "embeddings.npy", embeddings)
+            buffer = io.BytesIO()
+            np.save(buffer, embeddings)
+            (folder / "embeddings.npy").write_bytes(buffer.getbuffer())
 
 
 def teacher_embeddings(labels: LabelSet) -> np.ndarray | None:
