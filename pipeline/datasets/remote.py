@@ -20,7 +20,7 @@ from pipeline.photos.formats import PHOTO_SUFFIXES
 from pipeline.photos.prefetch import Prefetch
 from pipeline.runs.options import PrepareConfig
 from pipeline.system.downloads import Allowance
-from pipeline.system.errors import PipelineError, first_line
+from pipeline.system.errors import PipelineError, first_line, printable
 from pipeline.system.files import replacing, write_json
 from pipeline.system.progress import bar
 
@@ -208,10 +208,15 @@ def _fetch_one(system: Any, name: str, mark: Any, known: dict[str, Any], cache: 
             digest.update(block)
             file.write(block)
     sha256 = digest.hexdigest()
-    place = f"{sha256[:2]}/{sha256}/{path_of(name).name}"
+    place = f"{sha256[:2]}/{sha256}/{_file_name(name)}"
     (folder / place).parent.mkdir(parents=True, exist_ok=True)
     arriving.replace(folder / place)
     return {"mark": mark, "place": place}
+
+
+def _file_name(name: str) -> str:
+    """The last part of the name of a remote file, as the name of a file on any disk."""
+    return printable(path_of(name).name).encode(errors="replace")[-200:].decode(errors="ignore")
 
 
 def _blocks(source: IO[bytes], name: str, allowance: Allowance) -> Iterator[bytes]:

@@ -43,7 +43,9 @@ def open_system(address: str, trusted: Set[str] = frozenset()) -> tuple[Any, str
             # the text of these options decides whether fsspec opens another session
             allowed = tuple(sorted(frozenset().union(*map(_machines, trusted))))
             options = {"get_client": _session, "client_kwargs": {"allowed": allowed}, "max_redirects": REDIRECTS}
-        return fsspec.core.url_to_fs(address, **options)
+        # unlike fsspec's url_to_fs, without chains such as "https://a::file:///b", which split an IPv6 address too
+        system = fsspec.filesystem(address.split("://")[0], **options)
+        return system, system._strip_protocol(address)
     except ImportError as error:
         raise PipelineError(
             f"{address} needs a package that is missing ({first_line(error)}). Install with `pip install '.[remote]'`."

@@ -102,7 +102,8 @@ class Hostile(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(host="127.0.0.1"):
-    server = ThreadingHTTPServer((host, 0), Hostile)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    server = type("Server", (ThreadingHTTPServer,), {"address_family": family})((host, 0), Hostile)
     server.daemon_threads = True
     server.asked, server.listed, server.target = [], [], ""
     server.url = f"http://{host}:{server.server_port}"
@@ -164,6 +165,30 @@ def test_an_archive_of_an_address_has_the_limit_of_unpacking(server, tmp_path):
     with pytest.raises(PipelineError, match=r"large.tar broke off \(it is larger than"):
         fetch(f"{server.url}/large.tar", tmp_path, rules, shown=False)
     assert not kept(tmp_path)
+
+
+def test_odd_names_in_a_page_become_files_of_the_cache(server, tmp_path):
+    server.listed = [
+        "x" * 300 + ".png",
+        "%00.png",
+        "\x01\x1b[2J.png",
+        "up%2f..%2f..%2fup.png",
+        "é" * 150 + ".png",
+        "a b.png",
+    ]
+    dataset = folder.load(f"{server.url}/", ["cat", "dog"], reading=Reading(cache=tmp_path))
+    assert len(dataset.paths) == 6 and all(path.is_relative_to(tmp_path / "remote") for path in dataset.paths)
+
+
+def test_an_address_is_no_chain_of_file_systems(server, tmp_path):
+    trusted = Rules(trusted=hosts_of([server.url]))
+    for address in (f"{server.url}/a.png::file:///etc/passwd", "http://x::memory://y/a.png"):
+        with suppress(PipelineError):
+            assert fetch(address, tmp_path, trusted, shown=False).files.keys() <= {"passwd"}
+    assert all(photo_bytes((8, 8)) == path.read_bytes() for path in kept(tmp_path))
+    with serving("::1") as other:
+        address = f"http://[::1]:{other.server_port}/good.png"
+        assert list(fetch(address, tmp_path, Rules(trusted=hosts_of([address])), shown=False).files) == ["good.png"]
 
 
 def test_a_page_of_a_folder_is_limited(server, tmp_path, monkeypatch):

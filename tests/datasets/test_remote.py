@@ -118,10 +118,10 @@ def test_addresses_that_lead_nowhere(store, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_package_that_is_missing_is_named_with_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def missing(address):
+    def missing(scheme, **_):
         raise ImportError("Install s3fs to access S3")
 
-    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    monkeypatch.setattr(fsspec, "filesystem", missing)
     with pytest.raises(PipelineError, match=r"Install s3fs.*`pip install '\.\[remote\]'`"):
         folder.load("s3://bucket/photos", CLASSES, reading=Reading(cache=tmp_path))
 
