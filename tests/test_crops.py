@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -90,13 +92,13 @@ def test_crops_share_batches_across_photos_and_a_stopped_stage_goes_on(tmp_path,
             for n, photo in enumerate(owner)
         ]
     ).numpy()
-    whole = ColourTeacher()
-    found = score_crops.score_crops(asked(whole), paths, owner, boxes, 2, pieces("whole"))
+    whole, photos = ColourTeacher(), SimpleNamespace(paths=paths, digest_of={})
+    found = score_crops.score_crops(asked(whole), photos, owner, boxes, 2, pieces("whole"))
     np.testing.assert_allclose(np.concatenate(list(found)), alone, atol=1e-6)
     assert len(whole.batches) < len(boxes)
     with pytest.raises(KeyboardInterrupt):
-        score_crops.score_crops(asked(ColourTeacher(limit=8)), paths, owner, boxes, 1, pieces("stopped"))
+        score_crops.score_crops(asked(ColourTeacher(limit=8)), photos, owner, boxes, 1, pieces("stopped"))
     rest = ColourTeacher()
-    found = score_crops.score_crops(asked(rest), paths, owner, boxes, 2, pieces("stopped"))
+    found = score_crops.score_crops(asked(rest), photos, owner, boxes, 2, pieces("stopped"))
     np.testing.assert_allclose(np.concatenate(list(found)), alone, atol=1e-6)
     assert 0 < sum(rest.batches) < len(boxes)

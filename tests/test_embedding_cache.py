@@ -1,4 +1,6 @@
+import os
 import shutil
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -53,13 +55,60 @@ def test_only_what_is_missing_is_taken_over(tmp_path):
     np.testing.assert_array_equal(next(here.blocks([digest(1), digest(3)])), rows(1, 3))
 
 
-def test_a_damaged_store_says_what_to_delete(tmp_path):
+@pytest.mark.parametrize("damage", ["attribute", "flip", "text", "group", "float64"])
+def test_a_damaged_store_counts_as_empty(tmp_path, damage, capfd):
     store = ImageStore(tmp_path, KEY)
-    store.add([digest(1)], [rows(1)])
+    store.add([digest(1), digest(2)], [rows(1, 2)])
+    if damage == "flip":
+        content = bytearray(store.path.read_bytes())
+        content[len(content) // 2] ^= 255
+        store.path.write_bytes(content)
+    else:
+        with h5py.File(store.path, "r+") as file:
+            if damage == "attribute":
+                file.attrs["teacher_fingerprint"] = "another"
+            else:
+                del file["image"]
+                file["image"] = {"text": ["a", "b"], "float64": np.ones((2, 3))}.get(damage, 0)
+            if damage == "group":
+                del file["image"]
+                file.create_group("image")
+    again = ImageStore(tmp_path, KEY)
+    assert again.missing([digest(1)]) == [digest(1)] and "encoded again" in capfd.readouterr().err
+    again.add([digest(1)], [rows(1)])
+    np.testing.assert_array_equal(next(ImageStore(tmp_path, KEY).blocks([digest(1)])), rows(1))
+
+
+def test_an_embedding_that_is_not_finite_is_missing(tmp_path):
+    store = ImageStore(tmp_path, KEY)
+    store.add([digest(n) for n in (1, 2, 3)], [rows(1, 2, 3)])
     with h5py.File(store.path, "r+") as file:
-        file.attrs["teacher_fingerprint"] = "another"
-    with pytest.raises(PipelineError, match=r"is damaged .*Delete it"):
-        ImageStore(tmp_path, KEY)
+        file["image"][1, 0] = np.nan
+    again = ImageStore(tmp_path, KEY)
+    assert again.missing([digest(n) for n in (1, 2, 3)]) == [digest(2)]
+    again.add([digest(2)], [rows(2)])
+    found = np.concatenate(list(ImageStore(tmp_path, KEY).blocks([digest(n) for n in (1, 2, 3)])))
+    np.testing.assert_array_equal(found, rows(1, 2, 3))
+
+
+@pytest.mark.parametrize("stage", ["embed", "score-crops", "warmup"])
+def test_a_photo_that_changes_after_the_check_is_not_stored_under_its_old_hash(
+    stage, finished, tmp_path, colour_teacher
+):
+    run = shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(run / "image_embeddings")
+    path = Path(read(run / "manifest.csv").paths[0])
+    before, content = path.stat(), path.read_bytes()
+    # same size and time, so that the check of all photos does not notice
+    path.write_bytes(content[:-20] + bytes(20))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    try:
+        code, output = invoke(stage, "--run", run, "--force", "--device", "cpu")
+    finally:
+        path.write_bytes(content)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert code == 1 and "has changed since it was prepared" in output and "ccd prepare" in output
+    assert not list(run.glob("image_embeddings/*"))
 
 
 @pytest.fixture

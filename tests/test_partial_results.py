@@ -3,6 +3,7 @@
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -137,14 +138,14 @@ def test_boxes_resumed_in_other_batches_are_those_of_all_photos(size, run, monke
 
 
 def test_crops_of_other_boxes_are_scored_again(tmp_path):
-    paths = noise_photos(tmp_path, [(40, 40)] * 3)
+    photos = SimpleNamespace(paths=noise_photos(tmp_path, [(40, 40)] * 3), digest_of={})
     head = ZeroShotHead(torch.eye(3), torch.arange(3), torch.eye(3)[:0], 5.0)
     asked = CropTeacher(ColourTeacher(), head, CropRules(32, 0, "bicubic", "bicubic", "snapped"))
     first = torch.tensor([[0.0, 0, 20, 20]]).repeat(3, 1)
 
     def scores(name, boxes):
         pieces = PartialResults(tmp_path / name, Provenance("crop_scores", 1, {}, {}))
-        return np.concatenate(list(score_crops(asked, paths, torch.arange(3), boxes, 2, pieces)))
+        return np.concatenate(list(score_crops(asked, photos, torch.arange(3), boxes, 2, pieces)))
 
     before = scores("resumed", first)
     np.testing.assert_array_equal(scores("resumed", first + 20), scores("afresh", first + 20))

@@ -85,17 +85,18 @@ class FeatureStore:
         self._backbone = ""
         self._kept: dict[str, Maps] = {}  # least recently used first
         self._on_disk: dict[str, Path] = {}
-        self._digests: Mapping[str, str] = {}
+        self.digests: Mapping[str, str] = {}
+        """SHA-256 by path of photos whose content has been checked."""
 
     def know(self, digests: Mapping[str, str]) -> None:
         """Set the SHA-256 by path of photos whose content has been checked, so that the store does not read them."""
-        self._digests = digests
+        self.digests = digests
 
     def images_key(self, paths: Sequence[str]) -> str:
         """Hash of the `photo_key` of images."""
         digest = hashlib.sha256()
         for path in paths:
-            digest.update(f"{photo_key(path, self._digests)}\n".encode(errors="surrogateescape"))
+            digest.update(f"{photo_key(path, self.digests)}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
     def open(self, model: CamNet, key: str, shape: Sequence[int]) -> Maps | None:

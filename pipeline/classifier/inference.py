@@ -82,7 +82,8 @@ def feature_batches(
         return
     features = feature_run(model)
     with bar(title, len(paths), done) as progress:
-        views = ViewSpec(size, model.resize_filter).batches(paths[done:], batch_size)
+        digests = {} if store is None else store.digests
+        views = ViewSpec(size, model.resize_filter, digests=digests).batches(paths[done:], batch_size)
         for number, (rows, images) in enumerate(views):
             found = features(to_float(to_device(images, device)))
             found = found.half() if rounded else found

@@ -212,7 +212,8 @@ def view_source(
     """Maps of a frozen backbone; for a trained one, photos that are decoded in every epoch."""
     device = next(state.model.parameters()).device
     colours = {} if consistency is None else {"jitter": consistency.jitter, "jitter_order": consistency.jitter_order}
-    spec = ViewSpec(config.image_size, state.model.resize_filter, data.cache, **colours)
+    digests = {} if store is None else store.digests
+    spec = ViewSpec(config.image_size, state.model.resize_filter, data.cache, digests=digests, **colours)
     state.model.train()
     freeze(state.model, config)
     if is_frozen(state.model):

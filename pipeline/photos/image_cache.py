@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.photos.checked import load_checked
 from pipeline.photos.images import DECODING, UnreadableImage
 from pipeline.photos.resize import load_view
 from pipeline.runs.options import ResizeFilter
@@ -46,7 +47,7 @@ class ImageCache:
             pixels = np.empty(0, dtype=np.uint8)
         if pixels.size == cache_bytes(1, size):
             return torch.from_numpy(pixels).view(3, *size)
-        image = load_view(path, size, resize_filter)
+        image = load_checked(path, self._digests, lambda source: load_view(source, size, resize_filter))
         self._keep(file, image.contiguous().numpy())
         return image
 

@@ -1,11 +1,12 @@
 """How photos become the square views that a network takes."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from pipeline.photos.checked import load_checked
 from pipeline.photos.image_cache import ImageCache
 from pipeline.photos.prefetch import Stream, chunks
 from pipeline.photos.resize import load_view
@@ -26,11 +27,16 @@ class ViewSpec:
     """Largest colour change of the second view, in [0, 0.5]; None for no second view."""
     jitter_order: str = "batch"
     """See `draw_jitter`."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 by path of the photos of a manifest; a photo with another content is refused."""
 
     def load(self, path: str) -> Tensor:
         """The view of one photo, uint8 Tensor[3, size, size]."""
-        load = load_view if self.cache is None else self.cache.load_view
-        return load(path, (self.size, self.size), self.resize_filter)
+        if self.cache is not None:
+            return self.cache.load_view(path, (self.size, self.size), self.resize_filter)
+        return load_checked(
+            path, self.digests, lambda source: load_view(source, (self.size, self.size), self.resize_filter)
+        )
 
     def stream(self, paths: Sequence[str], batches: Sequence[Sequence[int]]) -> Stream[Tensor]:
         """Views of batches of rows of `paths`, decoded ahead by threads."""

@@ -118,7 +118,7 @@ def run_teacher(
     store = ImageStore(folder, key, config.teacher)
     missing = len(store.missing(manifest.digests))
     batch_size = config.batch_size or (find_batch_size(teacher.encode_images, (size, size), device) if missing else 1)
-    views = ViewSpec(size, rules.resize_filter_of(teacher))
+    views = ViewSpec(size, rules.resize_filter_of(teacher), digests=manifest.digest_of)
     embed_images(teacher, manifest, store, views, batch_size, partial)
     distributed.barrier()  # every process reads the store that the first one has written
     if missing < len(manifest.digests):

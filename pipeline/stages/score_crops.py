@@ -17,6 +17,7 @@ from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.schema import check_same_images
 from pipeline.method.crops import square_boxes, truncated_size, view_size
 from pipeline.method.probabilities import ClassProbabilities, softmax_probabilities
+from pipeline.photos.checked import load_checked
 from pipeline.photos.images import load_image
 from pipeline.photos.prefetch import Prefetch, chunks, default_workers
 from pipeline.photos.resize import crop, crop_bilinear, load_view
@@ -62,16 +63,16 @@ class CropRules:
         return truncated_size(height, width, self.long_side)
 
 
-def crops_of(path: str, boxes: Tensor, rules: CropRules) -> list[Tensor]:
+def crops_of(source: str | bytes, boxes: Tensor, rules: CropRules) -> list[Tensor]:
     """The crops of one photo, Tensor[3, h, w] each: uint8, or float32 in [0, 255] where they are bilinear.
 
     Args:
-        path: the photo.
+        source: path or content of the photo.
         boxes: Tensor[M, 4], xyxy in pixels of the image that is cut.
         rules: how boxes become crops.
     """
     view = (rules.view_side, rules.view_side)
-    image = load_view(path, view, rules.resize_filter) if rules.view_side else load_image(path)
+    image = load_view(source, view, rules.resize_filter) if rules.view_side else load_image(source)
     crop_one = crop_bilinear if rules.resampling == "bilinear" else crop
     return [crop_one(image, box, rules.size_of(box)) for box in boxes]
 
@@ -87,7 +88,7 @@ class CropTeacher:
 
 def score_crops(
     scorer: CropTeacher,
-    paths: Sequence[str],
+    photos: Manifest,
     owner: Tensor,
     boxes: Tensor,
     batch_size: int,
@@ -97,7 +98,7 @@ def score_crops(
 
     Args:
         scorer: the teacher and its rules.
-        paths: N photos.
+        photos: N photos.
         owner: int64 Tensor[M], ascending, the photo of each box.
         boxes: Tensor[M, 4], xyxy in pixels of the image that is cut.
         batch_size: crops per teacher call.
@@ -109,12 +110,13 @@ def score_crops(
     teacher, head, rules = scorer.teacher, scorer.head, scorer.rules
     texts = [each.numpy() for each in (head.text, head.text_class, head.background_text)]
     settings = [teacher.fingerprint, precision_of(teacher), vars(rules), head.logit_scale, head.logit_bias]
-    photo_ranges = chunks(len(paths), PART)
-    first = torch.searchsorted(owner, torch.arange(len(paths) + 1)).tolist()  # first crop of each photo
+    photo_ranges = chunks(len(photos.paths), PART)
+    first = torch.searchsorted(owner, torch.arange(len(photos.paths) + 1)).tolist()  # first crop of each photo
     counts = [first[photos.stop] - first[photos.start] for photos in photo_ranges]
 
     def cut_crops(photo: int) -> list[Tensor]:
-        return crops_of(paths[photo], boxes[first[photo] : first[photo + 1]], rules)
+        own = boxes[first[photo] : first[photo + 1]]
+        return load_checked(photos.paths[photo], photos.digest_of, lambda source: crops_of(source, own, rules))
 
     def score(indices: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         photos = [photo for index in indices for photo in photo_ranges[index] if first[photo] < first[photo + 1]]
@@ -216,7 +218,7 @@ def score_boxes(
     crop_boxes = scorer.rules.boxes_to_cut(crop_boxes, sizes)
     largest = (scorer.rules.long_side, scorer.rules.long_side)
     batch_size = config.batch_size or find_batch_size(scorer.teacher.encode_images, largest, device)
-    logits = score_crops(scorer, train.paths, owner, crop_boxes, batch_size, partial)
+    logits = score_crops(scorer, train, owner, crop_boxes, batch_size, partial)
     return scorer.head.probabilities_in_blocks(len(owner), map(torch.from_numpy, logits)), scorer.head.outcomes
 
 

@@ -10,11 +10,21 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from pipeline.artifacts.hdf5_file import create_array, creating, put_array, put_attributes, take, take_attributes
+from pipeline.artifacts.hdf5_file import (
+    create_array,
+    creating,
+    put_array,
+    put_attributes,
+    take,
+    take_attributes,
+    take_texts,
+)
 from pipeline.runs.config import split_teacher
 from pipeline.runs.folders import existing_run, run_folder
 from pipeline.runs.options import EmbedConfig
 from pipeline.system.errors import PipelineError, UnreadableError, first_line, system_refusal
+from pipeline.system.files import regular_file
+from pipeline.system.progress import log
 
 FOLDER = "image_embeddings"
 """Folder in a run folder; one file per teacher, view size and precision."""
@@ -57,8 +67,12 @@ class ImageStore:
         self._teacher = teacher
         self._rows: dict[str, int] = {}
         if self.path.exists():
-            digests = self._take("sha256")
-            self._rows = {digest.decode(): row for row, digest in enumerate(digests)}
+            try:
+                self._rows = self._sound_rows()
+            except UnreadableError:
+                raise
+            except PipelineError as error:
+                log(f"{str(error).rstrip('.')}, so its photos are encoded again.")
 
     def missing(self, digests: Sequence[str]) -> list[str]:
         """Those of these photos that the store lacks, each once, in order."""
@@ -73,12 +87,11 @@ class ImageStore:
             put_attributes(file, vars(self.key) | {"teacher": self._teacher})
             put_array(file, "sha256", np.array([*kept, *digests], dtype="S64"))
             made = create_array(file, "image", (len(kept) + len(digests), first.shape[1]), np.float32)
-            old = (self._read(slice(start, min(start + BLOCK, len(kept)))) for start in range(0, len(kept), BLOCK))
             start = 0
-            for block in chain(old, [first], images):
+            for block in chain(self.blocks(kept), [first], images):
                 made[start : start + len(block)] = block
                 start += len(block)
-        self._rows |= {digest: len(kept) + n for n, digest in enumerate(digests)}
+        self._rows = {digest: row for row, digest in enumerate([*kept, *digests])}
 
     def take_over(self, other: "ImageStore", digests: Sequence[str]) -> int:
         """Copy embeddings that are missing here from another store, and return their number."""
@@ -100,25 +113,29 @@ class ImageStore:
         with self._opened() as file:
             return file["image"][rows]
 
-    def _take(self, name: str) -> np.ndarray:
+    def _sound_rows(self) -> dict[str, int]:
+        """Row of each photo with a finite embedding; raises PipelineError for a damaged file."""
         with self._opened() as file:
             attributes = take_attributes(file)
             key = {name: attributes.get(name) for name in vars(self.key)}
-            if key != vars(self.key) or file["image"].shape[:1] != file["sha256"].shape:
+            digests = take_texts(file, "sha256")
+            if key != vars(self.key) or file["image"].shape[:1] != (len(digests),) or file["image"].dtype != np.float32:
                 raise ValueError("it has another content")
-            return take(file, name)
+            rows: dict[str, int] = {}
+            for start in range(0, len(digests), BLOCK):
+                finite = np.isfinite(take(file, "image", slice(start, start + BLOCK))).all(axis=1)
+                rows |= {digests[start + row]: start + row for row in np.flatnonzero(finite).tolist()}
+            return rows
 
     @contextmanager
     def _opened(self) -> Iterator[h5py.File]:
         try:
-            with h5py.File(self.path) as file:
+            with h5py.File(regular_file(self.path)) as file:
                 yield file
-        except (OSError, KeyError, ValueError, RuntimeError) as error:
+        except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
             if refusal := system_refusal(error):
                 raise UnreadableError(f"{self.path} cannot be read {refusal}") from error
-            raise PipelineError(
-                f"{self.path} is damaged ({first_line(error)}). Delete it: `ccd embed` computes the embeddings again."
-            ) from error
+            raise PipelineError(f"{self.path} is damaged ({first_line(error)}).") from error
 
 
 def check_reuse(config: EmbedConfig) -> None:
@@ -139,7 +156,7 @@ def check_reuse(config: EmbedConfig) -> None:
     stored = []
     for path in files:
         try:
-            with h5py.File(path) as file:
+            with h5py.File(regular_file(path)) as file:
                 attributes = take_attributes(file)
                 stored.append((str(attributes.get("teacher", "")), int(attributes["image_size"])))
         except (OSError, KeyError, ValueError, RuntimeError) as error:
