@@ -175,6 +175,22 @@ def test_bomb_is_refused_before_decoding(tmp_path: Path, side: int, megapixels: 
             read(tmp_path / "bomb.png")
 
 
+def test_a_jpeg_whose_scans_repeat_is_refused(tmp_path: Path):
+    """100 kB of empty scans over 100 megapixels take minutes."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(buffer, "JPEG", progressive=True, subsampling=0)
+    content = buffer.getvalue()
+    last, frame = content.rindex(b"\xff\xda"), content.index(b"\xff\xc2")
+    side = struct.pack(">HH", 9990, 9990)
+    head = content[: frame + 5] + side + content[frame + 9 : last]
+    (tmp_path / "scans.jpg").write_bytes(head + content[last:-2] * 9000 + content[-2:])
+    for read in (image_size, verify_image, load_image):
+        with pytest.raises(UnreadableImage, match=r"scans\.jpg .* it has 9,0.. scans"):
+            read(tmp_path / "scans.jpg")
+    (tmp_path / "small.jpg").write_bytes(content[:last] + content[last:-2] * 9000 + content[-2:])
+    assert verify_image(tmp_path / "small.jpg") == (16, 16)
+
+
 def encoded(name: str) -> bytes:
     buffer = io.BytesIO()
     noise(96, 64, blur=1).save(buffer, name)

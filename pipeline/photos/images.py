@@ -5,6 +5,7 @@ import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ MAX_PIXELS = 100_000_000
 DECODING = 2
 """Version of the decoder; raise it when the pixels of a file change, so that cached pixels are computed again."""
 
+MOST_SCANS = 500
+"""Scans of a JPEG of MAX_PIXELS; a smaller one may have more. Each takes 11 bytes and a pass over all pixels."""
 _SIDEWAYS = (5, 6, 7, 8)
 
 # MAX_PIXELS decides, with an error; Pillow's warning starts below it.
@@ -120,6 +123,8 @@ def _opened(source: str | Path | bytes) -> Iterator[Image.Image]:
             if image.width * image.height > MAX_PIXELS:
                 megapixels = image.width * image.height / 1e6
                 raise ValueError(f"it has {megapixels:.0f} megapixels, the limit is {MAX_PIXELS / 1e6:.0f}")
+            if image.format in ("JPEG", "MPO"):
+                _check_scans(image)
             yield image
 
 
@@ -130,6 +135,18 @@ def _check_kind(path: Path) -> None:
         raise ValueError(f"it is {kind_of(mode)}, not a file")
     if path.suffix.lower() in RAW:
         raise ValueError(why_unreadable(path.suffix))
+
+
+def _check_scans(image: Image.Image) -> None:
+    """Raise ValueError for a JPEG with so many scans that its pixels take minutes."""
+    place = image.fp.tell()
+    image.fp.seek(0)
+    blocks = iter(lambda: image.fp.read(1 << 20), b"")
+    # a marker is not part of a scan; in a video behind the photo it occurs once in 65,536 bytes
+    scans = sum(block.count(b"\xff\xda") for block in islice(blocks, 256))
+    image.fp.seek(place)
+    if scans * image.width * image.height > MOST_SCANS * MAX_PIXELS:
+        raise ValueError(f"it has {scans:,} scans, a photo has at most 14")
 
 
 def _reason(source: object, error: Exception) -> str:

@@ -34,7 +34,7 @@ def frame_count(path: Path, every: float) -> int:
     """Approximate number of results of `frames`, from the duration in the header; 1 if there is none."""
     av = import_av(path)
     with suppress(UnreadableImage), _opened(av, path) as video:
-        return int((video.duration or 0) / av.time_base / every) + 1
+        return int(max(video.duration or 0, 0) / av.time_base / every) + 1  # damaged files have negative durations
     return 1
 
 
