@@ -17,7 +17,7 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C; Typer raises it."""
 
 
-KEEPS_WORK = {"prepare", "all", "ablation", "download", *(stage.name for stage in STAGES if stage.asks)}
+KEEPS_WORK = {"prepare", "all", "ablation", "download", *(stage.name for stage in STAGES if stage.network)}
 """Commands that continue where they were stopped; all other commands start from the beginning."""
 
 

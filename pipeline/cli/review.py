@@ -26,7 +26,7 @@ def review(
     images: SelectionOption = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of this machine. 0: any free port.")] = 0,
 ) -> None:
-    """Serve a page, to this machine only, to correct labels on; every answer is saved at once."""
+    """Serve a page, to this machine only, to correct labels on; every correction is saved at once."""
     from pipeline.review import server as tool
 
     tool.run(chosen_run(named_run(name, run)), count, chosen=images, port=port)

@@ -122,7 +122,7 @@ SHAPES = ("rectangle", "ellipse", "polygon", "brush", "keypoint", "bitmask", "ve
 """Types of regions that get their label from another result with the same id."""
 
 
-def answers(tasks: Any, class_names: Sequence[str]) -> dict[str, list[str]]:
+def corrected_classes(tasks: Any, class_names: Sequence[str]) -> dict[str, list[str]]:
     """Image id to the classes that a person chose, from an export of Label Studio as JSON or JSON-MIN.
 
     Any control with classes as values chooses them: a tick, or a region that the person drew. The newest annotation of

@@ -14,7 +14,7 @@ from pipeline.datasets.folder import match_rows
 from pipeline.datasets.image_names import ImageNames
 from pipeline.datasets.tables import UNKNOWN as UNTOUCHED
 from pipeline.datasets.tables import Row, label_row, read_table
-from pipeline.exchange.label_studio import answers
+from pipeline.exchange.label_studio import corrected_classes
 from pipeline.runs.graph import VERSIONS
 from pipeline.system.errors import PipelineError
 from pipeline.system.files import regular_file
@@ -36,7 +36,7 @@ def read_corrected_rows(path: Path, class_names: Sequence[str]) -> list[Row]:
     if path.suffix.lower() != ".json":
         return [row for row in read_table(path, class_names, needs_labels=True) if row.labels is not None]
     try:
-        classes_of = answers(json.loads(regular_file(path).read_text(encoding="utf-8-sig")), class_names)
+        classes_of = corrected_classes(json.loads(regular_file(path).read_text(encoding="utf-8-sig")), class_names)
     except OSError as error:
         raise PipelineError(f"{path} could not be read ({error.strerror}). Check the path.") from error
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:

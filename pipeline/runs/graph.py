@@ -36,7 +36,7 @@ class Stage:
     """Other files and folders that it writes; no stage needs them."""
     formulas: tuple[str, ...] = ()
     """Names in `pipeline.method.FORMULAS` that determine the content; a test derives them from the source."""
-    asks: Literal["", "teacher", "classifier"] = ""
+    network: Literal["", "teacher", "classifier"] = ""
     """The network that it runs or trains, for which it needs a device."""
     shared: bool = False
     """Whether the processes of torchrun share the work; otherwise the first one does it alone."""
@@ -61,7 +61,7 @@ STAGES = (
         makes=("embeddings.h5",),
         beside=("image_embeddings",),
         formulas=("probabilities", "labels", "snapping"),
-        asks="teacher",
+        network="teacher",
         shared=True,
     ),
     Stage(
@@ -82,7 +82,7 @@ STAGES = (
         makes=("warmup.pt",),
         beside=("warmup.csv", "tensorboard", "wandb", "mlflow.db"),
         formulas=("losses", "boost", "ranking"),
-        asks="classifier",
+        network="classifier",
         shared=True,
     ),
     Stage(
@@ -93,7 +93,7 @@ STAGES = (
         reads=("manifest.csv", "warmup.pt"),
         makes=("boxes.h5",),
         formulas=("cam", "crops", "boost"),
-        asks="classifier",
+        network="classifier",
         shared=True,
     ),
     Stage(
@@ -104,7 +104,7 @@ STAGES = (
         reads=("manifest.csv", "embeddings.h5", "boxes.h5"),
         makes=("crop_scores.h5",),
         formulas=("probabilities", "crops", "snapping"),
-        asks="teacher",
+        network="teacher",
         shared=True,
     ),
     Stage(
@@ -127,7 +127,7 @@ STAGES = (
         makes=("classifier.pt", "epoch_scores.h5", "cross_fitted_labels.h5"),
         beside=("train.csv",),
         formulas=("losses", "boost", "ranking", "labels", "calibration", "epoch_choice"),
-        asks="classifier",
+        network="classifier",
         shared=True,
     ),
     Stage(

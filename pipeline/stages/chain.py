@@ -94,13 +94,13 @@ def do_work(
         if not force and is_built(stage, folder, origin):
             log(f"{folder / stage.makes[0]} is up to date.")
             return
-        network: dict[str, Any] = {}
-        if stage.asks:
-            network = {"device": pick_device(device), "fresh": force, "manifest": checked_manifest(folder, kept)}
-        if stage.asks == "classifier":
-            network["store"] = kept.store
-            kept.store.know(network["manifest"].digest_of)
-        module_of(stage).run(folder, config, origin, **network)
+        arguments: dict[str, Any] = {}
+        if stage.network:
+            arguments = {"device": pick_device(device), "fresh": force, "manifest": checked_manifest(folder, kept)}
+        if stage.network == "classifier":
+            arguments["store"] = kept.store
+            kept.store.know(arguments["manifest"].digest_of)
+        module_of(stage).run(folder, config, origin, **arguments)
     if distributed.is_main():
         keep_timing(folder, stage, time.perf_counter() - start)
 

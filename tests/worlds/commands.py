@@ -79,8 +79,8 @@ def options(photos, backbone, folder):
 def run_stage(name, folder, config):
     """Run one stage with these options, whether it is up to date or not."""
     stage = find_stage(name)
-    network = {"manifest": read_manifest(folder), "device": "cpu", "fresh": False} if stage.asks else {}
-    network |= {"store": FeatureStore()} if stage.asks == "classifier" else {}
+    network = {"manifest": read_manifest(folder), "device": "cpu", "fresh": False} if stage.network else {}
+    network |= {"store": FeatureStore()} if stage.network == "classifier" else {}
     module_of(stage).run(folder, config, origin_of(stage, folder, config), **network)
 
 
