@@ -191,6 +191,32 @@ def test_a_jpeg_whose_scans_repeat_is_refused(tmp_path: Path):
     assert verify_image(tmp_path / "small.jpg") == (16, 16)
 
 
+def tiff_of_strips(count: int) -> bytes:
+    start = 8 + 2 + 12 * 8 + 4
+    tags = [(256, 1, 1), (257, 1, count), (258, 1, 8), (259, 1, 1), (262, 1, 1), (273, count, start), (278, 1, 1)]
+    entries = [struct.pack("<HHII", tag, 4, n, value) for tag, n, value in [*tags, (279, count, start + 4 * count)]]
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4)
+    return head + struct.pack("<I", 8) * count + struct.pack("<I", 1) * count
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"P3 9 9 255\n" + b"#\n" * 1001, "1,001 comments"),
+        (b"P6 5000 5000 254\n", "25 megapixels, the limit for its kind of PPM is 20"),
+        (png_header(9, 9)[:33] + png_chunk(b"iCCP", b"p\0\0") * 3 + png_header(9, 9)[33:], "3 colour profiles"),
+        (tiff_of_strips(200_001), "200,001 strips"),
+    ],
+)
+def test_files_that_take_minutes_are_refused(tmp_path: Path, content: bytes, reason: str):
+    (tmp_path / "slow").write_bytes(content)
+    for read in (image_size, verify_image, load_image):
+        with pytest.raises(UnreadableImage, match=f"slow .*{reason}"):
+            read(tmp_path / "slow")
+    with pytest.raises(UnreadableImage, match=f"the photo .*{reason}"):
+        load_image(content)
+
+
 def encoded(name: str) -> bytes:
     buffer = io.BytesIO()
     noise(96, 64, blur=1).save(buffer, name)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -27,6 +27,12 @@ DECODING = 2
 
 MOST_SCANS = 500
 """Scans of a JPEG of MAX_PIXELS; a smaller one may have more. Each takes 11 bytes and a pass over all pixels."""
+MAX_SLOW_PIXELS = 20_000_000
+"""Of a PPM that is text, or whose largest sample is neither 255 nor 65,535: 1 to 2 microseconds per pixel."""
+MOST_COMMENTS = 1000
+"""In a PPM that is text; 20 MB of comments take 6 minutes."""
+MOST_PARTS = 200_000
+"""Strips or tiles, each of which takes 10 microseconds; MAX_PIXELS could be as many."""
 _SIDEWAYS = (5, 6, 7, 8)
 
 # MAX_PIXELS decides, with an error; Pillow's warning starts below it.
@@ -117,14 +123,14 @@ def _opened(source: str | Path | bytes) -> Iterator[Image.Image]:
     with reading(source):
         if isinstance(source, Path):
             _check_kind(source)
+        _check_profiles(source)
         with Image.open(
             source if isinstance(source, Path) else io.BytesIO(source), formats=readable_formats()
         ) as image:
             if image.width * image.height > MAX_PIXELS:
                 megapixels = image.width * image.height / 1e6
                 raise ValueError(f"it has {megapixels:.0f} megapixels, the limit is {MAX_PIXELS / 1e6:.0f}")
-            if image.format in ("JPEG", "MPO"):
-                _check_scans(image)
+            _check_cost(image)
             yield image
 
 
@@ -137,16 +143,37 @@ def _check_kind(path: Path) -> None:
         raise ValueError(why_unreadable(path.suffix))
 
 
-def _check_scans(image: Image.Image) -> None:
-    """Raise ValueError for a JPEG with so many scans that its pixels take minutes."""
-    place = image.fp.tell()
-    image.fp.seek(0)
-    blocks = iter(lambda: image.fp.read(1 << 20), b"")
-    # a marker is not part of a scan; in a video behind the photo it occurs once in 65,536 bytes
-    scans = sum(block.count(b"\xff\xda") for block in islice(blocks, 256))
-    image.fp.seek(place)
-    if scans * image.width * image.height > MOST_SCANS * MAX_PIXELS:
-        raise ValueError(f"it has {scans:,} scans, a photo has at most 14")
+def _check_profiles(source: Path | bytes) -> None:
+    """Raise ValueError for a PNG of several colour profiles: Pillow unpacks each when it opens the file, to 64 MB."""
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        if file.read(4) == b"\x89PNG" and (profiles := _count(b"iCCP", file)) > 2:
+            raise ValueError(f"it has {profiles:,} colour profiles, a photo has one")
+
+
+def _check_cost(image: Image.Image) -> None:
+    """Raise ValueError for an opened image whose pixels take minutes, though they are no more than MAX_PIXELS."""
+    pixels = image.width * image.height
+    if len(image.tile) > MOST_PARTS:
+        raise ValueError(f"it has {len(image.tile):,} strips or tiles, the limit is {MOST_PARTS:,}")
+    if image.format in ("JPEG", "MPO"):
+        # a marker is not part of a scan; in a video behind the photo it occurs once in 65,536 bytes
+        scans = _count(b"\xff\xda", image.fp)
+        if scans * pixels > MOST_SCANS * MAX_PIXELS:
+            raise ValueError(f"it has {scans:,} scans, a photo has at most 14")
+    if image.format == "PPM" and image.tile and image.tile[0][0] != "raw":  # Pillow reads these in Python
+        if pixels > MAX_SLOW_PIXELS:
+            raise ValueError(f"it has {pixels / 1e6:.0f} megapixels, the limit for its kind of PPM is 20; use PNG")
+        if image.tile[0][0] == "ppm_plain" and (comments := _count(b"#", image.fp)) > MOST_COMMENTS:
+            raise ValueError(f"it has {comments:,} comments, the limit is {MOST_COMMENTS:,}")
+
+
+def _count(mark: bytes, file: IO[bytes]) -> int:
+    """How often some bytes occur in the first 256 MB of a file, whose position stays."""
+    place = file.tell()
+    file.seek(0)
+    count = sum(block.count(mark) for block in islice(iter(lambda: file.read(1 << 20), b""), 256))
+    file.seek(place)
+    return count
 
 
 def _reason(source: object, error: Exception) -> str:
