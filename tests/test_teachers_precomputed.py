@@ -1,3 +1,4 @@
+import os
 import re
 import shutil
 from pathlib import Path
@@ -13,9 +14,12 @@ from worlds.teachers import ColourTeacher
 
 from pipeline.evaluation.read import read
 from pipeline.system.errors import PipelineError
+from pipeline.teachers import hdf5_probe
 from pipeline.teachers.precomputed import align, read_precomputed
 
 REAL = Path(__file__).resolve().parents[2] / "shared/data/clip_rn50x64_voc12_train.h5"
+SEED = int(os.environ.get("CCD_FUZZ_SEED", "31"))
+FLIPS = int(os.environ.get("CCD_FUZZ_ROUNDS", "12"))
 PROBABILITIES = np.array([[0.9, 0.1], [0.3, 0.7], [0.5, 0.5]], np.float32)
 
 
@@ -297,3 +301,32 @@ def test_real_scores_of_the_papers_teacher():
     assert 100 * sum(precision) / 20 == pytest.approx(85.34, abs=0.005)
     entropy = torch.special.entr(found.probabilities).sum(1)
     assert 100 * (entropy > 2).float().mean() == pytest.approx(2.45, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "message"),
+    [
+        ("import os; os.kill(os.getpid(), 11)", "reading it crashes"),
+        ("import time; time.sleep(60)", "takes longer than 1 s"),
+    ],
+    ids=["crash", "hang"],
+)
+def test_a_file_that_crashes_or_stops_a_reader_is_refused(behaviour, message, tmp_path, monkeypatch):
+    (tmp_path / "probe.py").write_text(behaviour)
+    monkeypatch.setattr(hdf5_probe, "__file__", str(tmp_path / "probe.py"))
+    monkeypatch.setattr(hdf5_probe, "SECONDS", 1)
+    with pytest.raises(PipelineError, match=f"p.h5 is damaged .*{message}"):
+        read_precomputed(scores(tmp_path / "p.h5"))
+
+
+def test_flipped_bytes_of_a_file_of_scores_are_one_line(tmp_path):
+    path = scores(tmp_path / "p.h5", image_ids=np.array(["a", "b", "c"], dtype=object))
+    sound, rng = path.read_bytes(), np.random.default_rng(SEED)
+    for place in rng.choice(len(sound), size=FLIPS, replace=False):
+        damaged = bytearray(sound)
+        damaged[place] ^= int(rng.integers(1, 256))
+        path.write_bytes(damaged)
+        try:
+            read_precomputed(path)
+        except PipelineError as error:
+            assert "\n" not in str(error)

@@ -18,6 +18,7 @@ from pipeline.datasets.image_names import match_names
 from pipeline.system.errors import PipelineError, UnreadableError, first_line, hint, system_refusal
 from pipeline.system.files import sha256_of
 from pipeline.system.text import nfc
+from pipeline.teachers.hdf5_probe import check_readable
 
 SUM_TOLERANCE = 0.02
 """Largest deviation from 1 of the sum of a row of probabilities; float16 causes it."""
@@ -70,8 +71,18 @@ def read_precomputed(path: Path) -> Precomputed:
     if not h5py.is_hdf5(path):
         raise PipelineError(f"{path} is not an HDF5 file. Give an .h5 file or a clip-retrieval folder.")
     try:
+        check_readable(path)
         return _read_hdf5(path)
-    except (OSError, RuntimeError, TypeError, UnicodeDecodeError, ValueError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        MemoryError,
+        OverflowError,
+        ValueError,
+    ) as error:
         if refusal := system_refusal(error):
             raise UnreadableError(f"{path} cannot be read {refusal}") from error
         raise PipelineError(f"{path} is damaged or has another form ({first_line(error)}). Write it again.") from error
