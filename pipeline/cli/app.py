@@ -18,13 +18,16 @@ from pipeline.runs.folders import (
 )
 from pipeline.system.errors import PipelineError
 from pipeline.system.progress import console
+from pipeline.system.text import check_text
 
 
 class OnceCommand(TyperCommand):
     """A command that rejects a repeated option; click would silently take the last value."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
-        """Check for repeated options, then parse as click does."""
+        """Check for repeated options and text that is not UTF-8, then parse as click does."""
+        for argument in args:
+            check_text(argument, "the command line")
         options = [each for each in self.params if isinstance(each, TyperOption) and not each.multiple]
         once = [name for option in options if not option.is_flag for name in option.opts]
         own = args[: args.index("--")] if "--" in args else args
@@ -175,7 +178,9 @@ def named_run(argument: str, option: str) -> str:
     """
     if argument and option and argument != option:
         raise PipelineError(f"two runs are named, {argument} and --run {option}. Name one.")
-    return argument or option or os.environ.get("CCD_RUN", "")
+    run = argument or option or os.environ.get("CCD_RUN", "")
+    check_text(run, "CCD_RUN")
+    return run
 
 
 def split_target(arguments: list[str], run: str, rest: str) -> tuple[str, list[str]]:

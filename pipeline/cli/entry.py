@@ -43,6 +43,9 @@ def end_with(error: BaseException, text: str) -> NoReturn:
 def main() -> None:
     """Run the command line; turn errors that a user can fix, and Ctrl-C, into one line and an exit code."""
     keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.reconfigure(errors="backslashreplace")  # for terminals that are not UTF-8
     interrupts.watch()
     try:
         distributed.join()

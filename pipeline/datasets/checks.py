@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.system.errors import PipelineError, hint
 from pipeline.system.files import regular_file
-from pipeline.system.text import nfc
+from pipeline.system.text import check_text, nfc
 
 
 def read_lines(path: Path, *, strip: bool = True) -> list[str]:
@@ -34,7 +34,9 @@ def first_folder(folders: Sequence[Path], missing: str) -> Path:
 
 
 def check_unique(image_ids: Sequence[str], source: Path | str) -> None:
-    """Raise PipelineError if an image is listed twice, in one split or in two."""
+    """Raise PipelineError if an image is listed twice, in one split or in two, or its id is not text."""
+    for image_id in image_ids:
+        check_text(image_id, str(source))
     image_id, count = Counter(image_ids).most_common(1)[0] if image_ids else ("", 0)
     if count > 1:
         raise PipelineError(

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.datasets.checks import read_lines
 from pipeline.runs.settings import Words
 from pipeline.system.errors import PipelineError, first_line
-from pipeline.system.text import nfc
+from pipeline.system.text import check_text, nfc
 
 _EXPECTED = (
     "Expected names joined by commas (dog,cat,car), or a file: text with one name per line, or JSON or YAML with a list of "
@@ -63,6 +63,7 @@ def check_class_names(names: Sequence[str]) -> None:
     for number, name in enumerate(names, start=1):
         if not isinstance(name, str):
             raise PipelineError(f"Class name {number} of {len(names)} is {name!r}, expected text. Correct it.")
+        check_text(name, f"class name {number}")
         key = _key(name)
         if not key:
             raise PipelineError(f"Class name {number} of {len(names)} is empty. Remove or fill it.")

@@ -117,7 +117,8 @@ def _read_annotation(path: Path) -> list[tuple[int, list[float], bool]]:
         raise PipelineError(f"{path} is missing, expected one annotation per image. Complete the dataset.") from error
     except OSError as error:
         raise PipelineError(f"{path} could not be read ({error.strerror}). Check the file.") from error
-    except (ET.ParseError, OverflowError, RecursionError, TypeError, ValueError) as error:
+    except (ET.ParseError, LookupError, OverflowError, RecursionError, TypeError, ValueError) as error:
+        # LookupError: an encoding that Python does not know
         raise PipelineError(f"{path} is not a VOC annotation ({error}). Replace it.") from error
     return objects
 

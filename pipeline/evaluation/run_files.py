@@ -24,6 +24,9 @@ from pipeline.runs.options import FuseConfig
 from pipeline.system.errors import PipelineError
 from pipeline.system.files import regular_file
 
+EPOCH_COLUMNS = {"epoch": int, "loss": float, "pseudo_label_mAP": float}
+"""Columns of `warmup.csv` and `train.csv` that reports show; a file with other cells is left out."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunFiles:
@@ -75,9 +78,9 @@ def read_run(folder: Path) -> RunFiles:
         if states[HISTORIES[name]] != UP_TO_DATE or not path.exists():
             return None
         try:
-            frame = pd.read_csv(regular_file(path))
-            return frame if {"epoch", "loss", "pseudo_label_mAP"} <= set(frame.columns) else None
-        except (OSError, ValueError):
+            frame = pd.read_csv(regular_file(path)).astype(EPOCH_COLUMNS)
+            return frame if not frame.columns.has_duplicates else None
+        except (OSError, ValueError, TypeError, KeyError, OverflowError):
             return None
 
     crops, final, header = take("crop_scores.h5"), take("final_labels.h5"), take("classifier.pt", read_header)

@@ -113,7 +113,10 @@ def check_photo(folder: Path, manifest: Manifest, image_id: str) -> None:
 def history_table(path: Path) -> PlainTable:
     """The epochs of a training, one row per epoch."""
     with reporting_damage(path), path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file))
+        try:
+            rows = list(csv.reader(file))
+        except csv.Error as error:
+            raise ValueError(str(error)) from error
         if not rows or any(len(row) != len(rows[0]) for row in rows):
             raise ValueError("its rows are not of equal length")
     table = PlainTable(*(name for name in rows[0]), title=str(path))

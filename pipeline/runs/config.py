@@ -11,6 +11,7 @@ from typing import Any, Literal, Self, get_args, get_origin
 
 from pipeline.system.errors import PipelineError, hint
 from pipeline.system.files import sha256_of
+from pipeline.system.text import check_text
 
 LOADERS = {"open_clip": 2}
 """Version of a teacher loader, by kind of spec; raise it when embeddings from the same weights change."""
@@ -218,6 +219,9 @@ def teacher_identity(spec: str) -> str:
 def check_value(item: dataclasses.Field, value: Any) -> None:
     """Raise `PipelineError` unless `value` has the field's type and is in its choices and range."""
     name, kind = item.name, item.type
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str):
+            check_text(text, name)
     if item.metadata.get("several"):
         if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
             raise PipelineError(f"{name} is {value!r}, expected a text or a list of texts.")

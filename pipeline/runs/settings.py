@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.runs.config import Config, absolute_path
 from pipeline.runs.graph import STAGE_NAMES, STAGES, options_of
-from pipeline.system.errors import PipelineError, first_line, hint
+from pipeline.system.errors import PipelineError, first_line, hint, reason_of
 from pipeline.system.files import regular_file, write_text
 from pipeline.system.text import nfc
 
@@ -133,7 +133,8 @@ def read_file(path: Path) -> Settings:
     try:
         return parse(regular_file(path).read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise PipelineError(f"{path} could not be read ({first_line(error)}).") from None
+        reason = reason_of(error) if isinstance(error, OSError) else first_line(error)
+        raise PipelineError(f"{path} could not be read ({reason}). Check the path.") from None
 
 
 def shipped(kind: str) -> list[str]:
