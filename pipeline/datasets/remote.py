@@ -87,7 +87,7 @@ def fetch(address: str, cache: Path, rules: Rules = Rules(), *, shown: bool = Tr
     scheme = address.split("://")[0].lower()
     if scheme not in SCHEMES:
         raise PipelineError(f"{address} begins with {scheme}://, expected {', '.join(f'{s}://' for s in SCHEMES)}.")
-    index_path = cache / "remote" / f"{hashlib.sha256(address.encode()).hexdigest()[:32]}.json"
+    index_path = cache / "remote" / f"{_digest(address)[:32]}.json"
     known = _read_index(index_path)
     with _reported(address):
         system, root = web.open_system(address, rules.trusted)
@@ -197,7 +197,7 @@ def _fetch_one(system: Any, name: str, mark: Any, known: dict[str, Any], cache: 
         return before
     folder = cache / "remote"
     # two threads may fetch the same file: by its own address and by that of its folder
-    arriving = folder / "arriving" / f"{hashlib.sha256(name.encode()).hexdigest()}-{threading.get_ident()}"
+    arriving = folder / "arriving" / f"{_digest(name)}-{threading.get_ident()}"
     is_archive = path_of(name).suffix.lower() in SHARD_SUFFIXES
     allowance = Allowance(rules.archive_bytes) if is_archive else Allowance(MOST_BYTES, MOST_SECONDS)
     digest = hashlib.sha256()
@@ -228,6 +228,11 @@ def _blocks(source: IO[bytes], name: str, allowance: Allowance) -> Iterator[byte
         if not block:
             return
         yield block
+
+
+def _digest(name: str) -> str:
+    """SHA-256 of an address or name, which may have bytes that are not UTF-8."""
+    return hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()
 
 
 def _relative(name: str, root: str) -> str:

@@ -246,6 +246,7 @@ def test_malformed_addresses_of_a_list_are_named_one_by_one(server, tmp_path):
         *("http://", "http:///x.png", "http://[::1", "http://host:99999/x.png", "http://ho st/x.png", "HTTP://x/a.png"),
         *("http://..../x.png", f"http://{'a' * 5000}/x.png", "http://a\0b/x.png", "http://user:pa:ss@h/x.png", "://"),
         *("http://1.2.3.4.5/x.png", "s3://", "gs:///", "foo://x", "file:///etc/passwd", "http://\u202e/x.png"),
+        *("http://\ud800/x.png", "http://127.0.0.1:1/\udcff.png", "s3://\ud800"),
     ]
     results = fetch_each([*bad, good], tmp_path, Rules(trusted=hosts_of([*bad, good])))
     assert all(isinstance(results[address], PipelineError) for address in bad)
