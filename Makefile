@@ -19,7 +19,7 @@ STAGES := prepare embed init-labels warmup boxes score-crops fuse train evaluate
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: all install $(STAGES) plan test test-slow check-gpu lint format bench-teacher bench-decode bench-train bench-feed bench-engines bench-start bench-scale bench-intervals bench-serve ablation export \
+.PHONY: all install $(STAGES) plan test test-slow check-gpu lint format bench-teacher bench-decode bench-train bench-feed bench-engines bench-start bench-scale bench-intervals bench-serve bench-bad-requests ablation export \
         report review predict clean help
 
 all: $(VENV)/installed ## install what a run needs, then run every stage: PRESET=demo, or PRESET=voc12 VOC_ROOT=DIR
@@ -88,6 +88,9 @@ bench-intervals: $(VENV)/installed-test ## measure the share of 95 % intervals t
 
 bench-serve: $(VENV)/installed-test ## measure photos per second of `ccd serve` against `ccd predict`: RUN, IMAGES=DIR
 	$(BIN)/python tests/benchmarks/serve.py artifacts/$(RUN)/classifier.pt $(IMAGES)
+
+bench-bad-requests: $(VENV)/installed-test ## measure the memory of `ccd serve` under 2,000 bad requests, and of large photos: RUN
+	$(BIN)/python tests/benchmarks/bad_requests.py artifacts/$(RUN)/classifier.pt
 
 ablation: $(VENV)/installed-plot ## compare the settings of a plan on RUN: PLAN=paper
 	$(CCD) ablation $(PLAN) --run $(RUN) --device $(DEVICE)

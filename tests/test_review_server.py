@@ -101,6 +101,8 @@ def test_only_photos_of_the_review_are_served(served):
         "photo/0/",
         "photo/../../manifest.csv",
         "photo/%2e%2e/manifest.csv",
+        f"photo/{'9' * 4400}",
+        "photo/%D9%A3",
     ):
         assert server.ask("GET", f"/{server.token}/{path}")[0] == 404
 
@@ -129,6 +131,7 @@ def test_the_page_may_not_be_framed_or_kept(served):
         b'{"index": 0, "present": {}}',
         b'{"index": 0, "present": [], "path": "x"}',
         b" " * 70_000,
+        b'{"index": 0, "present": [' + b"9" * 4400 + b"]}",
     ],
 )
 def test_malformed_corrections_are_refused_and_change_nothing(served, body):

@@ -1,10 +1,13 @@
 import base64
+import contextlib
 import http.client
 import io
 import json
 import os
+import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +21,7 @@ import torch
 from browser import browse, need_browser, violations
 from PIL import Image
 from web_server import Running
+from worlds.bad_requests import CHARSETS, DIGITS, FORM, bad_request, claiming_png, form, post, sent
 from worlds.commands import invoke
 from worlds.photos import photo_bytes
 
@@ -25,12 +29,11 @@ from pipeline import Classifier
 from pipeline.deploy import serve
 from pipeline.runs.options import ServeConfig
 from pipeline.system.errors import PipelineError
+from pipeline.web import server as web_server
 from pipeline.web.page import render
 from pipeline.web.server import listen
 
 ROOT = Path(__file__).parents[1]
-BOUNDARY = "two-dashes-and-more"
-FORM = f"multipart/form-data; boundary={BOUNDARY}"
 
 
 def picture(seed=0, kind="JPEG"):
@@ -38,21 +41,11 @@ def picture(seed=0, kind="JPEG"):
     return photo_bytes((40, 56), kind, seed)
 
 
-def form(files):
-    """A form with files, name to content."""
-    parts = [
-        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="photo"; filename="{name}"\r\n\r\n'.encode()
-        + content
-        + b"\r\n"
-        for name, content in files.items()
-    ]
-    return b"".join([*parts, f"--{BOUNDARY}--\r\n".encode()])
-
-
 class Service(Running):
     """The service of a classifier."""
 
     def __init__(self, classifier, config):
+        self.classifier = classifier
         super().__init__(serve.build_app(classifier, "pets/classifier.pt", config), config.host)
 
     def predict(self, files):
@@ -224,6 +217,96 @@ def test_a_batch_that_fails_is_an_error_and_no_more(tiny_classifier, monkeypatch
     with Service(Failing(Classifier.load(tiny_classifier)), ServeConfig()) as service:
         assert service.ask("POST", "/predict", form({"a.jpg": picture()}), **{"Content-Type": FORM})[0] == 500
         assert service.predict({"a.jpg": picture()})[0] == 200
+
+
+def test_photos_are_refused_by_their_headers_before_they_are_decoded(running, monkeypatch):
+    monkeypatch.setattr(serve, "square_or_error", None)
+    buffer = io.BytesIO()
+    Image.new("1", (8000, 8000)).save(buffer, "WEBP", lossless=True)
+    status, found = running.predict({"a.webp": buffer.getvalue()})
+    assert status == 422 and "needs too much memory" in found["photos"][0]["error"]
+    with Service(running.classifier, ServeConfig()) as service:
+        status, found = service.predict({f"{n}.png": claiming_png() for n in range(8)})
+    assert status == 413 and "more than 400 megapixels together" in found["error"]
+
+
+def test_a_form_of_a_page_of_another_origin_is_refused(running):
+    def status(**headers):
+        return running.ask("POST", "/predict", form({"a.jpg": picture()}), **{"Content-Type": FORM, **headers})[0]
+
+    assert status(Origin=f"http://127.0.0.1:{running.port}") == 200
+    assert status(Origin="http://localhost", **{"Sec-Fetch-Site": "same-origin"}) == 200  # a proxy changed Host
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:1", "[", ""):
+        assert status(Origin=origin) == 403
+    assert status(**{"Sec-Fetch-Site": "cross-site"}) == 403
+
+
+@pytest.mark.parametrize("charset", CHARSETS)
+def test_other_charsets_are_refused(running, charset):
+    assert sent(running.port, post(form({"+2AA-": b""}), f"{FORM}; charset={charset}")) in (400, 415)
+
+
+def test_numbers_of_thousands_of_digits_are_refused(running):
+    assert sent(running.port, post(b"", **{"Content-Length": DIGITS})) == 400
+    assert sent(running.port, post(b"", **{"Content-Length": "9" * 19})) == 413
+    assert sent(running.port, f"GET / HTTP/1.1\r\nHost: a:{DIGITS}\r\nConnection: close\r\n\r\n".encode()) == 400
+
+
+def half_open(port, request):
+    """A connection that has sent only the beginning of a request."""
+    connection = socket.create_connection(("127.0.0.1", port), 20)
+    connection.sendall(request)
+    return connection
+
+
+@pytest.mark.parametrize(
+    "request_", [b"", b"GET / HT", post(form({"a.jpg": picture()}))[:-50]], ids=["none", "header", "body"]
+)
+def test_half_open_connections_do_not_block_others(running, request_):
+    idle = [half_open(running.port, request_) for _ in range(300)]
+    assert running.predict({"a.jpg": picture()})[0] == 200
+    for connection in idle:
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    "request_", [b"", b"GET / HT", post(form({"a.jpg": picture()}))[:-50]], ids=["none", "header", "body"]
+)
+def test_a_connection_that_sends_no_request_is_closed(running, monkeypatch, request_):
+    monkeypatch.setattr(web_server, "REQUEST_SECONDS", 0.5)
+    start = time.monotonic()
+    with half_open(running.port, request_) as connection, contextlib.suppress(ConnectionError):
+        assert connection.recv(100) == b""
+    assert 0.4 < time.monotonic() - start < 5
+
+
+def test_a_slow_request_above_the_lowest_rate_is_answered(running, monkeypatch):
+    monkeypatch.setattr(web_server, "REQUEST_SECONDS", 0.3)
+    monkeypatch.setattr(web_server, "BYTES_PER_SECOND", 1000)
+    request = post(form({"a.jpg": picture()}))
+    with socket.create_connection(("127.0.0.1", running.port), 20) as connection:
+        for start in range(0, len(request), len(request) // 4):
+            connection.sendall(request[start : start + len(request) // 4])
+            time.sleep(0.2)
+        assert connection.recv(12) == b"HTTP/1.1 200"
+
+
+def test_a_disconnect_prints_nothing(running, capfd):
+    request = post(form({"a.jpg": picture()}))
+    for end in (10, 100, len(request) // 2, len(request) - 1, len(request)):
+        half_open(running.port, request[:end]).close()
+    assert running.predict({"a.jpg": picture()})[0] == 200
+    assert "".join(capfd.readouterr()) == ""
+
+
+def test_random_bad_requests_are_refused_without_a_traceback(running, capfd):
+    draw, end = random.Random(0), time.monotonic() + float(os.environ.get("CCD_FUZZ_SECONDS", "3"))
+    while time.monotonic() < end:
+        request, finished = bad_request(draw)
+        status = sent(running.port, request, finished=finished)
+        assert status is None or status < 500, request[:1000]
+    assert running.predict({"a.jpg": picture()})[0] == 200
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 DROP = r"""(async () => {

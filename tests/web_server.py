@@ -6,7 +6,7 @@ import time
 
 import uvicorn
 
-from pipeline.web.server import listen
+from pipeline.web.server import listen, uvicorn_config
 
 
 class Running:
@@ -16,7 +16,7 @@ class Running:
         self.host = host
         self.socket = listen(host, 0)
         self.port = self.socket.getsockname()[1]
-        self.server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+        self.server = uvicorn.Server(uvicorn_config(app, verbose=False))
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True)
 
     def __enter__(self):

@@ -192,7 +192,7 @@ def square_or_error(photo: Photo, size: int, resize_filter: str) -> Tensor | Unr
     try:
         return square_photo(photo, size, resize_filter)
     except UnreadableImage as error:
-        return error
+        return error.with_traceback(None)  # a traceback keeps the photo in memory
 
 
 def as_photos(images: Photo | Iterable[Photo]) -> Iterable[Photo]:
@@ -252,8 +252,9 @@ def content_of(file: BinaryIO) -> bytes:
             file.seek(0)
         return file.read()
     except (OSError, ValueError) as error:  # ValueError: closed, or opened as text and not UTF-8
-        name = getattr(file, "name", type(file).__name__)
-        raise UnreadableImage(f"{name} cannot be read as an image: {error}. Open it with open(path, 'rb').") from error
+        reason = str(error)
+    name = getattr(file, "name", type(file).__name__)
+    raise UnreadableImage(f"{name} cannot be read as an image: {reason}. Open it with open(path, 'rb').")
 
 
 def described(value: object) -> str:

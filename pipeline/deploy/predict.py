@@ -207,7 +207,7 @@ def photos_of(photos: Sequence[FoundPhoto], every: float, names: list[str]) -> I
                 yield pixels
         except UnreadableImage as error:
             names.append(photo.name)
-            yield error
+            yield error.with_traceback(None)  # a traceback keeps a frame in memory
 
 
 def run(

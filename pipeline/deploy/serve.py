@@ -20,11 +20,15 @@ from torch import Tensor
 
 from pipeline.artifacts.predictions import present_classes
 from pipeline.deploy.classifier import Classifier, square_or_error
-from pipeline.photos.images import UnreadableImage
+from pipeline.photos.images import MAX_PIXELS, UnreadableImage, claimed_cost
 from pipeline.photos.prefetch import default_workers
 from pipeline.runs.options import ServeConfig
+from pipeline.system.memory import return_freed_memory
 from pipeline.web import server
 from pipeline.web.page import render
+
+LARGE = 50_000_000
+"""Pixels of a request after which the freed memory is returned to the kernel."""
 
 
 @dataclass
@@ -100,11 +104,17 @@ class Service:
 
     async def predict(self, request: Request) -> Response:
         """For each photo of a form its name, and labels and scores or an error; status 422 if every photo has an error."""
-        server.check_content_type(request, "multipart/form-data")
-        async with server.limited(request, self._config.body_mb).form() as form:
+        loop = asyncio.get_running_loop()
+        async with server.form(request, self._config.body_mb) as form:
             uploads = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
             self._check(uploads)
+            cost = await loop.run_in_executor(self._decoders, _cost, uploads)
+            if cost > self._config.megapixels * 1_000_000:
+                text = f"the photos have more than {self._config.megapixels} megapixels together; send several requests"
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text)
             photos = await asyncio.gather(*map(self._predicted, uploads))
+        if cost > LARGE:
+            await loop.run_in_executor(self._decoders, return_freed_memory)
         failed = all("error" in photo for photo in photos)
         return server.json_response({"photos": photos}, HTTPStatus.UNPROCESSABLE_ENTITY if failed else HTTPStatus.OK)
 
@@ -134,8 +144,22 @@ class Service:
         return {"name": upload.filename, "labels": labels, "scores": dict(zip(names, scores.tolist(), strict=True))}
 
     def _decoded(self, upload: UploadFile) -> Tensor | UnreadableImage:
-        """Read and decode on a thread: uploads may be on disk, and the number of threads limits the decoded photos in memory."""
-        return square_or_error(upload.file.read(), self._classifier.image_size, self._classifier.net.resize_filter)
+        """Read and decode on a thread: uploads may be on disk."""
+        content = upload.file.read()
+        if claimed_cost(content) > MAX_PIXELS:
+            return UnreadableImage(
+                "decoding the photo needs too much memory. Scale it down, or send it as JPEG or PNG."
+            )
+        return square_or_error(content, self._classifier.image_size, self._classifier.net.resize_filter)
+
+
+def _cost(uploads: list[UploadFile]) -> int:
+    """Pixels to decode, by the headers of the photos."""
+    cost = 0
+    for upload in uploads:
+        cost += claimed_cost(upload.file.read())
+        upload.file.seek(0)
+    return cost
 
 
 def build_app(classifier: Classifier, name: str, config: ServeConfig) -> Starlette:

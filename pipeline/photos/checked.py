@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.photos.images import UnreadableImage, reading
+from pipeline.photos.images import UnreadableImage, guarded
 from pipeline.system.errors import PipelineError
 from pipeline.system.files import regular_file
 
@@ -27,8 +27,7 @@ def load_checked(path: str, digests: Mapping[str, str], load: Callable[[str | by
     expected = digests.get(path)
     if expected is None:
         return load(path)
-    with reading(path):
-        content = regular_file(Path(path)).read_bytes()
+    content = guarded(path, lambda: regular_file(Path(path)).read_bytes())
     if hashlib.sha256(content).hexdigest() != expected:
         raise PipelineError(f"{path} has changed since it was prepared. Use its new content with `ccd prepare`.")
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.photos.images import load_image
+from pipeline.photos.images import decoded, load_image
 from pipeline.photos.resize import resize
 
 SMALLEST = 720
@@ -64,10 +64,10 @@ def jpeg(path: Path, side: int) -> bytes:
     Raises:
         PipelineError: it cannot be read.
     """
-    image = load_image(path, (2 * side, 2 * side))
-    height, width = image.shape[1:]
-    scale = min(1.0, side / max(height, width))
-    small = resize(image, (max(1, round(height * scale)), max(1, round(width * scale))))
+    with decoded(path, (2 * side, 2 * side)) as image:
+        height, width = image.shape[1:]
+        scale = min(1.0, side / max(height, width))
+        small = resize(image, (max(1, round(height * scale)), max(1, round(width * scale))))
     buffer = io.BytesIO()
     Image.fromarray(small.permute(1, 2, 0).numpy()).save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
     return buffer.getvalue()

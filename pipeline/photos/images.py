@@ -3,21 +3,25 @@
 import io
 import stat
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.photos.formats import RAW, kind_of, readable_formats, why_unreadable
-from pipeline.photos.rgb import orientation, upright_rgb
+from pipeline.photos.pixel_budget import PixelBudget
+from pipeline.photos.prefetch import default_workers
+from pipeline.photos.rgb import SIDEWAYS, orientation, upright_pixels
 from pipeline.system.errors import PipelineError, first_line
 
 if TYPE_CHECKING:  # `prepare` checks photos and needs no tensors
     from torch import Tensor
+
+Result = TypeVar("Result")
 
 MAX_PIXELS = 100_000_000
 """Larger images are refused: a file of some kB can claim gigapixels. 100 megapixels are 300 MB of RGB."""
@@ -33,7 +37,12 @@ MOST_COMMENTS = 1000
 """In a PPM that is text; 20 MB of comments take 6 minutes."""
 MOST_PARTS = 200_000
 """Strips or tiles, each of which takes 10 microseconds; MAX_PIXELS could be as many."""
-_SIDEWAYS = (5, 6, 7, 8)
+
+IN_MEMORY = PixelBudget(max(MAX_PIXELS, 12_500_000 * default_workers()))
+"""Pixels that all threads together decode and resize, at up to 8 bytes each: 100 megapixels, or 12.5 for each core."""
+
+_WEIGHT = {"WEBP": 2, "AVIF": 2, "JPEG2000": 3}
+"""Cost of a pixel whose decoder needs more than 8 bytes for it: 15, 9 and 23 bytes."""
 
 # MAX_PIXELS decides, with an error; Pillow's warning starts below it.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -43,23 +52,23 @@ class UnreadableImage(PipelineError):
     """An image file that cannot be decoded; the message names the file and the reason."""
 
 
-@contextmanager
-def reading(source: object, kind: str = "an image") -> Iterator[None]:
-    """Turn each error of a decoder into UnreadableImage.
+def guarded(source: object, function: Callable[[], Result], kind: str = "an image") -> Result:
+    """The result of a function that reads a source; each error of a decoder becomes UnreadableImage.
+
+    That error has no cause, as a cause keeps the frames in which it occurred, and so the pixels. A `with` block would too.
 
     Args:
         source: a path, the bytes of a file, or the name of something else; named in the error.
+        function: reads the source.
         kind: what the source is expected to be.
     """
     try:
-        yield
-        return
+        return function()
     except UnreadableImage:
         raise
     # decoders document no errors: on damaged files they raise OSError, SyntaxError, RuntimeError, struct.error and more
     except Exception as error:
         reason = _reason(source, error)
-    # outside the except block, as a cause would keep the pixels alive
     name = "the photo" if isinstance(source, bytes) else source
     raise UnreadableImage(f"{name} cannot be read as {kind}: {reason}. Replace it or take it out.")
 
@@ -70,8 +79,15 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         UnreadableImage: the file is missing, not an image, or above MAX_PIXELS.
     """
-    with _opened(path) as image:
-        return _displayed_size(image)
+    return _read(path, _displayed_size)
+
+
+def claimed_cost(source: Path | bytes) -> int:
+    """Cost of decoding an image towards `IN_MEMORY`, by its header; 0 if it cannot be decoded."""
+    try:
+        return _read(source, _pixel_cost)
+    except UnreadableImage:
+        return 0
 
 
 def verify_image(path: Path) -> tuple[int, int]:
@@ -80,10 +96,24 @@ def verify_image(path: Path) -> tuple[int, int]:
     Raises:
         UnreadableImage: `load_image` of the file would fail.
     """
-    with _opened(path) as image:
-        size = _displayed_size(image)
-        _decode(image, min_size=(1, 1))
-        return size
+    with ExitStack() as held:
+
+        def size_after_decoding(image: Image.Image) -> tuple[int, int]:
+            size = None if image.format == "PNG" else _displayed_size(image)  # a TIFF changes when it is decoded
+            pixels = _decode(image, (1, 1), held)
+            return size or pixels.shape[:2]
+
+        return _read(path, size_after_decoding)
+
+
+@contextmanager
+def decoded(source: str | Path | bytes, min_size: tuple[int, int] | None = None) -> Iterator["Tensor"]:
+    """`load_image` for a `with` block, during which the pixels count towards `IN_MEMORY`. One thread must not nest two."""
+    import torch
+
+    with ExitStack() as held:
+        pixels = _read(source, lambda image: _decode(image, min_size, held))
+        yield torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def load_image(source: str | Path | bytes, min_size: tuple[int, int] | None = None) -> "Tensor":
@@ -100,8 +130,8 @@ def load_image(source: str | Path | bytes, min_size: tuple[int, int] | None = No
     Raises:
         UnreadableImage: the file is missing, truncated, not an image, or above MAX_PIXELS.
     """
-    with _opened(source) as image:
-        return _to_tensor(_decode(image, min_size))
+    with decoded(source, min_size) as image:
+        return image
 
 
 def from_pillow(image: Image.Image) -> "Tensor":
@@ -110,28 +140,33 @@ def from_pillow(image: Image.Image) -> "Tensor":
     Raises:
         UnreadableImage: its file is broken or closed, it is empty, or it cannot be converted to RGB.
     """
+    import torch
+
     if 0 in image.size:
         raise UnreadableImage(f"a Pillow image of {image.width} x {image.height} has no pixels. Take it out.")
-    with reading(getattr(image, "filename", "") or f"a Pillow image of mode {image.mode}"):
-        return _to_tensor(_decode(image, None))
+    name = getattr(image, "filename", "") or f"a Pillow image of mode {image.mode}"
+    with ExitStack() as held:
+        pixels = guarded(name, lambda: _decode(image, None, held))
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-@contextmanager
-def _opened(source: str | Path | bytes) -> Iterator[Image.Image]:
-    """The image with its header read; errors of Pillow become UnreadableImage."""
+def _read(source: str | Path | bytes, function: Callable[[Image.Image], Result]) -> Result:
+    """The result of a function of the opened image, see `guarded`."""
     source = source if isinstance(source, bytes) else Path(source)
-    with reading(source):
-        if isinstance(source, Path):
-            _check_kind(source)
-        _check_profiles(source)
-        with Image.open(
-            source if isinstance(source, Path) else io.BytesIO(source), formats=readable_formats()
-        ) as image:
-            if image.width * image.height > MAX_PIXELS:
-                megapixels = image.width * image.height / 1e6
-                raise ValueError(f"it has {megapixels:.0f} megapixels, the limit is {MAX_PIXELS / 1e6:.0f}")
-            _check_cost(image)
-            yield image
+    return guarded(source, lambda: _result(source, function))
+
+
+def _result(source: Path | bytes, function: Callable[[Image.Image], Result]) -> Result:
+    if isinstance(source, Path):
+        _check_kind(source)
+    _check_profiles(source)
+    file = source if isinstance(source, Path) else io.BytesIO(source)
+    with Image.open(file, formats=readable_formats()) as image:
+        if image.width * image.height > MAX_PIXELS:
+            megapixels = image.width * image.height / 1e6
+            raise ValueError(f"it has {megapixels:.0f} megapixels, the limit is {MAX_PIXELS / 1e6:.0f}")
+        _check_cost(image)
+        return function(image)
 
 
 def _check_kind(path: Path) -> None:
@@ -189,25 +224,28 @@ def _reason(source: object, error: Exception) -> str:
     return (getattr(error, "strerror", None) or first_line(error)).rstrip(".")
 
 
-def _to_tensor(rgb: Image.Image) -> "Tensor":
-    """uint8 Tensor[3, H, W], a channels-last view of a copy of the pixels."""
-    import torch
-
-    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
+def _pixel_cost(image: Image.Image) -> int:
+    weight = 2 if "progressive" in image.info else _WEIGHT.get(image.format, 1)  # a progressive JPEG needs 10 bytes
+    return image.width * image.height * weight
 
 
 def _displayed_size(image: Image.Image) -> tuple[int, int]:
-    width, height = image.size
-    return (width, height) if orientation(image) in _SIDEWAYS else (height, width)
+    return _upright(image, image.size)
 
 
-def _decode(image: Image.Image, min_size: tuple[int, int] | None) -> Image.Image:
-    """The opened image in mode RGB, upright; a JPEG reduced as far as (H, W) `min_size` allows."""
-    if min_size is not None:
-        height, width = min_size if orientation(image) not in _SIDEWAYS else min_size[::-1]
-        image.draft(None, (width, height))
+def _upright(image: Image.Image, size: tuple[int, int]) -> tuple[int, int]:
+    """(H, W) of a (width, height) after the image's EXIF rotation."""
+    return size if orientation(image) in SIDEWAYS else size[::-1]
+
+
+def _decode(image: Image.Image, min_size: tuple[int, int] | None, held: ExitStack) -> np.ndarray:
+    """uint8 [H, W, 3], upright; a JPEG reduced as far as (H, W) `min_size` allows. Counts towards `IN_MEMORY` while held."""
+    if min_size is not None and image.format != "PNG":  # the orientation of a PNG comes after its pixels
+        image.draft(None, _upright(image, min_size[::-1])[::-1])
+    held.enter_context(IN_MEMORY.take(_pixel_cost(image)))
     height, width = _displayed_size(image)
-    rgb = upright_rgb(image)
-    if rgb.size != (width, height):
-        raise ValueError(f"its header gives {width} x {height} pixels, and it has {rgb.width} x {rgb.height}")
-    return rgb
+    pixels = upright_pixels(image)
+    if pixels.shape[:2] != (height, width):
+        shape = f"{pixels.shape[1]} x {pixels.shape[0]}"
+        raise ValueError(f"its header gives {width} x {height} pixels, and it has {shape}")
+    return pixels

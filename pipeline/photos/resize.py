@@ -10,13 +10,14 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from pipeline.photos.images import load_image
+from pipeline.photos.images import decoded
 from pipeline.runs.options import ResizeFilter
 
 
 def load_view(source: str | Path | bytes, size: tuple[int, int], resize_filter: ResizeFilter = "bicubic") -> Tensor:
     """`load_image` at its full size and `resize` to (H, W), as uint8 Tensor[3, H, W]."""
-    return resize(load_image(source), size, resize_filter)
+    with decoded(source) as image:
+        return resize(image, size, resize_filter)
 
 
 def resize(image: Tensor, size: tuple[int, int], resize_filter: ResizeFilter = "bicubic") -> Tensor:

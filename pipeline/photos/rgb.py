@@ -4,6 +4,7 @@ Exports of a classifier include this file, so that their users prepare photos ex
 """
 
 import struct
+from collections.abc import Mapping
 
 import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin
@@ -18,6 +19,12 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """The transposition that makes an image upright, by its EXIF orientation."""
+SIDEWAYS = (5, 6, 7, 8)
+"""EXIF orientations that swap width and height."""
+FROM_THE_END = (3, 4, 6, 7)
+"""EXIF orientations that turn the first row into the last row or column."""
+STRIP_PIXELS = 2**20
+"""Pixels that are converted at once."""
 # Pillow refuses a PNG with more than 1 MB of text or colour profile, which do not change the pixels.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 64 * 2**20
 
@@ -39,31 +46,46 @@ def orientation(image: Image.Image) -> int:
         return 1
 
 
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """The image in mode RGB, with its EXIF rotation applied, transparency over white, and grey of more than 8 bits scaled.
+def upright_pixels(image: Image.Image) -> np.ndarray:
+    """uint8 [H, W, 3] in RGB, with the EXIF rotation applied, transparency over white, and grey of more than 8 bits scaled.
+
+    Converted strip by strip, because a conversion keeps several copies of the pixels in memory.
 
     Raises:
         ValueError: the range of its pixels is unknown.
     """
     turn = orientation(image)
-    rgb = to_rgb(image)
-    return rgb.transpose(TURNS[turn]) if turn in TURNS else rgb
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The image in mode RGB, as stored; see `upright_rgb`."""
     image.load()
-    if SIGNED in getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT, ()):
+    width, height = image.size
+    pixels = np.empty((width, height, 3) if turn in SIDEWAYS else (height, width, 3), np.uint8)
+    rows = max(STRIP_PIXELS // width, 1)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        strip = to_rgb(image.crop((0, top, width, bottom)), image.format, getattr(image, "tag_v2", {}))
+        start, end = (height - bottom, height - top) if turn in FROM_THE_END else (top, bottom)
+        place = pixels[:, start:end] if turn in SIDEWAYS else pixels[start:end]
+        place[:] = np.asarray(strip.transpose(TURNS[turn]) if turn in TURNS else strip)
+    return pixels
+
+
+def to_rgb(image: Image.Image, file_format: str | None, tags: Mapping) -> Image.Image:
+    """An image or a part of it in mode RGB, as stored; see `upright_pixels`.
+
+    Args:
+        image: its pixels.
+        file_format: of its file.
+        tags: of its file if it is a TIFF, else empty.
+    """
+    if SIGNED in tags.get(SAMPLE_FORMAT, ()):
         raise ValueError("its pixels are signed integers of unknown range")
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode == "F" or image.mode.startswith("I"):
-        return grey_to_8_bits(image).convert("RGB")
+        return grey_to_8_bits(image, file_format, tags).convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
     key = image.info.get("transparency")
     if isinstance(key, tuple) and max(key) > 255:  # of a PNG of 16 bits; Pillow keeps only the high byte
-        image = image.copy()
         image.info["transparency"] = tuple(value >> 8 for value in key)
     # Pillow converts premultiplied grey only to LA
     rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
@@ -72,17 +94,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return canvas
 
 
-def grey_to_8_bits(image: Image.Image) -> Image.Image:
-    """Grey of more than 8 bits as mode L; Pillow's own conversion would clip at 255.
+def grey_to_8_bits(image: Image.Image, file_format: str | None, tags: Mapping) -> Image.Image:
+    """Grey of more than 8 bits as mode L; Pillow's own conversion would clip at 255. See `to_rgb` for the arguments.
 
     Raises:
         ValueError: the pixels are floating-point numbers or 32-bit integers, whose range is not in the file.
     """
     # Pillow reads a PGM of 16 bits as 32-bit integers from 0 to 65535
-    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+    if image.mode == "F" or (image.mode == "I" and file_format != "PPM"):
         kind = "floating-point numbers" if image.mode == "F" else "32-bit integers"
         raise ValueError(f"its pixels are {kind} of unknown range")
-    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
     bits = int(np.max(tags.get(BITS, 16)))
     highest = int(np.max(tags.get(HIGHEST, 2**bits - 1)))
     stored = np.asarray(image)
@@ -104,5 +125,5 @@ def load_square(path, size: int, resample: str) -> np.ndarray:  # noqa: ANN001 -
         resample: name of a `PIL.Image.Resampling` filter, "BICUBIC" or "BILINEAR".
     """
     with Image.open(path) as image:
-        square = upright_rgb(image).resize((size, size), Image.Resampling[resample])
+        square = Image.fromarray(upright_pixels(image)).resize((size, size), Image.Resampling[resample])
     return np.asarray(square, np.float32).transpose(2, 0, 1) / 255

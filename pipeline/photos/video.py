@@ -1,13 +1,13 @@
 """Video files to single frames, with PyAV."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.photos.images import MAX_PIXELS, UnreadableImage, reading
+from pipeline.photos.images import MAX_PIXELS, UnreadableImage, guarded
 from pipeline.system.errors import PipelineError
 from pipeline.system.files import regular_file
 
@@ -33,16 +33,18 @@ def import_av(path: Path) -> Any:
 def frame_count(path: Path, every: float) -> int:
     """Approximate number of results of `frames`, from the duration in the header; 1 if there is none."""
     av = import_av(path)
-    with suppress(UnreadableImage), _opened(av, path) as video:
-        return int(max(video.duration or 0, 0) / av.time_base / every) + 1  # damaged files have negative durations
+
+    def count() -> int:
+        with _opened(av, path) as video:
+            return int(max(video.duration or 0, 0) / av.time_base / every) + 1  # damaged files have negative durations
+
+    with suppress(UnreadableImage):
+        return guarded(path, count, "a video")
     return 1
 
 
-@contextmanager
-def _opened(av: Any, path: Path) -> Iterator[Any]:
-    """The container of a video; errors of the decoders become UnreadableImage."""
-    with reading(path, "a video"), av.open(str(regular_file(path)), options=LOCAL_ONLY) as video:
-        yield video
+def _opened(av: Any, path: Path) -> Any:
+    return av.open(str(regular_file(path)), options=LOCAL_ONLY)
 
 
 def frames(path: Path, every: float) -> Iterator[tuple[float, np.ndarray]]:
@@ -56,7 +58,13 @@ def frames(path: Path, every: float) -> Iterator[tuple[float, np.ndarray]]:
         UnreadableImage: the file, or its rest, cannot be decoded.
         PipelineError: PyAV is not installed.
     """
-    av = import_av(path)
+    with closing(_frames(import_av(path), path, every)) as found:
+        while (frame := guarded(path, lambda: next(found, None), "a video")) is not None:
+            yield frame
+
+
+def _frames(av: Any, path: Path, every: float) -> Iterator[tuple[float, np.ndarray]]:
+    """`frames` with the errors of the decoders."""
     with _opened(av, path) as video:
         if not video.streams.video:
             raise UnreadableImage(f"{path} has no pictures, expected a video. Take it out.")

@@ -1,5 +1,6 @@
 """The page of `ccd review`: a person corrects the labels of a run, and every correction is written at once."""
 
+import re
 import secrets
 from http import HTTPStatus
 from pathlib import Path
@@ -36,9 +37,10 @@ def build_app(review: Review, token: str) -> Starlette:
         return server.html(render("review", review.content()))
 
     def photo(request: Request) -> Response:
-        index = request.path_params["index"]
+        text = request.path_params["index"]
+        index = int(text) if re.fullmatch("[0-9]{1,9}", text) else len(review.rows)
         if index >= len(review.rows):
-            raise HTTPException(HTTPStatus.NOT_FOUND, f"there is no photo {index}")
+            raise HTTPException(HTTPStatus.NOT_FOUND, f"there is no photo {text[:20]}")
         path = Path(review.queue.labels.manifest.paths[review.rows[index]])
         return Response(jpeg(path, PHOTO_SIDE), headers=HEADERS, media_type="image/jpeg")
 
@@ -53,7 +55,7 @@ def build_app(review: Review, token: str) -> Starlette:
 
     routes = [
         Route("/", page),
-        Route("/photo/{index:int}", photo),
+        Route("/photo/{index}", photo),
         Route("/correction", save, methods=["POST"]),
     ]
     return server.build_app(routes, HOST, token)

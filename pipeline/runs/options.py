@@ -480,3 +480,4 @@ class ServeConfig(Config):
     photos: int = option(32, "Largest number of photos per request.", min=1, max=1000)
     photo_mb: int = option(20, "Largest photo, in MB.", min=1, max=1000)
     body_mb: int = option(100, "Largest request, in MB.", min=1, max=10_000)
+    megapixels: int = option(400, "Largest sum of the photos of a request, in megapixels.", min=1, max=100_000)

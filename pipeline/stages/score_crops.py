@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from pipeline.artifacts.schema import check_same_images
 from pipeline.method.crops import square_boxes, truncated_size, view_size
 from pipeline.method.probabilities import ClassProbabilities, softmax_probabilities
 from pipeline.photos.checked import load_checked
-from pipeline.photos.images import load_image
+from pipeline.photos.images import decoded
 from pipeline.photos.prefetch import Prefetch, chunks, default_workers
 from pipeline.photos.resize import crop, crop_bilinear, load_view
 from pipeline.runs.graph import remedy, run_argument
@@ -72,9 +73,10 @@ def crops_of(source: str | bytes, boxes: Tensor, rules: CropRules) -> list[Tenso
         rules: how boxes become crops.
     """
     view = (rules.view_side, rules.view_side)
-    image = load_view(source, view, rules.resize_filter) if rules.view_side else load_image(source)
     crop_one = crop_bilinear if rules.resampling == "bilinear" else crop
-    return [crop_one(image, box, rules.size_of(box)) for box in boxes]
+    whole = nullcontext(load_view(source, view, rules.resize_filter)) if rules.view_side else decoded(source)
+    with whole as image:
+        return [crop_one(image, box, rules.size_of(box)) for box in boxes]
 
 
 @dataclass(frozen=True)
