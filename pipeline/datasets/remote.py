@@ -113,10 +113,11 @@ def fetch(address: str, cache: Path, rules: Rules = Rules(), *, shown: bool = Tr
                 index[name] = entry
             if progress:
                 progress.advance(1)
+    if index:
+        write_json(index_path, index)
     for name, error in errors.items():
         if not index or path_of(name).suffix.lower() in SHARD_SUFFIXES:
             raise error
-    write_json(index_path, index)
     files = {_relative(name, root): cache / "remote" / entry["place"] for name, entry in index.items()}
     return Fetched(files, ignored, {_relative(name, root): str(error) for name, error in errors.items()})
 
@@ -209,14 +210,14 @@ def _fetch_one(system: Any, name: str, mark: Any, known: dict[str, Any], cache: 
             file.write(block)
     sha256 = digest.hexdigest()
     place = f"{sha256[:2]}/{sha256}/{_file_name(name)}"
-    (folder / place).parent.mkdir(parents=True, exist_ok=True)
-    arriving.replace(folder / place)
+    with replacing(folder / place, durable=False) as partial:
+        arriving.replace(partial)
     return {"mark": mark, "place": place}
 
 
 def _file_name(name: str) -> str:
     """The last part of the name of a remote file, as the name of a file on any disk."""
-    return printable(path_of(name).name).encode(errors="replace")[-200:].decode(errors="ignore")
+    return printable(path_of(name).name).encode(errors="replace")[-100:].decode(errors="ignore")
 
 
 def _blocks(source: IO[bytes], name: str, allowance: Allowance) -> Iterator[bytes]:

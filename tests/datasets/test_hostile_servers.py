@@ -191,6 +191,12 @@ def test_an_address_is_no_chain_of_file_systems(server, tmp_path):
         assert list(fetch(address, tmp_path, Rules(trusted=hosts_of([address])), shown=False).files) == ["good.png"]
 
 
+def test_a_cache_that_cannot_be_written_is_one_line(server, tmp_path):
+    (tmp_path / "remote").write_text("a file")
+    with pytest.raises(PipelineError, match="could not be written"):
+        fetch(f"{server.url}/good.png", tmp_path, Rules(trusted=hosts_of([server.url])), shown=False)
+
+
 def test_a_page_of_a_folder_is_limited(server, tmp_path, monkeypatch):
     monkeypatch.setattr(web, "PAGE_BYTES", 1000)
     server.listed = ["x" * 100] * 20
