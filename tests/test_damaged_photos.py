@@ -16,7 +16,7 @@ from pipeline.photos.video import frame_count, frames
 COUNT = int(os.environ.get("CCD_FUZZ_PHOTOS", "0"))
 """Damaged files of each format; 0 for as many as `SECONDS` allow."""
 SEED = int(os.environ.get("CCD_FUZZ_SEED", "23"))
-SECONDS = 0.4
+SECONDS = 0.25
 HANG = 60
 """Seconds after which one file counts as a hang; the process ends with the place."""
 
