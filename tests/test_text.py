@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from worlds.commands import ccd, invoke
@@ -102,3 +103,14 @@ def test_terminals_of_other_encodings_get_replacements(settings, written_run, tm
         result = subprocess.run(command, env=environment, capture_output=True, timeout=120)
         output = (result.stdout + result.stderr).decode("latin1")
         assert result.returncode in (0, 1) and "Traceback" not in output, output
+
+
+def test_a_working_directory_that_is_not_utf8_is_one_line(written_run, tmp_path):
+    here = tmp_path / BYTES
+    shutil.copytree(written_run, here / "run")
+    for arguments in (("inspect", "./run"), ("export-labels", "./run", "--format", "huggingface"), ("report", "./run")):
+        command = [sys.executable, "-m", "pipeline", *arguments]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+        result = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, timeout=120)
+        assert result.returncode in (0, 1) and "Traceback" not in result.stderr, result.stderr
+        assert result.returncode == 0 or "x\\udce9y" in result.stderr

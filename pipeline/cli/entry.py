@@ -52,6 +52,10 @@ def main() -> None:
         app()
     except PipelineError as error:
         end_with(error, str(error))
+    except UnicodeEncodeError as error:
+        # part of a name that the command line does not contain, such as the working directory
+        around = error.object[max(error.start - 60, 0) : error.end + 20]
+        end_with(error, f"{around!r} is not valid UTF-8 text. Rename the file or folder.")
     except BrokenPipeError:
         # the reader of our output, such as `head`, has closed it
         drop_output()
