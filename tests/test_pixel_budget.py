@@ -1,15 +1,33 @@
 import re
 import threading
 import time
+import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 from worlds.bad_requests import claiming_png
 
-from pipeline.deploy.classifier import square_or_error
+from pipeline.deploy.classifier import Classifier, score_photos, square_or_error
 from pipeline.photos.images import UnreadableImage, load_image
 from pipeline.photos.pixel_budget import PixelBudget
 from pipeline.photos.prefetch import Prefetch
+
+
+def test_frames_that_wait_to_be_scored_are_small(tiny_classifier):
+    classifier, seen = Classifier.load(tiny_classifier), []
+
+    class Frame(np.ndarray):
+        pass
+
+    def frames():
+        for _ in range(12):
+            frame = np.zeros((64, 64, 3), np.uint8).view(Frame)
+            seen.append(weakref.ref(frame))
+            assert sum(each() is not None for each in seen) <= 2
+            yield frame
+
+    assert score_photos(classifier, frames(), ["a"] * 12, 12, 4).rows == list(range(12))
 
 
 def resident():

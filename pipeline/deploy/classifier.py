@@ -157,13 +157,15 @@ def score_photos(
         PipelineError: no photo can be read.
     """
 
-    def load(photo: Photo | UnreadableImage) -> Tensor | UnreadableImage:
-        if isinstance(photo, UnreadableImage):
+    def load(photo: Photo | Tensor | UnreadableImage) -> Tensor | UnreadableImage:
+        if isinstance(photo, Tensor | UnreadableImage):
             return photo
         return square_or_error(photo, classifier.image_size, classifier.net.resize_filter)
 
     count, rows, scores, errors = 0, [], [], {}
-    ahead = Prefetch(load, photos, ahead=default_workers() + batch_size)
+    # frames of a video are resized as they come, since those that wait for a thread would have no limit in memory
+    drawn = (load(photo) if isinstance(photo, np.ndarray) else photo for photo in photos)
+    ahead = Prefetch(load, drawn, ahead=default_workers() + batch_size)
     with closing(iter(ahead)) as squares, bar("predict", total) as progress:
         while loaded := list(islice(squares, batch_size)):
             readable = {row: item for row, item in enumerate(loaded, count) if isinstance(item, Tensor)}
