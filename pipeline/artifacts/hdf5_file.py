@@ -1,7 +1,7 @@
 """HDF5 files in which every damaged byte is noticed: checksums on metadata and data, and no text of variable length.
 
 libhdf5 can hang or crash in the heap that holds texts of variable length if a byte of it is damaged, so texts have a
-fixed length here, and files with others are refused before the heap is read.
+fixed length here, and a file with other texts is refused before its heap is read.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

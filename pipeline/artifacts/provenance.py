@@ -1,4 +1,4 @@
-"""Where an artifact came from: what decides its content, as a fingerprint."""
+"""Provenance of an artifact: its options, inputs and formulas, and a fingerprint of them."""
 
 import hashlib
 import json

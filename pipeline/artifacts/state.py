@@ -37,7 +37,7 @@ def read_provenance(path: Path) -> Provenance:
     """Provenance of any artifact of a run, without reading its content.
 
     Raises:
-        PipelineError: missing, damaged, or not what its name says.
+        PipelineError: missing, damaged, or of another schema than its name.
     """
     path = Path(path)
     side = path.with_suffix(".json") if path.suffix == ".csv" else path

@@ -95,7 +95,7 @@ def _machines(host: str) -> frozenset[str]:
 
 
 async def _session(*, loop: Any, allowed: Sequence[str]) -> Any:
-    """A session that connects to public IP addresses and to these others, also after a redirect."""
+    """A session that connects only to public IP addresses and to these hosts, also after a redirect."""
     import aiohttp
 
     class Response(aiohttp.ClientResponse):

@@ -142,7 +142,7 @@ def list_entries(path: Path, class_names: Sequence[str]) -> list[Entry] | None:
 
 
 def listed_entry(line: str) -> Entry:
-    """The entry of a line of a list; a line is no glob, as one of a stranger could search the whole disk."""
+    """The entry of a line of a list. A line is not a glob: a hostile one could search the whole disk."""
     return Entry(line if is_address(line) else str(Path(line)), line, listed=True)
 
 

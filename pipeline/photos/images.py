@@ -186,7 +186,7 @@ def _check_profiles(source: Path | bytes) -> None:
 
 
 def _check_cost(image: Image.Image) -> None:
-    """Raise ValueError for an opened image whose pixels take minutes, though they are no more than MAX_PIXELS."""
+    """Raise ValueError for an image within MAX_PIXELS that would take minutes to decode."""
     pixels = image.width * image.height
     if len(image.tile) > MOST_PARTS:
         raise ValueError(f"it has {len(image.tile):,} strips or tiles, the limit is {MOST_PARTS:,}")

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class PixelBudget:
-    """Makes threads wait while others have too many pixels in memory.
+    """Makes threads wait while other threads have too many pixels in memory.
 
     Args:
         limit: pixels in memory; a larger image is alone.

@@ -36,7 +36,7 @@ def without_decisions(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure_labels(path: Path, rows: np.ndarray, truth: np.ndarray, config: EvaluateConfig) -> dict[str, Any]:
-    """Metrics of pseudo-labels; the mAP is that of the unclamped scores, all others those of the labels.
+    """Metrics of pseudo-labels; the mAP is that of the unclamped scores, the rest those of the labels.
 
     Args:
         path: their file; labels and scores are in memory one after the other.

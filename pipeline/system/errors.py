@@ -75,7 +75,7 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
 
 
 def reason_of(error: OSError) -> str:
-    """What the operating system says, without its number: "No space left on device"."""
+    """The message of the operating system, without its number: "No space left on device"."""
     return error.strerror or first_line(error)
 
 
