@@ -11,6 +11,7 @@ TORCH_INDEX ?=
 ARGS ?=
 PLAN ?= paper
 PHOTOS ?= 1000 10000
+SEED ?= 0
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,7 +20,7 @@ STAGES := prepare embed init-labels warmup boxes score-crops fuse train evaluate
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: all install $(STAGES) plan test test-slow check-gpu lint format bench-teacher bench-decode bench-train bench-feed bench-engines bench-start bench-scale bench-intervals bench-serve bench-bad-requests ablation export \
+.PHONY: all install $(STAGES) plan test test-slow check-gpu lint format bench-teacher bench-decode bench-train bench-feed bench-engines bench-start bench-scale bench-intervals bench-serve bench-bad-requests bench-damage ablation export \
         report review predict clean help
 
 all: $(VENV)/installed ## install what a run needs, then run every stage: PRESET=demo, or PRESET=voc12 VOC_ROOT=DIR
@@ -91,6 +92,11 @@ bench-serve: $(VENV)/installed-test ## measure photos per second of `ccd serve` 
 
 bench-bad-requests: $(VENV)/installed-test ## measure the memory of `ccd serve` under 2,000 bad requests, and of large photos: RUN
 	$(BIN)/python tests/benchmarks/bad_requests.py artifacts/$(RUN)/classifier.pt
+
+bench-damage: $(VENV)/installed-test ## read damaged files of every kind for about an hour: SEED
+	CCD_FUZZ_SEED=$(SEED) CCD_FUZZ_ROUNDS=90 CCD_FLIP_STEP=1 CCD_FUZZ_PHOTOS=1500 CCD_FUZZ_SECONDS=60 $(BIN)/python -m pytest -q \
+	  tests/test_fuzz.py tests/test_fuzz_sources.py tests/test_flips.py tests/test_damaged_partial_results.py \
+	  tests/test_damaged_photos.py tests/test_teachers_precomputed.py tests/test_serve.py
 
 ablation: $(VENV)/installed-plot ## compare the settings of a plan on RUN: PLAN=paper
 	$(CCD) ablation $(PLAN) --run $(RUN) --device $(DEVICE)
