@@ -163,25 +163,25 @@ def why_build(stage: Stage, folder: Path, origin: Provenance) -> str:
         if not path.exists():
             return f"{name} is missing"
         try:
-            found = read_provenance(path)
+            stored = read_provenance(path)
         except UnreadableError:
             raise
         except PipelineError:
             return f"{name} is damaged, or of another version"
-        if found.fingerprint != origin.of(name).fingerprint:
-            return difference(found, origin)
+        if stored.fingerprint != origin.of(name).fingerprint:
+            return difference(stored, origin)
     return ""
 
 
-def difference(found: Provenance, origin: Provenance) -> str:
+def difference(stored: Provenance, origin: Provenance) -> str:
     """The changed options, inputs or formulas that make a file out of date."""
     changed = [
-        f"{name} {found.config.get(name, 'unset')!r} -> {origin.config.get(name, 'unset')!r}"
-        for name in sorted({*found.config, *origin.config})
-        if found.config.get(name) != origin.config.get(name)
+        f"{name} {stored.config.get(name, 'unset')!r} -> {origin.config.get(name, 'unset')!r}"
+        for name in sorted({*stored.config, *origin.config})
+        if stored.config.get(name) != origin.config.get(name)
     ]
-    changed += [f"{name} has changed" for name in changed_keys(found.inputs, origin.inputs)]
-    changed += [f"the formulas of {name} have changed" for name in changed_keys(found.formulas, origin.formulas)]
+    changed += [f"{name} has changed" for name in changed_keys(stored.inputs, origin.inputs)]
+    changed += [f"the formulas of {name} have changed" for name in changed_keys(stored.formulas, origin.formulas)]
     return "; ".join(changed) or "it was made by another version of ccd"
 
 

@@ -31,7 +31,7 @@ def cross_fit(
     data: TrainingSet,
     config: TrainConfig,
     share: float,
-    pieces: PartialResults,
+    partial: PartialResults,
     *,
     device: str,
     consistency: Consistency | None = None,
@@ -47,7 +47,7 @@ def cross_fit(
         data: all images, with their labels.
         config: options of the trainings, rounds and folds.
         share: weight of the out-of-fold scores, in [0, 1].
-        pieces: keeps the logits of each fold, from which a killed command resumes.
+        partial: keeps the logits of each fold, from which a killed command resumes.
         device: torch device.
         consistency: second view and its loss, as in the final training.
         store: keeps the feature maps.
@@ -62,11 +62,11 @@ def cross_fit(
         logits = torch.zeros_like(labels)
         for fold in range(config.cross_fit_folds):
             held_out = fold_of == fold
-            path = pieces.path(f"round{number + 1}_fold{fold + 1}.pt")
+            path = partial.path(f"round{number + 1}_fold{fold + 1}.pt")
             if not path.exists():
                 rows = (~held_out).nonzero()[:, 0]
                 title = f"cross-fit {number + 1}/{config.cross_fit_rounds} fold {fold + 1}/{config.cross_fit_folds}"
-                inner = pieces.below(path.stem)
+                inner = partial.below(path.stem)
                 state = start_training(untrained(labels[rows]), config, torch.device(device))
                 part = replace(data, labels=labels, rows=rows)
                 fit(state, part, config.replace(track="none"), inner, consistency=consistency, title=title, store=store)

@@ -60,8 +60,8 @@ class Maps:
 
     def rows(self, images: Tensor, views: Tensor | int, device: torch.device) -> Tensor:
         """Maps float16 Tensor[b, D, h, w] of one view of each image in int64 Tensor[b], on a device."""
-        found = self.values[images.to(self.values.device), torch.as_tensor(views, device=self.values.device)]
-        pinned = found.pin_memory() if device.type == "cuda" and found.device != device else found
+        maps = self.values[images.to(self.values.device), torch.as_tensor(views, device=self.values.device)]
+        pinned = maps.pin_memory() if device.type == "cuda" and maps.device != device else maps
         return pinned.to(device, non_blocking=True)
 
     def __len__(self) -> int:

@@ -85,15 +85,15 @@ def feature_batches(
         digests = {} if store is None else store.digests
         views = ViewSpec(size, model.resize_filter, digests=digests).batches(paths[done:], batch_size)
         for number, (rows, images) in enumerate(views):
-            found = features(to_float(to_device(images, device)))
-            found = found.half() if rounded else found
+            computed = features(to_float(to_device(images, device)))
+            computed = computed.half() if rounded else computed
             if maps is not None:
-                maps.append(found[:, None])
+                maps.append(computed[:, None])
                 if number % SAVE_EVERY == 0 or maps.done == len(paths):
                     maps.save()
             progress.advance(len(rows))
             # the memory layout of kept maps, because the last digits of sums over a map depend on it
-            yield range(done + rows.start, done + rows.stop), found.float().contiguous()
+            yield range(done + rows.start, done + rows.stop), computed.float().contiguous()
 
 
 def shares(count: int, batch_size: int) -> list[range]:

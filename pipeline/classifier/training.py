@@ -149,20 +149,20 @@ def fit(
     state: TrainingState,
     data: TrainingSet,
     config: TrainingConfig,
-    pieces: PartialResults,
+    partial: PartialResults,
     *,
     consistency: Consistency | None = None,
     after_epoch: Callable[[CamNet], Tensor] | None = None,
     title: str = "train",
     store: FeatureStore | None = None,
 ) -> pd.DataFrame:
-    """Train for `config.epochs`, keeping every finished epoch in `pieces` and continuing from what is there.
+    """Train for `config.epochs`, keeping every finished epoch in `partial` and continuing from what is there.
 
     Args:
         state: changed in place; ends as after the last epoch.
         data: images and soft labels.
         config: options.
-        pieces: gets `epoch_001.pt` and so on (see `read_epoch`) and `last.pt`.
+        partial: gets `epoch_001.pt` and so on (see `read_epoch`) and `last.pt`.
         consistency: the second view and its loss; None for one view.
         after_epoch: called with the model in eval mode; its tensor is saved with the epoch.
         title: title of the progress bar, and folder of TensorBoard's files.
@@ -175,8 +175,8 @@ def fit(
         PipelineError: the loss is not finite; the finished epochs are kept.
     """
     rows: list[dict[str, float]] = []
-    if pieces.path("last.pt").exists():
-        content = load_partial(pieces.path("last.pt"))
+    if partial.path("last.pt").exists():
+        content = load_partial(partial.path("last.pt"))
         state.restore(content)
         for group, kept in zip(state.optimizer.param_groups, content["optimizer"]["param_groups"], strict=True):
             group["lr"] = kept[
@@ -188,15 +188,15 @@ def fit(
         source = view_source(state, data, config, consistency, title, store)
     distributed.barrier()  # a process that waits in its first step could time out while another fills its maps
     count = len(data.paths if data.rows is None else data.rows)
-    curves = None if config.track == "none" else Curves(config.track, pieces.folder.parent, title)
+    curves = None if config.track == "none" else Curves(config.track, partial.folder.parent, title)
     with bar(title, config.epochs * count, done=len(rows) * count, curves=curves) as progress:
         for epoch in range(len(rows) + 1, config.epochs + 1):
             rows.append(train_one_epoch(state, data, config, source, consistency, epoch, progress))
             progress.record({key: value for key, value in rows[-1].items() if key != "epoch"}, "epoch")
             after = after_epoch(state.model.eval()) if after_epoch else None
             if distributed.is_main():
-                save_partial(pieces.path(epoch_name(epoch)), {"weights": state.model.state_dict(), "after": after})
-                save_partial(pieces.path("last.pt"), {**state.to_content(), "rows": rows})
+                save_partial(partial.path(epoch_name(epoch)), {"weights": state.model.state_dict(), "after": after})
+                save_partial(partial.path("last.pt"), {**state.to_content(), "rows": rows})
     distributed.barrier()  # the files of the last epoch exist for all processes
     return pd.DataFrame(rows)
 
@@ -238,9 +238,9 @@ def epoch_name(epoch: int) -> str:
     return f"epoch_{epoch:03d}.pt"
 
 
-def read_epoch(pieces: PartialResults, epoch: int, name: str) -> Any:
+def read_epoch(partial: PartialResults, epoch: int, name: str) -> Any:
     """The "weights" of a finished epoch, a state dict, or "after", the result of `after_epoch`."""
-    return load_partial(pieces.path(epoch_name(epoch)), name)[name]
+    return load_partial(partial.path(epoch_name(epoch)), name)[name]
 
 
 def train_one_epoch(

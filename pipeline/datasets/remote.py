@@ -59,7 +59,7 @@ class Fetched:
 
 @dataclass(frozen=True)
 class Rules:
-    """Which files of addresses are fetched, and which servers may be asked."""
+    """Which files of addresses are fetched, and which servers may be contacted."""
 
     exclude: Sequence[str] = ()
     """Patterns of names that are not fetched; see `listing.excluded_by`."""

@@ -58,7 +58,7 @@ def is_web(address: str) -> bool:
 
 
 def is_file(system: Any, path: str) -> bool:
-    """Whether there is a file; raises what fsspec hides, the reason why a web server cannot be asked."""
+    """Whether there is a file; raises what fsspec hides, why a web server cannot be reached."""
     return system.exists(path, strict=True) if is_web(path) else system.isfile(path)
 
 

@@ -22,8 +22,8 @@ def quantile_threshold(scores: Tensor, classes_per_image: float) -> float:
         scores: Tensor[N, C].
         classes_per_image: k, in (0, C]; rounded to a whole number of (image, class) pairs, at least one.
     """
-    wanted = min(max(round(classes_per_image * len(scores)), 1), scores.numel())
-    return scores.flatten().sort(descending=True).values[wanted - 1].item()
+    rank = min(max(round(classes_per_image * len(scores)), 1), scores.numel())
+    return scores.flatten().sort(descending=True).values[rank - 1].item()
 
 
 MOST_PEAKS = 3
@@ -182,8 +182,8 @@ def peak_boxes(mask: Tensor) -> tuple[Tensor, Tensor]:
             rows, columns = slices[region]
             boxes.append([columns.start, rows.start, columns.stop, rows.stop])
             owner.append(p)
-    found = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), torch.tensor(owner, dtype=torch.int64)
-    return found[0].to(mask.device), found[1].to(mask.device)
+    box = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    return box.to(mask.device), torch.tensor(owner, dtype=torch.int64, device=mask.device)
 
 
 TOGETHER = {"cpu": 8}
@@ -219,10 +219,10 @@ def cam_boxes(
     for start in range(0, len(cams), together):
         planes = upsample(cams[start : start + together].float(), size)
         if rule == "peaks":
-            found, local = peak_boxes(normalise(planes, epsilon) > threshold)
+            box, local = peak_boxes(normalise(planes, epsilon) > threshold)
         else:
-            found, local = threshold_boxes(planes, threshold, epsilon, corners=rule == "corners")
-        boxes.append(found)
+            box, local = threshold_boxes(planes, threshold, epsilon, corners=rule == "corners")
+        boxes.append(box)
         owner.append(local + start)
     boxes = expand_boxes(torch.cat(boxes), size, margin)
     # without a margin, boxes of the rule "corners" may be empty

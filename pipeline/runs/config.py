@@ -113,7 +113,7 @@ class Config:
         Args:
             made: the `config` of the artifact.
         """
-        found = []
+        changes = []
         for item in fields(self):
             name, value, content = item.name, getattr(self, item.name), item.metadata.get("content")
             if not item.metadata.get("identity", True):
@@ -125,8 +125,8 @@ class Config:
                 value = content(value) if content else value
                 differs = before != value
             if differs:
-                found.append(f"{name} {before!r} -> {value!r}")
-        return found
+                changes.append(f"{name} {before!r} -> {value!r}")
+        return changes
 
     def replace(self, **changes: Any) -> Self:
         """Copy with some options changed."""

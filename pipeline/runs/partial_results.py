@@ -33,10 +33,10 @@ class PartialResults:
     def __init__(self, target: Path, provenance: "Provenance", *, fresh: bool = False) -> None:
         self.folder = target.with_name(target.name + ".partial")
         if distributed.is_main():
-            stamp, wanted = self.folder / "fingerprint", stamp_of(target.parent, provenance)
-            if fresh or stamp_in(stamp) != wanted:
+            stamp, expected = self.folder / "fingerprint", stamp_of(target.parent, provenance)
+            if fresh or stamp_in(stamp) != expected:
                 remove_folder(self.folder)
-                write_text(stamp, wanted)
+                write_text(stamp, expected)
             remove_damaged(self.folder)
         distributed.barrier()  # no process reads or saves a result before the old ones are removed
 

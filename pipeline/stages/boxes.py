@@ -163,7 +163,7 @@ def cam_view(
     train: Manifest,
     config: BoxesConfig,
     store: FeatureStore | None,
-    pieces: PartialResults,
+    partial: PartialResults,
 ) -> tuple[CandidateBoxes, float]:
     """Boxes of all images, in the first process, and the threshold that selected their classes.
 
@@ -174,9 +174,9 @@ def cam_view(
     paths = train.paths
     tau = search_tau(model, paths, search_size, config) if config.tau_rule == "search" else 0.0
     how = {"batch_size": config.batch_size, "title": "boxes: tau", "store": store, "rounded": config.half_maps}
-    logits = predict_once(pieces.path("logits.pt"), model, paths, config.image_size, **how)
+    logits = predict_once(partial.path("logits.pt"), model, paths, config.image_size, **how)
     selected, tau = select_classes(logits.sigmoid(), config, tau)
-    return box_classes(model, train, selected, config, store, pieces), tau
+    return box_classes(model, train, selected, config, store, partial), tau
 
 
 def box_classes(
@@ -185,15 +185,15 @@ def box_classes(
     selected: Tensor,
     config: BoxesConfig,
     store: FeatureStore | None,
-    pieces: PartialResults,
+    partial: PartialResults,
 ) -> CandidateBoxes:
     """Boxes of the selected classes, bool Tensor[N, C], in the first process; the processes of torchrun share the images."""
     paths, sizes = train.paths, torch.from_numpy(train.sizes)
     groups = shares(len(paths), config.batch_size)
     # no fingerprint contains the batch size, which determines the groups, or a tau that differs between devices
-    pieces = pieces.of([len(group) for group in groups], selected.numpy())
+    partial = partial.of([len(group) for group in groups], selected.numpy())
     mine = distributed.shard(range(len(groups)))
-    missing = [group for group in mine if not pieces.has_arrays(group)]
+    missing = [group for group in mine if not partial.has_arrays(group)]
     rows = np.array([row for group in missing for row in groups[group]], dtype=np.int64)
     ends = {groups[group].stop: group for group in missing}
     parts = []
@@ -213,12 +213,12 @@ def box_classes(
             cams = boost_positive(cams, model.boost)
         parts.append(find_boxes(cams, selected[part], range(part[0], part[-1] + 1), sizes[part], config))
         if part[-1] + 1 in ends:
-            pieces.save_arrays(ends[part[-1] + 1], vars(CandidateBoxes.joined(parts)))
+            partial.save_arrays(ends[part[-1] + 1], vars(CandidateBoxes.joined(parts)))
             parts = []
     distributed.barrier()
     if not distributed.is_main():
         return NO_BOXES
-    return CandidateBoxes.joined([CandidateBoxes(**pieces.load_arrays(group)) for group in range(len(groups))])
+    return CandidateBoxes.joined([CandidateBoxes(**partial.load_arrays(group)) for group in range(len(groups))])
 
 
 def grid_view(train: Manifest, config: BoxesConfig) -> CandidateBoxes:
@@ -258,7 +258,7 @@ def boxes_of_view(
     config: BoxesConfig,
     device: str,
     store: FeatureStore,
-    pieces: PartialResults,
+    partial: PartialResults,
 ) -> tuple[CandidateBoxes, float]:
     """Boxes of the view that the options name, and the threshold that selected their classes, NaN without one."""
     if config.view == "none":
@@ -267,7 +267,7 @@ def boxes_of_view(
         return annotated_view(read_ground_truth(folder), train, config), math.nan
     if config.view == "grid":
         return grid_view(train, config), math.nan
-    boxes, tau = cam_view(load_classifier(checkpoint, device), checkpoint.image_size, train, config, store, pieces)
+    boxes, tau = cam_view(load_classifier(checkpoint, device), checkpoint.image_size, train, config, store, partial)
     return (random_view(boxes, train, config) if config.view == "random" else boxes), tau
 
 
@@ -286,12 +286,12 @@ def run(
     train = manifest.split("train")
     checkpoint = read_checkpoint(folder / "warmup.pt")
     check_same_images(train, checkpoint, folder / "manifest.csv", folder / "warmup.pt")
-    pieces = PartialResults(path, origin, fresh=fresh)
-    boxes, tau = boxes_of_view(folder, train, checkpoint, config, device, store, pieces)
+    partial = PartialResults(path, origin, fresh=fresh)
+    boxes, tau = boxes_of_view(folder, train, checkpoint, config, device, store, partial)
     if not distributed.is_main():
         return
     columns = vars(boxes) | {"cam": boxes.cam if len(boxes.box) else None}
     write(path, Boxes(provenance=origin, image_ids=train.image_ids, class_names=train.class_names, tau=tau, **columns))
-    pieces.remove()
+    partial.remove()
     boxed = len(np.unique(boxes.image_index))
     log(f"{path}: {len(boxes.box)} boxes in {boxed} of {len(train.image_ids)} images, tau {tau:.3f}.")

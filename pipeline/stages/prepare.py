@@ -260,13 +260,13 @@ def check_images(dataset: Dataset, known: KnownPhotos) -> tuple[list[tuple[Any, 
 
     count = len(dataset.paths)
     with known, bar("prepare", count) as progress:
-        for index, found in enumerate(Prefetch(look_at, range(count), ahead=64)):
+        for index, facts in enumerate(Prefetch(look_at, range(count), ahead=64)):
             image_id, path = dataset.image_ids[index], dataset.paths[index]
-            if isinstance(found, str):
-                skipped[image_id] = found
+            if isinstance(facts, str):
+                skipped[image_id] = facts
             else:
-                known.add(image_id, found)
-                row = (image_id, str(path.absolute()), dataset.splits[index], found.height, found.width, found.sha256)
+                known.add(image_id, facts)
+                row = (image_id, str(path.absolute()), dataset.splits[index], facts.height, facts.width, facts.sha256)
                 rows.append(row)
                 kept.append(index)
             progress.advance(1)

@@ -1,8 +1,8 @@
 """Train the final classifier on the final labels, from the warm-up on, with two views and a label-free choice of epoch."""
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def cross_fitted_labels(
     warmup: Checkpoint,
     data: TrainingSet,
     config: TrainConfig,
-    pieces: PartialResults,
+    partial: PartialResults,
     *,
     device: str,
     store: FeatureStore,
@@ -86,7 +86,7 @@ def cross_fitted_labels(
         return model
 
     options = {"device": device, "consistency": consistency_of(config), "store": store}
-    mixed = cross_fit(untrained, data, config, share, pieces, **options).numpy()
+    mixed = cross_fit(untrained, data, config, share, partial, **options).numpy()
     scores = mixed + np.float32(1 - share) * (labels.scores - labels.labels)
     if labels.corrected_entries:
         corrections: Corrections = read_arrays(folder / "corrections.h5")
@@ -111,14 +111,14 @@ def training_set(train: Manifest, labels: Labels, warmup: Checkpoint, config: Tr
 
 
 def logits_of_epochs(
-    best: Checkpoint, epochs: Iterable[int], pieces: PartialResults, predict: Callable[[CamNet], Tensor], device: str
+    best: Checkpoint, epochs: Iterable[int], partial: PartialResults, predict: Callable[[CamNet], Tensor], device: str
 ) -> dict[int, Tensor]:
     """Logits Tensor[n, C] of the test images by epoch: those kept while training, else predicted from its weights."""
     logits = {}
     for epoch in epochs:
-        logits[epoch] = read_epoch(pieces, epoch, "after")
+        logits[epoch] = read_epoch(partial, epoch, "after")
         if logits[epoch] is None:
-            weights = read_epoch(pieces, epoch, "weights")
+            weights = read_epoch(partial, epoch, "weights")
             logits[epoch] = predict(load_classifier(replace(best, weights=weights), device))
     return logits
 
@@ -160,32 +160,32 @@ def run(
     final_labels: Labels = read_arrays(folder / "final_labels.h5")
     check_same_images(final_labels, train, folder / "final_labels.h5", folder / "manifest.csv")
     warmup = read_checkpoint(folder / "warmup.pt")
-    pieces = PartialResults(folder / "classifier.pt", origin, fresh=fresh)
+    partial = PartialResults(folder / "classifier.pt", origin, fresh=fresh)
     state = start_training(load_classifier(warmup), config, torch.device(device))
     state.restore(warmup.training)
     # later stages cannot use the maps of a backbone that is trained
     kept = store if is_frozen(state.model) else None
     on_test = {"title": "  test images", "store": kept}
-    predict_test = partial(predict_together, paths=test.paths, size=config.test_size, **on_test)
+    predict_test = functools.partial(predict_together, paths=test.paths, size=config.test_size, **on_test)
     initial = load_classifier(warmup, device)
-    warmup_logits = predict_once(pieces.path("warmup_logits.pt"), initial, test.paths, warmup.image_size, **on_test)
+    warmup_logits = predict_once(partial.path("warmup_logits.pt"), initial, test.paths, warmup.image_size, **on_test)
     data = training_set(train, final_labels, warmup, config)
-    labels = cross_fitted_labels(folder, final_labels, warmup, data, config, pieces, device=device, store=store)
+    labels = cross_fitted_labels(folder, final_labels, warmup, data, config, partial, device=device, store=store)
     # only whether there is ground truth: training does not read it
     each_epoch = config.score_epochs and (folder / "ground_truth.h5").exists()
     history = fit(
         state,
         replace(data, labels=torch.from_numpy(labels.labels)),
         config,
-        pieces,
+        partial,
         consistency=consistency_of(config),
         after_epoch=predict_test if each_epoch else None,
         store=store,
     )
     chosen = choose_epoch(config, warmup, history)
-    best = replace(warmup, weights=read_epoch(pieces, chosen, "weights"), image_size=config.test_size)
+    best = replace(warmup, weights=read_epoch(partial, chosen, "weights"), image_size=config.test_size)
     epochs = range(1, config.epochs + 1) if each_epoch else [chosen]
-    logits = logits_of_epochs(best, epochs, pieces, predict_test, device)
+    logits = logits_of_epochs(best, epochs, partial, predict_test, device)
     if config.calibrate:
         best = calibrated(best, train.paths, labels.labels, device, kept)
     if not distributed.is_main():
@@ -195,5 +195,5 @@ def run(
     write(folder / "epoch_scores.h5", epoch_scores(best, test, warmup_logits, logits, chosen, origin))
     trained: dict[str, Any] = {"training": state.to_content(), "steps": state.steps}
     write_checkpoint(folder / "classifier.pt", replace(best, provenance=origin, image_ids=train.image_ids, **trained))
-    pieces.remove()
+    partial.remove()
     log(f"{folder / 'classifier.pt'}: epoch {chosen} of {config.epochs}, loss {history['loss'].iloc[-1]:.4f}.")

@@ -47,7 +47,7 @@ def run(
     train = manifest.split("train")
     labels: Labels = read_arrays(folder / "initial_labels.h5")
     check_same_images(labels, train, folder / "initial_labels.h5", folder / "manifest.csv")
-    pieces = PartialResults(path, origin, fresh=fresh)
+    partial = PartialResults(path, origin, fresh=fresh)
     architecture = {
         "backbone": config.backbone,
         "class_count": len(train.class_names),
@@ -59,7 +59,7 @@ def run(
     state = start_training(model, config, torch.device(device))
     cache = open_cache(config.cache, train.digest_of, config.image_size, config.resize_filter)
     data = TrainingSet(train.paths, soft_labels, torch.ones(len(train.paths)), cache)
-    history = fit(state, data, config, pieces, title="warmup", store=store)
+    history = fit(state, data, config, partial, title="warmup", store=store)
     if not distributed.is_main():
         return
     write_csv(folder / "warmup.csv", history)
@@ -77,5 +77,5 @@ def run(
             thresholds=[PRESENT] * len(train.class_names),
         ),
     )
-    pieces.remove()
+    partial.remove()
     log(f"{path}: {config.epochs} epochs, loss {history['loss'].iloc[-1]:.4f}.")
