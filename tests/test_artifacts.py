@@ -334,6 +334,7 @@ def test_manifest_survives_and_its_paths_may_move_with_the_run(tmp_path):
     assert found.display_names == written.display_names and found.skipped == written.skipped
     assert found.sizes.tolist() == [[10, 20], [10, 20]]
     assert found.split("test").image_ids == []
+    assert found.digest_of is found.digest_of  # not made again for each photo
     moved.rename(tmp_path)
 
 

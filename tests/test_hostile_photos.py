@@ -103,4 +103,4 @@ def test_a_photo_that_became_a_pipe_stops_no_page_and_is_named_by_exports(run):
     assert code == 0, output
     for arguments in (["score-crops", "--force", "--run", run], ["export-labels", run, "--format", "huggingface"]):
         code, output = invoke(*arguments)
-        assert code == 1 and "pipe.png" in output and "a pipe, socket or device" in output, output
+        assert code == 1 and "pipe.png" in output and "not a file" in output, output

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.artifacts.schema import Artifact, array
+
 if TYPE_CHECKING:
     import pandas as pd
-from pipeline.artifacts.schema import Artifact, array
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.artifacts.schema import Artifact, array
+
 if TYPE_CHECKING:
     import pandas as pd
-from pipeline.artifacts.schema import Artifact, array
 
 
 def corrected_count(images: int, entries: int) -> str:

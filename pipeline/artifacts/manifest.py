@@ -60,7 +60,7 @@ class Manifest:
         """N SHA-256 of the files."""
         return list(self.images["sha256"])
 
-    @property
+    @cached_property
     def digest_of(self) -> dict[str, str]:
         """SHA-256 of each photo by its path."""
         return dict(zip(self.paths, self.digests, strict=True))

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from pipeline.artifacts.provenance import Provenance
 from pipeline.runs.graph import remedy
 from pipeline.system.errors import PipelineError
 
 if TYPE_CHECKING:
     import pandas as pd
-from pipeline.artifacts.provenance import Provenance
 
 
 def array(

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from pipeline.datasets.listing import HIDDEN, NOT_PHOTOS, describe_ignored, why_ignored
 from pipeline.datasets.parquet_images import image_column
-from pipeline.photos.formats import HEAD, PHOTO_SUFFIXES, kind_of, readable_formats, suffix_of, why_unreadable
+from pipeline.photos.formats import HEAD, PHOTO_SUFFIXES, readable_formats, suffix_of, why_unreadable
 from pipeline.photos.video import VIDEO_SUFFIXES
 from pipeline.system.errors import PipelineError
+from pipeline.system.files import kind_of
 
 SHARD_SUFFIXES = (".tar", ".parquet")
 """Endings of files in a folder that contain photos."""

@@ -108,12 +108,12 @@ class Service:
         async with server.form(request, self._config.body_mb) as form:
             uploads = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
             self._check(uploads)
-            cost = await loop.run_in_executor(self._decoders, _cost, uploads)
-            if cost > self._config.megapixels * 1_000_000:
+            costs = await loop.run_in_executor(self._decoders, _costs, uploads)
+            if sum(costs) > self._config.megapixels * 1_000_000:
                 text = f"the photos have more than {self._config.megapixels} megapixels together; send several requests"
                 raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text)
-            photos = await asyncio.gather(*map(self._predicted, uploads))
-        if cost > LARGE:
+            photos = await asyncio.gather(*map(self._predicted, uploads, costs))
+        if sum(costs) > LARGE:
             await loop.run_in_executor(self._decoders, return_freed_memory)
         failed = all("error" in photo for photo in photos)
         return server.json_response({"photos": photos}, HTTPStatus.UNPROCESSABLE_ENTITY if failed else HTTPStatus.OK)
@@ -131,9 +131,9 @@ class Service:
                 text = f"{upload.filename!r} is larger than {config.photo_mb} MB"
                 raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text)
 
-    async def _predicted(self, upload: UploadFile) -> dict[str, Any]:
+    async def _predicted(self, upload: UploadFile, cost: int) -> dict[str, Any]:
         """The part of the response about one photo."""
-        square = await asyncio.get_running_loop().run_in_executor(self._decoders, self._decoded, upload)
+        square = await asyncio.get_running_loop().run_in_executor(self._decoders, self._decoded, upload, cost)
         if isinstance(square, UnreadableImage):
             return {"name": upload.filename, "error": str(square)}
         future, row = self._batcher.add(square)
@@ -143,23 +143,22 @@ class Service:
         (labels,) = present_classes(scores[None], self._classifier.thresholds, names)
         return {"name": upload.filename, "labels": labels, "scores": dict(zip(names, scores.tolist(), strict=True))}
 
-    def _decoded(self, upload: UploadFile) -> Tensor | UnreadableImage:
+    def _decoded(self, upload: UploadFile, cost: int) -> Tensor | UnreadableImage:
         """Read and decode on a thread: uploads may be on disk."""
-        content = upload.file.read()
-        if claimed_cost(content) > MAX_PIXELS:
+        if cost > MAX_PIXELS:
             return UnreadableImage(
                 "decoding the photo needs too much memory. Scale it down, or send it as JPEG or PNG."
             )
-        return square_or_error(content, self._classifier.image_size, self._classifier.net.resize_filter)
+        return square_or_error(upload.file.read(), self._classifier.image_size, self._classifier.net.resize_filter)
 
 
-def _cost(uploads: list[UploadFile]) -> int:
-    """Pixels to decode, by the headers of the photos."""
-    cost = 0
+def _costs(uploads: list[UploadFile]) -> list[int]:
+    """Pixels to decode of each photo, by its header."""
+    costs = []
     for upload in uploads:
-        cost += claimed_cost(upload.file.read())
+        costs.append(claimed_cost(upload.file.read()))
         upload.file.seek(0)
-    return cost
+    return costs
 
 
 def build_app(classifier: Classifier, name: str, config: ServeConfig) -> Starlette:

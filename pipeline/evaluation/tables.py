@@ -1,6 +1,5 @@
 """Figures of a run as tables for the terminal."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from pipeline.artifacts.damage import reporting_damage
 from pipeline.artifacts.labels import corrected_count
 from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.state import read_provenance
+from pipeline.runs.partial_results import digest_of
 from pipeline.system.files import write_json
 from pipeline.system.progress import PlainTable, log, show
 
@@ -32,11 +32,6 @@ def write_metrics(folder: Path, origin: Provenance, metrics: dict[str, Any]) -> 
     """Write `metrics.json`, with a digest of its content."""
     content = {"attributes": origin.to_attributes(), **metrics}
     write_json(folder / "metrics.json", content | {"digest": digest_of(content)})
-
-
-def digest_of(metrics: dict[str, Any]) -> str:
-    """Hash of metrics, whatever the order of their keys."""
-    return hashlib.sha256(json.dumps(metrics, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def show_metrics(folder: Path) -> None:

@@ -1,7 +1,6 @@
 """Readable image formats, by suffix or first bytes; pillow-heif adds HEIF where it is installed."""
 
 import re
-import stat
 from functools import cache
 
 from PIL import Image, features
@@ -80,17 +79,6 @@ def why_unreadable(suffix: str) -> str | None:
     if suffix in RAW:
         return "camera raw files cannot be read; convert the file to JPEG or TIFF"
     return None
-
-
-def kind_of(mode: int) -> str:
-    """What a path is that is neither a file nor a folder, by its `os.stat` mode."""
-    kinds = (
-        (stat.S_ISFIFO, "a FIFO"),
-        (stat.S_ISSOCK, "a socket"),
-        (stat.S_ISCHR, "a device"),
-        (stat.S_ISBLK, "a device"),
-    )
-    return next((name for is_kind, name in kinds if is_kind(mode)), "not a regular file")
 
 
 def _register_heif() -> bool:

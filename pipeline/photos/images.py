@@ -1,7 +1,6 @@
 """Image files to uint8 RGB tensors."""
 
 import io
-import stat
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,11 +11,12 @@ from typing import IO, TYPE_CHECKING, TypeVar
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from pipeline.photos.formats import RAW, kind_of, readable_formats, why_unreadable
+from pipeline.photos.formats import RAW, readable_formats, why_unreadable
 from pipeline.photos.pixel_budget import PixelBudget
 from pipeline.photos.prefetch import default_workers
 from pipeline.photos.rgb import SIDEWAYS, orientation, upright_pixels
 from pipeline.system.errors import PipelineError, first_line
+from pipeline.system.files import regular_file
 
 if TYPE_CHECKING:  # `prepare` checks photos and needs no tensors
     from torch import Tensor
@@ -170,10 +170,8 @@ def _result(source: Path | bytes, function: Callable[[Image.Image], Result]) -> 
 
 
 def _check_kind(path: Path) -> None:
-    """Raise ValueError for a FIFO, which would block for ever, and for a raw file, which would give its thumbnail."""
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a folder fails by itself
-        raise ValueError(f"it is {kind_of(mode)}, not a file")
+    """Raise an error for a special file, see `regular_file`, and for a raw file, which would give its thumbnail."""
+    regular_file(path)
     if path.suffix.lower() in RAW:
         raise ValueError(why_unreadable(path.suffix))
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.system import distributed
+from pipeline.system.errors import SpecialFileError, first_line
+from pipeline.system.files import regular_file, remove_folder, replacing_stream, sha256_of, write_text
 from pipeline.system.progress import bar, log
+from pipeline.system.sealed import check_seal, seal
 
 if TYPE_CHECKING:
     from pipeline.artifacts.provenance import Provenance
-from pipeline.system.errors import SpecialFileError, first_line
-from pipeline.system.files import regular_file, remove_folder, replacing_stream, sha256_of, write_text
-from pipeline.system.sealed import check_seal, seal
 
 
 class PartialResults:

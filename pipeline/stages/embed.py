@@ -112,10 +112,13 @@ def run_teacher(
         )
     head = head_of_classes(teacher, manifest, config, config.logit_scale)
     store = ImageStore(folder, key, config.teacher)
-    if other and distributed.is_main():
-        log(f"{store.path}: {store.take_over(other, manifest.digests)} images reused from {config.reuse_embeddings}.")
-    distributed.barrier()
-    store = ImageStore(folder, key, config.teacher)
+    if other:
+        if distributed.is_main():
+            reused = store.take_over(other, manifest.digests)
+            log(f"{store.path}: {reused} images reused from {config.reuse_embeddings}.")
+        distributed.barrier()
+        if not distributed.is_main():
+            store = ImageStore(folder, key, config.teacher)
     missing = len(store.missing(manifest.digests))
     batch_size = config.batch_size or (find_batch_size(teacher.encode_images, (size, size), device) if missing else 1)
     views = ViewSpec(size, rules.resize_filter_of(teacher), digests=manifest.digest_of)
@@ -123,7 +126,9 @@ def run_teacher(
     distributed.barrier()  # every process reads the store that the first one has written
     if missing < len(manifest.digests):
         log(f"{store.path}: {missing} of {len(manifest.digests)} images were encoded, the others reused.")
-    probabilities = classify(len(manifest.digests), ImageStore(folder, key).blocks(manifest.digests), head)
+    if not distributed.is_main():
+        store = ImageStore(folder, key)
+    probabilities = classify(len(manifest.digests), store.blocks(manifest.digests), head)
     return TeacherScores(probabilities, head, size, config.teacher, teacher.fingerprint)
 
 

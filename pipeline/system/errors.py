@@ -33,7 +33,7 @@ class SpecialFileError(OSError):
 def system_refusal(error: BaseException) -> str | None:
     """Why the operating system refuses a file, and what to do, as the end of a sentence; None if the file is damaged."""
     if isinstance(error, SpecialFileError):
-        return "(it is a pipe, socket or device). Give a regular file."
+        return f"({error.strerror}). Give a regular file."
     if not isinstance(error, OSError) or error.errno is None or error.errno in BY_CONTENT:
         return None
     if "unable to lock file" not in str(error):  # HDF5's message for every failure of a lock

@@ -220,8 +220,19 @@ def regular_file(path: Path) -> Path:
     """
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise SpecialFileError(errno.ENXIO, "a pipe, socket or device, expected a regular file", str(path))
+        raise SpecialFileError(errno.ENXIO, f"it is {kind_of(mode)}, not a file", str(path))
     return path
+
+
+def kind_of(mode: int) -> str:
+    """What a path is that is neither a file nor a folder, by its `os.stat` mode."""
+    kinds = (
+        (stat.S_ISFIFO, "a FIFO"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISCHR, "a device"),
+        (stat.S_ISBLK, "a device"),
+    )
+    return next((name for is_kind, name in kinds if is_kind(mode)), "not a regular file")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -265,4 +276,4 @@ def sha256_of(path: Path) -> str:
             digest.update(f"{item.relative_to(path).as_posix()}\0{sha256_of(item)}\n".encode())
         return digest.hexdigest()
     except OSError as error:
-        raise PipelineError(f"{path} cannot be read ({error.strerror or error}). Check the path.") from error
+        raise PipelineError(f"{path} cannot be read ({reason_of(error)}). Check the path.") from error

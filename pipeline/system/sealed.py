@@ -15,7 +15,7 @@ SIZE = 64
 BLOCK = 2**20
 
 
-def seal(stream: BinaryIO, place: str = "") -> None:
+def seal(stream: BinaryIO, place: str) -> None:
     """End a zip archive with the hash of its content and of a name that belongs to its place."""
     stream.seek(0)
     with zipfile.ZipFile(stream, "a") as archive:
@@ -26,7 +26,7 @@ def seal(stream: BinaryIO, place: str = "") -> None:
     stream.write(digest)
 
 
-def check_seal(path: Path, place: str = "") -> None:
+def check_seal(path: Path, place: str) -> None:
     """Raise ValueError unless a file ends with the hash of its content and place."""
     with regular_file(path).open("rb") as stream:
         size = max(stream.seek(0, 2) - SIZE, 0)
