@@ -101,7 +101,7 @@ def test_a_full_disk_is_one_line_that_says_so_and_keeps_the_old_files(limit, fin
 
 def test_a_device_is_never_replaced(tmp_path):
     os.mkfifo(tmp_path / "out.csv")
-    with pytest.raises(PipelineError, match="pipe, socket or device"), replacing(tmp_path / "out.csv"):
+    with pytest.raises(PipelineError, match="it is a FIFO, not a file"), replacing(tmp_path / "out.csv"):
         pass
     assert (tmp_path / "out.csv").is_fifo()
 
