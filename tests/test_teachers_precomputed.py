@@ -12,9 +12,9 @@ from sklearn.metrics import average_precision_score
 from worlds.commands import ccd, invoke
 from worlds.teachers import ColourTeacher
 
+from pipeline.datasets import hdf5_probe
 from pipeline.evaluation.read import read
 from pipeline.system.errors import PipelineError
-from pipeline.teachers import hdf5_probe
 from pipeline.teachers.precomputed import align, read_precomputed
 
 REAL = Path(__file__).resolve().parents[2] / "shared/data/clip_rn50x64_voc12_train.h5"

@@ -2,8 +2,7 @@
 
 import hashlib
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
@@ -14,11 +13,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.datasets.image_names import match_names
-from pipeline.system.errors import PipelineError, UnreadableError, first_line, hint, system_refusal
+from pipeline.datasets.given_hdf5 import (
+    checked_names,
+    columns_of_classes,
+    own_dataset,
+    read_given,
+    read_names,
+    read_numbers,
+    rows_of_images,
+)
+from pipeline.system.errors import PipelineError, UnreadableError, system_refusal
 from pipeline.system.files import sha256_of
 from pipeline.system.text import nfc
-from pipeline.teachers.hdf5_probe import check_readable
 
 SUM_TOLERANCE = 0.02
 """Largest deviation from 1 of the sum of a row of probabilities; float16 causes it."""
@@ -66,26 +72,7 @@ def read_precomputed(path: Path) -> Precomputed:
     """
     if path.is_dir():
         return _read_clip_retrieval(path)
-    if not path.is_file():
-        raise PipelineError(f"{path} is missing. Give an .h5 file or a clip-retrieval folder.")
-    if not h5py.is_hdf5(path):
-        raise PipelineError(f"{path} is not an HDF5 file. Give an .h5 file or a clip-retrieval folder.")
-    try:
-        check_readable(path)
-        return _read_hdf5(path)
-    except (
-        OSError,
-        RuntimeError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        MemoryError,
-        OverflowError,
-        ValueError,
-    ) as error:
-        if refusal := system_refusal(error):
-            raise UnreadableError(f"{path} cannot be read {refusal}") from error
-        raise PipelineError(f"{path} is damaged or has another form ({first_line(error)}). Write it again.") from error
+    return read_given(path, lambda file: _read_hdf5(path, file), "an .h5 file or a clip-retrieval folder")
 
 
 def align(
@@ -103,19 +90,12 @@ def align(
         PipelineError: a required image or a class has no scores, or there are more classes.
     """
     must = [True] * len(image_ids) if required is None else required
-    rows = match_names(scores.image_ids, image_ids, must)
-    if missing := [i for i, row in enumerate(rows) if row is None and must[i]]:
-        raise PipelineError(
-            f"The precomputed scores lack {len(missing)} of {sum(must)} images, the first {image_ids[missing[0]]!r}; "
-            f"their first name is {scores.image_ids[0]!r}. Names match as ids, as paths that end in an id, or as file names, "
-            "with or without extension, by one of these rules for the whole file; a name that fits several images matches "
-            "none. Compute the rest, or name the images by their ids in manifest.csv."
-        )
+    rows = rows_of_images(scores.image_ids, image_ids, must, "precomputed scores")
     known = torch.tensor([row is not None for row in rows], dtype=torch.bool)
     source_rows = torch.tensor([0 if row is None else row for row in rows], dtype=torch.int64)
     columns = None
     if scores.class_names is not None:
-        columns = _columns(scores.class_names, class_names)
+        columns = torch.tensor(columns_of_classes(scores.class_names, class_names, "precomputed scores"))
         if extra := sorted({*map(nfc, scores.class_names)} - {*map(nfc, class_names)}):
             raise PipelineError(
                 f"The precomputed scores have {len(extra)} classes more than the dataset, the first "
@@ -134,69 +114,46 @@ def align(
     )
 
 
-def _columns(names: list[str], class_names: list[str]) -> Tensor:
-    """int64 Tensor[C], the place in `names` of each class."""
-    position = {nfc(name): i for i, name in enumerate(names)}
-    if missing := [name for name in class_names if nfc(name) not in position]:
+def _read_hdf5(path: Path, file: h5py.File) -> Precomputed:
+    if "image_ids" not in file or ("probabilities" not in file and "image" not in file):
         raise PipelineError(
-            f"The precomputed scores lack {len(missing)} of {len(class_names)} class names, the first {missing[0]!r}. "
-            f"{hint(missing[0], names)} Use the class names of the scores, or compute the scores again."
+            f"{path} contains {', '.join(file) or 'nothing'}, expected image_ids, and probabilities or "
+            "image. Rename or add them."
         )
-    return torch.tensor([position[nfc(name)] for name in class_names])
-
-
-def _read_hdf5(path: Path) -> Precomputed:
-    with h5py.File(path) as file:
-        if "image_ids" not in file or ("probabilities" not in file and "image" not in file):
-            raise PipelineError(
-                f"{path} contains {', '.join(file) or 'nothing'}, expected image_ids, and probabilities or "
-                "image. Rename or add them."
-            )
-        datasets = {name: _own_dataset(path, file, name) for name in ("image_ids", "classes", *_ARRAYS) if name in file}
-        image_ids = _names(path, datasets["image_ids"])
-        classes = _names(path, datasets["classes"]) if "classes" in datasets else None
-        if classes is None and ("probabilities" in datasets or "text" in datasets):
-            raise PipelineError(f"{path} has no classes, expected the name of each column. Add them.")
-        columns = len(classes or [])
-        for name in _ARRAYS:
-            if name in datasets and datasets[name].dtype.kind not in "fiu":
-                raise PipelineError(f"{path} has {name} of {datasets[name].dtype}, expected real numbers. Convert it.")
-        arrays = {name: datasets[name][()] for name in _ARRAYS if name in datasets}
-        scale = float(file.attrs["logit_scale"]) if "logit_scale" in file.attrs else None
-        if scale is not None and not 0 < scale < math.inf:
-            raise PipelineError(f"{path} has the logit_scale {scale}, expected a number above 0. Correct it.")
-        bias = float(file.attrs["logit_bias"]) if "logit_bias" in file.attrs else None
-        if bias is not None and not math.isfinite(bias):
-            raise PipelineError(f"{path} has the logit_bias {bias}, expected a number. Correct it.")
-        if {"image", "text"} <= set(arrays) and arrays["image"].shape[1:] != arrays["text"].shape[1:]:
-            raise PipelineError(
-                f"{path} has image of shape {arrays['image'].shape} and text of shape {arrays['text'].shape}, expected "
-                "embeddings of the same length. Compute both with one model."
-            )
-        return Precomputed(
-            teacher=str(file.attrs.get("teacher", "")),
-            fingerprint=sha256_of(path),
-            image_ids=image_ids,
-            class_names=classes,
-            probabilities=_probabilities(path, arrays["probabilities"], (len(image_ids), columns))
-            if "probabilities" in arrays
-            else None,
-            image=_unit_rows(path, "image", arrays["image"], len(image_ids)) if "image" in arrays else None,
-            text=_unit_rows(path, "text", arrays["text"], columns) if "text" in arrays else None,
-            logit_scale=scale,
-            logit_bias=bias,
+    datasets = {name: own_dataset(path, file, name) for name in ("image_ids", "classes", *_ARRAYS) if name in file}
+    image_ids = read_names(path, datasets["image_ids"])
+    classes = read_names(path, datasets["classes"]) if "classes" in datasets else None
+    if classes is None and ("probabilities" in datasets or "text" in datasets):
+        raise PipelineError(f"{path} has no classes, expected the name of each column. Add them.")
+    columns = len(classes or [])
+    arrays = {name: read_numbers(path, datasets[name]) for name in _ARRAYS if name in datasets}
+    scale = float(file.attrs["logit_scale"]) if "logit_scale" in file.attrs else None
+    if scale is not None and not 0 < scale < math.inf:
+        raise PipelineError(f"{path} has the logit_scale {scale}, expected a number above 0. Correct it.")
+    bias = float(file.attrs["logit_bias"]) if "logit_bias" in file.attrs else None
+    if bias is not None and not math.isfinite(bias):
+        raise PipelineError(f"{path} has the logit_bias {bias}, expected a number. Correct it.")
+    if {"image", "text"} <= set(arrays) and arrays["image"].shape[1:] != arrays["text"].shape[1:]:
+        raise PipelineError(
+            f"{path} has image of shape {arrays['image'].shape} and text of shape {arrays['text'].shape}, expected "
+            "embeddings of the same length. Compute both with one model."
         )
+    return Precomputed(
+        teacher=str(file.attrs.get("teacher", "")),
+        fingerprint=sha256_of(path),
+        image_ids=image_ids,
+        class_names=classes,
+        probabilities=_probabilities(path, arrays["probabilities"], (len(image_ids), columns))
+        if "probabilities" in arrays
+        else None,
+        image=_unit_rows(path, "image", arrays["image"], len(image_ids)) if "image" in arrays else None,
+        text=_unit_rows(path, "text", arrays["text"], columns) if "text" in arrays else None,
+        logit_scale=scale,
+        logit_bias=bias,
+    )
 
 
 _ARRAYS = ("probabilities", "image", "text")
-
-
-def _own_dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
-    """A dataset of this file, not of another file that it links to."""
-    own = isinstance(file.get(name, getlink=True), h5py.HardLink)
-    if not own or not isinstance(file[name], h5py.Dataset) or file[name].external or file[name].is_virtual:
-        raise PipelineError(f"{path} has {name} that is not a dataset of its own. Copy the values into the file.")
-    return file[name]
 
 
 def _read_clip_retrieval(folder: Path) -> Precomputed:
@@ -230,29 +187,13 @@ def _read_clip_retrieval(folder: Path) -> Precomputed:
     return Precomputed(
         teacher="",
         fingerprint=digest.hexdigest(),
-        image_ids=_checked_names(folder, "image_path", names),
+        image_ids=checked_names(folder, "image_path", names),
         class_names=None,
         probabilities=None,
         image=torch.cat(rows),
         text=None,
         logit_scale=None,
     )
-
-
-def _names(path: Path, dataset: h5py.Dataset) -> list[str]:
-    if h5py.check_string_dtype(dataset.dtype) is None:
-        raise PipelineError(f"{path} has {dataset.name} of {dataset.dtype}, expected strings. Convert it.")
-    return _checked_names(path, dataset.name.removeprefix("/"), dataset.asstr("utf-8")[()])
-
-
-def _checked_names(path: Path, kind: str, names: Iterable[str]) -> list[str]:
-    """The names as a list; an error if there are none, or one occurs twice."""
-    counts = Counter(names)
-    if not counts:
-        raise PipelineError(f"{path} has no {kind}. Compute at least one.")
-    if repeated := [name for name, count in counts.items() if count > 1]:
-        raise PipelineError(f"{path} has {kind} {repeated[0]!r} more than once. Remove or rename the copies.")
-    return list(counts)
 
 
 def _probabilities(path: Path, values: np.ndarray, shape: tuple[int, int]) -> Tensor:
