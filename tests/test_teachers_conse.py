@@ -54,6 +54,22 @@ def test_images_are_the_probability_weighted_mean_of_centred_class_embeddings(fa
         torch.testing.assert_close(got, total / total.norm(), atol=1e-5, rtol=0)
 
 
+def test_cells_are_the_weighted_mean_of_each_cell_and_images_those_of_encode_images(fast_conse):
+    images = random_images(18, 3, 70, 97)
+    views = fast_conse.encode_views(images)
+    assert torch.equal(views.images, fast_conse.encode_images(images))
+    assert views.cells.shape == (18, 3, 4, 384) and views.cells.dtype == torch.float32
+    network, embeddings = lite.load_lite("lite0"), fast_conse._imagenet
+    centred = F.normalize(embeddings - embeddings.mean(0), dim=1)
+    for n in (0, 16):
+        with torch.no_grad():
+            maps = network.forward_features(images[n : n + 1] / 127.5 - 1)[0]
+        for y, x in ((0, 0), (1, 3), (2, 1)):
+            logits = network.classifier.weight @ maps[:, y, x] + network.classifier.bias
+            total = sum(weight * row for weight, row in zip(logits.softmax(0), centred, strict=True))
+            torch.testing.assert_close(views.cells[n, y, x], total / total.norm(), atol=1e-5, rtol=0)
+
+
 def test_batches_larger_than_a_chunk_keep_their_order(fast_conse):
     images = random_images(18, 3, 32, 45)
     together = fast_conse.encode_images(images)
@@ -66,7 +82,7 @@ def test_conse_fulfils_the_protocol_and_its_fingerprint_costs_no_model():
     teacher = load_teacher("conse")
     assert isinstance(teacher, Teacher)
     assert len(teacher.fingerprint) == 64
-    assert "_sentences" not in vars(teacher) and "_classify" not in vars(teacher)
+    assert not {"_sentences", "_network", "_backbone"} & set(vars(teacher))
 
 
 def test_texts_are_near_the_imagenet_classes_they_name(conse):

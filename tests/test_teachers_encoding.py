@@ -12,6 +12,7 @@ from pipeline.artifacts.manifest import read_manifest
 from pipeline.photos.resize import load_view
 from pipeline.system.errors import PipelineError
 from pipeline.teachers.encoding import (
+    EncodedViews,
     OutOfMemoryBackoff,
     ViewRules,
     compute_dtype,
@@ -48,6 +49,26 @@ def test_chunks_bound_the_batch_on_a_cpu_only():
     assert torch.equal(encode_in_chunks(encode, images, CPU), images.flatten(1))
     encode_in_chunks(encode, images, CUDA)
     assert sizes == [16, 16, 3, 35]
+
+
+def views_of(images):
+    """Global embeddings of two numbers and a grid of 2 x 1 cells that tell the views apart."""
+    return EncodedViews(images.flatten(1), images.flatten(1)[:, None, None].expand(-1, 2, 1, -1))
+
+
+def test_cells_of_chunks_and_of_smaller_batches_stay_with_their_views():
+    images = torch.arange(70).view(35, 2, 1, 1)
+
+    def encode(images):
+        if len(images) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return views_of(images)
+
+    for found in (encode_in_chunks(views_of, images, CPU), OutOfMemoryBackoff(encode)(images)):
+        assert torch.equal(found.images, images.flatten(1))
+        assert torch.equal(found.cells, views_of(images).cells)
+    without = encode_in_chunks(lambda images: EncodedViews(images.flatten(1), None), images, CPU)
+    assert torch.equal(without.images, images.flatten(1)) and without.cells is None
 
 
 def mean_encoder(sizes):
@@ -122,9 +143,18 @@ def test_fractions_of_pixels_are_kept_and_the_views_left_as_they_are():
 def test_rules_that_change_nothing_leave_the_fingerprint():
     assert ViewRules().mark("a") == "a"
     marks = {
-        ViewRules(**rule).mark("a") for rule in ({"statistics": "imagenet"}, {"positions": "bilinear"}, {"snap": False})
+        ViewRules(**rule).mark("a")
+        for rule in (
+            {"statistics": "imagenet"},
+            {"positions": "bilinear"},
+            {"snap": False},
+            {"cell_attention": "sclip"},
+        )
     }
-    assert len(marks | {"a"}) == 4
+    assert len(marks | {"a"}) == 5
+    # embeddings on disk were stored by this
+    rules = ViewRules("imagenet", "bilinear", False, "pillow-bilinear")
+    assert rules.mark("a") == "1e57b4f62f4db07e2905bfb6bfdfc9f28a51634a5fb3dc7e5799a30bf83e95f1"
     assert ViewRules(statistics="imagenet").statistics_of((0.5,), (0.5,)) == (
         IMAGENET_DEFAULT_MEAN,
         IMAGENET_DEFAULT_STD,

@@ -165,6 +165,11 @@ class EmbedConfig(Config):
         "Resize views of openai: teachers to multiples of their stride. Off: drop the pixels beyond the last "
         "cell (authors' code).",
     )
+    cell_attention: Literal["values", "sclip"] = option(
+        "values",
+        "Attention of the last block of a ViT for its cells: values alone (MaskCLIP), or of queries to queries and keys to "
+        "keys (SCLIP).",
+    )
     precomputed: str = option(
         "",
         "HDF5 file or clip-retrieval folder of precomputed scores or embeddings.",

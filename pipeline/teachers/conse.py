@@ -11,15 +11,16 @@ from torch.nn import functional as F
 
 from pipeline.classifier import lite
 from pipeline.classifier.engines import Run, run_of
-from pipeline.teachers.encoding import ViewRules, encode_in_chunks, normalise_pixels
+from pipeline.teachers.encoding import EncodedViews, ViewRules, encode_in_chunks, normalise_pixels
 
 
 class Conse:
     """Convex combination of semantic embeddings (Norouzi et al. 2014, equation 2 with all 1000 classes).
 
     The embedding of an image is the mean of the sentence embeddings of the ImageNet classes, weighted by their
-    probabilities from EfficientNet-Lite0. All sentence embeddings, of texts too, are centred by the mean over the ImageNet
-    classes, then normalised.
+    probabilities from EfficientNet-Lite0. The embedding of a cell is the same for the classifier applied to one cell of the
+    last feature map instead of their mean (as in class activation maps, Zhou et al. 2016). All sentence embeddings, of
+    texts too, are centred by the mean over the ImageNet classes, then normalised.
 
     `logit_scale` is 10: on 1449 PASCAL VOC 2012 photos with the 20 VOC names it gave 77.5 mAP, 20 gave 76.6.
 
@@ -54,20 +55,44 @@ class Conse:
         """Embed uint8 RGB Tensor[B, 3, H, W], H and W from 32 up, as float32 Tensor[B, D] with unit rows."""
         return encode_in_chunks(self._encode_images, images, self.device)
 
-    @torch.inference_mode()
+    def encode_views(self, images: Tensor) -> EncodedViews:
+        """`encode_images`, and one cell per 32 pixels of a side, rounded up."""
+        return encode_in_chunks(self._encode_views, images, self.device)
+
     def _encode_images(self, images: Tensor) -> Tensor:
-        pixels = normalise_pixels(images, *self._rules.statistics_of(lite.MEAN, lite.STD), self.device)
-        probabilities = self._classify(pixels).softmax(1)  # [B, 1000]
-        classes = F.normalize(self._imagenet - self._centre, dim=1)  # [1000, D]
-        return F.normalize(probabilities @ classes, dim=1)
+        return self._embed_maps(self._maps(images))
+
+    def _encode_views(self, images: Tensor) -> EncodedViews:
+        maps = self._maps(images)
+        return EncodedViews(self._embed_maps(maps), self._embed_cells(maps))
+
+    @torch.inference_mode()
+    def _maps(self, images: Tensor) -> Tensor:
+        """The last feature maps, Tensor[B, E, h, w]."""
+        return self._backbone(normalise_pixels(images, *self._rules.statistics_of(lite.MEAN, lite.STD), self.device))
+
+    @torch.inference_mode()
+    def _embed_maps(self, maps: Tensor) -> Tensor:
+        probabilities = self._network.forward_head(maps).softmax(1)  # [B, 1000]
+        return F.normalize(probabilities @ self._classes, dim=1)
+
+    @torch.inference_mode()
+    def _embed_cells(self, maps: Tensor) -> Tensor:
+        cells = maps.permute(0, 2, 3, 1)  # [B, h, w, E]
+        probabilities = self._network.classifier(cells.flatten(0, 2)).softmax(1)  # [B * h * w, 1000]
+        return F.normalize(probabilities @ self._classes, dim=1).view(*cells.shape[:3], -1)
 
     def encode_texts(self, texts: list[str]) -> Tensor:
         """Embed C texts as float32 Tensor[C, D] with unit rows."""
         return F.normalize(self._embed(texts) - self._centre, dim=1)
 
     @cached_property
-    def _classify(self) -> Run:
-        return run_of(lite.load_lite("lite0").to(self.device), self.device)
+    def _network(self) -> nn.Module:
+        return lite.load_lite("lite0").to(self.device)
+
+    @cached_property
+    def _backbone(self) -> Run:
+        return run_of(lite.FeatureMaps(self._network), self.device)
 
     @cached_property
     def _sentences(self) -> nn.Module:
@@ -81,6 +106,11 @@ class Conse:
     @cached_property
     def _imagenet(self) -> Tensor:
         return self._embed(imagenet_prompts())
+
+    @cached_property
+    def _classes(self) -> Tensor:
+        """Centred embeddings of the ImageNet classes, Tensor[1000, D] with unit rows."""
+        return F.normalize(self._imagenet - self._centre, dim=1)
 
     @cached_property
     def _centre(self) -> Tensor:

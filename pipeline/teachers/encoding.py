@@ -3,8 +3,8 @@
 import hashlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, Self, TypeVar
 
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -17,6 +17,8 @@ from pipeline.system.errors import PipelineError
 from pipeline.system.progress import log
 
 Key = TypeVar("Key")
+Encoded = TypeVar("Encoded", Tensor, "EncodedViews")
+"""What a teacher returns for a batch: global embeddings, or these and the embeddings of the cells."""
 
 CPU_CHUNK = 16
 """Images per forward on a CPU: enough to fill its cores, few enough to keep the activations small."""
@@ -55,6 +57,16 @@ def normalise_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float]
 
 
 @dataclass(frozen=True)
+class EncodedViews:
+    """Embeddings of B views and of their cells, from one forward pass, on the teacher's device."""
+
+    images: Tensor
+    """float32 Tensor[B, D], unit rows: the global embeddings."""
+    cells: Tensor | None
+    """float32 Tensor[B, h, w, D], unit vectors, from the top left corner row by row; None for a teacher without cells."""
+
+
+@dataclass(frozen=True)
 class ViewRules:
     """How a teacher prepares views. The defaults are those of its training; the other values are the authors' code."""
 
@@ -66,11 +78,13 @@ class ViewRules:
     """Whether an OpenAI tower resizes a view to multiples of its stride; if not, it drops the pixels beyond the last one."""
     resize_filter: str = "teacher"
     """Filter that makes its global views: "teacher", its own, or one of `photos.resize`."""
+    cell_attention: Literal["values", "sclip"] = field(default="values", repr=False)
+    """Attention of the last block of a ViT for the cells: none, "values" (MaskCLIP), or "sclip", see `towers`."""
 
     @classmethod
     def of(cls, options: EmbedConfig) -> Self:
         """The rules that the options of `embed` set."""
-        return cls(options.statistics, options.positions, options.snap, options.resize_filter)
+        return cls(options.statistics, options.positions, options.snap, options.resize_filter, options.cell_attention)
 
     def statistics_of(self, mean: Sequence[float], std: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
         """Mean and standard deviation per channel of the normalisation, given a teacher's own."""
@@ -84,7 +98,9 @@ class ViewRules:
         """Fingerprint of a teacher with these rules; unchanged for the defaults."""
         if self == ViewRules():
             return fingerprint
-        return hashlib.sha256(f"{fingerprint} {self}".encode()).hexdigest()
+        # the attention of the cells is younger than the other rules, whose fingerprints it leaves as they were
+        cells = "" if self.cell_attention == ViewRules.cell_attention else f" {self.cell_attention}"
+        return hashlib.sha256(f"{fingerprint} {self}{cells}".encode()).hexdigest()
 
 
 def snap_to_stride(pixels: Tensor, stride: int) -> Tensor:
@@ -103,38 +119,46 @@ def snap_to_stride(pixels: Tensor, stride: int) -> Tensor:
     return F.interpolate(pixels, size, mode="bilinear", antialias=True)
 
 
-def encode_in_chunks(encode: Callable[[Tensor], Tensor], images: Tensor, device: torch.device) -> Tensor:
-    """`encode` of uint8 Tensor[B, 3, H, W], B >= 1, as Tensor[B, D]; on a CPU in chunks of `CPU_CHUNK` images."""
+def concatenate(parts: Sequence[Encoded]) -> Encoded:
+    """The results of one or more batches of views of one size as one."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts)
+    cells = None if parts[0].cells is None else torch.cat([part.cells for part in parts])
+    return EncodedViews(torch.cat([part.images for part in parts]), cells)
+
+
+def encode_in_chunks(encode: Callable[[Tensor], Encoded], images: Tensor, device: torch.device) -> Encoded:
+    """`encode` of uint8 Tensor[B, 3, H, W], B >= 1; on a CPU in chunks of `CPU_CHUNK` images."""
     if device.type != "cpu":
         return encode(images)
-    return torch.cat([encode(chunk) for chunk in images.split(CPU_CHUNK)])
+    return concatenate([encode(chunk) for chunk in images.split(CPU_CHUNK)])
 
 
-class OutOfMemoryBackoff:
-    """`encode_images` of a teacher, with half of a batch if a whole one does not fit in memory.
+class OutOfMemoryBackoff(Generic[Encoded]):
+    """`encode_images` or `encode_views` of a teacher, with half of a batch if a whole one does not fit in memory.
 
     A batch that fits at first may not fit later: other programs use the device too, and memory gets fragmented.
 
     Args:
-        encode: uint8 Tensor[B, 3, H, W] to Tensor[B, D].
+        encode: the method, of uint8 Tensor[B, 3, H, W].
     """
 
-    def __init__(self, encode: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, encode: Callable[[Tensor], Encoded]) -> None:
         self._encode = encode
         self._most: int | None = None
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Tensor[B, D] of all images, in as few calls as fit.
+    def __call__(self, images: Tensor) -> Encoded:
+        """The result for all images, B >= 1, in as few calls as fit.
 
         Raises:
             PipelineError: one image does not fit.
         """
-        embeddings: list[Tensor] = []
+        parts: list[Encoded] = []
         done = 0
         while done < len(images):
             size = min(self._most or len(images), len(images) - done)
             try:
-                embeddings.append(self._encode(images[done : done + size]))
+                parts.append(self._encode(images[done : done + size]))
                 done += size
                 continue
             except torch.OutOfMemoryError as error:
@@ -149,7 +173,7 @@ class OutOfMemoryBackoff:
                 torch.cuda.empty_cache()
             self._most = size // 2
             log(f"{size} views no longer fit in the memory of the device; continuing with {self._most} at a time.")
-        return torch.cat(embeddings)
+        return concatenate(parts)
 
 
 def encode_stream(
@@ -197,11 +221,11 @@ def encode_stream(
         yield encoded(next(iter(waiting)))
 
 
-def find_batch_size(encode: Callable[[Tensor], Tensor], image_size: tuple[int, int], device: str) -> int:
+def find_batch_size(encode: Callable[[Tensor], Any], image_size: tuple[int, int], device: str) -> int:
     """Images per call of `encode` that fit the device, for `--batch-size 0`.
 
     Args:
-        encode: a teacher's `encode_images`.
+        encode: a teacher's `encode_images` or `encode_views`.
         image_size: (H, W) of the largest view.
         device: where the teacher runs.
 

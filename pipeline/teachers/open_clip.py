@@ -18,7 +18,7 @@ from torchvision.transforms.v2.functional import resize
 
 from pipeline.system.downloads import cache_folder
 from pipeline.system.errors import PipelineError, hint
-from pipeline.teachers.encoding import ViewRules, compute_dtype, encode_in_chunks, normalise_pixels
+from pipeline.teachers.encoding import EncodedViews, ViewRules, compute_dtype, encode_in_chunks, normalise_pixels
 
 try:
     import open_clip
@@ -91,6 +91,10 @@ class OpenClip:
     def encode_images(self, images: Tensor) -> Tensor:
         """Embed uint8 RGB Tensor[B, 3, H, W] of any H and W as float32 Tensor[B, D] with unit rows."""
         return encode_in_chunks(self._encode_images, images, self.device)
+
+    def encode_views(self, images: Tensor) -> EncodedViews:
+        """`encode_images`, without cells."""
+        return EncodedViews(self.encode_images(images), None)
 
     @torch.inference_mode()
     def _encode_images(self, images: Tensor) -> Tensor:

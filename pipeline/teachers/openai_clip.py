@@ -13,7 +13,14 @@ from pipeline.method import FORMULAS
 from pipeline.system.downloads import cache_folder, download
 from pipeline.system.errors import PipelineError, hint
 from pipeline.system.files import regular_file, sha256_of
-from pipeline.teachers.encoding import ViewRules, compute_dtype, encode_in_chunks, normalise_pixels, snap_to_stride
+from pipeline.teachers.encoding import (
+    EncodedViews,
+    ViewRules,
+    compute_dtype,
+    encode_in_chunks,
+    normalise_pixels,
+    snap_to_stride,
+)
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the package imports pkg_resources, which warns that it is deprecated
@@ -73,6 +80,10 @@ class OpenaiClip:
     def encode_images(self, images: Tensor) -> Tensor:
         """Embed uint8 RGB Tensor[B, 3, H, W] of any H and W as float32 Tensor[B, D] with unit rows."""
         return encode_in_chunks(self._encode_images, images, self.device)
+
+    def encode_views(self, images: Tensor) -> EncodedViews:
+        """`encode_images`, without cells."""
+        return EncodedViews(self.encode_images(images), None)
 
     @torch.inference_mode()
     def _encode_images(self, images: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pipeline.system.errors import PipelineError
-from pipeline.teachers.encoding import ViewRules
+from pipeline.teachers.encoding import EncodedViews, ViewRules
 
 
 @runtime_checkable
@@ -30,6 +30,14 @@ class Teacher(Protocol):
         """Embed RGB Tensor[B, 3, H, W] as float32 Tensor[B, D] with unit rows, on its device.
 
         Pixels are uint8, or float in [0, 255] where resizing left fractions.
+        """
+        ...
+
+    def encode_views(self, images: Tensor) -> EncodedViews:
+        """Embed views and their cells in one forward pass; the arguments and `images` are those of `encode_images`.
+
+        The cells are local evidence that the pooling of the tower discards. Their grid [h, w] depends only on the size of the
+        views. They live in the space of the texts, but score lower and flatter than a whole view.
         """
         ...
 

@@ -90,7 +90,8 @@ def ask(run, teacher):
 
     @torch.inference_mode()
     def probabilities(pixels):
-        weights = teacher._classify(torch.from_numpy(pixels).float()[None]).softmax(1)
+        maps = teacher._backbone(torch.from_numpy(pixels).float()[None])
+        weights = teacher._network.forward_head(maps).softmax(1)
         image = F.normalize(weights @ F.normalize(teacher._imagenet - teacher._centre, dim=1), dim=1)
         return reference.softmax((10 * texts @ image[0]).tolist())
 

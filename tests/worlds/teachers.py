@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from pipeline.teachers.encoding import EncodedViews
 from worlds.photos import COLOURS
 
 
@@ -35,6 +36,11 @@ class ColourTeacher:
         if sum(self.batches) > self.limit:
             raise KeyboardInterrupt
         return F.normalize(images.float().mean(dim=(2, 3)), dim=1)
+
+    def encode_views(self, images):
+        """The cells are the mean colours of a 4 x 4 grid."""
+        cells = F.adaptive_avg_pool2d(images.float(), 4).movedim(1, 3) + 1  # or black has no direction
+        return EncodedViews(self.encode_images(images), F.normalize(cells, dim=3))
 
     def encode_texts(self, texts):
         colours = [self.colours.get(text.split()[-1], COLOURS["red"]) for text in texts]
