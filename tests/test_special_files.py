@@ -131,6 +131,7 @@ def test_a_lock_that_is_a_link_keeps_its_target(finished, tmp_path):
         ("all", "--run", "NEW", "--images", "FILE.parquet", "--classes", "red,green", "--to", "prepare"),
         ("all", "--run", "NEW", "--preset", "FILE.toml", "--to", "prepare"),
         ("embed", "--run", "RUN", "--precomputed", "FILE.h5"),
+        ("init-labels", "--run", "RUN", "--labels-file", "FILE.h5"),
         ("embed", "--run", "RUN", "--teacher", "openai:FILE.pt"),
         ("warmup", "--run", "RUN", "--weights", "FILE.pt", "--force"),
         ("import-labels", "FILE.csv", "--run", "RUN"),

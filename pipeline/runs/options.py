@@ -198,10 +198,24 @@ class InitLabelsConfig(Config):
     source: Literal["teacher", "ground-truth"] = option(
         "teacher", "Source of the initial labels. ground-truth: human labels, the upper bound of an ablation."
     )
+    labels_file: str = option(
+        "",
+        "HDF5 file of soft labels from another source, used in place of the teacher's.",
+        content=file_identity,
+        path=absolute_path,
+    )
     debias: bool = option(True, "Divide each class's probability by the teacher's bias (CCD, section 3.2).")
     label_floor: float = option(
         0.0, "Smallest score before the division, in units of 1/C (paper: 1).", min=0.0, max=10.0
     )
+
+    def __post_init__(self) -> None:
+        """Refuse two sources of labels."""
+        super().__post_init__()
+        if self.labels_file and self.uses_ground_truth:
+            raise PipelineError(
+                f"source is 'ground-truth' and labels_file is {self.labels_file!r}. Set source to 'teacher', or remove labels_file."
+            )
 
     @property
     def uses_ground_truth(self) -> bool:

@@ -10,6 +10,7 @@ from pipeline.artifacts.labels import Labels
 from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.schema import check_same_images
 from pipeline.datasets.dataset import UNKNOWN
+from pipeline.datasets.label_file import read_soft_labels
 from pipeline.evaluation.ground_truth import read_ground_truth
 from pipeline.method.labels import clamp_labels, confident_images, debias
 from pipeline.runs.options import EmbedConfig, InitLabelsConfig
@@ -18,7 +19,7 @@ from pipeline.system.progress import log
 
 
 def run(folder: Path, config: InitLabelsConfig, origin: Provenance) -> None:
-    """Write `initial_labels.h5` from `embeddings.h5` (in an ablation also from `ground_truth.h5`)."""
+    """Write `initial_labels.h5` from `embeddings.h5` (in an ablation also from `ground_truth.h5`), or from a label file."""
     path = folder / "initial_labels.h5"
     embeddings: Embeddings = read_arrays(folder / "embeddings.h5")
     train = embeddings.is_train
@@ -34,10 +35,12 @@ def run(folder: Path, config: InitLabelsConfig, origin: Provenance) -> None:
                 "Label them all, or set init-labels.source to 'teacher'."
             )
         scores = (truth.labels[train] == 1).astype(np.float32)
+    image_ids = [i for i, keep in zip(embeddings.image_ids, train, strict=True) if keep]
+    if config.labels_file:
+        scores = read_soft_labels(Path(config.labels_file), image_ids, embeddings.class_names)
     labels = clamp_labels(scores)
     limit = embeddings.provenance.options(EmbedConfig).entropy_limit
     confident = confident_images(embeddings.entropy[train], embeddings.outcomes, limit)
-    image_ids = [i for i, keep in zip(embeddings.image_ids, train, strict=True) if keep]
     write(
         path,
         Labels(
