@@ -25,7 +25,7 @@ NO_FORMULAS = {"ground_truth", "tables"}
 """Modules of `pipeline.evaluation` that read and print."""
 
 RECORD = Path(__file__).with_name("formulas.json")
-FOLDERS = ("method", "method.extras", "evaluation")
+FOLDERS = ("method", "method.extras", "method.published", "evaluation")
 
 
 def code_digest(source):

@@ -12,6 +12,13 @@ FORMULAS = {
     "thresholds": 3,
     "epoch_choice": 1,
     "ranking": 1,
+    "cdul": 1,
+    "tai_dpt": 1,
+    "tagclip": 1,
+    "sparc": 1,
+    "piaa": 1,
+    "frolic": 1,
+    "quantiles": 1,
     "metrics": 2,
     "intervals": 1,
 }
