@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from pipeline.classifier import lite
 from pipeline.classifier.engines import Run, run_of
 from pipeline.teachers.encoding import EncodedViews, ViewRules, encode_in_chunks, normalise_pixels
+from pipeline.teachers.sentences import remembered_embeddings
 
 
 class Conse:
@@ -24,7 +25,7 @@ class Conse:
 
     `logit_scale` is 10: on 1449 PASCAL VOC 2012 photos with the 20 VOC names it gave 77.5 mAP, 20 gave 76.6.
 
-    Both networks load at first use; name and fingerprint need none.
+    Both networks load at first use; name and fingerprint need none, and images only the first, see `remembered_embeddings`.
 
     Args:
         device: where both networks run, always in float32.
@@ -105,7 +106,7 @@ class Conse:
 
     @cached_property
     def _imagenet(self) -> Tensor:
-        return self._embed(imagenet_prompts())
+        return remembered_embeddings(imagenet_prompts(), self.device, self._embed)
 
     @cached_property
     def _classes(self) -> Tensor:
