@@ -33,6 +33,7 @@ from pipeline.runs.partial_results import PartialResults
 from pipeline.stages import embed, score_crops
 from pipeline.system.precision import autocast, autocast_dtype
 from pipeline.teachers.embedding_cache import FOLDER as EMBEDDINGS
+from pipeline.teachers.encoding import ViewRules
 from pipeline.teachers.openai_clip import OpenaiClip
 from pipeline.teachers.teacher import load_teacher
 
@@ -108,6 +109,12 @@ def test_a_teacher_gives_the_embeddings_of_float32_on_the_cpu(shape, precision, 
     teacher = OpenaiClip(model, shape, "", str(DEVICE), precision)
     assert relative_error(teacher.encode_images(images), expected.encode_images(images)) <= limit
     assert relative_error(teacher.encode_texts(texts), expected.encode_texts(texts)) <= limit
+    for attention in ("values", "sclip") if "vi" in shape.lower() else ("values",):
+        rules = ViewRules(cell_attention=attention)
+        expected = OpenaiClip(random_clip(shape), shape, "", "cpu", "float32", rules).encode_views(images)
+        views = OpenaiClip(random_clip(shape), shape, "", str(DEVICE), precision, rules).encode_views(images)
+        assert torch.equal(views.images, teacher.encode_images(images))
+        assert relative_error(*(each.cells.flatten(0, 2) for each in (views, expected))) <= limit
 
 
 def test_training_in_bfloat16_is_near_training_in_float32(finished_run, tmp_path):

@@ -122,6 +122,82 @@ def test_other_sizes_equal_a_slow_direct_reference(model_and_path, shape):
     torch.testing.assert_close(got, F.normalize(expected, dim=1), atol=1e-5, rtol=0)
 
 
+def slow_cells_of_resnet(visual, pixels, _):
+    """[D, h, w]: each vector of layer 4 through the value and the output projection."""
+    pool, visual.attnpool = visual.attnpool, torch.nn.Identity()
+    features = visual(pixels)[0]
+    visual.attnpool = pool
+    cells = torch.zeros(pool.c_proj.out_features, *features.shape[1:])
+    for y in range(features.shape[1]):
+        for x in range(features.shape[2]):
+            value = pool.v_proj.weight @ features[:, y, x] + pool.v_proj.bias
+            cells[:, y, x] = pool.c_proj.weight @ value + pool.c_proj.bias
+    return cells
+
+
+def slow_cells_of_vit(visual, pixels, attention):
+    """[D, h, w]: MaskCLIP's and SCLIP's last block, one token and one head at a time."""
+    grid = [side // visual.conv1.stride[0] for side in pixels.shape[-2:]]
+    tokens = torch.cat([visual.class_embedding[None], visual.conv1(pixels)[0].flatten(1).T])
+    tokens = visual.ln_pre(tokens + positions(visual.positional_embedding, *grid))
+    for block in visual.transformer.resblocks[:-1]:
+        tokens = block(tokens[:, None])[:, 0]
+    block = visual.transformer.resblocks[-1]
+    weights = block.attn.in_proj_weight.chunk(3)
+    query, key, value = (
+        block.ln_1(tokens) @ w.T + b for w, b in zip(weights, block.attn.in_proj_bias.chunk(3), strict=True)
+    )
+    size = tokens.shape[1] // block.attn.num_heads
+    cells = torch.zeros(visual.proj.shape[1], len(tokens) - 1)
+    for token in range(1, len(tokens)):
+        mixed = value[token].clone()
+        for head in range(block.attn.num_heads if attention == "sclip" else 0):
+            part = slice(head * size, (head + 1) * size)
+            share = sum(((each[:, part] @ each[token, part]) / size**0.5).softmax(0) for each in (query, key))
+            mixed[part] = sum(weight * other for weight, other in zip(share, value[:, part], strict=True))
+        cell = tokens[token] + block.attn.out_proj(mixed)
+        cell = cell + block.mlp(block.ln_2(cell))
+        cells[:, token - 1] = visual.ln_post(cell) @ visual.proj
+    return cells.unflatten(1, grid)
+
+
+@pytest.mark.parametrize("attention", ["values", "sclip"])
+@pytest.mark.parametrize("shape", [(64, 160), (160, 32), (100, 75)])
+def test_cells_equal_plain_loops(model_and_path, shape, attention):
+    model, path = model_and_path
+    teacher = load_teacher(f"openai:{path}", rules=ViewRules(cell_attention=attention))
+    images = random_images(2, 3, *shape)
+    views = teacher.encode_views(images)
+    assert torch.equal(views.images, teacher.encode_images(images))
+    slow = slow_cells_of_resnet if "resnet" in path.name else slow_cells_of_vit
+    pixels = snap_to_stride(normalised(images), 32 if "resnet" in path.name else model.visual.conv1.stride[0])
+    with torch.no_grad():
+        expected = torch.stack([slow(model.visual, image[None], attention) for image in pixels]).movedim(1, 3)
+    torch.testing.assert_close(views.cells, F.normalize(expected, dim=3), atol=1e-5, rtol=0)
+
+
+def test_cells_of_many_views_stay_with_their_views(model_and_path):
+    teacher = load_teacher(f"openai:{model_and_path[1]}")
+    images = random_images(18, 3, 64, 96)
+    together = teacher.encode_views(images)
+    for n in (0, 15, 16, 17):
+        torch.testing.assert_close(
+            together.cells[n], teacher.encode_views(images[n : n + 1]).cells[0], atol=1e-5, rtol=0
+        )
+    assert not torch.allclose(together.cells[0], together.cells[1], atol=1e-2)
+
+
+def test_cells_of_a_flat_part_are_alike_and_those_of_a_busy_part_are_not(model_and_path):
+    images = torch.full((1, 3, 256, 512), 90, dtype=torch.uint8)
+    images[:, :, :, 352:] = random_images(1, 3, 256, 160)
+    cells = load_teacher(f"openai:{model_and_path[1]}").encode_views(images).cells[0]
+    height, width = cells.shape[:2]
+    assert height * 2 == width
+    change = (cells[height // 2, 1:] - cells[height // 2, :-1]).norm(dim=1)
+    flat, busy = change[width // 5 : width // 2], change[round(0.75 * width) :]
+    assert busy.min() > 5 * flat.max()
+
+
 def test_views_as_the_authors_code_takes_them(model_and_path):
     model, path = model_and_path
     rules = ViewRules(statistics="imagenet", positions="bilinear", snap=False)
@@ -241,6 +317,14 @@ def test_half_precision_keeps_the_embeddings(model_and_path, monkeypatch):
     ):
         assert got.dtype == torch.float32
         assert F.cosine_similarity(got, expected).min() > 0.999
+    for attention in ("values", "sclip"):
+        views = load_teacher(spec, rules=ViewRules(cell_attention=attention)).encode_views(images)
+        monkeypatch.undo()
+        expected = load_teacher(spec, rules=ViewRules(cell_attention=attention)).encode_views(images)
+        monkeypatch.setattr(openai_clip, "compute_dtype", lambda *_: torch.bfloat16)
+        assert torch.equal(views.images, rough.encode_images(images)) and views.cells.dtype == torch.float32
+        assert not torch.equal(views.cells, expected.cells)
+        assert F.cosine_similarity(views.cells, expected.cells, dim=3).min() > 0.999
 
 
 def test_a_text_that_is_too_long_is_refused(model_and_path):

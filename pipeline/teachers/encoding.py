@@ -79,7 +79,7 @@ class ViewRules:
     resize_filter: str = "teacher"
     """Filter that makes its global views: "teacher", its own, or one of `photos.resize`."""
     cell_attention: Literal["values", "sclip"] = field(default="values", repr=False)
-    """Attention of the last block of a ViT for the cells: none, "values" (MaskCLIP), or "sclip", see `towers`."""
+    """What replaces the attention of the last block of a CLIP ViT for its cells, see `tower_cells.transformer_cells`."""
 
     @classmethod
     def of(cls, options: EmbedConfig) -> Self:

@@ -28,7 +28,8 @@ with warnings.catch_warnings():
     from clip.clip import _MODELS as URLS
     from clip.model import CLIP, build_model
 
-from pipeline.teachers.towers import any_size_tower
+from pipeline.teachers.tower_cells import CellHead, attention_pool_cells, encode_with_cells, transformer_cells
+from pipeline.teachers.towers import AnySizeViT, any_size_tower
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -76,21 +77,29 @@ class OpenaiClip:
         for module in model.modules():
             if isinstance(module, nn.LayerNorm):  # the package's computes in float32 at any precision
                 module.float()
+        self._cell_head = cell_head_of(self._tower, self._rules.cell_attention)
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Embed uint8 RGB Tensor[B, 3, H, W] of any H and W as float32 Tensor[B, D] with unit rows."""
         return encode_in_chunks(self._encode_images, images, self.device)
 
     def encode_views(self, images: Tensor) -> EncodedViews:
-        """`encode_images`, without cells."""
-        return EncodedViews(self.encode_images(images), None)
+        """`encode_images`, and one cell per stride of the tower; see `attention_pool_cells` and `transformer_cells`."""
+        return encode_in_chunks(self._encode_views, images, self.device)
 
     @torch.inference_mode()
     def _encode_images(self, images: Tensor) -> Tensor:
+        return F.normalize(self._tower(self._pixels(images)).float(), dim=1)
+
+    @torch.inference_mode()
+    def _encode_views(self, images: Tensor) -> EncodedViews:
+        return encode_with_cells(self._tower, self._pixels(images), self._cell_head)
+
+    def _pixels(self, images: Tensor) -> Tensor:
         pixels = normalise_pixels(images, *self._rules.statistics_of(MEAN, STD), self.device)
         if self._rules.snap:
             pixels = snap_to_stride(pixels, self._stride)
-        return F.normalize(self._tower(pixels.to(self.dtype)).float(), dim=1)
+        return pixels.to(self.dtype)
 
     @torch.inference_mode()
     def encode_texts(self, texts: list[str]) -> Tensor:
@@ -105,6 +114,15 @@ class OpenaiClip:
             raise PipelineError(f"{error}. Shorten it.") from error
         parts = tokens.to(self.device).split(TEXTS_PER_CALL)
         return F.normalize(torch.cat([self._model.encode_text(part).float() for part in parts]), dim=1)
+
+
+def cell_head_of(tower: nn.Module, attention: str) -> CellHead:
+    """How the cells of a tower of `any_size_tower` are embedded."""
+    if not isinstance(tower, AnySizeViT):
+        return attention_pool_cells(tower.attnpool)
+    visual = tower.visual
+    block, patch = visual.transformer.resblocks[-1], visual.conv1.kernel_size
+    return transformer_cells(block, visual.ln_post, visual.proj, patch, attention, batch_first=False)
 
 
 def load_openai(model: str, device: str | torch.device, precision: str, rules: ViewRules | None = None) -> OpenaiClip:
