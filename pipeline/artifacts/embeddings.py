@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.artifacts.schema import Artifact, array
+from pipeline.method.labels import teacher_scores
+from pipeline.runs.options import InitLabelsConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +40,16 @@ class Embeddings(Artifact):
     """Mean probability over the confident train images whose top-1 class it is; in (0, 1]."""
     bias_counts: np.ndarray = array("int64", "C", low=0)
     """Train images behind each bias; 0 marks a class that got the mean bias of the other classes."""
+    cell_scores: np.ndarray = array("float32", "N", "C", optional=True, low=0, high=1)
+    """Local evidence: score of each class over the cells or tiles of the image; absent without local evidence."""
+    best_cell: np.ndarray = array("uint16", "N", "C", optional=True)
+    """Row-major number of the cell with the highest probability; absent for precomputed scores."""
+    cell_bias: np.ndarray = array("float32", "C", optional=True, low=0, high=1)
+    """Bias of `cell_scores`, as `bias`."""
+    grid_height: int = 0
+    """Rows of cells of a view; 0 without cells."""
+    grid_width: int = 0
+    """Columns of cells of a view."""
     logit_scale: float
     """s of softmax(s * f . t) behind `probabilities`."""
     logit_bias: float = math.nan
@@ -58,3 +70,9 @@ class Embeddings(Artifact):
     def frame(self) -> "pd.DataFrame":
         """Probabilities."""
         return self.by_class(self.probabilities)
+
+    def teacher_scores(self, rows: np.ndarray, config: InitLabelsConfig) -> np.ndarray:
+        """Scores float32 [n, C] of the images of a mask bool [N], from global score and local evidence; see `teacher_scores`."""
+        bias, cell_bias = (self.bias, self.cell_bias) if config.debias else (None, None)
+        cells = None if self.cell_scores is None else self.cell_scores[rows]
+        return teacher_scores(self.probabilities[rows], bias, config.label_floor, cells, cell_bias, config.cell_weight)

@@ -5,6 +5,7 @@ FORMULAS = {
     "labels": 1,
     "losses": 2,
     "cam": 2,
+    "cells": 1,
     "crops": 1,
     "boost": 1,
     "snapping": 1,

@@ -74,6 +74,33 @@ def debias(scores: np.ndarray, bias: np.ndarray | None, floor_share: float = 0.0
     return floored if bias is None else floored / bias
 
 
+def teacher_scores(
+    probabilities: np.ndarray,
+    bias: np.ndarray | None,
+    floor_share: float = 0.0,
+    cells: np.ndarray | None = None,
+    cell_bias: np.ndarray | None = None,
+    cell_weight: float = 0.0,
+) -> np.ndarray:
+    """The teacher's scores of images, not clamped: (1 - w) * debiased global score + w * debiased local evidence.
+
+    Args:
+        probabilities: float32 [N, C], of whole images.
+        bias: see `debias`.
+        floor_share: see `debias`.
+        cells: float32 [N, C], local evidence; None for global scores alone.
+        cell_bias: bias of the cells; None divides by nothing.
+        cell_weight: w, in [0, 1].
+
+    Returns:
+        float32 [N, C].
+    """
+    scores = debias(probabilities, bias, floor_share)
+    if cells is None or not cell_weight:
+        return scores
+    return np.float32(1 - cell_weight) * scores + np.float32(cell_weight) * debias(cells, cell_bias, floor_share)
+
+
 def clamp_labels(scores: np.ndarray) -> np.ndarray:
     """Scores clamped to [0, 1]. Clamping creates ties at 1, so artifacts keep the scores next to the labels."""
     return scores.clip(0, 1)

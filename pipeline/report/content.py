@@ -27,6 +27,7 @@ SLIDER_POINTS = 120
 
 SOURCE_TITLES = {
     "teacher zero-shot": "teacher",
+    "teacher, global + local": "teacher with local evidence",
     "warm-up classifier": "warm-up",
     "final classifier": "classifier",
     "initial labels": "initial labels",
@@ -168,6 +169,7 @@ def stages(run: RunFiles) -> list[dict[str, Any]]:
         "final labels",
         "cross-fitted labels",
         "teacher zero-shot",
+        "teacher, global + local",
         "warm-up classifier",
         "final classifier",
     ]

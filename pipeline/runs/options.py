@@ -188,6 +188,30 @@ class EmbedConfig(Config):
         path=absolute_run,
         identity=False,
     )
+    local: Literal["cells", "tiles", "none"] = option(
+        "cells",
+        "Local evidence. cells: the cells of the teacher's last feature map, from the same pass; tiles: crops in a grid, "
+        "one more pass each (as in CDUL); none (paper).",
+    )
+    cell_pooling: Literal["best", "softmax"] = option(
+        "best",
+        "How cells become one score per class. best: mean probability of the best cells; softmax: logits weighted by "
+        "their softmax over the cells (TaI-DPT).",
+    )
+    cell_share: float = option(
+        0.05, "With pooling best: best cells, as a share of all cells. 0: the best cell alone.", min=0.0, max=1.0
+    )
+    tiles: int = option(3, "With local tiles: tiles per side.", min=2, max=16)
+    second_size: int = option(
+        0, "Side of a second view whose cells count as much as those of the first, in pixels. 0: none.", min=0, max=2048
+    )
+    cell_cache_gb: float = option(
+        10.0,
+        "Largest size of the kept cell embeddings, in GB. Larger ones are not kept, and changing class names or prompts "
+        "then needs another pass of the teacher.",
+        min=0.0,
+        identity=False,
+    )
     batch_size: int = option(0, "Images per teacher batch. 0: as many as fit.", min=0, max=4096, identity=False)
 
 
@@ -205,6 +229,9 @@ class InitLabelsConfig(Config):
         path=absolute_path,
     )
     debias: bool = option(True, "Divide each class's probability by the teacher's bias (CCD, section 3.2).")
+    cell_weight: float = option(
+        0.5, "Weight of the local evidence in the initial label, against the global score.", min=0.0, max=1.0
+    )
     label_floor: float = option(
         0.0, "Smallest score before the division, in units of 1/C (paper: 1).", min=0.0, max=10.0
     )
@@ -299,10 +326,10 @@ class WarmupConfig(TrainingConfig):
 class BoxesConfig(Config):
     """Where the local views are (CCD, section 3.1)."""
 
-    view: Literal["cam", "grid", "random", "none", "gt", "around-gt"] = option(
+    view: Literal["cam", "cells", "grid", "random", "none", "gt", "around-gt"] = option(
         "cam",
-        "Local views: cam (paper); grid (tiles, as in CDUL); random (with the sizes of cam); none (global labels "
-        "only); gt and around-gt (ablations that use ground truth).",
+        "Local views: cam (paper); cells (around the teacher's best cell of each selected class); grid (tiles, as in "
+        "CDUL); random (with the sizes of cam); none (no crops); gt and around-gt (ablations that use ground truth).",
     )
     image_size: int = option(
         320, "Side of the square view that the CAMs are computed from, in pixels (paper: 640).", min=32, max=2048

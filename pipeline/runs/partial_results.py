@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +138,7 @@ def compute_partial_results(
     partial: PartialResults,
     work: Callable[[Sequence[int]], Iterator[tuple[np.ndarray, np.ndarray]]],
     finish: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
-) -> Iterator[np.ndarray]:
+) -> "StoredParts":
     """Rows that `work` computes in one stream over all parts; finished parts are saved and not computed again.
 
     The processes of torchrun share the parts.
@@ -177,4 +178,15 @@ def compute_partial_results(
                     partial.save_arrays(index, {"rows": finish(unfinished.pop(index)[0])})
             progress.advance(len(rows))
     distributed.barrier()
-    return (partial.load_arrays(index)["rows"] for index in filled if distributed.is_main())
+    return StoredParts(partial, filled if distributed.is_main() else [])
+
+
+@dataclass(frozen=True)
+class StoredParts(Iterable[np.ndarray]):
+    """The rows of saved parts, read one part at a time."""
+
+    partial: PartialResults
+    indices: Sequence[int]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self.partial.load_arrays(index)["rows"] for index in self.indices)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pipeline.artifacts.boxes import Boxes
 from pipeline.artifacts.checkpoints import Checkpoint, read_checkpoint
-from pipeline.artifacts.hdf5 import write
+from pipeline.artifacts.embeddings import Embeddings
+from pipeline.artifacts.hdf5 import read_arrays, write
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.schema import check_same_images
@@ -37,6 +38,7 @@ from pipeline.method.cam import (
     search_windows,
     z_scores,
 )
+from pipeline.method.cells import cell_boxes
 from pipeline.method.crops import grid_boxes, random_boxes
 from pipeline.photos.augment import draw_flips, flip
 from pipeline.photos.prefetch import chunks
@@ -44,6 +46,7 @@ from pipeline.photos.views import ViewSpec
 from pipeline.runs.options import BoxesConfig
 from pipeline.runs.partial_results import PartialResults
 from pipeline.system import distributed
+from pipeline.system.errors import PipelineError
 from pipeline.system.progress import log
 
 
@@ -171,12 +174,24 @@ def cam_view(
     store.
     """
     store = store if config.half_maps else None
+    selected, tau = selected_classes(model, search_size, train, config, store, partial)
+    return box_classes(model, train, selected, config, store, partial), tau
+
+
+def selected_classes(
+    model: CamNet,
+    search_size: int,
+    train: Manifest,
+    config: BoxesConfig,
+    store: FeatureStore | None,
+    partial: PartialResults,
+) -> tuple[Tensor, float]:
+    """The classes of each image that get boxes, bool Tensor[N, C], and the threshold that selected them."""
     paths = train.paths
     tau = search_tau(model, paths, search_size, config) if config.tau_rule == "search" else 0.0
     how = {"batch_size": config.batch_size, "title": "boxes: tau", "store": store, "rounded": config.half_maps}
     logits = predict_once(partial.path("logits.pt"), model, paths, config.image_size, **how)
-    selected, tau = select_classes(logits.sigmoid(), config, tau)
-    return box_classes(model, train, selected, config, store, partial), tau
+    return select_classes(logits.sigmoid(), config, tau)
 
 
 def box_classes(
@@ -228,6 +243,27 @@ def grid_view(train: Manifest, config: BoxesConfig) -> CandidateBoxes:
     return CandidateBoxes.without_cams(image_index, np.full(len(boxes), -1), boxes)
 
 
+def cell_view(folder: Path, manifest: Manifest, selected: Tensor, config: BoxesConfig) -> CandidateBoxes:
+    """The teacher's best cell of each selected class, bool Tensor[N, C], widened as CAM boxes are.
+
+    Raises:
+        PipelineError: the teacher's scores have no cells.
+    """
+    path = folder / "embeddings.h5"
+    embeddings: Embeddings = read_arrays(path, without=("probabilities", "cell_scores"))
+    check_same_images(manifest, embeddings, folder / "manifest.csv", path)
+    if embeddings.best_cell is None:
+        raise PipelineError(
+            f"{path} has no cells, around which `boxes.view=cells` puts its boxes. Use another view, or `--set "
+            "embed.local=tiles`."
+        )
+    image, kind = selected.nonzero().unbind(dim=1)
+    cells = torch.from_numpy(embeddings.best_cell[embeddings.is_train].astype(np.int64))[image, kind]
+    boxes = expand_boxes(cell_boxes(cells, (embeddings.grid_height, embeddings.grid_width)), (1, 1), config.margin)
+    sizes = torch.from_numpy(manifest.split("train").sizes)[image]
+    return CandidateBoxes.without_cams(image.numpy(), kind.numpy(), rescale_boxes(boxes, (1, 1), sizes).numpy())
+
+
 def random_view(boxes: CandidateBoxes, train: Manifest, config: BoxesConfig) -> CandidateBoxes:
     """Boxes of the same sizes and classes at random places."""
     generator = torch.Generator().manual_seed(config.seed)
@@ -253,7 +289,7 @@ def annotated_view(truth: GroundTruth, train: Manifest, config: BoxesConfig) -> 
 
 def boxes_of_view(
     folder: Path,
-    train: Manifest,
+    manifest: Manifest,
     checkpoint: Checkpoint,
     config: BoxesConfig,
     device: str,
@@ -261,13 +297,19 @@ def boxes_of_view(
     partial: PartialResults,
 ) -> tuple[CandidateBoxes, float]:
     """Boxes of the view that the options name, and the threshold that selected their classes, NaN without one."""
+    train = manifest.split("train")
     if config.view == "none":
         return NO_BOXES, math.nan
     if config.uses_ground_truth:
         return annotated_view(read_ground_truth(folder), train, config), math.nan
     if config.view == "grid":
         return grid_view(train, config), math.nan
-    boxes, tau = cam_view(load_classifier(checkpoint, device), checkpoint.image_size, train, config, store, partial)
+    model = load_classifier(checkpoint, device)
+    if config.view == "cells":
+        kept = store if config.half_maps else None
+        selected, tau = selected_classes(model, checkpoint.image_size, train, config, kept, partial)
+        return cell_view(folder, manifest, selected, config), tau
+    boxes, tau = cam_view(model, checkpoint.image_size, train, config, store, partial)
     return (random_view(boxes, train, config) if config.view == "random" else boxes), tau
 
 
@@ -281,13 +323,13 @@ def run(
     fresh: bool,
     store: FeatureStore,
 ) -> None:
-    """Write `boxes.h5` from the manifest and `warmup.pt` (for the ablation views, from `ground_truth.h5`)."""
+    """Write `boxes.h5` from the manifest and `warmup.pt`; for some views also from `embeddings.h5` or `ground_truth.h5`."""
     path = folder / "boxes.h5"
     train = manifest.split("train")
     checkpoint = read_checkpoint(folder / "warmup.pt")
     check_same_images(train, checkpoint, folder / "manifest.csv", folder / "warmup.pt")
     partial = PartialResults(path, origin, fresh=fresh)
-    boxes, tau = boxes_of_view(folder, train, checkpoint, config, device, store, partial)
+    boxes, tau = boxes_of_view(folder, manifest, checkpoint, config, device, store, partial)
     if not distributed.is_main():
         return
     columns = vars(boxes) | {"cam": boxes.cam if len(boxes.box) else None}

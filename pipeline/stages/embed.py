@@ -1,8 +1,8 @@
 """Images and class names to class probabilities, entropy and bias; the teacher encodes each photo once."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,31 @@ from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.provenance import Provenance
 from pipeline.method.labels import class_bias, confident_images
 from pipeline.method.probabilities import ClassProbabilities, entropy
-from pipeline.photos.prefetch import chunks
 from pipeline.photos.views import ViewSpec
 from pipeline.runs.folders import run_folder
 from pipeline.runs.options import EmbedConfig
-from pipeline.runs.partial_results import PartialResults, compute_partial_results
+from pipeline.runs.partial_results import PartialResults, digest_of
 from pipeline.system import distributed
 from pipeline.system.errors import PipelineError
 from pipeline.system.progress import log
 from pipeline.teachers.embedding_cache import BLOCK, ImageStore, StoreKey, check_reuse
-from pipeline.teachers.encoding import OutOfMemoryBackoff, ViewRules, find_batch_size, precision_of
+from pipeline.teachers.encoding import ViewRules, precision_of
+from pipeline.teachers.photo_encoder import PhotoEncoder, encode_missing, structured
 from pipeline.teachers.precomputed import align, read_precomputed
 from pipeline.teachers.teacher import Teacher, load_teacher
 from pipeline.teachers.zero_shot_head import ZeroShotHead, scaled_bias, zero_shot_head
 
-PART = 256
-"""Images between two savings of unfinished work."""
+
+@dataclass(frozen=True)
+class LocalScores:
+    """Local evidence of N images; see `Embeddings`."""
+
+    scores: np.ndarray
+    """float32 [N, C]."""
+    best_cell: np.ndarray | None
+    """uint16 [N, C]; None for precomputed scores."""
+    grid: tuple[int, int]
+    """(h, w); (0, 0) for precomputed scores."""
 
 
 @dataclass(frozen=True)
@@ -47,36 +56,8 @@ class TeacherScores:
     fingerprint: str
     known: np.ndarray | None = None
     """bool [N], images that have scores; None for all."""
-
-
-def embed_images(
-    teacher: Teacher,
-    manifest: Manifest,
-    store: ImageStore,
-    views: ViewSpec,
-    batch_size: int,
-    partial: PartialResults,
-) -> None:
-    """Add the embeddings of those images that the store lacks.
-
-    The processes of torchrun share the work; the first one writes the store.
-    """
-    # a photo's number is its place in this list, which depends on the store
-    missing = store.missing(manifest.digests)
-    if not missing:
-        return
-    path_of = dict(zip(manifest.digests, manifest.paths, strict=True))
-    rows = chunks(len(missing), PART)
-    encode_images = OutOfMemoryBackoff(teacher.encode_images)
-
-    def encode(indices: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        order = np.array([row for index in indices for row in rows[index]], dtype=np.int64)
-        for batch, images in views.batches([path_of[missing[i]] for i in order], batch_size):
-            yield order[batch.start : batch.stop], encode_images(images).float().cpu().numpy()
-
-    images = compute_partial_results("embed", [len(r) for r in rows], [vars(store.key), missing], partial, encode)
-    if distributed.is_main():
-        store.add(missing, images)
+    local: LocalScores | None = None
+    """None without local evidence."""
 
 
 def classify(count: int, images: Iterator[np.ndarray], head: ZeroShotHead) -> ClassProbabilities:
@@ -94,42 +75,131 @@ def head_of_classes(teacher: Teacher, manifest: Manifest, config: EmbedConfig, l
     )
 
 
+@dataclass(frozen=True)
+class RunningTeacher:
+    """The teacher of a run and what its scores depend on."""
+
+    folder: Path
+    manifest: Manifest
+    config: EmbedConfig
+    teacher: Teacher
+    head: ZeroShotHead
+    device: str
+    partial: PartialResults
+
+    def store(self, size: int, content: str = "", dtype: type = np.float32) -> ImageStore:
+        """The store of views of this size, with the entries of the run `reuse_embeddings`."""
+        key = StoreKey(self.teacher.fingerprint, size, precision_of(self.teacher), content)
+        store = ImageStore(self.folder, key, self.config.teacher, dtype)
+        if not self.config.reuse_embeddings:
+            return store
+        if distributed.is_main():
+            other = ImageStore(run_folder(self.config.reuse_embeddings), key, dtype=dtype)
+            if reused := store.take_over(other, self.manifest.digests):
+                log(f"{store.path}: {reused} images reused from {self.config.reuse_embeddings}.")
+        distributed.barrier()
+        return ImageStore(self.folder, key, self.config.teacher, dtype)
+
+    def encoder(self, size: int, local: str) -> PhotoEncoder:
+        """Encodes views of this size; with local "cells", also their cells."""
+        resize_filter = ViewRules.of(self.config).resize_filter_of(self.teacher)
+        views = ViewSpec(size, resize_filter, digests=self.manifest.digest_of)
+        return PhotoEncoder(self.teacher, views, self.device, self.config.batch_size, local, self.config.tiles)
+
+    def local_scores(self, size: int) -> LocalScores | None:
+        """Local evidence from views of this size, after adding missing photos to the stores; None for a teacher without cells.
+
+        Cell embeddings are kept if they fit `cell_cache_gb`; otherwise only the scores that they give with these texts.
+        Cells are rounded to half precision in both cases, so the scores are the same.
+        """
+        config, digests = self.config, self.manifest.digests
+        content = "cells" if config.local == "cells" else f"tiles {config.tiles}"
+        cells = self.store(size, content, np.float16)
+        encoder = self.encoder(size, config.local)
+        shape = cells.shape or encoder.cell_shape()
+        if not shape:
+            log(
+                f"{self.teacher.name} has no cells, so local evidence is left out. `--local tiles` works with every teacher."
+            )
+            return None
+        gigabytes = len(set(digests)) * int(np.prod(shape)) * 2 / 1e9
+        keeps = gigabytes <= config.cell_cache_gb
+        texts = [each.numpy() for each in (self.head.text, self.head.text_class, self.head.background_text)]
+        values = [self.head.logit_scale, self.head.logit_bias, config.cell_pooling, config.cell_share]
+        images = self.store(size)
+        if keeps:
+            stores, key, finish = {"image": images, "cells": cells}, [vars(cells.key)], lambda rows: rows
+        else:
+            log(
+                f"the cells of all photos would take {gigabytes:.1f} GB, more than cell_cache_gb, so they are not kept."
+            )
+            scores = self.store(size, f"{content} {digest_of(*texts, values)}")
+            stores, key, finish = {"image": images, "scores": scores}, [vars(scores.key)], self.without_cells
+        encoded = encode_missing(encoder, self.manifest, stores, key, self.partial, finish)
+        distributed.barrier()  # every process reads the stores that the first one has written
+        log_encoded(images, encoded, len(digests))
+        if keeps:
+            kept = self.store(size, content, np.float16).blocks(digests)
+            rows = np.concatenate([self.score_cells(block) for block in kept])
+        else:
+            rows = np.concatenate(list(self.store(size, scores.key.content).blocks(digests)))
+        return LocalScores(rows[:, 0], rows[:, 1].astype(np.uint16), shape[:2])
+
+    def score_cells(self, cells: np.ndarray) -> np.ndarray:
+        """Scores and best cells of cells float16 [n, h, w, D], together float32 [n, 2, C].
+
+        One image at a time: the digits of a matrix product depend on the number of its rows.
+        """
+        pooling, share = self.config.cell_pooling, self.config.cell_share
+        images = torch.from_numpy(cells).flatten(1, 2)
+        scored = [torch.stack(self.head.cell_scores(each, pooling, share)) for each in images]
+        return torch.stack(scored).float().numpy()
+
+    def without_cells(self, rows: np.ndarray) -> np.ndarray:
+        """Entries of `PhotoEncoder.encode` with the scores of the cells instead of the cells."""
+        return structured(image=rows["image"], scores=self.score_cells(rows["cells"]))
+
+
+def log_encoded(store: ImageStore, encoded: int, count: int) -> None:
+    """Log how many of `count` images were encoded, unless all were."""
+    if encoded < count:
+        log(f"{store.path}: {encoded} of {count} images were encoded, the others reused.")
+
+
 def run_teacher(
     folder: Path, manifest: Manifest, config: EmbedConfig, device: str, partial: PartialResults
 ) -> TeacherScores:
     """Embed the classes, and the images that the teacher has not encoded yet."""
     if config.reuse_embeddings:
         check_reuse(config)
-    rules = ViewRules.of(config)
-    teacher = load_teacher(config.teacher, device, config.precision, rules=rules)
+    teacher = load_teacher(config.teacher, device, config.precision, rules=ViewRules.of(config))
     size = config.image_size or teacher.input_size
+    if config.reuse_embeddings:
+        check_reused_teacher(teacher, size, config)
+    head = head_of_classes(teacher, manifest, config, config.logit_scale)
+    running = RunningTeacher(folder, manifest, config, teacher, head, device, partial)
+    local = None if config.local == "none" else running.local_scores(size)
+    if local is not None and config.second_size:
+        second = running.local_scores(config.second_size)
+        local = replace(local, scores=(local.scores + second.scores) / 2)
+    store = running.store(size)
+    if store.missing(manifest.digests):
+        encoded = encode_missing(running.encoder(size, "none"), manifest, {"image": store}, [vars(store.key)], partial)
+        distributed.barrier()
+        log_encoded(store, encoded, len(manifest.digests))
+        store = running.store(size)
+    probabilities = classify(len(manifest.digests), store.blocks(manifest.digests), head)
+    return TeacherScores(probabilities, head, size, config.teacher, teacher.fingerprint, local=local)
+
+
+def check_reused_teacher(teacher: Teacher, size: int, config: EmbedConfig) -> None:
+    """Raise if the run of `reuse_embeddings` has no embeddings of exactly this teacher, size and precision."""
     key = StoreKey(teacher.fingerprint, size, precision_of(teacher))
-    other = ImageStore(run_folder(config.reuse_embeddings), key) if config.reuse_embeddings else None
-    if other and not other.path.exists():
+    if not ImageStore(run_folder(config.reuse_embeddings), key).path.exists():
         raise PipelineError(
             f"{config.reuse_embeddings} has no image embeddings of {config.teacher} at {size} px in {key.precision}, which this "
             "run needs: its teacher had other weights or options. Name another run, or remove the option reuse_embeddings."
         )
-    head = head_of_classes(teacher, manifest, config, config.logit_scale)
-    store = ImageStore(folder, key, config.teacher)
-    if other:
-        if distributed.is_main():
-            reused = store.take_over(other, manifest.digests)
-            log(f"{store.path}: {reused} images reused from {config.reuse_embeddings}.")
-        distributed.barrier()
-        if not distributed.is_main():
-            store = ImageStore(folder, key, config.teacher)
-    missing = len(store.missing(manifest.digests))
-    batch_size = config.batch_size or (find_batch_size(teacher.encode_images, (size, size), device) if missing else 1)
-    views = ViewSpec(size, rules.resize_filter_of(teacher), digests=manifest.digest_of)
-    embed_images(teacher, manifest, store, views, batch_size, partial)
-    distributed.barrier()  # every process reads the store that the first one has written
-    if missing < len(manifest.digests):
-        log(f"{store.path}: {missing} of {len(manifest.digests)} images were encoded, the others reused.")
-    if not distributed.is_main():
-        store = ImageStore(folder, key)
-    probabilities = classify(len(manifest.digests), store.blocks(manifest.digests), head)
-    return TeacherScores(probabilities, head, size, config.teacher, teacher.fingerprint)
 
 
 def scores_from_file(manifest: Manifest, config: EmbedConfig, device: str) -> TeacherScores:
@@ -219,6 +289,27 @@ def attributes_of(head: ZeroShotHead | None) -> dict[str, Any]:
     }
 
 
+def local_fields(local: LocalScores | None, confident: np.ndarray, config: EmbedConfig) -> dict[str, Any]:
+    """Fields of `Embeddings` with local evidence.
+
+    Args:
+        local: None for none.
+        confident: bool [N], confident train images whose top-1 name is a class.
+        config: options.
+    """
+    if local is None:
+        return {}
+    bias = class_bias(local.scores, confident, config.bias_shrinkage)[0]
+    height, width = local.grid
+    return {
+        "cell_scores": local.scores,
+        "best_cell": local.best_cell,
+        "cell_bias": bias,
+        "grid_height": height,
+        "grid_width": width,
+    }
+
+
 def run(folder: Path, config: EmbedConfig, origin: Provenance, *, manifest: Manifest, device: str, fresh: bool) -> None:
     """Write `embeddings.h5` from the manifest, and the image embeddings to `image_embeddings/`."""
     path = folder / "embeddings.h5"
@@ -254,6 +345,7 @@ def run(folder: Path, config: EmbedConfig, origin: Provenance, *, manifest: Mani
             teacher=scores.teacher,
             teacher_fingerprint=scores.fingerprint,
             **attributes_of(head),
+            **local_fields(scores.local, confident & class_is_top1 & is_train, config),
         ),
     )
     partial.remove()

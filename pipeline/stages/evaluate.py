@@ -14,12 +14,16 @@ from pipeline.artifacts.manifest import SPLITS, Manifest, read_manifest
 from pipeline.artifacts.predictions import prediction_frame, write_predictions
 from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.schema import check_same_images
+from pipeline.artifacts.state import read_provenance
 from pipeline.evaluation.ground_truth import need_ground_truth
 from pipeline.evaluation.intervals import gain_interval, leave_one_out, map_interval
 from pipeline.evaluation.metrics import label_metrics, mean_average_precision, multilabel_metrics, ranking_metrics
 from pipeline.evaluation.tables import write_metrics
 from pipeline.method.extras.thresholds import PRESENT
-from pipeline.runs.options import EvaluateConfig, TrainConfig
+from pipeline.runs.options import EvaluateConfig, InitLabelsConfig, TrainConfig
+
+LOCAL = "teacher, global + local"
+"""Name of the teacher's scores with local evidence."""
 
 DECISION_FIGURES = ("CP", "CR", "CF1", "OP", "OR", "OF1", "sample_F1", "threshold", "calibration_error")
 """Metrics of `multilabel_metrics` that depend on its threshold or on calibrated scores."""
@@ -101,18 +105,36 @@ def oracle_epoch(epochs: EpochScores, rows: np.ndarray, truth: np.ndarray, confi
 
 
 def measure_test(
-    embeddings: Embeddings, epochs: EpochScores, rows: np.ndarray, truth: np.ndarray, config: EvaluateConfig
+    embeddings: Embeddings,
+    init_labels: InitLabelsConfig,
+    epochs: EpochScores,
+    rows: np.ndarray,
+    truth: np.ndarray,
+    config: EvaluateConfig,
 ) -> dict[str, Any]:
     """Metrics of teacher, warm-up and final classifier on the test images (rows) with ground truth."""
     names = epochs.class_names
     scores = {"warm-up classifier": epochs.of_epoch(0)[rows], "final classifier": epochs.chosen[rows]}
     if knows_teacher(embeddings, rows):
-        scores = {"teacher zero-shot": embeddings.probabilities[~embeddings.is_train][rows], **scores}
+        scores = teacher_test_scores(embeddings, init_labels, rows) | scores
     figures, gain = measure(scores, truth, names, config)
+    if LOCAL in figures:  # its scores are above 1 where they are debiased
+        figures[LOCAL] = without_decisions(figures[LOCAL])
     # its scores are not calibrated, so 0.5 has no meaning
     figures["warm-up classifier"] = without_decisions(figures["warm-up classifier"])
     measured = {"test": figures} | ({"gain": gain} if gain else {})
     return measured if lacks_epochs(epochs) else measured | {"epochs": oracle_epoch(epochs, rows, truth, config)}
+
+
+def teacher_test_scores(
+    embeddings: Embeddings, init_labels: InitLabelsConfig, rows: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The teacher's scores of test images by name: of whole images and, where there is local evidence, of both."""
+    test = ~embeddings.is_train
+    scores = {"teacher zero-shot": embeddings.probabilities[test][rows]}
+    if embeddings.cell_scores is not None and init_labels.cell_weight:
+        scores[LOCAL] = embeddings.teacher_scores(test, init_labels)[rows]
+    return scores
 
 
 def lacks_epochs(epochs: EpochScores) -> bool:
@@ -181,7 +203,8 @@ def run(folder: Path, config: EvaluateConfig, origin: Provenance) -> None:
     epochs: EpochScores = read_arrays(folder / "epoch_scores.h5")
     if len(test_rows):
         embeddings: Embeddings = read_arrays(folder / "embeddings.h5")
-        metrics |= measure_test(embeddings, epochs, test_rows, test_truth, config)
+        init_labels = read_provenance(folder / "initial_labels.h5").options(InitLabelsConfig)
+        metrics |= measure_test(embeddings, init_labels, epochs, test_rows, test_truth, config)
         metrics["not_measured"] += without_interval(metrics["test"], metrics.get("gain", {}))
         if not knows_teacher(embeddings, test_rows):
             metrics["not_measured"].append("The scores of the teacher lack test images, so it is not measured.")

@@ -123,7 +123,9 @@ def run(folder: Path, config: FuseConfig, origin: Provenance) -> None:
     Corrections in `corrections.h5`, if it exists, replace the pseudo-labels.
     """
     path = folder / "final_labels.h5"
-    embeddings: Embeddings = read_arrays(folder / "embeddings.h5", without=("probabilities",))
+    embeddings: Embeddings = read_arrays(
+        folder / "embeddings.h5", without=("probabilities", "cell_scores", "best_cell")
+    )
     initial: Labels = read_arrays(folder / "initial_labels.h5", without=("labels",))
     crops: CropScores = read_arrays(folder / "crop_scores.h5", without=("probabilities",))
     check_same_images(initial, crops, folder / "initial_labels.h5", folder / "crop_scores.h5")

@@ -1,4 +1,4 @@
-"""Teacher probabilities of the train images to initial pseudo-labels."""
+"""Global scores and local evidence of the train images to initial pseudo-labels."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from pipeline.artifacts.schema import check_same_images
 from pipeline.datasets.dataset import UNKNOWN
 from pipeline.datasets.label_file import read_soft_labels
 from pipeline.evaluation.ground_truth import read_ground_truth
-from pipeline.method.labels import clamp_labels, confident_images, debias
+from pipeline.method.labels import clamp_labels, confident_images
 from pipeline.runs.options import EmbedConfig, InitLabelsConfig
 from pipeline.system.errors import PipelineError
 from pipeline.system.progress import log
@@ -23,8 +23,7 @@ def run(folder: Path, config: InitLabelsConfig, origin: Provenance) -> None:
     path = folder / "initial_labels.h5"
     embeddings: Embeddings = read_arrays(folder / "embeddings.h5")
     train = embeddings.is_train
-    bias = embeddings.bias if config.debias else None
-    scores = debias(embeddings.probabilities[train], bias, config.label_floor)
+    scores = embeddings.teacher_scores(train, config)
     if config.uses_ground_truth:
         truth = read_ground_truth(folder)
         check_same_images(embeddings, truth, folder / "embeddings.h5", folder / "ground_truth.h5")

@@ -230,7 +230,9 @@ def run(
     """Write `crop_scores.h5` from the manifest, `boxes.h5` and the text embeddings in `embeddings.h5`."""
     path = folder / "crop_scores.h5"
     train = manifest.split("train")
-    embeddings: Embeddings = read_arrays(folder / "embeddings.h5", without=("probabilities",))
+    embeddings: Embeddings = read_arrays(
+        folder / "embeddings.h5", without=("probabilities", "cell_scores", "best_cell")
+    )
     boxes: Boxes = read_arrays(folder / "boxes.h5")
     check_same_images(boxes, train, folder / "boxes.h5", folder / "manifest.csv")
     partial = PartialResults(path, origin, fresh=fresh)

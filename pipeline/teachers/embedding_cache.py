@@ -6,11 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
 from pipeline.artifacts.hdf5_file import (
+    CHUNK,
     create_array,
     creating,
     put_array,
@@ -30,7 +32,9 @@ FOLDER = "image_embeddings"
 """Folder in a run folder; one file per teacher, view size and precision."""
 
 BLOCK = 65_536
-"""Rows in memory at a time."""
+"""Most rows in memory at a time."""
+BLOCK_BYTES = 2**28
+"""Most bytes of rows in memory at a time, from the second row on."""
 
 
 @dataclass(frozen=True)
@@ -42,29 +46,39 @@ class StoreKey:
     """Side in pixels of the square view."""
     precision: str
     """Precision in which the teacher computes."""
+    content: str = ""
+    """What is stored of each photo; empty for its global embedding."""
+
+    def attributes(self) -> dict[str, Any]:
+        """The fields that are set."""
+        return {name: value for name, value in vars(self).items() if value != ""}
 
     @property
     def file(self) -> str:
         """Name of the file."""
-        text = f"{self.teacher_fingerprint} {self.image_size} {self.precision}"
+        text = " ".join(map(str, self.attributes().values()))
         return f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.h5"
 
 
 class ImageStore:
     """Embeddings by the SHA-256 of the photos.
 
-    The file contains `sha256` (64 characters [K]) and `image` (float32 [K, D], unit rows), with the key as attributes.
+    The file contains `sha256` (64 characters [K]) and `image` ([K, ...]: by default float32 [K, D], unit rows), with the key
+    as attributes.
 
     Args:
         folder: run folder.
         key: teacher, size and precision of the embeddings.
         teacher: spec of the teacher, written to the file for `check_reuse`.
+        dtype: of `image`.
     """
 
-    def __init__(self, folder: Path, key: StoreKey, teacher: str = "") -> None:
+    def __init__(self, folder: Path, key: StoreKey, teacher: str = "", dtype: type = np.float32) -> None:
         self.path = folder / FOLDER / key.file
         self.key = key
         self._teacher = teacher
+        self._dtype = np.dtype(dtype)
+        self._shape: tuple[int, ...] = ()
         self._rows: dict[str, int] = {}
         if self.path.exists():
             try:
@@ -78,20 +92,26 @@ class ImageStore:
         """Those of these photos that the store lacks, each once, in order."""
         return [digest for digest in dict.fromkeys(digests) if digest not in self._rows]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the entry of one photo; empty for a store without photos."""
+        return self._shape if self._rows else ()
+
     def add(self, digests: Sequence[str], images: Iterable[np.ndarray]) -> None:
-        """Add the embeddings of K missing photos, K at least 1, float32 [K, D] in blocks of rows."""
+        """Add the entries of K missing photos, K at least 1, [K, ...] in blocks of rows."""
         images = iter(images)
         first = next(images)
         kept = list(self._rows)
         with creating(self.path) as file:
-            put_attributes(file, vars(self.key) | {"teacher": self._teacher})
+            put_attributes(file, self.key.attributes() | {"teacher": self._teacher})
             put_array(file, "sha256", np.array([*kept, *digests], dtype="S64"))
-            made = create_array(file, "image", (len(kept) + len(digests), first.shape[1]), np.float32)
+            made = create_array(file, "image", (len(kept) + len(digests), *first.shape[1:]), self._dtype)
             start = 0
             for block in chain(self.blocks(kept), [first], images):
                 made[start : start + len(block)] = block
                 start += len(block)
         self._rows = {digest: row for row, digest in enumerate([*kept, *digests])}
+        self._shape = first.shape[1:]
 
     def take_over(self, other: "ImageStore", digests: Sequence[str]) -> int:
         """Copy embeddings that are missing here from another store, and return their number."""
@@ -101,13 +121,21 @@ class ImageStore:
         return len(shared)
 
     def blocks(self, digests: Sequence[str]) -> Iterator[np.ndarray]:
-        """Embeddings of photos of the store in this order, float32 [at most BLOCK, D] at a time."""
+        """Entries of photos of the store in this order, [at most BLOCK, ...] at a time."""
         rows = np.array([self._rows[digest] for digest in digests], dtype=np.int64)
-        for start in range(0, len(rows), BLOCK):
-            unique, inverse = np.unique(rows[start : start + BLOCK], return_inverse=True)
-            span = slice(int(unique[0]), int(unique[-1]) + 1)
+        block = self._block()
+        for start in range(0, len(rows), block):
+            unique, inverse = np.unique(rows[start : start + block], return_inverse=True)
             # one read of a range is far faster than HDF5's own selection of single rows
-            yield self._read(span)[unique - span.start][inverse]
+            ranges = np.split(unique, np.flatnonzero(np.diff(unique) * self._row_bytes() > CHUNK) + 1)
+            yield np.concatenate([self._read(slice(r[0], r[-1] + 1))[r - r[0]] for r in ranges])[inverse]
+
+    def _block(self) -> int:
+        """Rows in memory at a time."""
+        return max(min(BLOCK, BLOCK_BYTES // self._row_bytes()), 1)
+
+    def _row_bytes(self) -> int:
+        return max(int(np.prod(self._shape)) * self._dtype.itemsize, 1)
 
     def _read(self, rows: slice) -> np.ndarray:
         with self._opened() as file:
@@ -117,13 +145,17 @@ class ImageStore:
         """Row of each photo with a finite embedding; raises PipelineError for a damaged file."""
         with self._opened() as file:
             attributes = take_attributes(file)
-            key = {name: attributes.get(name) for name in vars(self.key)}
+            expected = self.key.attributes()
+            key = {name: attributes.get(name) for name in expected}
             digests = take_texts(file, "sha256")
-            if key != vars(self.key) or file["image"].shape[:1] != (len(digests),) or file["image"].dtype != np.float32:
+            if key != expected or file["image"].shape[:1] != (len(digests),) or file["image"].dtype != self._dtype:
                 raise ValueError("it has another content")
+            self._shape = file["image"].shape[1:]
             rows: dict[str, int] = {}
-            for start in range(0, len(digests), BLOCK):
-                finite = np.isfinite(take(file, "image", slice(start, start + BLOCK))).all(axis=1)
+            block = self._block()
+            for start in range(0, len(digests), block):
+                values = take(file, "image", slice(start, start + block))
+                finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
                 rows |= {digests[start + row]: start + row for row in np.flatnonzero(finite).tolist()}
             return rows
 

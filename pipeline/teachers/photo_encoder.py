@@ -1,0 +1,144 @@
+"""Photos to the teacher's global embeddings and the embeddings of their cells or tiles; each photo is encoded once."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.artifacts.manifest import Manifest
+from pipeline.method.crops import grid_boxes
+from pipeline.photos.checked import load_checked
+from pipeline.photos.images import decoded
+from pipeline.photos.prefetch import Stream, chunks
+from pipeline.photos.resize import crop, resize
+from pipeline.photos.views import ViewSpec
+from pipeline.runs.partial_results import PartialResults, compute_partial_results
+from pipeline.system import distributed
+from pipeline.teachers.embedding_cache import ImageStore
+from pipeline.teachers.encoding import OutOfMemoryBackoff, find_batch_size
+from pipeline.teachers.teacher import Teacher
+
+PART = 64
+"""Images between two savings of unfinished work; their cells are in memory together."""
+
+
+@dataclass(frozen=True)
+class PhotoEncoder:
+    """A teacher, and the views of a photo that it encodes."""
+
+    teacher: Teacher
+    views: ViewSpec
+    """The global view."""
+    device: str
+    batch_size: int = 0
+    """Views per call of the teacher; 0: as many as fit."""
+    local: str = "none"
+    """Local embeddings: "cells", "tiles" or "none"."""
+    tiles: int = 0
+    """With local "tiles": tiles per side."""
+
+    def encode(self, paths: Sequence[str]) -> Iterator[tuple[range, np.ndarray]]:
+        """Embeddings of photos.
+
+        Yields:
+            Rows of `paths`, in order, and their entries: a structured array [b] with `image`, float32 [D], and unless `local`
+            is none `cells`, float16 [h, w, D].
+        """
+        if not paths:
+            return
+        size = (self.views.size, self.views.size)
+        batch_size = self.batch_size or find_batch_size(self.teacher.encode_images, size, self.device)
+        encode = OutOfMemoryBackoff(self.teacher.encode_views if self.local == "cells" else self.teacher.encode_images)
+        if self.local != "tiles":
+            for rows, images in self.views.batches(paths, batch_size):
+                encoded = encode(images)
+                yield rows, entries(*((encoded.images, encoded.cells) if self.local == "cells" else (encoded, None)))
+            return
+        batches = chunks(len(paths), max(batch_size // (self.tiles**2 + 1), 1))
+        for rows, photos in zip(batches, Stream(lambda row: self.load_tiles(paths[row]), batches), strict=True):
+            encoded = encode(torch.cat(photos)).unflatten(0, (len(photos), -1))
+            yield rows, entries(encoded[:, 0], encoded[:, 1:].unflatten(1, (self.tiles, self.tiles)))
+
+    def load_tiles(self, path: str) -> Tensor:
+        """The global view and the tiles of one photo, uint8 Tensor[1 + tiles^2, 3, size, size]."""
+        size = (self.views.size, self.views.size)
+
+        def cut(source: str | bytes) -> Tensor:
+            with decoded(source) as image:
+                boxes = grid_boxes(tuple(image.shape[1:]), self.tiles)
+                whole = resize(image, size, self.views.resize_filter)
+                return torch.stack([whole, *(crop(image, box, size) for box in boxes)])
+
+        return load_checked(path, self.views.digests, cut)
+
+    def cell_shape(self) -> tuple[int, ...]:
+        """Shape [h, w, D] of the cells of a photo; empty for a teacher without cells."""
+        blank = torch.zeros(1, 3, self.views.size, self.views.size, dtype=torch.uint8)
+        if self.local == "tiles":
+            return (self.tiles, self.tiles, self.teacher.encode_images(blank).shape[1])
+        cells = self.teacher.encode_views(blank).cells
+        return () if cells is None else tuple(cells.shape[1:])
+
+
+def entries(images: Tensor, cells: Tensor | None) -> np.ndarray:
+    """The structured array of `PhotoEncoder.encode`."""
+    columns = {"image": images.float().cpu().numpy()}
+    if cells is not None:
+        columns["cells"] = cells.half().cpu().numpy()
+    return structured(**columns)
+
+
+def structured(**columns: np.ndarray) -> np.ndarray:
+    """Arrays [n, ...] as one structured array [n], a field each."""
+    dtype = [(name, values.dtype, values.shape[1:]) for name, values in columns.items()]
+    joined = np.empty(len(next(iter(columns.values()))), dtype)
+    for name, values in columns.items():
+        joined[name] = values
+    return joined
+
+
+def encode_missing(
+    encoder: PhotoEncoder,
+    manifest: Manifest,
+    stores: dict[str, ImageStore],
+    key: Sequence[Any],
+    partial: PartialResults,
+    finish: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
+) -> int:
+    """Encode the photos that a store lacks, add their entries to the stores, and return their number.
+
+    The processes of torchrun share the work; the first one writes the stores.
+
+    Args:
+        encoder: encodes the photos.
+        manifest: the photos.
+        stores: field of the finished entries to the store that keeps it.
+        key: everything but the photos that decides the entries.
+        partial: keeps unfinished work.
+        finish: maps the entries of `PhotoEncoder.encode` to those that are kept.
+    """
+    lacking = {name: set(store.missing(manifest.digests)) for name, store in stores.items()}
+    # a photo's number is its place in this list, which depends on the stores
+    missing = [each for each in dict.fromkeys(manifest.digests) if any(each in lacks for lacks in lacking.values())]
+    if not missing:
+        return 0
+    path_of = dict(zip(manifest.digests, manifest.paths, strict=True))
+    rows = chunks(len(missing), PART)
+
+    def encode(indices: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        order = np.array([row for index in indices for row in rows[index]], dtype=np.int64)
+        for batch, entry in encoder.encode([path_of[missing[i]] for i in order]):
+            yield order[batch.start : batch.stop], entry
+
+    parts = compute_partial_results("embed", [len(r) for r in rows], [*key, missing], partial, encode, finish)
+    if not distributed.is_main():
+        return len(missing)
+    for name, store in stores.items():
+        wanted = np.array([each in lacking[name] for each in missing])
+        if wanted.any():
+            blocks = (part[name][wanted[place.start : place.stop]] for place, part in zip(rows, parts, strict=True))
+            store.add([each for each in missing if each in lacking[name]], blocks)
+    return len(missing)
