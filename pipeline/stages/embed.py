@@ -210,13 +210,21 @@ def scores_from_file(manifest: Manifest, config: EmbedConfig, device: str) -> Te
     known = None if given.known is None else given.known.numpy()
     if known is not None:
         log(f"{config.precomputed} has no scores of {(~known).sum()} test images, so the teacher is not measured.")
-    if given.probabilities is not None or given.text is not None:
+    has_scores = given.probabilities is not None or given.logits is not None
+    if has_scores or given.text is not None:
         skip_background(config, f"{config.precomputed} contains scores or texts of the classes alone")
     name = config.precomputed_teacher or given.teacher
-    if given.probabilities is not None:
-        top1 = torch.ones(len(given.probabilities), dtype=torch.bool)
-        probabilities = ClassProbabilities(given.probabilities, entropy(given.probabilities), top1)
-        return TeacherScores(probabilities, None, 0, name or Path(config.precomputed).name, given.fingerprint, known)
+    if has_scores:
+        shares = given.probabilities
+        if given.logits is not None:
+            shares = given.probabilities_at(given.logits, config.logit_scale)
+        probabilities = ClassProbabilities(shares, entropy(shares), torch.ones(len(shares), dtype=torch.bool))
+        local = None
+        if given.local_logits is not None and config.local != "none":
+            cells = given.probabilities_at(given.local_logits, config.logit_scale)
+            local = LocalScores(cells.numpy(), None, (0, 0))
+        source = name or Path(config.precomputed).name
+        return TeacherScores(probabilities, None, 0, source, given.fingerprint, known, local)
     own_scale, own_bias = given.logit_scale, given.logit_bias
     if given.text is None or own_scale is None:
         teacher = load_teacher(source_model(config, name), device, config.precision)

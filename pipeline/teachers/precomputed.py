@@ -32,7 +32,7 @@ SUM_TOLERANCE = 0.02
 
 @dataclass(frozen=True)
 class Precomputed:
-    """Either class probabilities or embeddings of N images."""
+    """Either class probabilities, logits or embeddings of N images."""
 
     teacher: str
     """Spec or description of the model that computed them; empty if the file does not name it."""
@@ -52,17 +52,26 @@ class Precomputed:
     """Scale s in softmax(s * f . t); None if the file has none."""
     logit_bias: float | None = None
     """Bias b in sigmoid(s * f . t + b); None for a softmax."""
+    logits: Tensor | None = None
+    """float32 [N, C], scaled by `logit_scale`, of whole images."""
+    local_logits: Tensor | None = None
+    """float32 [N, C], the same of the best tile or cell of each class; None for none."""
     known: Tensor | None = None
     """bool [N], images with scores; None for all. Rows of images without scores are uniform probabilities, or zeros as
-    embeddings, whose cosine is the same with every text."""
+    logits or embeddings, which have the same cosine with every text."""
+
+    def probabilities_at(self, logits: Tensor, scale: float) -> Tensor:
+        """Softmax over the classes of logits Tensor[N, C] at another scale than that of the file; 0 for its own."""
+        return (logits * (scale / self.logit_scale) if scale and self.logit_scale else logits).softmax(dim=1)
 
 
 def read_precomputed(path: Path) -> Precomputed:
     """Read an HDF5 file, or a folder of `clip-retrieval inference`.
 
-    The file has `image_ids` [N] and either `probabilities` [N, C] or `image` [N, D]. It may have `text` [C, D], and the
-    attributes `logit_scale`, `logit_bias` of a sigmoid, and `teacher`, the spec of the model. With C rows or columns it has
-    `classes` [C].
+    The file has `image_ids` [N] and either `probabilities` [N, C], `global_logits` [N, C] or `image` [N, D]. It may have
+    local evidence next to the first two, `local_logits` [N, C] of the best tile or cell of each class (also named
+    `tile_max_logits`); next to `image` the texts, `text` [C, D]; and the attributes `logit_scale`, `logit_bias` of a sigmoid,
+    and `teacher`, the spec of the model. With C rows or columns it has `classes` [C].
 
     The folder has img_emb/img_emb_*.npy and metadata/metadata_*.parquet with the same numbers; the column image_path names
     the images.
@@ -101,6 +110,10 @@ def align(
                 f"The precomputed scores have {len(extra)} classes more than the dataset, the first "
                 f"{extra[0]!r}. Compute the softmax again without them, or add them to the classes."
             )
+
+    def aligned(values: Tensor) -> Tensor:
+        return values[source_rows][:, columns].masked_fill(~known[:, None], 0.0)
+
     return replace(
         scores,
         image_ids=image_ids,
@@ -109,24 +122,31 @@ def align(
         if scores.probabilities is None
         else scores.probabilities[source_rows][:, columns].masked_fill(~known[:, None], 1 / len(class_names)),
         image=None if scores.image is None else scores.image[source_rows].masked_fill(~known[:, None], 0.0),
+        logits=None if scores.logits is None else aligned(scores.logits),
+        local_logits=None if scores.local_logits is None else aligned(scores.local_logits),
         text=None if scores.text is None else scores.text[columns],
         known=None if bool(known.all()) else known,
     )
 
 
 def _read_hdf5(path: Path, file: h5py.File) -> Precomputed:
-    if "image_ids" not in file or ("probabilities" not in file and "image" not in file):
+    if "image_ids" not in file or not {"probabilities", "global_logits", "image"} & set(file):
         raise PipelineError(
-            f"{path} contains {', '.join(file) or 'nothing'}, expected image_ids, and probabilities or "
+            f"{path} contains {', '.join(file) or 'nothing'}, expected image_ids, and probabilities, global_logits or "
             "image. Rename or add them."
         )
-    datasets = {name: own_dataset(path, file, name) for name in ("image_ids", "classes", *_ARRAYS) if name in file}
+    datasets = {name: own_dataset(path, file, name) for name in (*_NAMES, *_ARRAYS) if name in file}
+    if "tile_max_logits" in datasets:
+        datasets.setdefault("local_logits", datasets.pop("tile_max_logits"))
+    if "local_logits" in datasets and not {"probabilities", "global_logits"} & set(datasets):
+        raise PipelineError(f"{path} has local_logits without global_logits. Add the logits of whole images.")
     image_ids = read_names(path, datasets["image_ids"])
     classes = read_names(path, datasets["classes"]) if "classes" in datasets else None
-    if classes is None and ("probabilities" in datasets or "text" in datasets):
+    by_class = {"probabilities", "text", "global_logits", "local_logits"}
+    if classes is None and by_class & set(datasets):
         raise PipelineError(f"{path} has no classes, expected the name of each column. Add them.")
     columns = len(classes or [])
-    arrays = {name: read_numbers(path, datasets[name]) for name in _ARRAYS if name in datasets}
+    arrays = {name: read_numbers(path, dataset) for name, dataset in datasets.items() if name not in _NAMES}
     scale = float(file.attrs["logit_scale"]) if "logit_scale" in file.attrs else None
     if scale is not None and not 0 < scale < math.inf:
         raise PipelineError(f"{path} has the logit_scale {scale}, expected a number above 0. Correct it.")
@@ -150,10 +170,16 @@ def _read_hdf5(path: Path, file: h5py.File) -> Precomputed:
         text=_unit_rows(path, "text", arrays["text"], columns) if "text" in arrays else None,
         logit_scale=scale,
         logit_bias=bias,
+        **{
+            field: _logits(path, name, arrays[name], (len(image_ids), columns))
+            for field, name in (("logits", "global_logits"), ("local_logits", "local_logits"))
+            if name in arrays
+        },
     )
 
 
-_ARRAYS = ("probabilities", "image", "text")
+_NAMES = ("image_ids", "classes")
+_ARRAYS = ("probabilities", "image", "text", "global_logits", "local_logits", "tile_max_logits")
 
 
 def _read_clip_retrieval(folder: Path) -> Precomputed:
@@ -210,6 +236,15 @@ def _probabilities(path: Path, values: np.ndarray, shape: tuple[int, int]) -> Te
             f"{sums.max():.3g}, expected a softmax over the classes: at least 0 with sums of 1."
         )
     return rows
+
+
+def _logits(path: Path, kind: str, values: np.ndarray, shape: tuple[int, int]) -> Tensor:
+    """float32 [N, C], checked to have this shape and finite values."""
+    if values.shape != shape or not np.isfinite(values).all():
+        raise PipelineError(
+            f"{path} has {kind} of shape {values.shape}, expected finite numbers of shape {shape}. Write them again."
+        )
+    return torch.from_numpy(values.astype(np.float32))
 
 
 def _unit_rows(path: Path, kind: str, values: np.ndarray, count: int) -> Tensor:
