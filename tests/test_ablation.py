@@ -154,7 +154,7 @@ def test_rows_share_their_common_stages(finished, tmp_path, colour_teacher, monk
     pytest.importorskip("matplotlib")
     from pipeline.stages import embed, warmup
 
-    calls = {"embed_images": 0, "fit": 0}
+    calls = {"encode_missing": 0, "fit": 0}
 
     def counted(module, name):
         original = getattr(module, name)
@@ -165,14 +165,14 @@ def test_rows_share_their_common_stages(finished, tmp_path, colour_teacher, monk
 
         monkeypatch.setattr(module, name, call)
 
-    counted(embed, "embed_images")
+    counted(embed, "encode_missing")
     counted(warmup, "fit")
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     (tmp_path / "plan.toml").write_text(PLAN)
     ccd("ablation", tmp_path / "plan.toml", "--run", run, "--device", "cpu")
     # the embedding and the warm-up of seed 0 are the run's own; one more for seed 1, two for the supervised row
-    assert calls == {"embed_images": 0, "fit": 3}
+    assert calls == {"encode_missing": 0, "fit": 3}
     table = pd.read_csv(run / "ablation" / "ablation.csv")
     assert len(table) == 8 and table["final_mAP"].between(0, 1).all()
     supervised = run / "ablation" / "reference-all-labels-0"

@@ -23,10 +23,11 @@ from pipeline.method import cam
 from pipeline.runs.graph import STAGES, find_stage
 from pipeline.runs.options import BoxesConfig
 from pipeline.runs.settings import Settings
-from pipeline.stages import boxes, chain, embed, score_crops
+from pipeline.stages import boxes, chain, score_crops
 from pipeline.stages.chain import run_stage
 from pipeline.system import distributed
 from pipeline.system.errors import PipelineError
+from pipeline.teachers import photo_encoder
 
 # Statistics of a batch depend on who sees what of it: without them two processes do the arithmetic of one.
 TRAINING = {
@@ -43,7 +44,7 @@ TRAINING = {
 def run_stages(folder, backbone):
     """Every stage that processes share, and one that they do not, in partial results of three images."""
     use_teacher(ColourTeacher())
-    embed.PART = score_crops.PART = 3
+    photo_encoder.PART = score_crops.PART = 3
     given = {
         "embed": {},
         # of eight images the last is a batch of its own, of which one process gets nothing
@@ -101,7 +102,7 @@ class SlowTeacher(ColourTeacher):
 def embed_in_pieces(folder, teacher):
     """`embed` with a partial result per image, so that a kill falls between two."""
     use_teacher(teacher())
-    embed.PART = 1
+    photo_encoder.PART = 1
     distributed.join()
     run_stage(find_stage("embed"), folder, Settings({"embed": {"batch_size": 1}}), "cpu", force=False)
     distributed.leave()

@@ -20,9 +20,9 @@ from pipeline.artifacts.provenance import Provenance
 from pipeline.evaluation.read import read
 from pipeline.photos.resize import load_view
 from pipeline.runs.partial_results import PartialResults, digest_of
-from pipeline.stages import embed
 from pipeline.stages.score_crops import CropRules, CropTeacher, score_crops
 from pipeline.system.errors import PipelineError
+from pipeline.teachers import photo_encoder
 from pipeline.teachers.zero_shot_head import ZeroShotHead
 
 
@@ -49,7 +49,7 @@ def many(tmp_path):
 def embed_and_die(limit, *arguments):
     """Body of a process: `ccd embed` in partial results of four images, killed before it saves number `limit`."""
     use_teacher(ColourTeacher())
-    embed.PART = 4
+    photo_encoder.PART = 4
     killed_command(limit, "embed", *arguments, "--device", "cpu")
 
 
@@ -60,6 +60,16 @@ def killed_embed(run, limit, *arguments, log):
     assert list((run / "embeddings.h5.partial").rglob("*.npz"))
 
 
+def image_store(run):
+    """The store of global embeddings."""
+    stores = []
+    for path in (run / "image_embeddings").glob("*.h5"):
+        with h5py.File(path) as file:
+            stores += [path] if "content" not in file.attrs else []
+    (store,) = stores
+    return store
+
+
 def check_embeddings(run):
     """Every photo has its own embedding in the artifact's probabilities and in the store."""
     manifest = read(run / "manifest.csv")
@@ -67,8 +77,7 @@ def check_embeddings(run):
         digest: ColourTeacher().encode_images(load_view(Path(path), (32, 32), "bicubic")[None])[0].numpy()
         for digest, path in zip(manifest.digests, manifest.paths, strict=True)
     }
-    (store,) = (run / "image_embeddings").glob("*.h5")
-    with h5py.File(store) as file:
+    with h5py.File(image_store(run)) as file:
         found = dict(zip(file["sha256"].asstr()[:], file["image"][:], strict=True))
     assert set(found) == set(own)
     for digest, row in found.items():
@@ -85,7 +94,7 @@ def test_embeddings_taken_over_between_kill_and_resume_move_no_photo(many, colou
     whole, some = many / "run-all", many / "run-some"
     ccd("embed", "--run", some, "--device", "cpu")
     killed_embed(whole, 1, log=many / "log")
-    monkeypatch.setattr(embed, "PART", 4)
+    monkeypatch.setattr(photo_encoder, "PART", 4)
     ccd("embed", "--run", whole, "--device", "cpu", "--reuse-embeddings", some)
     check_embeddings(whole)
 
@@ -95,7 +104,7 @@ def test_embeddings_deleted_between_kill_and_resume_move_no_photo(many, colour_t
     ccd("embed", "--run", some, "--device", "cpu")
     killed_embed(whole, 1, "--reuse-embeddings", some, log=many / "log")
     shutil.rmtree(whole / "image_embeddings")
-    monkeypatch.setattr(embed, "PART", 4)
+    monkeypatch.setattr(photo_encoder, "PART", 4)
     ccd("embed", "--run", whole, "--device", "cpu")
     check_embeddings(whole)
 
@@ -107,11 +116,10 @@ def test_partial_results_of_another_precision_are_not_taken(many, monkeypatch):
 
     run = many / "run-all"
     killed_embed(run, 1, log=many / "log")
-    monkeypatch.setattr(embed, "PART", 4)
+    monkeypatch.setattr(photo_encoder, "PART", 4)
     use_teacher(Negative(dtype=torch.float16), monkeypatch)
     ccd("embed", "--run", run, "--device", "cpu")
-    (store,) = (run / "image_embeddings").glob("*.h5")
-    with h5py.File(store) as file:
+    with h5py.File(image_store(run)) as file:
         assert file.attrs["precision"] == b"float16" and (file["image"][:] <= 0).all()
 
 
