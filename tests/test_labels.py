@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.method.labels import clamp_labels, class_bias, confident_images, debias, fuse_scores, local_scores
+from pipeline.method.labels import (
+    clamp_labels,
+    class_bias,
+    confident_images,
+    debias,
+    fuse_scores,
+    local_scores,
+    match_values,
+)
 from pipeline.method.losses import consistency_loss, image_weights, label_loss, training_targets
 from pipeline.method.probabilities import class_logits, entropy, sigmoid_probabilities, softmax_probabilities
 from pipeline.runs.options import EmbedConfig
@@ -222,3 +230,19 @@ def test_the_first_view_teaches_the_second_and_not_the_other_way_round():
     first, second = (torch.ones(1, 2, requires_grad=True) for _ in range(2))
     consistency_loss(2 * second, first).backward()
     assert first.grad is None and second.grad.abs().min() > 0
+
+
+def test_values_follow_the_order_of_the_scores():
+    scores = np.array([[0.1, 2.0], [0.9, 2.0], [0.5, 1.0]], np.float32)
+    values = np.array([[1.0, 0.3], [0.2, 0.1], [0.6, 0.8]], np.float32)
+    # class 0: the images rank 3, 1, 2; class 1: the first two share 0.8 and 0.3
+    expected = np.array([[0.2, 0.55], [1.0, 0.55], [0.6, 0.1]], np.float32)
+    np.testing.assert_allclose(match_values(scores, values), expected, rtol=1e-6)
+    np.testing.assert_array_equal(np.sort(match_values(scores, values)[:, 0]), np.sort(values[:, 0]))
+
+
+def test_values_in_their_own_order_stay_as_they_are():
+    values = np.random.default_rng(0).random((1000, 3)).astype(np.float32)
+    values[::7] = 1  # a tie, as at the clamp
+    np.testing.assert_array_equal(match_values(values, values), values)
+    assert match_values(values[:0], values[:0]).shape == (0, 3)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.artifacts.schema import Artifact, array
-from pipeline.method.labels import teacher_scores
+from pipeline.method.labels import debias, fuse_scores
 from pipeline.runs.options import InitLabelsConfig
 
 if TYPE_CHECKING:
@@ -71,8 +71,14 @@ class Embeddings(Artifact):
         """Probabilities."""
         return self.by_class(self.probabilities)
 
+    def global_scores(self, rows: np.ndarray, config: InitLabelsConfig) -> np.ndarray:
+        """Debiased global scores float32 [n, C] of the images of a mask bool [N], not clamped."""
+        return debias(self.probabilities[rows], self.bias if config.debias else None, config.label_floor)
+
     def teacher_scores(self, rows: np.ndarray, config: InitLabelsConfig) -> np.ndarray:
-        """Scores float32 [n, C] of the images of a mask bool [N], from global score and local evidence; see `teacher_scores`."""
-        bias, cell_bias = (self.bias, self.cell_bias) if config.debias else (None, None)
-        cells = None if self.cell_scores is None else self.cell_scores[rows]
-        return teacher_scores(self.probabilities[rows], bias, config.label_floor, cells, cell_bias, config.cell_weight)
+        """Global scores and local evidence in one, float32 [n, C], not clamped; the global scores alone without cells."""
+        scores = self.global_scores(rows, config)
+        if self.cell_scores is None or not config.cell_weight:
+            return scores
+        local = debias(self.cell_scores[rows], self.cell_bias if config.debias else None, config.label_floor)
+        return fuse_scores(scores, local, np.True_, 1 - config.cell_weight)

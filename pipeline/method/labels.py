@@ -74,36 +74,34 @@ def debias(scores: np.ndarray, bias: np.ndarray | None, floor_share: float = 0.0
     return floored if bias is None else floored / bias
 
 
-def teacher_scores(
-    probabilities: np.ndarray,
-    bias: np.ndarray | None,
-    floor_share: float = 0.0,
-    cells: np.ndarray | None = None,
-    cell_bias: np.ndarray | None = None,
-    cell_weight: float = 0.0,
-) -> np.ndarray:
-    """The teacher's scores of images, not clamped: (1 - w) * debiased global score + w * debiased local evidence.
+def clamp_labels(scores: np.ndarray) -> np.ndarray:
+    """Scores clamped to [0, 1]. Clamping creates ties at 1, so artifacts keep the scores next to the labels."""
+    return scores.clip(0, 1)
+
+
+def match_values(scores: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The values of each class, in the order of its scores: the image with the k-th highest score gets the k-th highest value.
+
+    Images with the same score share the mean of their values.
 
     Args:
-        probabilities: float32 [N, C], of whole images.
-        bias: see `debias`.
-        floor_share: see `debias`.
-        cells: float32 [N, C], local evidence; None for global scores alone.
-        cell_bias: bias of the cells; None divides by nothing.
-        cell_weight: w, in [0, 1].
+        scores: float32 [N, C], which rank the images of each class.
+        values: float32 [N, C].
 
     Returns:
         float32 [N, C].
     """
-    scores = debias(probabilities, bias, floor_share)
-    if cells is None or not cell_weight:
-        return scores
-    return np.float32(1 - cell_weight) * scores + np.float32(cell_weight) * debias(cells, cell_bias, floor_share)
-
-
-def clamp_labels(scores: np.ndarray) -> np.ndarray:
-    """Scores clamped to [0, 1]. Clamping creates ties at 1, so artifacts keep the scores next to the labels."""
-    return scores.clip(0, 1)
+    matched = np.empty_like(values)
+    for ranked, given, column in zip(scores.T, values.T, matched.T, strict=True):
+        _, place, count = np.unique(ranked, return_inverse=True, return_counts=True)
+        ascending = np.concatenate([[0.0], np.sort(given).astype(np.float64).cumsum()])
+        ends = count.cumsum()
+        means = (ascending[ends] - ascending[ends - count]) / count
+        # single values stay exact; a difference of sums does not
+        single = count[place] == 1
+        column[:] = means[place]
+        column[single] = np.sort(given)[ends[place][single] - 1]
+    return matched
 
 
 def local_scores(
@@ -146,7 +144,7 @@ def fuse_scores(initial: np.ndarray, local: np.ndarray, has_crops: np.ndarray, r
     Args:
         initial: float32 [N, C].
         local: float32 [N, C].
-        has_crops: bool [N, C].
+        has_crops: bool [N, C], or one bool for all.
         ratio: r, weight of the initial scores, in [0, 1].
 
     Returns:

@@ -232,6 +232,11 @@ class InitLabelsConfig(Config):
     cell_weight: float = option(
         0.5, "Weight of the local evidence in the initial label, against the global score.", min=0.0, max=1.0
     )
+    values: Literal["global", "scores"] = option(
+        "global",
+        "Values of the labels. global: those of the global scores, in the order of the scores with local evidence; scores: "
+        "the scores themselves (paper).",
+    )
     label_floor: float = option(
         0.0, "Smallest score before the division, in units of 1/C (paper: 1).", min=0.0, max=10.0
     )

@@ -20,6 +20,7 @@ from pipeline.method.labels import (
     debias,
     fuse_scores,
     local_scores,
+    match_values,
 )
 from pipeline.runs.options import EmbedConfig, FuseConfig, InitLabelsConfig, ScoreCropsConfig
 from pipeline.system.progress import log
@@ -126,13 +127,15 @@ def run(folder: Path, config: FuseConfig, origin: Provenance) -> None:
     embeddings: Embeddings = read_arrays(
         folder / "embeddings.h5", without=("probabilities", "cell_scores", "best_cell")
     )
-    initial: Labels = read_arrays(folder / "initial_labels.h5", without=("labels",))
+    initial: Labels = read_arrays(folder / "initial_labels.h5")
     crops: CropScores = read_arrays(folder / "crop_scores.h5", without=("probabilities",))
     check_same_images(initial, crops, folder / "initial_labels.h5", folder / "crop_scores.h5")
     init_labels = initial.provenance.options(InitLabelsConfig)
     bias = bias_of_crops(folder, crops, embeddings) if init_labels.debias else None
     fused = fuse_in_blocks(initial.scores, crops, folder / "crop_scores.h5", bias, init_labels.label_floor, config)
     labels, scores, corrected = fused.labels, fused.scores, np.zeros((0, 0), bool)
+    if init_labels.values == "global":
+        labels = match_values(scores, initial.labels)
     if "corrections.h5" in origin.inputs:
         corrections = read_corrections(folder / "corrections.h5", initial).labels
         labels, scores, corrected = correct(labels, corrections), correct(scores, corrections), corrections >= 0
@@ -147,7 +150,6 @@ def run(folder: Path, config: FuseConfig, origin: Provenance) -> None:
         corrected_images=int(corrected.any(axis=1).sum()),
     )
     write(path, final)
-    columns = zip(labels.T, initial.scores.T, strict=True)
-    changed = np.mean([np.abs(now - clamp_labels(before)).mean() for now, before in columns])
+    changed = np.mean([np.abs(now - before).mean() for now, before in zip(labels.T, initial.labels.T, strict=True)])
     by_hand = f"; corrected by hand: {final.by_hand}" if final.by_hand else ""
     log(f"{path}: {len(labels)} images, labels changed by {changed:.3f} on average{by_hand}.")

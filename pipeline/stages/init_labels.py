@@ -12,10 +12,22 @@ from pipeline.artifacts.schema import check_same_images
 from pipeline.datasets.dataset import UNKNOWN
 from pipeline.datasets.label_file import read_soft_labels
 from pipeline.evaluation.ground_truth import read_ground_truth
-from pipeline.method.labels import clamp_labels, confident_images
+from pipeline.method.labels import clamp_labels, confident_images, match_values
 from pipeline.runs.options import EmbedConfig, InitLabelsConfig
 from pipeline.system.errors import PipelineError
 from pipeline.system.progress import log
+
+
+def teacher_labels(embeddings: Embeddings, rows: np.ndarray, config: InitLabelsConfig) -> tuple[np.ndarray, np.ndarray]:
+    """The teacher's labels and scores, float32 [n, C] each, of the images of a mask bool [N].
+
+    Local evidence ranks images better, but its values are too high: the mean of the best cells is high in many images. So the
+    scores give the order, and the global scores the values.
+    """
+    scores = embeddings.teacher_scores(rows, config)
+    if config.values == "scores":
+        return clamp_labels(scores), scores
+    return match_values(scores, clamp_labels(embeddings.global_scores(rows, config))), scores
 
 
 def run(folder: Path, config: InitLabelsConfig, origin: Provenance) -> None:
@@ -23,7 +35,7 @@ def run(folder: Path, config: InitLabelsConfig, origin: Provenance) -> None:
     path = folder / "initial_labels.h5"
     embeddings: Embeddings = read_arrays(folder / "embeddings.h5")
     train = embeddings.is_train
-    scores = embeddings.teacher_scores(train, config)
+    labels, scores = teacher_labels(embeddings, train, config)
     if config.uses_ground_truth:
         truth = read_ground_truth(folder)
         check_same_images(embeddings, truth, folder / "embeddings.h5", folder / "ground_truth.h5")
@@ -33,11 +45,10 @@ def run(folder: Path, config: InitLabelsConfig, origin: Provenance) -> None:
                 f"{folder / 'ground_truth.h5'} lacks {unknown} labels of train images, and unknown is not absent. "
                 "Label them all, or set init-labels.source to 'teacher'."
             )
-        scores = (truth.labels[train] == 1).astype(np.float32)
+        labels = scores = (truth.labels[train] == 1).astype(np.float32)
     image_ids = [i for i, keep in zip(embeddings.image_ids, train, strict=True) if keep]
     if config.labels_file:
-        scores = read_soft_labels(Path(config.labels_file), image_ids, embeddings.class_names)
-    labels = clamp_labels(scores)
+        labels = scores = read_soft_labels(Path(config.labels_file), image_ids, embeddings.class_names)
     limit = embeddings.provenance.options(EmbedConfig).entropy_limit
     confident = confident_images(embeddings.entropy[train], embeddings.outcomes, limit)
     write(
