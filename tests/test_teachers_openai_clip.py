@@ -9,6 +9,7 @@ from parity import reference
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.nn import functional as F
 from worlds.random_clip import random_clip
+from worlds.slow_cells import last_block, pooled_values
 
 from pipeline.system.errors import PipelineError
 from pipeline.teachers import openai_clip
@@ -123,42 +124,19 @@ def test_other_sizes_equal_a_slow_direct_reference(model_and_path, shape):
 
 
 def slow_cells_of_resnet(visual, pixels, _):
-    """[D, h, w]: each vector of layer 4 through the value and the output projection."""
     pool, visual.attnpool = visual.attnpool, torch.nn.Identity()
     features = visual(pixels)[0]
     visual.attnpool = pool
-    cells = torch.zeros(pool.c_proj.out_features, *features.shape[1:])
-    for y in range(features.shape[1]):
-        for x in range(features.shape[2]):
-            value = pool.v_proj.weight @ features[:, y, x] + pool.v_proj.bias
-            cells[:, y, x] = pool.c_proj.weight @ value + pool.c_proj.bias
-    return cells
+    return pooled_values(pool, features)
 
 
 def slow_cells_of_vit(visual, pixels, attention):
-    """[D, h, w]: MaskCLIP's and SCLIP's last block, one token and one head at a time."""
     grid = [side // visual.conv1.stride[0] for side in pixels.shape[-2:]]
     tokens = torch.cat([visual.class_embedding[None], visual.conv1(pixels)[0].flatten(1).T])
     tokens = visual.ln_pre(tokens + positions(visual.positional_embedding, *grid))
-    for block in visual.transformer.resblocks[:-1]:
-        tokens = block(tokens[:, None])[:, 0]
-    block = visual.transformer.resblocks[-1]
-    weights = block.attn.in_proj_weight.chunk(3)
-    query, key, value = (
-        block.ln_1(tokens) @ w.T + b for w, b in zip(weights, block.attn.in_proj_bias.chunk(3), strict=True)
-    )
-    size = tokens.shape[1] // block.attn.num_heads
-    cells = torch.zeros(visual.proj.shape[1], len(tokens) - 1)
-    for token in range(1, len(tokens)):
-        mixed = value[token].clone()
-        for head in range(block.attn.num_heads if attention == "sclip" else 0):
-            part = slice(head * size, (head + 1) * size)
-            share = sum(((each[:, part] @ each[token, part]) / size**0.5).softmax(0) for each in (query, key))
-            mixed[part] = sum(weight * other for weight, other in zip(share, value[:, part], strict=True))
-        cell = tokens[token] + block.attn.out_proj(mixed)
-        cell = cell + block.mlp(block.ln_2(cell))
-        cells[:, token - 1] = visual.ln_post(cell) @ visual.proj
-    return cells.unflatten(1, grid)
+    tokens = visual.transformer.resblocks[:-1](tokens[:, None])[:, 0]
+    cells = last_block(visual.transformer.resblocks[-1], tokens, attention)
+    return (visual.ln_post(cells) @ visual.proj).unflatten(0, grid)
 
 
 @pytest.mark.parametrize("attention", ["values", "sclip"])
@@ -172,7 +150,7 @@ def test_cells_equal_plain_loops(model_and_path, shape, attention):
     slow = slow_cells_of_resnet if "resnet" in path.name else slow_cells_of_vit
     pixels = snap_to_stride(normalised(images), 32 if "resnet" in path.name else model.visual.conv1.stride[0])
     with torch.no_grad():
-        expected = torch.stack([slow(model.visual, image[None], attention) for image in pixels]).movedim(1, 3)
+        expected = torch.stack([slow(model.visual, image[None], attention) for image in pixels])
     torch.testing.assert_close(views.cells, F.normalize(expected, dim=3), atol=1e-5, rtol=0)
 
 

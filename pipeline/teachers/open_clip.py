@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from timm.layers import AttentionPoolLatent, SelectAdaptivePool2d
+from timm.models.vision_transformer import VisionTransformer as TimmTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
@@ -19,9 +21,19 @@ from torchvision.transforms.v2.functional import resize
 from pipeline.system.downloads import cache_folder
 from pipeline.system.errors import PipelineError, hint
 from pipeline.teachers.encoding import EncodedViews, ViewRules, compute_dtype, encode_in_chunks, normalise_pixels
+from pipeline.teachers.tower_cells import (
+    CellHead,
+    attention_pool_cells,
+    encode_with_cells,
+    latent_pool_cells,
+    mean_pool_cells,
+    transformer_cells,
+)
 
 try:
     import open_clip
+    from open_clip.modified_resnet import ModifiedResNet
+    from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 except ModuleNotFoundError as error:
     raise PipelineError(
         f"open_clip: teachers need the package {error.name}, which is missing. Install it with "
@@ -60,7 +72,7 @@ class OpenClip:
         digest: see `fingerprint`.
         device: of the model.
         dtype: of the model's convolutions.
-        rules: only `statistics` has an effect.
+        rules: only `statistics` and `cell_attention` have an effect.
     """
 
     def __init__(
@@ -86,6 +98,7 @@ class OpenClip:
         self._size = [size, size] if isinstance(size, int) else list(size)  # (H, W)
         self.input_size = max(self._size)
         self._model = model.eval()
+        self._cell_head = cell_head_of(model.visual, self._rules.cell_attention)
         self._tokenizer = tokenizer
 
     def encode_images(self, images: Tensor) -> Tensor:
@@ -93,22 +106,58 @@ class OpenClip:
         return encode_in_chunks(self._encode_images, images, self.device)
 
     def encode_views(self, images: Tensor) -> EncodedViews:
-        """`encode_images`, without cells."""
-        return EncodedViews(self.encode_images(images), None)
+        """`encode_images`, and the cells of the tower's own grid where `cell_head_of` knows the tower."""
+        return encode_in_chunks(self._encode_views, images, self.device)
 
     @torch.inference_mode()
     def _encode_images(self, images: Tensor) -> Tensor:
+        return F.normalize(self._model.encode_image(self._pixels(images)).float(), dim=1)
+
+    @torch.inference_mode()
+    def _encode_views(self, images: Tensor) -> EncodedViews:
+        return encode_with_cells(self._model.encode_image, self._pixels(images), self._cell_head)
+
+    def _pixels(self, images: Tensor) -> Tensor:
         interpolation = InterpolationMode(self._preprocessing["interpolation"])
         images = resize(images.to(self.device), self._size, interpolation, antialias=True)
         statistics = self._rules.statistics_of(self._preprocessing["mean"], self._preprocessing["std"])
-        pixels = normalise_pixels(images, *statistics, self.device)
-        return F.normalize(self._model.encode_image(pixels.to(self.dtype)).float(), dim=1)
+        return normalise_pixels(images, *statistics, self.device).to(self.dtype)
 
     @torch.inference_mode()
     def encode_texts(self, texts: list[str]) -> Tensor:
         """Embed C texts as float32 Tensor[C, D] with unit rows; open_clip truncates texts that are too long."""
         parts = self._tokenizer(texts).to(self.device).split(TEXTS_PER_CALL)
         return F.normalize(torch.cat([self._model.encode_text(part).float() for part in parts]), dim=1)
+
+
+def cell_head_of(visual: nn.Module, attention: str) -> CellHead | None:
+    """How the cells of an image tower are embedded; None for one that has none here.
+
+    These have cells: CLIP's ResNets and ViTs, timm's ViTs with an attention pool of one query (SigLIP), and timm's
+    convolutional towers that pool their last map by the mean (MobileCLIP-S, ConvNeXt). Others do not, such as CoCa's
+    attention pools of many queries, PE, EVA, Swin, and timm's ViTs with a class token.
+    """
+    if isinstance(visual, ModifiedResNet):
+        return attention_pool_cells(visual.attnpool)
+    if isinstance(visual, VisionTransformer):
+        block = visual.transformer.resblocks[-1]
+        # a block with another attention is of another class
+        if visual.attn_pool is not None or type(block) is not ResidualAttentionBlock:
+            return None
+        batch_first = visual.transformer.batch_first
+        return transformer_cells(
+            block, visual.ln_post, visual.proj, visual.patch_size, attention, batch_first=batch_first
+        )
+    trunk = getattr(visual, "trunk", None)
+    pool = getattr(trunk, "attn_pool", None)
+    if type(trunk) is TimmTransformer and isinstance(pool, AttentionPoolLatent):
+        single = pool.latent_len == 1 and pool.pool == "token" and pool.pos_embed is None
+        return latent_pool_cells(trunk, visual.head) if single and not trunk.num_prefix_tokens else None
+    pool = getattr(getattr(trunk, "head", trunk), "global_pool", None)
+    # the mean over channels-last maps is another module
+    if isinstance(pool, SelectAdaptivePool2d) and isinstance(pool.pool, nn.AdaptiveAvgPool2d):
+        return mean_pool_cells(trunk, pool, visual.head)
+    return None
 
 
 def load_open_clip(model: str, device: str | torch.device, precision: str, rules: ViewRules | None = None) -> OpenClip:
