@@ -8,7 +8,7 @@ import torch
 from sklearn.decomposition import PCA
 from torch.nn import functional as F
 
-from pipeline.method.published import cdul, frolic, piaa, quantiles, sparc, tagclip, tai_dpt
+from pipeline.method.published import cdul, frolic, piaa, sparc, tagclip, tai_dpt
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -68,14 +68,10 @@ def test_tagclip():
     def crop_score(n, c, box):
         return (n + 2 * c + sum(box)) / 100
 
-    seen = []
-
-    def score_crops(crops):
-        rows = zip(crops.image_index.tolist(), crops.class_index.tolist(), crops.boxes.tolist(), strict=True)
-        seen.extend(rows)
-        return torch.tensor([[crop_score(n, c, box) for c in range(4)] for n, _, box in seen])
-
-    found = tagclip.class_scores(patches, 4, score_crops)
+    crops = tagclip.likely_crops(patches, 4)
+    seen = list(zip(crops.image_index.tolist(), crops.class_index.tolist(), crops.boxes.tolist(), strict=True))
+    again = torch.tensor([[crop_score(n, c, box) for c in range(4)] for n, _, box in seen])
+    found = tagclip.add_crops(tagclip.class_scores(patches, 4), crops, again)
     expected, boxes = tagclip_by_loop(patches.double().numpy(), 4, crop_score)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert [(n, c) for n, c, _ in seen] == [(n, c) for n, c, _ in boxes] and len(boxes) > 7
@@ -201,16 +197,6 @@ def test_frolic():
     assert (
         np.bincount(expected.argmax(1), minlength=4)[1:3].min() > np.bincount(logits.argmax(1), minlength=4)[1:3].min()
     )
-
-
-def test_quantiles_by_hand():
-    scores = np.array([[3.0, 1.0], [-7.0, 1.0], [5.0, 0.0], [0.0, 1.0]])
-    reference = np.array([[0.1, 0.0], [0.9, 0.25], [0.2, 0.5], [0.4, 1.0]], np.float32)
-    found = quantiles.match_quantiles(scores, reference)
-    assert found.dtype == np.float32
-    # the lowest label is for -7; three photos share the mean of 0.25, 0.5 and 1
-    np.testing.assert_allclose(found[:, 0], [0.4, 0.1, 0.9, 0.2])
-    np.testing.assert_allclose(found[:, 1], [1.75 / 3, 1.75 / 3, 0.0, 1.75 / 3])
 
 
 def test_piaa_gives_a_class_without_patches_the_mean_of_its_text():

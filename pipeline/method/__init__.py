@@ -19,7 +19,6 @@ FORMULAS = {
     "sparc": 1,
     "piaa": 1,
     "frolic": 1,
-    "quantiles": 1,
     "metrics": 2,
     "intervals": 1,
 }

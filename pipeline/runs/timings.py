@@ -1,6 +1,7 @@
 """Duration of the stages of a run and size of their files, for `plan`, `all` and the report."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -34,10 +35,22 @@ def read_timings(folder: Path) -> dict[str, Timing]:
         return {}
 
 
+def take_timings(source: Path, folder: Path, stages: Sequence[Stage]) -> None:
+    """Give a run the timings of another one for stages whose files it shares, unless it has its own."""
+    shared = {stage.name for stage in stages}
+    taken = {name: timing for name, timing in read_timings(source).items() if name in shared}
+    write_timings(folder, {**taken, **read_timings(folder)})
+
+
 def keep_timing(folder: Path, stage: Stage, seconds: float) -> None:
     """Record the duration of a stage."""
     size = sum((folder / name).stat().st_size for name in stage.makes if (folder / name).exists())
     timings = {**read_timings(folder), stage.name: Timing(round(seconds, 3), size, count_images(folder))}
+    write_timings(folder, timings)
+
+
+def write_timings(folder: Path, timings: Mapping[str, Timing]) -> None:
+    """Write the file of timings."""
     write_json(folder / FILE, {name: asdict(timings[name]) for name in STAGE_NAMES if name in timings})
 
 

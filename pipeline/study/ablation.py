@@ -3,7 +3,7 @@
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,15 +19,19 @@ from pipeline.evaluation.ground_truth import has_ground_truth, read_ground_truth
 from pipeline.evaluation.intervals import scores_gain_interval
 from pipeline.evaluation.tables import read_metrics
 from pipeline.runs.graph import BY_PEOPLE, STAGES, files_of, options_of
-from pipeline.runs.options import EvaluateConfig
+from pipeline.runs.options import EmbedConfig, EvaluateConfig
 from pipeline.runs.settings import Settings, assignments_to_settings, shipped, write_run
+from pipeline.runs.timings import read_timings, take_timings
 from pipeline.stages.chain import KeptFeatures, run_chain
 from pipeline.system import distributed
 from pipeline.system.errors import PipelineError, first_line, reason_of
 from pipeline.system.files import regular_file, replacing
 from pipeline.system.progress import PlainTable, log
 
-FIGURES = ("label_mAP", "label_F1", "teacher_mAP", "warmup_mAP", "final_mAP", "low", "high", "oracle_mAP")
+FIGURES = (
+    *("label_mAP", "label_F1", "teacher_mAP", "warmup_mAP", "final_mAP", "low", "high", "oracle_mAP"),
+    *("views", "seconds"),
+)
 
 SEEDED = ("warmup", "boxes", "train")
 """Stages that get the seed of a row; the demo scenes stay the same."""
@@ -43,6 +47,8 @@ class Row:
     group: str
     name: str
     settings: Settings
+    method: str = ""
+    """Published method that makes the labels, see `pipeline.study.methods`; empty: the stages make them."""
 
     @property
     def title(self) -> str:
@@ -56,13 +62,15 @@ class Plan:
 
     seeds: list[int]
     rows: list[Row]
+    note: str = ""
+    """Text below the table."""
 
 
 def read_plan(name: str) -> Plan:
     """A plan of the package, by name, or of a TOML file.
 
-    The file has `seeds` and, for each row, a table `[[row]]` with `group`, `name` and `set`, a list of
-    "STAGE.OPTION=VALUE".
+    The file has `seeds`, perhaps a `note`, and for each row a table `[[row]]` with `group`, `name`, `set`, a list of
+    "STAGE.OPTION=VALUE", and perhaps `method`.
 
     Raises:
         PipelineError: the plan is missing or is not valid TOML, or a row has no name.
@@ -78,10 +86,11 @@ def read_plan(name: str) -> Plan:
                 text_of(row.get("group", "")),
                 text_of(row["name"]),
                 assignments_to_settings([text_of(item) for item in row.get("set", [])], name),
+                text_of(row.get("method", "")),
             )
             for row in content["row"]
         ]
-        return Plan([int(seed) for seed in content.get("seeds", [0])], rows)
+        return Plan([int(seed) for seed in content.get("seeds", [0])], rows, text_of(content.get("note", "")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PipelineError(f"{name} is not valid TOML: {first_line(error)}.") from None
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
@@ -203,8 +212,11 @@ HEADER = (
     "final mAP",
     "95 % interval",
     "to the default",
+    "teacher passes",
+    "labelling, s",
     "seeds",
 )
+"""Passes are views that the teacher encodes per train image; seconds are those until the labels of all train images exist."""
 
 
 def cells(summary: pd.DataFrame) -> list[list[str]]:
@@ -220,7 +232,10 @@ def cells(summary: pd.DataFrame) -> list[list[str]]:
         elif not np.isnan(row.difference):
             difference = f"{100 * row.difference:+.1f} ({span(row.difference_low, row.difference_high, '+')})"
         interval = span(row.low, row.high)
-        lines.append([row.group, row.name, *figures, interval, difference, str(row.seeds)])
+        cost = [
+            "" if np.isnan(value) else f"{value:.{digits}f}" for value, digits in ((row.views, 1), (row.seconds, 0))
+        ]
+        lines.append([row.group, row.name, *figures, interval, difference, *cost, str(row.seeds)])
     return lines
 
 
@@ -229,10 +244,11 @@ def span(low: float, high: float, sign: str = "") -> str:
     return "no interval" if np.isnan(low) else f"{100 * low:{sign}.1f} to {100 * high:{sign}.1f}"
 
 
-def to_markdown(summary: pd.DataFrame) -> str:
-    """The summary as a Markdown table."""
+def to_markdown(summary: pd.DataFrame, notes: Sequence[str] = ()) -> str:
+    """The summary as a Markdown table, with notes below it."""
     lines = [HEADER, ["---"] * len(HEADER), *cells(summary)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return table + "".join(f"\n{note}\n" for note in notes)
 
 
 def check_plot() -> None:
@@ -308,9 +324,13 @@ def run_plan(base: Path, own: Settings, plan: Plan, device: str) -> pd.DataFrame
         )
     if distributed.world_size() > 1:
         raise PipelineError("an ablation runs in one process. Start `ccd ablation` without torchrun.")
-    seeded = [(row, seed, with_seed(own.merged(row.settings), seed)) for seed in plan.seeds for row in plan.rows]
-    for _, _, settings in seeded:
-        settings.check()
+    for row in plan.rows:
+        own.merged(row.settings).check()
+    costs, left_out = {}, []
+    rows = plan.rows
+    if any(row.method for row in rows):
+        rows, costs, left_out = rows_of_methods(base, manifest, own, plan.rows, device)
+    seeded = [(row, seed, with_seed(own.merged(row.settings), seed)) for seed in plan.seeds for row in rows]
     finished = [(base, identities_of(own))]
     kept = KeptFeatures(base / "ablation")  # rows differ in labels and heads, seldom in the input of the backbone
     reference, lines, scores = "", [], {}
@@ -322,13 +342,14 @@ def run_plan(base: Path, own: Settings, plan: Plan, device: str) -> pd.DataFrame
         source, source_options = max(finished, key=lambda pair: common_prefix(options, pair[1]))
         shared = STUDIED[: common_prefix(options, source_options)]
         link_files(source, folder, [name for stage in shared for name in files_of(stage)])
+        take_timings(source, folder, shared)
         run_chain(folder, settings, device, stages=STUDIED, kept=kept)
         finished.append((folder, options))
         if options == identities_of(with_seed(own, seed)):
             reference = reference or row.title
         epochs = read_arrays(folder / "epoch_scores.h5")
         scores.setdefault(row.title, []).append(epochs.chosen)
-        figures = row_figures(read_metrics(folder))
+        figures = row_figures(read_metrics(folder)) | (costs.get(row.title) or labelling_cost(folder))
         lines.append({"group": row.group, "name": row.name, "seed": seed, **figures})
         write_csv(base / "ablation" / "ablation.csv", pd.DataFrame(lines))
     kept.remove()
@@ -338,9 +359,57 @@ def run_plan(base: Path, own: Settings, plan: Plan, device: str) -> pd.DataFrame
     conventions = {"difficult": measured.difficult, "empty_class": measured.empty_class}
     table = add_differences(summary, scores, truth, reference, **conventions)
     with replacing(base / "ablation" / "ablation.md") as partial:
-        partial.write_text(to_markdown(table), encoding="utf-8")
+        partial.write_text(to_markdown(table, [*filter(None, [plan.note]), *left_out]), encoding="utf-8")
     plot(table, base / "ablation" / "ablation.png")
     return table
+
+
+def rows_of_methods(
+    base: Path, manifest: Manifest, own: Settings, rows: Sequence[Row], device: str
+) -> tuple[list[Row], dict[str, dict[str, float]], list[str]]:
+    """The rows with the settings that train on the labels of their method, if they have one.
+
+    Returns:
+        The rows that are possible with this run and its teacher; the figures `views` and `seconds` of the labels by title of
+        the row; and a line for each row that is not possible.
+    """
+    from pipeline.study.methods import LabelFile, label_files  # imports torch
+
+    labels = label_files(base, manifest, own, [row.method for row in rows if row.method], device)
+    possible, costs, left_out = [], {}, []
+    for row in rows:
+        made = labels.get(row.method)
+        if isinstance(made, LabelFile):
+            trained = Settings({"init-labels": {"labels_file": str(made.path.resolve())}, "boxes": {"view": "none"}})
+            row = replace(row, settings=row.settings.merged(trained))
+            costs[row.title] = asdict(made.cost)
+        elif made is not None:
+            left_out.append(f"row left out: {row.title}: {made}.")
+            log(left_out[-1])
+            continue
+        possible.append(row)
+    return possible, costs, left_out
+
+
+def labelling_cost(folder: Path) -> dict[str, float]:
+    """The figures `views` and `seconds` of labels that the stages of a run made; NaN seconds if a stage has no timing.
+
+    Without crops, warm-up and boxes are not part of the labelling.
+    """
+    manifest = read_manifest(folder)
+    count = len(manifest.split("train").image_ids)
+    embeddings = read_arrays(folder / "embeddings.h5", without=("probabilities", "cell_scores", "best_cell"))
+    crops = len(read_arrays(folder / "crop_scores.h5", without=("probabilities",)).image_index)
+    embed = embeddings.provenance.options(EmbedConfig)
+    views = 1 + (embed.tiles**2 if embed.local == "tiles" else bool(embeddings.grid_height and embed.second_size))
+    needed = ["init-labels", *(["warmup", "boxes", "score-crops", "fuse"] if crops else [])]
+    timings = read_timings(folder)
+    seconds = sum(timings[name].seconds if name in timings else np.nan for name in needed)
+    if embed.precomputed:
+        views = 0
+    else:
+        seconds += timings["embed"].seconds * count / len(manifest.image_ids) if "embed" in timings else np.nan
+    return {"views": views + crops / count, "seconds": seconds}
 
 
 def identities_of(settings: Settings) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ The paper refines patch scores with the attention maps of a ViT. Here this step 
 no such maps. In a crop, the paper's ViT attends to the patches of the class alone; here a crop is seen whole.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -28,18 +27,26 @@ class Crops:
     """float32 Tensor[M, 4], xyxy as shares of width and height."""
 
 
-def class_scores(patches: Tensor, class_count: int, score_crops: Callable[[Crops], Tensor]) -> Tensor:
-    """Maximum over the patches, averaged with the score of the crop for likely classes: Tensor[N, C].
+def class_scores(patches: Tensor, class_count: int) -> Tensor:
+    """Maximum over the patches, Tensor[N, C].
 
     Args:
         patches: Tensor[N, h, w, C + O], probabilities of each patch over classes and background classes.
         class_count: C.
-        score_crops: crops to Tensor[M, C], their probabilities.
     """
-    scores = patches[..., :class_count].amax(dim=(1, 2))
-    crops = likely_crops(patches, class_count)
+    return patches[..., :class_count].amax(dim=(1, 2))
+
+
+def add_crops(scores: Tensor, crops: Crops, probabilities: Tensor) -> Tensor:
+    """Scores of which those of likely classes are averaged with the score of the crop, Tensor[N, C].
+
+    Args:
+        scores: Tensor[N, C], of patches.
+        crops: M crops.
+        probabilities: Tensor[M, C or more], of each crop; only that of its class counts.
+    """
     place = (crops.image_index, crops.class_index)
-    again = score_crops(crops)[torch.arange(len(crops.boxes)), crops.class_index]
+    again = probabilities[torch.arange(len(probabilities)), crops.class_index]
     return scores.index_put(place, (scores[place] + again) / 2)
 
 

@@ -1,6 +1,9 @@
 """Dense zero-shot inference of TaI-DPT (Guo et al., CVPR 2023), without the prompts that it learns from texts."""
 
+import torch
 from torch import Tensor
+
+from pipeline.method.cells import weighted_logits
 
 
 def dense_scores(whole: Tensor, cells: Tensor) -> Tensor:
@@ -10,4 +13,4 @@ def dense_scores(whole: Tensor, cells: Tensor) -> Tensor:
         whole: Tensor[N, C], logits of whole photos.
         cells: Tensor[N, J, C], logits of their cells.
     """
-    return whole + (cells.softmax(dim=1) * cells).sum(dim=1)
+    return whole + torch.stack([weighted_logits(each) for each in cells])
