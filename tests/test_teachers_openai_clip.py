@@ -189,6 +189,7 @@ def test_views_as_the_authors_code_takes_them(model_and_path):
         pixels = (ragged / 255 - mean) / std
         expected = torch.stack([slow(model.visual, image[None], positions=bilinear_positions) for image in pixels])
     torch.testing.assert_close(teacher.encode_images(ragged), F.normalize(expected, dim=1), atol=1e-5, rtol=0)
+    assert teacher.encode_views(ragged).cells.shape[1:3] == (2, 4)
     assert teacher.fingerprint != load_teacher(f"openai:{path}").fingerprint
 
 
