@@ -98,7 +98,7 @@ bench-damage: $(VENV)/installed-test ## read damaged files of every kind for abo
 	  tests/test_fuzz.py tests/test_fuzz_sources.py tests/test_flips.py tests/test_damaged_partial_results.py \
 	  tests/test_damaged_photos.py tests/test_teachers_precomputed.py tests/test_serve.py
 
-ablation: $(VENV)/installed-plot ## compare the settings of a plan on RUN: PLAN=paper
+ablation: $(VENV)/installed-plot ## compare the settings of a plan on RUN: PLAN=paper or methods
 	$(CCD) ablation $(PLAN) --run $(RUN) --device $(DEVICE)
 
 export: $(VENV)/installed-onnx ## export the final classifier of RUN as ONNX

@@ -15,7 +15,7 @@ from pipeline.system.progress import log, show
 @app.command(rich_help_panel="Study")
 def ablation(
     plan: Annotated[
-        str, typer.Argument(help="Plan of settings: paper, which ships with ccd, or a .toml file.")
+        str, typer.Argument(help="Plan of settings: paper or methods, which ship with ccd, or a .toml file.")
     ] = "paper",
     name: RunArgument = "",
     run: RunOption = "",

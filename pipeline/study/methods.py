@@ -114,7 +114,7 @@ class Evidence:
 
     @cached_property
     def key(self) -> str:
-        """Digest of everything that determines the labels, apart from the formulas."""
+        """Digest of everything but the formulas that determines the labels."""
         e = self._embeddings
         numbers = [e.teacher_fingerprint, e.image_size, self._options.precision, e.logit_scale, self._options.templates]
         texts = [array for array in (e.text, e.background_text) if array is not None]
