@@ -295,8 +295,8 @@ def score_piaa(evidence: Evidence) -> Tensor:
 
 
 def score_frolic(evidence: Evidence) -> Tensor:
-    """See `frolic.remove_prior`."""
-    return frolic.remove_prior(evidence.class_logits(evidence.images))
+    """See `frolic.class_scores`."""
+    return frolic.class_scores(evidence.class_logits(evidence.images))
 
 
 @dataclass(frozen=True)

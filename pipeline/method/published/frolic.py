@@ -6,6 +6,11 @@ from torch import Tensor
 ROUNDS = 11
 
 
+def class_scores(logits: Tensor) -> Tensor:
+    """Class probabilities without the prior, float32 Tensor[N, C]; the prior changes the ranking of photos only in a softmax."""
+    return remove_prior(logits).softmax(dim=1)
+
+
 def remove_prior(logits: Tensor) -> Tensor:
     """Logits minus the logarithm of the estimated prior, repeatedly: float32 Tensor[N, C].
 
