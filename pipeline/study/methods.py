@@ -135,7 +135,7 @@ class Evidence:
 
     @property
     def logit_scale(self) -> float:
-        """S of the head."""
+        """Logit scale of the head."""
         return self.scorer.head.logit_scale
 
     @property
