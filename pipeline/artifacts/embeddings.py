@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.artifacts.schema import Artifact, array
-from pipeline.method.labels import debias, fuse_scores
-from pipeline.runs.options import InitLabelsConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,15 +68,3 @@ class Embeddings(Artifact):
     def frame(self) -> "pd.DataFrame":
         """Probabilities."""
         return self.by_class(self.probabilities)
-
-    def global_scores(self, rows: np.ndarray, config: InitLabelsConfig) -> np.ndarray:
-        """Debiased global scores float32 [n, C] of the images of a mask bool [N], not clamped."""
-        return debias(self.probabilities[rows], self.bias if config.debias else None, config.label_floor)
-
-    def teacher_scores(self, rows: np.ndarray, config: InitLabelsConfig) -> np.ndarray:
-        """Global scores and local evidence in one, float32 [n, C], not clamped; the global scores alone without cells."""
-        scores = self.global_scores(rows, config)
-        if self.cell_scores is None or not config.cell_weight:
-            return scores
-        local = debias(self.cell_scores[rows], self.cell_bias if config.debias else None, config.label_floor)
-        return fuse_scores(scores, local, np.True_, 1 - config.cell_weight)

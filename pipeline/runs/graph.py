@@ -147,7 +147,7 @@ STAGES = (
         ),
         makes=("metrics.json",),
         beside=("predictions.csv",),
-        formulas=("ranking", "metrics", "intervals"),
+        formulas=("labels", "ranking", "metrics", "intervals"),
     ),
 )
 

@@ -21,6 +21,7 @@ from pipeline.evaluation.metrics import label_metrics, mean_average_precision, m
 from pipeline.evaluation.tables import write_metrics
 from pipeline.method.extras.thresholds import PRESENT
 from pipeline.runs.options import EvaluateConfig, InitLabelsConfig, TrainConfig
+from pipeline.teachers.image_scores import teacher_scores
 
 LOCAL = "teacher, global + local"
 """Name of the teacher's scores with local evidence."""
@@ -133,7 +134,7 @@ def teacher_test_scores(
     test = ~embeddings.is_train
     scores = {"teacher zero-shot": embeddings.probabilities[test][rows]}
     if embeddings.cell_scores is not None and init_labels.cell_weight:
-        scores[LOCAL] = embeddings.teacher_scores(test, init_labels)[rows]
+        scores[LOCAL] = teacher_scores(embeddings, test, init_labels)[rows]
     return scores
 
 

@@ -16,6 +16,7 @@ from pipeline.method.labels import clamp_labels, confident_images, match_values
 from pipeline.runs.options import EmbedConfig, InitLabelsConfig
 from pipeline.system.errors import PipelineError
 from pipeline.system.progress import log
+from pipeline.teachers.image_scores import global_scores, teacher_scores
 
 
 def teacher_labels(embeddings: Embeddings, rows: np.ndarray, config: InitLabelsConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -24,10 +25,10 @@ def teacher_labels(embeddings: Embeddings, rows: np.ndarray, config: InitLabelsC
     Local evidence ranks images better, but its values are too high: the mean of the best cells is high in many images. So the
     scores give the order, and the global scores the values.
     """
-    scores = embeddings.teacher_scores(rows, config)
+    scores = teacher_scores(embeddings, rows, config)
     if config.values == "scores":
         return clamp_labels(scores), scores
-    return match_values(scores, clamp_labels(embeddings.global_scores(rows, config))), scores
+    return match_values(scores, clamp_labels(global_scores(embeddings, rows, config))), scores
 
 
 def run(folder: Path, config: InitLabelsConfig, origin: Provenance) -> None:

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.method.cells import best_mean, weighted_logits
 from pipeline.method.probabilities import ClassProbabilities, class_logits, sigmoid_probabilities, softmax_probabilities
 from pipeline.system.errors import PipelineError
 from pipeline.teachers.prompts import check_embeddings, class_embeddings, find_templates
@@ -66,25 +65,6 @@ class ZeroShotHead:
             if self.logit_bias is None
             else sigmoid_probabilities(logits)
         )
-
-    def cell_scores(self, cells: Tensor, pooling: str, share: float) -> tuple[Tensor, Tensor]:
-        """Scores of the classes over the cells of one image, and the best cell of each class.
-
-        Args:
-            cells: float Tensor[J, D], unit rows.
-            pooling: "best" (see `best_mean`) or "softmax" (see `weighted_logits`).
-            share: best cells, as a share of J.
-
-        Returns:
-            float32 Tensor[C] in [0, 1], and int64 Tensor[C] in [0, J).
-        """
-        logits = self.logits(cells.float())
-        probabilities = self.probabilities(logits).probabilities
-        if pooling == "best":
-            scores = best_mean(probabilities, share)
-        else:
-            scores = self.probabilities(weighted_logits(logits)[None]).probabilities[0]
-        return scores, probabilities.argmax(dim=0)
 
     def probabilities_in_blocks(self, count: int, blocks: Iterable[Tensor]) -> ClassProbabilities:
         """`probabilities` of `count` images, whose logits come in blocks of rows."""
