@@ -182,3 +182,10 @@ def test_boxes_around_the_best_cells(corners):
     for stage in ("init-labels", "warmup"):
         ccd(stage, "--run", corners, *(("--device", "cpu") if stage == "warmup" else ()))
     assert "has no cells" in refused("boxes", "--run", corners, "--device", "cpu")
+
+
+def test_the_plan_tells_whether_new_names_need_another_pass(corners):
+    embed(corners)
+    assert "are kept" in ccd("plan", corners)
+    embed(corners, "--cell-cache-gb", 0)
+    assert "another pass" in ccd("plan", corners)

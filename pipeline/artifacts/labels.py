@@ -24,9 +24,9 @@ class Labels(Artifact):
     SCHEMAS = ("initial_labels", "final_labels", "cross_fitted_labels")
 
     labels: np.ndarray = array("float32", "N", "C", low=0, high=1)
-    """Soft targets in [0, 1]."""
+    """Soft targets in [0, 1], for training."""
     scores: np.ndarray = array("float32", "N", "C", low=0)
-    """The labels before clamping, which makes ties; non-negative."""
+    """Non-negative and not clamped, for ranking: the labels of a class are in the order of its scores."""
     confident: np.ndarray = array("bool", "N")
     """Whether the entropy is at most the limit."""
     corrected_entries: int = 0

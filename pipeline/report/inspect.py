@@ -283,12 +283,15 @@ def class_columns(artifact: Artifact) -> dict[str, np.ndarray]:
         case Embeddings():
             top1 = artifact.is_train & artifact.class_is_top1
             top = np.bincount(artifact.probabilities[top1].argmax(1), minlength=class_count)
-            return {
+            columns = {
                 "bias": artifact.bias,
                 "confident top-1 images": artifact.bias_counts,
                 "top-1 train images": top,
                 "mean probability": artifact.probabilities.mean(0),
             }
+            if artifact.cell_scores is not None:
+                columns |= {"bias of cells": artifact.cell_bias, "mean cell score": artifact.cell_scores.mean(0)}
+            return columns
         case Labels():
             return {
                 "label mean": artifact.labels.mean(0),
@@ -398,7 +401,13 @@ def image_columns(artifact: Artifact, row: int) -> dict[str, Sequence[Any]]:
     """Column title to values [C] of one image."""
     match artifact:
         case Embeddings():
-            return {f"probability (entropy {artifact.entropy[row]:.2f})": artifact.probabilities[row]}
+            columns = {f"probability (entropy {artifact.entropy[row]:.2f})": artifact.probabilities[row]}
+            if artifact.cell_scores is not None:
+                columns["cell score"] = artifact.cell_scores[row]
+            if artifact.best_cell is not None:
+                lines, places = np.divmod(artifact.best_cell[row].astype(int), artifact.grid_width)
+                columns["best cell (row, column)"] = [f"{y}, {x}" for y, x in zip(lines, places, strict=True)]
+            return columns
         case Labels():
             return {"score": artifact.scores[row], "label": artifact.labels[row]}
         case CropScores():

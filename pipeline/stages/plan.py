@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.artifacts.embeddings import Embeddings
+from pipeline.artifacts.hdf5 import read_arrays
 from pipeline.artifacts.state import UP_TO_DATE, file_state, origin_of, why_build
 from pipeline.runs.config import Config
 from pipeline.runs.graph import STAGES, Stage, options_of, run_argument
-from pipeline.runs.options import BoxesConfig, TrainConfig, WarmupConfig
+from pipeline.runs.options import BoxesConfig, EmbedConfig, TrainConfig, WarmupConfig
 from pipeline.runs.settings import Settings
 from pipeline.runs.timings import Timing, count_images, read_timings
 from pipeline.system.errors import PipelineError, UnreadableError
@@ -84,7 +86,8 @@ def views_of(stage: str, own: Settings, images: int) -> float:
     A training step of a whole network counts as three passes; a frozen network encodes each view once, not per epoch.
     """
     if stage == "embed":
-        return images
+        embed = own.config("embed", EmbedConfig, {})
+        return images * (1 + (embed.tiles**2 if embed.local == "tiles" else bool(embed.second_size)))
     if stage == "boxes":
         return images
     if stage == "score-crops":
@@ -118,6 +121,23 @@ def estimate(stage: Stage, own: Settings, timings: dict[str, Timing], images: in
     return None, None
 
 
+def cells_note(folder: Path, config: EmbedConfig, images: int) -> str:
+    """A sentence on whether new class names need another pass of the teacher; empty if the run has no cells yet."""
+    path = folder / "embeddings.h5"
+    if not path.exists():
+        return ""
+    embeddings: Embeddings = read_arrays(path, without=("probabilities", "cell_scores", "best_cell"))
+    if embeddings.text is None or not embeddings.grid_height:
+        return ""
+    size = 2 * images * embeddings.grid_height * embeddings.grid_width * embeddings.text.shape[1]
+    if size <= config.cell_cache_gb * 1e9:
+        return f"The cells of all photos ({amount(size)}) are kept, so new class names or prompts cost seconds."
+    return (
+        f"The cells of all photos ({amount(size)}) exceed embed.cell_cache_gb ({config.cell_cache_gb:g}) and are not kept, "
+        "so new class names or prompts need another pass of the teacher."
+    )
+
+
 def show_plan(folder: Path, own: Settings) -> None:
     """Print the plan of a run."""
     own.check()
@@ -128,6 +148,8 @@ def show_plan(folder: Path, own: Settings) -> None:
         waits = "" if not step.is_built else "?" if step.seconds is None else duration(step.seconds)
         table.add_row(step.stage, state, waits, "" if step.bytes is None else amount(step.bytes))
     show(table)
+    if note := cells_note(folder, own.config("embed", EmbedConfig, {}), count_images(folder)):
+        log(note)
     building = [step for step in steps if step.is_built]
     unknown = sum(step.seconds is None for step in building)
     total = duration(sum(step.seconds or 0 for step in building))
