@@ -11,6 +11,8 @@ from worlds.teachers import ColourTeacher, use_teacher
 
 from pipeline.evaluation.read import read
 from pipeline.method.cells import best_mean, cell_boxes, weighted_logits
+from pipeline.method.labels import class_bias
+from pipeline.method.probabilities import entropy, softening
 
 CLASSES = list(COLOURS)
 
@@ -51,7 +53,7 @@ def corners(tmp_path, monkeypatch):
 
 
 def embed(run, *arguments):
-    ccd("embed", "--run", run, "--device", "cpu", "--background", "none", *arguments)
+    ccd("embed", "--run", run, "--device", "cpu", "--background", "none", "--ranking-entropy", 0, *arguments)
     return read(run / "embeddings.h5")
 
 
@@ -96,7 +98,7 @@ def test_cells_that_are_not_kept_give_the_same_scores(corners):
         path.unlink()
     without = embed(corners, "--cell-cache-gb", 0, "--force")
     assert not any(content_of(path) == "cells" for path in corners.glob("image_embeddings/*"))
-    for name in ("cell_scores", "best_cell", "cell_bias", "probabilities"):
+    for name in ("cell_scores", "best_cell", "probabilities"):
         np.testing.assert_array_equal(getattr(kept, name), getattr(without, name))
 
 
@@ -135,7 +137,9 @@ def test_a_teacher_without_cells_gives_global_scores_alone(corners, monkeypatch)
             return type(super().encode_views(images))(self.encode_images(images), None)
 
     use_teacher(WithoutCells(fingerprint="without"), monkeypatch)
-    assert "--local tiles" in ccd("embed", "--run", corners, "--device", "cpu", "--background", "none")
+    assert "--local tiles" in ccd(
+        "embed", "--run", corners, "--device", "cpu", "--background", "none", "--ranking-entropy", 0
+    )
     embeddings = read(corners / "embeddings.h5")
     assert embeddings.cell_scores is None
     ccd("init-labels", "--run", corners)
@@ -155,7 +159,9 @@ def test_labels_have_the_order_of_both_and_the_values_of_the_global_scores(corne
     ccd("init-labels", "--run", corners, "--cell-weight", 0.5)
     labels = read(corners / "initial_labels.h5")
     global_scores = embeddings.probabilities / embeddings.bias
-    expected = 0.5 * global_scores + 0.5 * embeddings.cell_scores / embeddings.cell_bias
+    confident = embeddings.is_train & (embeddings.entropy <= 0.668 * np.log(3))
+    cell_bias = class_bias(embeddings.cell_scores, confident)[0]
+    expected = 0.5 * global_scores + 0.5 * embeddings.cell_scores / cell_bias
     np.testing.assert_allclose(labels.scores, expected, rtol=1e-5)
     np.testing.assert_allclose(
         np.sort(labels.labels, axis=0).sum(0), np.sort(global_scores.clip(0, 1), axis=0).sum(0), rtol=1e-5
@@ -189,3 +195,29 @@ def test_the_plan_tells_whether_new_names_need_another_pass(corners):
     assert "are kept" in ccd("plan", corners)
     embed(corners, "--cell-cache-gb", 0)
     assert "another pass" in ccd("plan", corners)
+
+
+def test_softening_reaches_the_entropy_in_the_fewest_steps():
+    logits = 40 * torch.rand(50, 6, generator=torch.Generator().manual_seed(0))
+    factor = softening(logits, 0.5)
+    steps = round(-4 * np.log2(factor))
+    assert factor == pytest.approx(2 ** (-steps / 4)) and steps > 0
+    for k, reached in ((steps, True), (steps - 1, False)):
+        share = entropy((2 ** (-k / 4) * logits).softmax(1)).mean() / np.log(6)
+        assert (share >= 0.5) == reached
+    assert softening(logits / 100, 0.5) == 1 and softening(logits, 0.0) == 1
+
+
+def test_peaked_scores_rank_by_a_softer_scale(corners):
+    embed(corners, "--logit-scale", 60)
+    hard = read(corners / "embeddings.h5")
+    ccd("embed", "--run", corners, "--device", "cpu", "--ranking-entropy", 0.8)
+    soft = read(corners / "embeddings.h5")
+    np.testing.assert_array_equal(soft.probabilities, hard.probabilities)
+    expected = soft.softening * np.log(hard.probabilities)
+    expected = np.exp(expected) / np.exp(expected).sum(1, keepdims=True)
+    assert soft.softening < 1
+    np.testing.assert_allclose(soft.ranking_probabilities, expected, atol=1e-5)
+    without = ("--cell-cache-gb", 0)
+    ccd("embed", "--run", corners, "--device", "cpu", "--ranking-entropy", 0.8, *without, "--force")
+    np.testing.assert_array_equal(read(corners / "embeddings.h5").cell_scores, soft.cell_scores)

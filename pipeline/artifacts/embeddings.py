@@ -39,11 +39,13 @@ class Embeddings(Artifact):
     bias_counts: np.ndarray = array("int64", "C", low=0)
     """Train images behind each bias; 0 marks a class that got the mean bias of the other classes."""
     cell_scores: np.ndarray = array("float32", "N", "C", optional=True, low=0, high=1)
-    """Local evidence: score of each class over the cells or tiles of the image; absent without local evidence."""
+    """Local evidence: score of each class over the cells or tiles of the image, softened; absent without local evidence."""
     best_cell: np.ndarray = array("uint16", "N", "C", optional=True)
     """Row-major number of the cell with the highest probability; absent for precomputed scores."""
-    cell_bias: np.ndarray = array("float32", "C", optional=True, low=0, high=1)
-    """Bias of `cell_scores`, as `bias`."""
+    ranking_probabilities: np.ndarray = array("float32", "N", "C", optional=True, low=0, high=1)
+    """Softmax at a lower scale, which ranks images better; absent: `probabilities` rank them."""
+    softening: float = 1.0
+    """Factor of the scale in `ranking_probabilities` and `cell_scores`."""
     grid_height: int = 0
     """Rows of cells of a view; 0 without cells."""
     grid_width: int = 0

@@ -3,6 +3,7 @@
 N images, C classes, O background classes, S texts, D embedding size. Equations: CCD (Kim & Shim, CVPR 2025, arXiv 2503.16873).
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +50,28 @@ def softmax_probabilities(logits: Tensor, class_count: int) -> ClassProbabilitie
     """
     shares = logits.softmax(dim=1)
     return ClassProbabilities(shares[:, :class_count], entropy(shares), shares.argmax(dim=1) < class_count)
+
+
+SOFTER = 2**-0.25
+"""Factor between two scales that `softening` tries."""
+
+
+def softening(logits: Tensor, least: float) -> float:
+    """Largest factor of the logits, a power of `SOFTER`, with which the mean entropy of the softmax reaches a share of its maximum.
+
+    Temperature scaling without labels: peaked probabilities, such as CLIP's, hardly rank the images beyond the best.
+
+    Args:
+        logits: Tensor[N, C], C at least 2.
+        least: smallest mean entropy, as a share of log C, in [0, 1).
+
+    Returns:
+        Factor in (0, 1]; 1 if the entropy is large enough, or without images.
+    """
+    factor = 1.0
+    while len(logits) and entropy((factor * logits).softmax(dim=1)).mean() < least * math.log(logits.shape[1]):
+        factor *= SOFTER
+    return factor
 
 
 def sigmoid_probabilities(logits: Tensor) -> ClassProbabilities:

@@ -290,7 +290,7 @@ def class_columns(artifact: Artifact) -> dict[str, np.ndarray]:
                 "mean probability": artifact.probabilities.mean(0),
             }
             if artifact.cell_scores is not None:
-                columns |= {"bias of cells": artifact.cell_bias, "mean cell score": artifact.cell_scores.mean(0)}
+                columns["mean cell score"] = artifact.cell_scores.mean(0)
             return columns
         case Labels():
             return {

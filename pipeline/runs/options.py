@@ -137,6 +137,13 @@ class EmbedConfig(Config):
     logit_scale: float = option(
         0.0, "Scale s in softmax(s f.t). 0: the teacher's own scale (CLIP: 100).", min=0.0, max=1000.0
     )
+    ranking_entropy: float = option(
+        0.5,
+        "Smallest mean entropy of the probabilities that rank images, as a share of log(C + background classes): for a more "
+        "peaked teacher the scale is lowered. 0: the scale itself (paper).",
+        min=0.0,
+        max=0.95,
+    )
     entropy_limit: float = option(
         0.668,
         "Largest entropy of a confident image, as a share of log(C + background classes) (paper: 2 nats, which "

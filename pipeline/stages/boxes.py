@@ -250,7 +250,7 @@ def cell_view(folder: Path, manifest: Manifest, selected: Tensor, config: BoxesC
         PipelineError: the teacher's scores have no cells.
     """
     path = folder / "embeddings.h5"
-    embeddings: Embeddings = read_arrays(path, without=("probabilities", "cell_scores"))
+    embeddings: Embeddings = read_arrays(path, without=("probabilities", "ranking_probabilities", "cell_scores"))
     check_same_images(manifest, embeddings, folder / "manifest.csv", path)
     if embeddings.best_cell is None:
         raise PipelineError(

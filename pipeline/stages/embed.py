@@ -1,20 +1,21 @@
 """Images and class names to class probabilities, entropy and bias; the teacher encodes each photo once."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.artifacts.embeddings import Embeddings
 from pipeline.artifacts.hdf5 import write
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.provenance import Provenance
 from pipeline.method.labels import class_bias, confident_images
-from pipeline.method.probabilities import ClassProbabilities, entropy
+from pipeline.method.probabilities import ClassProbabilities, entropy, softening
 from pipeline.runs.folders import run_folder
 from pipeline.runs.options import EmbedConfig
 from pipeline.runs.partial_results import PartialResults
@@ -24,7 +25,6 @@ from pipeline.system.progress import log
 from pipeline.teachers.embedding_cache import BLOCK, ImageStore, StoreKey, check_reuse
 from pipeline.teachers.encoding import ViewRules, precision_of
 from pipeline.teachers.local_scores import LocalScores, RunningTeacher, log_encoded
-from pipeline.teachers.photo_encoder import encode_missing
 from pipeline.teachers.precomputed import align, read_precomputed
 from pipeline.teachers.teacher import Teacher, load_teacher
 from pipeline.teachers.zero_shot_head import ZeroShotHead, scaled_bias, zero_shot_head
@@ -46,6 +46,10 @@ class TeacherScores:
     """bool [N], images that have scores; None for all."""
     local: LocalScores | None = None
     """None without local evidence."""
+    ranking: Tensor | None = None
+    """float32 [N, C], softened probabilities; None if they are `probabilities`."""
+    softening: float = 1.0
+    """Factor of the scale in `ranking`, see `softening`."""
 
 
 def classify(count: int, images: Iterator[np.ndarray], head: ZeroShotHead) -> ClassProbabilities:
@@ -74,19 +78,39 @@ def run_teacher(
     if config.reuse_embeddings:
         check_reused_teacher(teacher, size, config)
     head = head_of_classes(teacher, manifest, config, config.logit_scale)
-    running = RunningTeacher(folder, manifest, config, teacher, head, device, partial)
+    running = RunningTeacher(folder, manifest, config, teacher, head, size, device, partial)
     local = None if config.local == "none" else running.local_scores(size)
     if local is not None and config.second_size:
         second = running.local_scores(config.second_size)
         local = replace(local, scores=(local.scores + second.scores) / 2)
-    store = running.store(size)
-    if store.missing(manifest.digests):
-        encoded = encode_missing(running.encoder(size, "none"), manifest, {"image": store}, [vars(store.key)], partial)
-        distributed.barrier()
+    store, encoded = running.encode_images(manifest)
+    if local is None:
         log_encoded(store, encoded, len(manifest.digests))
-        store = running.store(size)
-    probabilities = classify(len(manifest.digests), store.blocks(manifest.digests), head)
-    return TeacherScores(probabilities, head, size, config.teacher, teacher.fingerprint, local=local)
+
+    def probabilities_of(head: ZeroShotHead) -> ClassProbabilities:
+        return classify(len(manifest.digests), store.blocks(manifest.digests), head)
+
+    return TeacherScores(
+        probabilities_of(head),
+        head,
+        size,
+        config.teacher,
+        teacher.fingerprint,
+        local=local,
+        **ranking_fields(head, running.ranking_head, probabilities_of),
+    )
+
+
+def ranking_fields(
+    head: ZeroShotHead, ranking_head: ZeroShotHead, probabilities_of: Callable[[ZeroShotHead], ClassProbabilities]
+) -> dict[str, Any]:
+    """Fields of `TeacherScores` for the ranking; none if its head is that of the probabilities."""
+    if ranking_head.logit_scale == head.logit_scale:
+        return {}
+    return {
+        "ranking": probabilities_of(ranking_head).probabilities,
+        "softening": ranking_head.logit_scale / head.logit_scale,
+    }
 
 
 def check_reused_teacher(teacher: Teacher, size: int, config: EmbedConfig) -> None:
@@ -112,16 +136,24 @@ def scores_from_file(manifest: Manifest, config: EmbedConfig, device: str) -> Te
         skip_background(config, f"{config.precomputed} contains scores or texts of the classes alone")
     name = config.precomputed_teacher or given.teacher
     if has_scores:
-        shares = given.probabilities
-        if given.logits is not None:
-            shares = given.probabilities_at(given.logits, config.logit_scale)
-        probabilities = ClassProbabilities(shares, entropy(shares), torch.ones(len(shares), dtype=torch.bool))
+        logits = given.scaled_logits(config.logit_scale)
+        factor = softening(logits[torch.tensor(is_train)], config.ranking_entropy)
+        shares = given.probabilities if given.probabilities is not None else logits.softmax(dim=1)
         local = None
         if given.local_logits is not None and config.local != "none":
-            cells = given.probabilities_at(given.local_logits, config.logit_scale)
+            cells = (factor * given.scaled(given.local_logits, config.logit_scale)).softmax(dim=1)
             local = LocalScores(cells.numpy(), None, (0, 0))
-        source = name or Path(config.precomputed).name
-        return TeacherScores(probabilities, None, 0, source, given.fingerprint, known, local)
+        return TeacherScores(
+            ClassProbabilities(shares, entropy(shares), torch.ones(len(shares), dtype=torch.bool)),
+            None,
+            0,
+            name or Path(config.precomputed).name,
+            given.fingerprint,
+            known,
+            local,
+            None if factor == 1 else (factor * logits).softmax(dim=1),
+            factor,
+        )
     own_scale, own_bias = given.logit_scale, given.logit_bias
     if given.text is None or own_scale is None:
         teacher = load_teacher(source_model(config, name), device, config.precision)
@@ -138,9 +170,19 @@ def scores_from_file(manifest: Manifest, config: EmbedConfig, device: str) -> Te
             f"{config.precomputed} has embeddings of size {given.image.shape[1]}, but those of {name} have size "
             f"{head.text.shape[1]}: another model made them. State which with --precomputed-teacher."
         )
-    blocks = (block.numpy() for block in given.image.split(BLOCK))
-    probabilities = classify(len(given.image), blocks, head)
-    return TeacherScores(probabilities, head, 0, name or Path(config.precomputed).name, given.fingerprint, known)
+
+    def probabilities_of(head: ZeroShotHead) -> ClassProbabilities:
+        return classify(len(given.image), (block.numpy() for block in given.image.split(BLOCK)), head)
+
+    ranking_head = head
+    if head.logit_bias is None:
+        ranking_head = head.softened(
+            softening(head.logits(given.image[torch.tensor(is_train)]), config.ranking_entropy)
+        )
+    source = name or Path(config.precomputed).name
+    scores = probabilities_of(head)
+    ranking = ranking_fields(head, ranking_head, probabilities_of)
+    return TeacherScores(scores, head, 0, source, given.fingerprint, known, **ranking)
 
 
 def source_model(config: EmbedConfig, name: str) -> str:
@@ -194,22 +236,14 @@ def attributes_of(head: ZeroShotHead | None) -> dict[str, Any]:
     }
 
 
-def local_fields(local: LocalScores | None, confident: np.ndarray, config: EmbedConfig) -> dict[str, Any]:
-    """Fields of `Embeddings` with local evidence.
-
-    Args:
-        local: None for none.
-        confident: bool [N], confident train images whose top-1 name is a class.
-        config: options.
-    """
+def local_fields(local: LocalScores | None) -> dict[str, Any]:
+    """Fields of `Embeddings` with local evidence; None: there is none."""
     if local is None:
         return {}
-    bias = class_bias(local.scores, confident, config.bias_shrinkage)[0]
     height, width = local.grid
     return {
         "cell_scores": local.scores,
         "best_cell": local.best_cell,
-        "cell_bias": bias,
         "grid_height": height,
         "grid_width": width,
     }
@@ -250,7 +284,9 @@ def run(folder: Path, config: EmbedConfig, origin: Provenance, *, manifest: Mani
             teacher=scores.teacher,
             teacher_fingerprint=scores.fingerprint,
             **attributes_of(head),
-            **local_fields(scores.local, confident & class_is_top1 & is_train, config),
+            **local_fields(scores.local),
+            ranking_probabilities=None if scores.ranking is None else scores.ranking.numpy(),
+            softening=scores.softening,
         ),
     )
     partial.remove()

@@ -125,7 +125,7 @@ def run(folder: Path, config: FuseConfig, origin: Provenance) -> None:
     """
     path = folder / "final_labels.h5"
     embeddings: Embeddings = read_arrays(
-        folder / "embeddings.h5", without=("probabilities", "cell_scores", "best_cell")
+        folder / "embeddings.h5", without=("probabilities", "ranking_probabilities", "cell_scores", "best_cell")
     )
     initial: Labels = read_arrays(folder / "initial_labels.h5")
     crops: CropScores = read_arrays(folder / "crop_scores.h5", without=("probabilities",))

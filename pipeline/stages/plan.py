@@ -126,7 +126,9 @@ def cells_note(folder: Path, config: EmbedConfig, images: int) -> str:
     path = folder / "embeddings.h5"
     if not path.exists():
         return ""
-    embeddings: Embeddings = read_arrays(path, without=("probabilities", "cell_scores", "best_cell"))
+    embeddings: Embeddings = read_arrays(
+        path, without=("probabilities", "ranking_probabilities", "cell_scores", "best_cell")
+    )
     if embeddings.text is None or not embeddings.grid_height:
         return ""
     size = 2 * images * embeddings.grid_height * embeddings.grid_width * embeddings.text.shape[1]

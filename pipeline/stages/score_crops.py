@@ -231,7 +231,7 @@ def run(
     path = folder / "crop_scores.h5"
     train = manifest.split("train")
     embeddings: Embeddings = read_arrays(
-        folder / "embeddings.h5", without=("probabilities", "cell_scores", "best_cell")
+        folder / "embeddings.h5", without=("probabilities", "ranking_probabilities", "cell_scores", "best_cell")
     )
     boxes: Boxes = read_arrays(folder / "boxes.h5")
     check_same_images(boxes, train, folder / "boxes.h5", folder / "manifest.csv")

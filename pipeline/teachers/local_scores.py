@@ -1,6 +1,7 @@
 """A teacher's scores of photos by their cells or tiles: local evidence of each class."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from pipeline.artifacts.manifest import Manifest
 from pipeline.method.cells import best_mean, weighted_logits
+from pipeline.method.probabilities import softening
 from pipeline.photos.views import ViewSpec
 from pipeline.runs.folders import run_folder
 from pipeline.runs.options import EmbedConfig
@@ -20,6 +22,9 @@ from pipeline.teachers.encoding import ViewRules, precision_of
 from pipeline.teachers.photo_encoder import PhotoEncoder, encode_missing, structured
 from pipeline.teachers.teacher import Teacher
 from pipeline.teachers.zero_shot_head import ZeroShotHead
+
+SAMPLE = 1000
+"""Train photos that decide the scale of the ranking."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,8 @@ class RunningTeacher:
     config: EmbedConfig
     teacher: Teacher
     head: ZeroShotHead
+    image_size: int
+    """Side of the square global view."""
     device: str
     partial: PartialResults
 
@@ -86,6 +93,25 @@ class RunningTeacher:
         views = ViewSpec(size, resize_filter, digests=self.manifest.digest_of)
         return PhotoEncoder(self.teacher, views, self.device, self.config.batch_size, local, self.config.tiles)
 
+    def encode_images(self, manifest: Manifest) -> tuple[ImageStore, int]:
+        """The store of global embeddings, after adding those photos of `manifest` that it lacks, and their number."""
+        store = self.store(self.image_size)
+        encoder = self.encoder(self.image_size, "none")
+        encoded = encode_missing(encoder, manifest, {"image": store}, [vars(store.key)], self.partial)
+        distributed.barrier()  # every process reads the store that the first one has written
+        return self.store(self.image_size), encoded
+
+    @cached_property
+    def ranking_head(self) -> ZeroShotHead:
+        """The head whose probabilities rank images: softened on a sample of the train photos, see `softening`."""
+        if self.head.logit_bias is not None or not self.config.ranking_entropy:
+            return self.head
+        train = self.manifest.split("train")
+        rows = np.unique(np.linspace(0, len(train.image_ids) - 1, SAMPLE).astype(int))
+        sample = replace(train, images=train.images.iloc[rows].reset_index(drop=True))
+        images = np.concatenate(list(self.encode_images(sample)[0].blocks(sample.digests)))
+        return self.head.softened(softening(self.head.logits(torch.from_numpy(images)), self.config.ranking_entropy))
+
     def local_scores(self, size: int) -> LocalScores | None:
         """Local evidence from views of this size, after adding missing photos to the stores; None for a teacher without cells.
 
@@ -103,22 +129,22 @@ class RunningTeacher:
             )
             return None
         gigabytes = len(set(digests)) * int(np.prod(shape)) * 2 / 1e9
-        keeps = gigabytes <= config.cell_cache_gb
-        texts = [each.numpy() for each in (self.head.text, self.head.text_class, self.head.background_text)]
-        values = [self.head.logit_scale, self.head.logit_bias, config.cell_pooling, config.cell_share]
         images = self.store(size)
-        if keeps:
+        if gigabytes <= config.cell_cache_gb:
             stores, key, finish = {"image": images, "cells": cells}, [vars(cells.key)], lambda rows: rows
         else:
             log(
                 f"the cells of all photos would take {gigabytes:.1f} GB, more than cell_cache_gb, so they are not kept."
             )
+            cells, head = None, self.ranking_head
+            texts = [each.numpy() for each in (head.text, head.text_class, head.background_text)]
+            values = [head.logit_scale, head.logit_bias, config.cell_pooling, config.cell_share]
             scores = self.store(size, f"{content} {digest_of(*texts, values)}")
             stores, key, finish = {"image": images, "scores": scores}, [vars(scores.key)], self.without_cells
         encoded = encode_missing(encoder, self.manifest, stores, key, self.partial, finish)
         distributed.barrier()  # every process reads the stores that the first one has written
         log_encoded(images, encoded, len(digests))
-        if keeps:
+        if cells is not None:
             kept = self.store(size, content, np.float16).blocks(digests)
             rows = np.concatenate([self.score_cells(block) for block in kept])
         else:
@@ -132,7 +158,7 @@ class RunningTeacher:
         """
         pooling, share = self.config.cell_pooling, self.config.cell_share
         images = torch.from_numpy(cells).flatten(1, 2)
-        scored = [torch.stack(cell_scores(self.head, each, pooling, share)) for each in images]
+        scored = [torch.stack(cell_scores(self.ranking_head, each, pooling, share)) for each in images]
         return torch.stack(scored).float().numpy()
 
     def without_cells(self, rows: np.ndarray) -> np.ndarray:

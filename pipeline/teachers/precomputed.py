@@ -60,9 +60,15 @@ class Precomputed:
     """bool [N], images with scores; None for all. Rows of images without scores are uniform probabilities, or zeros as
     logits or embeddings, which have the same cosine with every text."""
 
-    def probabilities_at(self, logits: Tensor, scale: float) -> Tensor:
-        """Softmax over the classes of logits Tensor[N, C] at another scale than that of the file; 0 for its own."""
-        return (logits * (scale / self.logit_scale) if scale and self.logit_scale else logits).softmax(dim=1)
+    def scaled(self, logits: Tensor, scale: float) -> Tensor:
+        """Logits Tensor[N, C] of the file at another scale; 0, or a file that doesn't state its scale: unchanged."""
+        return logits * (scale / self.logit_scale) if scale and self.logit_scale else logits
+
+    def scaled_logits(self, scale: float) -> Tensor:
+        """Logits Tensor[N, C] of whole images at this scale, see `scaled`; the logarithms of given probabilities."""
+        if self.logits is None:
+            return self.probabilities.clamp(min=torch.finfo(torch.float32).tiny).log()
+        return self.scaled(self.logits, scale)
 
 
 def read_precomputed(path: Path) -> Precomputed:

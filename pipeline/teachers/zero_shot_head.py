@@ -1,7 +1,7 @@
 """The zero-shot head: texts of classes and background classes, and the class probabilities of images."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -57,6 +57,11 @@ class ZeroShotHead:
         numbers = torch.arange(self.class_count, self.outcomes)
         logits = class_logits(images, texts, self.logit_scale, torch.cat([self.text_class, numbers]))
         return logits + (self.logit_bias or 0.0)
+
+    def softened(self, factor: float) -> "ZeroShotHead":
+        """The head with this factor of its scale."""
+        bias = None if self.logit_bias is None else self.logit_bias * factor
+        return replace(self, logit_scale=self.logit_scale * factor, logit_bias=bias)
 
     def probabilities(self, logits: Tensor) -> ClassProbabilities:
         """Class probabilities of `logits`."""
