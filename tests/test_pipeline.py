@@ -99,7 +99,8 @@ def test_what_people_said_is_not_refined(finished, run):
     image_id = read(finished / "final_labels.h5").image_ids[0]
     names = read(finished / "final_labels.h5").class_names
     (run.parent / "said.csv").write_text(f"image_id,labels\n{image_id},{names[1]}\n")
-    for command in (("import-labels", run.parent / "said.csv"), ("fuse",), ("train",)):
+    undecided = ("all", "--to", "score-crops", "--device", "cpu", "--set", "embed.logit_scale=3")
+    for command in (undecided, ("import-labels", run.parent / "said.csv"), ("fuse",), ("train",)):
         ccd(*command, "--run", run)
     refined = read(run / "cross_fitted_labels.h5")
     assert refined.corrected_entries == 3
