@@ -350,7 +350,7 @@ class BoxesConfig(Config):
         "z-score", "Select classes per image by z-score over all images, or by score (paper)."
     )
     classes_per_image: float = option(
-        3.0, "Mean number of classes selected per image (paper, VOC: 5).", min=0.01, max=1000.0
+        1.0, "Mean number of classes selected per image (paper, VOC: 5).", min=0.01, max=1000.0
     )
     tau_rule: Literal["quantile", "search"] = option(
         "quantile",
@@ -435,7 +435,7 @@ class FuseConfig(Config):
     """How crop scores are combined and weighed against the initial labels."""
 
     ratio: float = option(
-        0.5, "Weight of the initial label in the fused label (paper: 0.2 in the VOC 2012 script).", min=0.0, max=1.0
+        0.8, "Weight of the initial label in the fused label (paper: 0.2 in the VOC 2012 script).", min=0.0, max=1.0
     )
     crop_scope: Literal["own", "all"] = option(
         "own", "Classes that a crop scores. own: the class of its box; all: every class (paper)."
