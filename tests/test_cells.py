@@ -62,7 +62,7 @@ def naive_scores(run, share):
     embeddings = read(run / "embeddings.h5")
     for path in (run / "image_embeddings").glob("*.h5"):
         with h5py.File(path) as file:
-            if file.attrs.get("content") == b"cells":
+            if file.attrs.get("content") == b"cells 1":
                 cells = dict(zip(file["sha256"].asstr()[:], file["image"][:].astype(np.float64), strict=True))
     scores, best = [], []
     for digest in read(run / "manifest.csv").digests:

@@ -108,7 +108,7 @@ def test_compare_of_runs_names_the_options_that_differ(small_run, tmp_path):
     write(other / "final_labels.h5", replace(labels, provenance=replace(labels.provenance, config=config)))
     (other / "run.toml").write_text((other / "run.toml").read_text() + "[fuse]\nratio = 0.2\n")
     code, output = invoke("inspect", small_run, "--compare", other)
-    assert code == 0 and "100.0%" in squeezed(output) and "final_labels.h5 ratio 0.5 0.2" in squeezed(output)
+    assert code == 0 and "100.0%" in squeezed(output) and "final_labels.h5 ratio 0.8 0.2" in squeezed(output)
 
 
 def test_compare_of_disjoint_images_is_refused(small_run):

@@ -19,7 +19,7 @@ from pipeline.system import distributed
 from pipeline.system.progress import log
 from pipeline.teachers.embedding_cache import ImageStore, StoreKey
 from pipeline.teachers.encoding import ViewRules, precision_of
-from pipeline.teachers.photo_encoder import PhotoEncoder, encode_missing, structured
+from pipeline.teachers.photo_encoder import CELLS, PhotoEncoder, encode_missing, structured
 from pipeline.teachers.teacher import Teacher
 from pipeline.teachers.zero_shot_head import ZeroShotHead
 
@@ -119,7 +119,7 @@ class RunningTeacher:
         Cells are rounded to half precision in both cases, so the scores are the same.
         """
         config, digests = self.config, self.manifest.digests
-        content = "cells" if config.local == "cells" else f"tiles {config.tiles}"
+        content = f"cells {CELLS}" if config.local == "cells" else f"tiles {config.tiles}"
         cells = self.store(size, content, np.float16)
         encoder = self.encoder(size, config.local)
         shape = cells.shape or encoder.cell_shape()

@@ -21,6 +21,8 @@ from pipeline.teachers.embedding_cache import ImageStore
 from pipeline.teachers.encoding import OutOfMemoryBackoff, find_batch_size
 from pipeline.teachers.teacher import Teacher
 
+CELLS = 1
+"""Version of the cells that teachers compute (`tower_cells`, `conse`), part of the key of kept ones. Raise it when they change."""
 PART = 64
 """Images between two savings of unfinished work; their cells are in memory together."""
 
@@ -50,8 +52,9 @@ class PhotoEncoder:
         if not paths:
             return
         size = (self.views.size, self.views.size)
-        batch_size = self.batch_size or find_batch_size(self.teacher.encode_images, size, self.device)
-        encode = OutOfMemoryBackoff(self.teacher.encode_views if self.local == "cells" else self.teacher.encode_images)
+        encode_views = self.teacher.encode_views if self.local == "cells" else self.teacher.encode_images
+        batch_size = self.batch_size or find_batch_size(encode_views, size, self.device)
+        encode = OutOfMemoryBackoff(encode_views)
         if self.local != "tiles":
             for rows, images in self.views.batches(paths, batch_size):
                 encoded = encode(images)

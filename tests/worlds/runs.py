@@ -238,7 +238,7 @@ def write_figures(folder: Path) -> None:
         for name in ("initial", "final")
     }
     embeddings, epochs = read(folder / "embeddings.h5"), read(folder / "epoch_scores.h5")
-    figures = measure_test(embeddings, epochs, test, TRUTH[TRAIN:], config)
+    figures = measure_test(embeddings, InitLabelsConfig(), epochs, test, TRUTH[TRAIN:], config)
     provenance = made_from(folder, "metrics.json", ["classifier.pt", "ground_truth.h5"], config.identity())
     content = {"conventions": conventions(config), "not_measured": [], "labels": labels}
     write_metrics(folder, provenance, content | figures)
