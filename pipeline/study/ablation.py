@@ -398,7 +398,9 @@ def labelling_cost(folder: Path) -> dict[str, float]:
     """
     manifest = read_manifest(folder)
     count = len(manifest.split("train").image_ids)
-    embeddings = read_arrays(folder / "embeddings.h5", without=("probabilities", "cell_scores", "best_cell"))
+    embeddings = read_arrays(
+        folder / "embeddings.h5", without=("probabilities", "cell_scores", "best_cell", "ranking_probabilities")
+    )
     crops = len(read_arrays(folder / "crop_scores.h5", without=("probabilities",)).image_index)
     embed = embeddings.provenance.options(EmbedConfig)
     views = 1 + (embed.tiles**2 if embed.local == "tiles" else bool(embeddings.grid_height and embed.second_size))

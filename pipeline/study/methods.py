@@ -39,6 +39,7 @@ from pipeline.system.errors import PipelineError, hint
 from pipeline.system.files import regular_file, write_json
 from pipeline.system.progress import bar, log
 from pipeline.teachers.encoding import ViewRules, find_batch_size
+from pipeline.teachers.image_scores import global_scores
 from pipeline.teachers.photo_encoder import PhotoEncoder
 from pipeline.teachers.prompts import class_embeddings, find_templates
 
@@ -109,7 +110,7 @@ class Evidence:
         self._device = pick_device(device)
         check_same_images(self._embeddings, manifest, self._source, base / "manifest.csv")
         config = own.config("init-labels", InitLabelsConfig, {})
-        self.reference = self._embeddings.global_scores(self._embeddings.is_train, config)
+        self.reference = global_scores(self._embeddings, self._embeddings.is_train, config)
         """Labels of the whole photos before clamping, float32 [N, C], whose distribution scores without a scale get."""
 
     @cached_property
