@@ -61,9 +61,51 @@ def test_embeddings_become_unit_rows(tmp_path):
     torch.testing.assert_close(align(found, ["b"], ["dog", "cat"]).text, torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
 
 
+LOGITS = np.array([[2.0, -1.0], [0.5, 1.5], [0.0, 0.0]], np.float32)
+LOCAL = np.array([[2.5, 3.0], [0.5, 4.0], [1.0, 0.0]], np.float32)
+
+
+@pytest.mark.parametrize("name", ["local_logits", "tile_max_logits"])
+def test_logits_of_whole_images_and_of_their_parts(tmp_path, name):
+    path = scores(tmp_path / "l.h5", probabilities=None, global_logits=LOGITS, **{name: LOCAL})
+    found = align(read_precomputed(path), ["c", "a"], ["dog", "cat"])
+    torch.testing.assert_close(found.logits, torch.tensor([[0.0, 0.0], [-1.0, 2.0]]))
+    torch.testing.assert_close(found.local_logits, torch.tensor([[0.0, 1.0], [3.0, 2.5]]))
+    assert found.probabilities is None
+
+
+def test_logits_become_scores_at_the_scale_asked_for(run, tmp_path):
+    run, _ = run
+    manifest = read(run / "manifest.csv")
+    rows = np.arange(len(manifest.image_ids))
+    wide = np.stack([rows % 3, (rows + 1) % 3, -(rows % 2)], axis=1).astype(np.float32)
+    path = write(
+        tmp_path / "l.h5",
+        {"logit_scale": 10.0},
+        image_ids=list(manifest.image_ids),
+        classes=manifest.class_names,
+        global_logits=wide,
+        local_logits=wide[::-1],
+    )
+    ccd("embed", "--run", run, "--device", "cpu", "--precomputed", path, "--logit-scale", 20, "--ranking-entropy", 0)
+    embeddings = read(run / "embeddings.h5")
+    for name, logits in (("probabilities", wide), ("cell_scores", wide[::-1])):
+        expected = np.exp(2 * logits) / np.exp(2 * logits).sum(1, keepdims=True)
+        np.testing.assert_allclose(getattr(embeddings, name), expected, rtol=1e-5)
+    assert embeddings.best_cell is None and embeddings.grid_height == 0
+    ccd("embed", "--run", run, "--device", "cpu", "--precomputed", path, "--local", "none")
+    assert read(run / "embeddings.h5").cell_scores is None
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
+        (
+            {"probabilities": None, "image": np.ones((3, 2)), "local_logits": LOCAL},
+            "local_logits without global_logits",
+        ),
+        ({"probabilities": None, "global_logits": LOGITS.T}, "global_logits of shape"),
+        ({"global_logits": LOGITS / 0}, "expected finite numbers"),
         ({"image_ids": None}, "classes, probabilities, expected image_ids"),
         ({"classes": None}, "has no classes"),
         ({"image_ids": []}, "has no image_ids"),
