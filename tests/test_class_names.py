@@ -8,8 +8,7 @@ from pipeline.system.errors import PipelineError
 @pytest.mark.parametrize(
     ("names", "match"),
     [
-        ([], "Found 0 class names, expected at least 2"),
-        (["cat"], "Found 1 class names"),
+        ([], "Found no class names. Expected names joined by commas"),
         (["cat", " "], "Class name 2 of 2 is empty"),
         (["cat", "dog; puppy"], "'dog; puppy' has a semicolon"),
         (["cat", 3], "Class name 2 of 2 is 3, expected text"),

@@ -48,17 +48,14 @@ def parse_class_names(given: str) -> list[str]:
 
 
 def check_class_names(names: Sequence[str]) -> None:
-    """Refuse class names that a softmax cannot choose between.
+    """Refuse class names that a teacher cannot score.
 
     Raises:
-        PipelineError: there are fewer than two; one is not a text, is empty or has a semicolon; or two differ only in
+        PipelineError: there is none; one is not a text, is empty or has a semicolon; or two differ only in
             case or spaces.
     """
-    if len(names) < 2:
-        raise PipelineError(
-            f"Found {len(names)} class names, expected at least 2: the teacher's softmax compares classes. "
-            "Add the other things that the photos show."
-        )
+    if not len(names):
+        raise PipelineError(f"Found no class names. {_EXPECTED}")
     seen: dict[str, str] = {}
     for number, name in enumerate(names, start=1):
         if not isinstance(name, str):

@@ -18,7 +18,7 @@ def confident_images(entropies: np.ndarray, class_count: int, limit: float) -> n
 
     Args:
         entropies: float [N], nats.
-        class_count: C, at least 2.
+        class_count: C, with the background classes; at least 2.
         limit: share of the largest possible entropy, in (0, 1].
 
     Returns:
@@ -65,12 +65,12 @@ def debias(scores: np.ndarray, bias: np.ndarray | None, floor_share: float = 0.0
     Args:
         scores: float32 [N, C], probabilities.
         bias: float32 [C], positive; None divides by nothing.
-        floor_share: d in units of 1/C: 1 is the authors' 1/20 for VOC and 1/80 for COCO; 0 for no floor.
+        floor_share: d in units of 1/C (1/2 for a single class): 1 is the authors' 1/20 for VOC and 1/80 for COCO; 0 for no floor.
 
     Returns:
         float32 [N, C].
     """
-    floored = np.maximum(scores, np.float32(floor_share / scores.shape[1]))
+    floored = np.maximum(scores, np.float32(floor_share / max(scores.shape[1], 2)))
     return floored if bias is None else floored / bias
 
 

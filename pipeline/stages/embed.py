@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -60,11 +60,14 @@ def classify(count: int, images: Iterator[np.ndarray], head: ZeroShotHead) -> Cl
 def head_of_classes(teacher: Teacher, manifest: Manifest, config: EmbedConfig, logit_scale: float) -> ZeroShotHead:
     """The zero-shot head of the classes of a manifest; a scale of 0 is the teacher's own."""
     if teacher.logit_bias is not None:
-        skip_background(config, f"{teacher.name} scores each class independently")
+        skip_background(manifest, config, f"{teacher.name} scores each class independently")
     names = list(manifest.display_names.values())
-    return zero_shot_head(
+    head = zero_shot_head(
         teacher, names, manifest.class_names, config.templates, config.synonyms, config.background, logit_scale
     )
+    if head.outcomes < 2:
+        refuse_one_class(manifest, f"background is {config.background!r}")
+    return head
 
 
 def run_teacher(
@@ -133,7 +136,7 @@ def scores_from_file(manifest: Manifest, config: EmbedConfig, device: str) -> Te
         log(f"{config.precomputed} has no scores of {(~known).sum()} test images, so the teacher is not measured.")
     has_scores = given.probabilities is not None or given.logits is not None
     if has_scores or given.text is not None:
-        skip_background(config, f"{config.precomputed} contains scores or texts of the classes alone")
+        skip_background(manifest, config, f"{config.precomputed} contains scores or texts of the classes alone")
     name = config.precomputed_teacher or given.teacher
     if has_scores:
         logits = given.scaled_logits(config.logit_scale)
@@ -207,12 +210,23 @@ def source_model(config: EmbedConfig, name: str) -> str:
     return name
 
 
-def skip_background(config: EmbedConfig, reason: str) -> None:
+def refuse_one_class(manifest: Manifest, reason: str) -> NoReturn:
+    """Raise because the only class has no background class to compete with."""
+    raise PipelineError(
+        f"{manifest.class_names[0]!r} is the only class, and {reason}, so every photo would have it with probability 1. Add the "
+        "other things that the photos show to the classes, or use background classes (`--background everyday`) with a teacher "
+        "whose softmax they can join, such as conse."
+    )
+
+
+def skip_background(manifest: Manifest, config: EmbedConfig, reason: str) -> None:
     """Log why the background classes are skipped.
 
     Raises:
-        PipelineError: the option `background` names some.
+        PipelineError: the option `background` names some, or there is only one class.
     """
+    if len(manifest.class_names) == 1:
+        refuse_one_class(manifest, reason)
     if config.background == EmbedConfig.background:
         log(f"background classes are skipped: {reason}.")
     elif config.background != "none":
