@@ -22,6 +22,8 @@ class Embeddings(Artifact):
     """Images of the train split; only these determine the bias."""
     known: np.ndarray = array("bool", "N", optional=True)
     """Images that have scores; absent: all. Precomputed scores may lack test images."""
+    name_is_known: np.ndarray = array("bool", "C", optional=True)
+    """Whether the class's name means something to the teacher; absent for precomputed scores or texts."""
     text: np.ndarray = array("float32", "S", "D", optional=True)
     """Unit text embeddings; one row per class, or one per synonym."""
     text_class_index: np.ndarray = array("int64", "S", optional=True, index="C")

@@ -1,11 +1,14 @@
 """initial_labels.h5, final_labels.h5, cross_fitted_labels.h5: pseudo-labels of the train images."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.artifacts.schema import Artifact, array
+from pipeline.method.extras.thresholds import PRESENT
+from pipeline.system.progress import log
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,6 +18,12 @@ def corrected_count(images: int, entries: int) -> str:
     """Number of corrected photos (in old files, of labels) as text; empty for none."""
     number, what = (images, "photo") if images else (entries, "label")
     return f"{number:,} {what}{'s' * (number != 1)}" if number else ""
+
+
+def warn_of_classes(path: Path, labels: "Labels") -> None:
+    """Log the classes without a label of PRESENT or more."""
+    if labels.never_present:
+        log(f"warning: {path} has no label of {PRESENT} or more of: {', '.join(labels.never_present)}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +47,13 @@ class Labels(Artifact):
     def by_hand(self) -> str:
         """Number of corrected photos, as "3 photos"; empty for none."""
         return corrected_count(self.corrected_images, self.corrected_entries)
+
+    @property
+    def never_present(self) -> list[str]:
+        """Names of the classes without a label of PRESENT or more."""
+        return [
+            name for name, column in zip(self.class_names, self.labels.T, strict=True) if not (column >= PRESENT).any()
+        ]
 
     def frame(self) -> "pd.DataFrame":
         """Labels in [0, 1]."""

@@ -19,6 +19,7 @@ from pipeline.method.probabilities import ClassProbabilities, entropy, softening
 from pipeline.runs.folders import run_folder
 from pipeline.runs.options import EmbedConfig
 from pipeline.runs.partial_results import PartialResults
+from pipeline.runs.settings import FILE as SETTINGS
 from pipeline.system import distributed
 from pipeline.system.errors import PipelineError
 from pipeline.system.progress import log
@@ -27,6 +28,7 @@ from pipeline.teachers.encoding import ViewRules, precision_of
 from pipeline.teachers.local_scores import LocalScores, RunningTeacher, log_encoded
 from pipeline.teachers.precomputed import align, read_precomputed
 from pipeline.teachers.teacher import Teacher, load_teacher
+from pipeline.teachers.vocabulary import known_names
 from pipeline.teachers.zero_shot_head import ZeroShotHead, scaled_bias, zero_shot_head
 
 
@@ -50,6 +52,8 @@ class TeacherScores:
     """float32 [N, C], softened probabilities; None if they are `probabilities`."""
     softening: float = 1.0
     """Factor of the scale in `ranking`, see `softening`."""
+    name_is_known: np.ndarray | None = None
+    """bool [C], see `known_names`; None if a file has the texts or scores of the classes."""
 
 
 def classify(count: int, images: Iterator[np.ndarray], head: ZeroShotHead) -> ClassProbabilities:
@@ -66,7 +70,8 @@ def head_of_classes(teacher: Teacher, manifest: Manifest, config: EmbedConfig, l
         teacher, names, manifest.class_names, config.templates, config.synonyms, config.background, logit_scale
     )
     if head.outcomes < 2:
-        refuse_one_class(manifest, f"background is {config.background!r}")
+        left_out = "all background classes are too similar to it"
+        refuse_one_class(manifest, left_out if head.left_out else f"background is {config.background!r}")
     return head
 
 
@@ -100,6 +105,7 @@ def run_teacher(
         config.teacher,
         teacher.fingerprint,
         local=local,
+        name_is_known=known_names(teacher, manifest.display_names.values()),
         **ranking_fields(head, running.ranking_head, probabilities_of),
     )
 
@@ -163,8 +169,10 @@ def scores_from_file(manifest: Manifest, config: EmbedConfig, device: str) -> Te
     if own_scale is None:
         own_scale, own_bias = teacher.logit_scale, teacher.logit_bias
     scale = config.logit_scale or own_scale
+    name_is_known = None
     if given.text is None:
         head = head_of_classes(teacher, manifest, config, scale)
+        name_is_known = known_names(teacher, manifest.display_names.values())
     else:
         bias = scaled_bias(own_bias, own_scale, scale)
         head = ZeroShotHead(given.text, torch.arange(len(given.text)), given.text[:0], scale, bias)
@@ -185,7 +193,7 @@ def scores_from_file(manifest: Manifest, config: EmbedConfig, device: str) -> Te
     source = name or Path(config.precomputed).name
     scores = probabilities_of(head)
     ranking = ranking_fields(head, ranking_head, probabilities_of)
-    return TeacherScores(scores, head, 0, source, given.fingerprint, known, **ranking)
+    return TeacherScores(scores, head, 0, source, given.fingerprint, known, name_is_known=name_is_known, **ranking)
 
 
 def source_model(config: EmbedConfig, name: str) -> str:
@@ -301,12 +309,14 @@ def run(folder: Path, config: EmbedConfig, origin: Provenance, *, manifest: Mani
             **local_fields(scores.local),
             ranking_probabilities=None if scores.ranking is None else scores.ranking.numpy(),
             softening=scores.softening,
+            name_is_known=scores.name_is_known,
         ),
     )
     partial.remove()
     if head is not None:
         report_background(path, head)
     report(path, manifest.class_names, bias, counts)
+    report_unknown(folder, manifest.class_names, scores.name_is_known)
 
 
 def report_background(path: Path, head: ZeroShotHead) -> None:
@@ -325,5 +335,17 @@ def report(path: Path, class_names: list[str], bias: np.ndarray, counts: np.ndar
         f"bias from {bias[low]:.3f} ({class_names[low]}) to {bias[high]:.3f} ({class_names[high]})."
     )
     unseen = [name for name, count in zip(class_names, counts, strict=True) if not count]
-    if unseen:
+    if len(unseen) == len(class_names):
+        log("no class is top-1 in a confident train image, so every bias is 1.")
+    elif unseen:
         log(f"never top-1 in a confident image, so given the mean bias of the other classes: {', '.join(unseen)}.")
+
+
+def report_unknown(folder: Path, class_names: list[str], name_is_known: np.ndarray | None) -> None:
+    """Log the classes whose names the teacher does not know."""
+    if name_is_known is not None and not name_is_known.all():
+        unknown = [name for name, known in zip(class_names, name_is_known, strict=True) if not known]
+        log(
+            f"warning: the teacher probably does not know: {', '.join(unknown)}. "
+            f"Give English display names, under [classes] in {folder / SETTINGS}."
+        )

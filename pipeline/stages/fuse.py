@@ -9,7 +9,7 @@ from pipeline.artifacts.boxes import CropScores
 from pipeline.artifacts.corrections import AlignedCorrections, Corrections, align_corrections
 from pipeline.artifacts.embeddings import Embeddings
 from pipeline.artifacts.hdf5 import read_arrays, read_rows, write
-from pipeline.artifacts.labels import Labels
+from pipeline.artifacts.labels import Labels, warn_of_classes
 from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.schema import check_same_images
 from pipeline.method.labels import (
@@ -153,3 +153,5 @@ def run(folder: Path, config: FuseConfig, origin: Provenance) -> None:
     changed = np.mean([np.abs(now - before).mean() for now, before in zip(labels.T, initial.labels.T, strict=True)])
     by_hand = f"; corrected by hand: {final.by_hand}" if final.by_hand else ""
     log(f"{path}: {len(labels)} images, labels changed by {changed:.3f} on average{by_hand}.")
+    if final.never_present != initial.never_present:
+        warn_of_classes(path, final)

@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.artifacts.embeddings import Embeddings
 from pipeline.artifacts.hdf5 import read_arrays, write
-from pipeline.artifacts.labels import Labels
+from pipeline.artifacts.labels import Labels, warn_of_classes
 from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.schema import check_same_images
 from pipeline.datasets.dataset import UNKNOWN
@@ -53,18 +53,17 @@ def run(folder: Path, config: InitLabelsConfig, origin: Provenance) -> None:
         labels = clamp_labels(scores)
     limit = embeddings.provenance.options(EmbedConfig).entropy_limit
     confident = confident_images(embeddings.entropy[train], embeddings.outcomes, limit)
-    write(
-        path,
-        Labels(
-            provenance=origin,
-            image_ids=image_ids,
-            class_names=embeddings.class_names,
-            labels=labels,
-            scores=scores,
-            confident=confident,
-        ),
+    initial = Labels(
+        provenance=origin,
+        image_ids=image_ids,
+        class_names=embeddings.class_names,
+        labels=labels,
+        scores=scores,
+        confident=confident,
     )
+    write(path, initial)
     log(
         f"{path}: {len(labels)} images, {labels.sum(1).mean():.2f} labels per image, "
         f"{1 - confident.mean():.1%} not confident."
     )
+    warn_of_classes(path, initial)
