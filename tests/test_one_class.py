@@ -100,6 +100,7 @@ def test_pages_are_served(folder, photos):
     ("teacher", "background", "match"),
     [
         (ColourTeacher(), "none", "background is 'none'"),
+        (ColourTeacher(colours={}), "everyday", "all background classes are too similar to it"),
         (ColourTeacher(logit_bias=-10.0), "everyday", "colour scores each class independently"),
     ],
 )
@@ -108,6 +109,24 @@ def test_nothing_to_compete_with(teacher, background, match, photos, backbone, t
     output = refused(*one_class(photos, backbone, tmp_path / "run", "--set", f"embed.background={background}"))
     assert f"'green' is the only class, and {match}, so every photo would have it" in output
     assert "--background everyday" in output and "\n" not in output
+
+
+def test_a_run_without_labels_ends_with_warnings(photos, backbone, tmp_path, monkeypatch):
+    """Every background class is red to the teacher, as the class is."""
+    use_teacher(ColourTeacher(), monkeypatch)
+    monkeypatch.setattr("pipeline.stages.embed.known_names", lambda *_: np.array([False]))
+    monkeypatch.setattr("pipeline.teachers.zero_shot_head.TOO_NEAR", 2)
+    given = one_class(photos, backbone, tmp_path / "run")
+    given[given.index("green")] = "red"
+    place = given.index("--labels")
+    output = ccd(*given[:place], *given[place + 2 :])
+    assert not read(tmp_path / "run/embeddings.h5").name_is_known.any()
+    during, after = output.split("The classifier is not measured")
+    assert "warning: the teacher probably does not know: red." in during
+    assert "final_labels.h5 has no label" not in during  # `init-labels` said so
+    assert during.count("initial_labels.h5 has no label of 0.5 or more of: red.") == 1
+    assert "\nwarning: No class has a label. Add photos" in after
+    assert "\nwarning: The teacher probably does not know: red. Under [classes] in" in after
 
 
 @pytest.mark.parametrize("kind", ["probabilities", "global_logits"])

@@ -2,6 +2,7 @@ import base64
 import json
 import re
 import shutil
+import tomllib
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -32,7 +33,7 @@ from pipeline.report.content import (
     truth_of,
 )
 from pipeline.report.gallery import entry, gallery, split_view
-from pipeline.report.verdict import verdict
+from pipeline.report.verdict import closing_lines, verdict
 from pipeline.runs.options import ReportConfig
 from pipeline.system.errors import PipelineError
 from pipeline.web.page import script_json
@@ -337,6 +338,39 @@ def test_a_class_without_labels_and_a_silent_threshold_are_alerts(small_run):
     assert found["No label: dog"]["show"]["class"] == "dog"
     assert f"Never predicted: {CLASSES[2]}" in found
     assert f"Never top-1 of the teacher: {CLASSES[2]}" in found  # its bias is of no image
+
+
+def test_a_name_that_the_teacher_does_not_know_is_the_first_line_about_its_class(small_run):
+    files = read_run(small_run)
+    known = np.array([True, True, False])
+    files = replace(files, embeddings=replace(files.embeddings, name_is_known=known), truth=None)
+    found = alerts(files)
+    assert f"The teacher probably does not know: {CLASSES[2]}" in found
+    assert not any(title.startswith("Never top-1") for title in found)  # for another name says the same
+    lines = [line for line in closing_lines(files) if "does not know" in line]
+    key = tomllib.loads(f"[classes]\n{lines[0].split('add a line such as ')[1].split(', then run')[0]}")
+    assert len(lines) == 1 and key["classes"] == {CLASSES[2]: ["English name", "synonym"]}
+
+
+def test_without_any_label_one_line_says_so(small_run):
+    files = read_run(small_run)
+    nothing = replace(files.final, labels=np.full_like(files.final.labels, 0.4))
+    lines = closing_lines(replace(files, final=nothing))
+    assert lines[0].startswith("warning: No class has a label. Add photos") and "8 train photos" in lines[0]
+    assert not any("No label" in line for line in lines)
+
+
+def test_the_remedy_of_a_class_without_labels_depends_on_the_teacher(small_run):
+    files = read_run(small_run)
+    labels = files.final.labels.copy()
+    labels[:, 1] = 0.3
+
+    def line(counts):
+        embeddings = replace(files.embeddings, bias_counts=np.array(counts))
+        changed = replace(files, embeddings=embeddings, final=replace(files.final, labels=labels))
+        return next(line for line in closing_lines(changed) if "No label: dog" in line)
+
+    assert "ccd review" in line([1, 1, 1]) and "ccd review" not in line([1, 0, 1])
 
 
 def test_confused_classes_need_ground_truth_and_twins_do_not(small_run):

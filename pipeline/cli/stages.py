@@ -103,8 +103,11 @@ def run_all(
         own,
     ):
         run_chain(folder, own, device, force, up_to(to)[1:])
-        if to == "evaluate" and is_measured(folder):
+        measured = to == "evaluate" and is_measured(folder)
+        if measured:
             show_figures(folder)
+        if distributed.is_main():
+            log_verdict(folder, headline=not measured)
         log_end(folder)
 
 
@@ -113,6 +116,16 @@ def is_measured(folder: Path) -> bool:
     from pipeline.artifacts.state import UP_TO_DATE, file_states
 
     return file_states(folder)["metrics.json"].state == UP_TO_DATE
+
+
+def log_verdict(folder: Path, *, headline: bool) -> None:
+    """Log the warnings of the run's report, and its first sentence where the figures do not end with it."""
+    from pipeline.evaluation.run_files import read_run
+    from pipeline.report.verdict import closing_lines, sentence
+
+    files = read_run(folder, without=("boxes.h5", "crop_scores.h5"))
+    for line in [sentence(files)] * headline + closing_lines(files):
+        log(line)
 
 
 def show_figures(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """All files of a run that are up to date, for reports and inspection without a model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,8 @@ class RunFiles:
     train_epochs: pd.DataFrame | None
 
 
-def read_run(folder: Path) -> RunFiles:
-    """All files of a run that are up to date; `states` names files that cannot be read.
+def read_run(folder: Path, without: Sequence[str] = ()) -> RunFiles:
+    """All files of a run that are up to date, except those in `without`; `states` names files that cannot be read.
 
     Raises:
         PipelineError: the manifest is missing or cannot be read.
@@ -65,7 +65,7 @@ def read_run(folder: Path) -> RunFiles:
     states = {name: each.state for name, each in file_state.items()}
 
     def take(name: str, load: Callable[[Path], Any] = read) -> Any:
-        if states[name] != UP_TO_DATE:
+        if states[name] != UP_TO_DATE or name in without:
             return None
         try:
             return load(folder / name)

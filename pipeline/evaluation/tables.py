@@ -45,23 +45,25 @@ def show_metrics(folder: Path) -> None:
     final = metrics.get("labels", {}).get("final", {})
     if by_hand := corrected_count(final.get("corrected_images", 0), final.get("corrected_entries", 0)):
         log(f"Corrected by hand: {by_hand}. The classifier was trained with these human labels.")
-    if "gain" in metrics:
-        log(gain_sentence(metrics["gain"]))
     if "epochs" in metrics:
         epochs = metrics["epochs"]
         log(
             f"Epoch {epochs['chosen_epoch']} was selected without labels (mAP {100 * epochs['chosen_mAP']:.1f}); "
             f"the best epoch by ground truth is {epochs['oracle_epoch']} ({100 * epochs['oracle_mAP']:.1f})."
         )
+    if "gain" in metrics:
+        log(gain_sentence(metrics["gain"]))
 
 
 def gain_sentence(gain: dict[str, Any]) -> str:
-    """A sentence about the final classifier and its teacher."""
-    interval = ""
-    if "mAP_interval" in gain:
-        low, high = (100 * edge for edge in gain["mAP_interval"])
-        interval = f" (95 % interval over the test images {low:+.1f} to {high:+.1f})"
-    return f"The final classifier against its teacher: {100 * gain['mAP']:+.1f} mAP{interval}."
+    """The final classifier against its teacher, in one sentence."""
+    figure = f"{100 * gain['mAP']:+.1f} mAP"
+    if "mAP_interval" not in gain:
+        return f"Gain over the teacher: {figure}. This may be chance: {gain.get('no_interval', 'it has no interval')}."
+    low, high = gain["mAP_interval"]
+    text = f"{figure}, 95 % interval {100 * low:+.1f} to {100 * high:+.1f}"
+    comparison = "better" if low > 0 else "worse" if high < 0 else "not measurably better"
+    return f"The classifier is {comparison} than its teacher: {text}."
 
 
 def sources_of(metrics: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:

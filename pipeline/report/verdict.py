@@ -1,13 +1,17 @@
 """The artifacts of a run to the top of its page: one sentence, and alerts about what may need a decision."""
 
+import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from pipeline.evaluation.run_files import RunFiles
+from pipeline.evaluation.tables import gain_sentence
 from pipeline.method.extras.thresholds import PRESENT, predicted_nearly_everywhere
 from pipeline.report.content import scored, thresholds, truth_of
+from pipeline.runs.graph import run_argument
+from pipeline.runs.settings import FILE as SETTINGS
 
 MAX_ALERTS = 5
 
@@ -50,13 +54,16 @@ class Alert:
     """Filters of the gallery as in the page's address: class, what, split, view."""
     level: str = "warn"
     """warn, or note for a finding that may be harmless."""
+    remedy: str = ""
+    """What to do, with the command, in one line for the terminal; empty: the report shows more."""
 
 
 def verdict(run: RunFiles, *, seed: int = 0) -> dict[str, Any]:
     """The sentence and the alerts with the highest weights (see `Alert`), for JSON."""
     alerts = [
         *gain_alert(run),
-        *class_alerts(run),
+        *unknown_alert(run),
+        *label_alerts(run),
         *threshold_alerts(run),
         *confusion_alert(run),
         *twin_alert(run),
@@ -71,21 +78,21 @@ def verdict(run: RunFiles, *, seed: int = 0) -> dict[str, Any]:
 
 def sentence(run: RunFiles) -> str:
     """The result of the run in one line."""
-    gain = (run.metrics or {}).get("gain")
-    if not gain:
-        return (
-            "The classifier is not measured: the run has no labelled test photos."
-            if run.final
-            else "The run is not finished."
-        )
-    figure = f"{100 * gain['mAP']:+.1f} mAP"
-    low, high = gain.get("mAP_interval", (None, None))
-    if low is None:
-        return f"Gain over the teacher: {figure}. This may be chance: {gain.get('no_interval', 'it has no interval')}."
-    gain_text = f"{figure}, 95 % interval {100 * low:+.1f} to {100 * high:+.1f}"
-    if low > 0:
-        return f"The classifier is better than its teacher: {gain_text}."
-    return f"The classifier is {'worse' if high < 0 else 'not measurably better'} than its teacher: {gain_text}."
+    if gain := (run.metrics or {}).get("gain"):
+        return gain_sentence(gain)
+    if run.final:
+        return "The classifier is not measured: the run has no labelled test photos."
+    return "The run is not finished."
+
+
+def closing_lines(run: RunFiles) -> list[str]:
+    """One line per warning of the verdict, with what to do."""
+    more = f"`ccd report --run {run_argument(run.folder)}` shows the photos."
+    return [
+        f"warning: {alert['title']}. {alert['remedy'] or more}"
+        for alert in verdict(run)["alerts"]
+        if alert["level"] == "warn"
+    ]
 
 
 def listed(names: list[str]) -> str:
@@ -131,12 +138,47 @@ def gain_alert(run: RunFiles) -> list[Alert]:
     return [Alert(title, text, 100.0, photos, {"view": "wrong", "split": "test"})]
 
 
-def class_alerts(run: RunFiles) -> list[Alert]:
+def unknown_classes(run: RunFiles) -> np.ndarray:
+    """Classes whose names the teacher does not know, bool [C]."""
+    known = None if run.embeddings is None else run.embeddings.name_is_known
+    return np.zeros(len(run.manifest.class_names), bool) if known is None else ~known
+
+
+def unknown_alert(run: RunFiles) -> list[Alert]:
+    """Class names that mean nothing to the teacher."""
+    unknown = np.flatnonzero(unknown_classes(run))
+    if not len(unknown):
+        return []
+    names = [run.manifest.class_names[c] for c in unknown]
+    text = (
+        "The teacher's embedding of the name is more similar to that of meaningless words than to that of common ones, so the "
+        "labels are probably wrong. Give the class an English display name, or several synonyms, in run.toml."
+    )
+    key = json.dumps(names[0], ensure_ascii=False)
+    remedy = (
+        f'Under [classes] in {run.folder / SETTINGS}, add a line such as {key} = ["English name", "synonym"], then run '
+        f"`ccd all {run_argument(run.folder)}`."
+    )
+    show = {"class": names[0], "view": "score", "split": "train"}
+    return [Alert(f"The teacher probably does not know: {listed(names)}", text, 95.0, [], show, remedy=remedy)]
+
+
+def label_alerts(run: RunFiles) -> list[Alert]:
     """Classes without a label, and classes that are never the teacher's top-1."""
     labels, names = run.final or run.initial, run.manifest.class_names
     train = run.manifest.split("train")
     never = np.zeros(len(names), bool) if run.embeddings is None else run.embeddings.bias_counts == 0
     empty = np.zeros(len(names), bool) if labels is None else ~(labels.labels >= PRESENT).any(0)
+    rename = f"choose more common names under [classes] in {run.folder / SETTINGS}, then run `ccd all {run_argument(run.folder)}`."
+    if labels is not None and empty.all():
+        text = (
+            f"None of the {len(labels.labels):,} train photos has a label of {PRESENT} or more, so the classifier is not to be "
+            "relied on. Add photos that show the classes, or give the classes more common names."
+        )
+        remedy = f"Add photos that show the classes ({len(labels.labels):,} train photos so far), or {rename}"
+        return [Alert("No class has a label", text, 99.0, [], {"what": "none"}, remedy=remedy)]
+    empty &= ~unknown_classes(run)  # another alert names these
+    never &= ~unknown_classes(run)
     alerts = []
     if labels is not None and empty.any():
         classes = np.flatnonzero(empty)
@@ -149,7 +191,11 @@ def class_alerts(run: RunFiles) -> list[Alert]:
             text = f"{int((truth[:, classes] == 1).sum()):,} train photos show it. {text}"
         photos = top_ids(train.image_ids, labels.scores[:, classes].max(1))
         show = {"class": names[classes[0]], "view": "score", "split": "train"}
-        alerts.append(Alert(f"No label: {listed([names[c] for c in classes])}", text, 90.0, photos, show))
+        remedy = f"Add photos that show it, or {rename}"
+        if not never[classes].all():
+            remedy = f"Correct some photos with `ccd review --run {run_argument(run.folder)}`. {remedy}"
+        title = f"No label: {listed([names[c] for c in classes])}"
+        alerts.append(Alert(title, text, 90.0, photos, show, remedy=remedy))
     never &= ~empty
     if run.embeddings is not None and never.any():
         classes = np.flatnonzero(never)
@@ -160,7 +206,9 @@ def class_alerts(run: RunFiles) -> list[Alert]:
         probabilities = run.embeddings.probabilities[run.embeddings.is_train][:, classes].max(1)
         show = {"class": names[classes[0]], "view": "score", "split": "train"}
         title = f"Never top-1 of the teacher: {listed([names[c] for c in classes])}"
-        alerts.append(Alert(title, text, 60.0, top_ids(train.image_ids, probabilities), show))
+        photos = top_ids(train.image_ids, probabilities)
+        remedy = f"Add photos that show it, or {rename}"
+        alerts.append(Alert(title, text, 85.0, photos, show, remedy=remedy))
     return alerts
 
 
