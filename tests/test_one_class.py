@@ -14,6 +14,7 @@ from worlds.photos import labelled_photos
 from worlds.teachers import ColourTeacher, use_teacher
 
 from pipeline import Classifier
+from pipeline.artifacts.manifest import read_manifest
 from pipeline.deploy import serve
 from pipeline.evaluation.read import read
 from pipeline.method.labels import debias
@@ -21,6 +22,9 @@ from pipeline.method.losses import mean_label_entropy
 from pipeline.review.server import build_app
 from pipeline.review.session import open_review
 from pipeline.runs.options import ServeConfig
+from pipeline.runs.settings import read_run
+from pipeline.study.ablation import Row, rows_of_methods
+from pipeline.study.methods import METHODS
 
 
 def one_class(photos, backbone, folder, *more):
@@ -139,6 +143,13 @@ def test_scores_of_the_class_alone(kind, folder, tmp_path):
         file[kind] = np.ones_like(known.probabilities)
     output = refused("embed", "--run", run, "--precomputed", tmp_path / "scores.h5", "--background", "everyday")
     assert "'green' is the only class, and" in output and "contains scores or texts of the classes alone" in output
+
+
+def test_published_methods_are_left_out(folder):
+    rows = [Row("published", name, read_run(folder), name) for name in METHODS]
+    _, costs, left_out = rows_of_methods(folder, read_manifest(folder), read_run(folder), rows, "cpu")
+    assert not costs and len(left_out) == len(METHODS)
+    assert left_out[0].endswith("it compares the classes of the run with one another, and there is only one.")
 
 
 def test_one_label_is_one_of_two_outcomes():

@@ -59,7 +59,7 @@ def test_help_of_a_command_imports_no_network(command):
     assert code == 0 and not (HEAVY | {"pandas"}) & set(modules)
 
 
-@pytest.mark.parametrize("stage", STAGE_NAMES)
+@pytest.mark.parametrize("stage", [*STAGE_NAMES, "all"])
 def test_an_up_to_date_stage_imports_no_network(stage, finished):
     code, modules = imported_by(stage, "--run", finished)
     assert code == 0 and not HEAVY & set(modules)

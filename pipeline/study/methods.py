@@ -342,6 +342,8 @@ def label_file(name: str, evidence: Evidence) -> LabelFile:
         UnsuitedError: the run or its teacher lacks what the method needs.
     """
     method = METHODS[name]
+    if len(evidence.train.class_names) == 1:
+        raise UnsuitedError("it compares the classes of the run with one another, and there is only one")
     path = evidence.folder / f"{name}.h5"
     key = digest_of(evidence.key, name, [FORMULAS[each] for each in (*method.formulas, "labels", "probabilities")])
     made = cost_in(path.with_suffix(".json"), key)
