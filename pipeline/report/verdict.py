@@ -191,7 +191,7 @@ def label_alerts(run: RunFiles) -> list[Alert]:
             text = f"{int((truth[:, classes] == 1).sum()):,} train photos show it. {text}"
         photos = top_ids(train.image_ids, labels.scores[:, classes].max(1))
         show = {"class": names[classes[0]], "view": "score", "split": "train"}
-        remedy = f"Add photos that show it, or {rename}"
+        remedy = f"Add photos that show {'it' if len(classes) == 1 else 'them'}, or {rename}"
         if not never[classes].all():
             remedy = f"Correct some photos with `ccd review --run {run_argument(run.folder)}`. {remedy}"
         title = f"No label: {listed([names[c] for c in classes])}"
@@ -207,7 +207,7 @@ def label_alerts(run: RunFiles) -> list[Alert]:
         show = {"class": names[classes[0]], "view": "score", "split": "train"}
         title = f"Never top-1 of the teacher: {listed([names[c] for c in classes])}"
         photos = top_ids(train.image_ids, probabilities)
-        remedy = f"Add photos that show it, or {rename}"
+        remedy = f"Add photos that show {'it' if len(classes) == 1 else 'them'}, or {rename}"
         alerts.append(Alert(title, text, 85.0, photos, show, remedy=remedy))
     return alerts
 
