@@ -44,7 +44,7 @@ def random_images(*shape):
 
 def test_images_are_the_probability_weighted_mean_of_centred_class_embeddings(fast_conse):
     images = random_images(2, 3, 64, 96)
-    probabilities = lite.load_lite("lite0")(images / 127.5 - 1).softmax(1)
+    probabilities = lite.load_lite("lite2")(images / 127.5 - 1).softmax(1)
     embeddings = fast_conse._imagenet
     for got, weights in zip(fast_conse.encode_images(images), probabilities, strict=True):
         total = torch.zeros(384)
@@ -59,7 +59,7 @@ def test_cells_are_the_weighted_mean_of_each_cell_and_images_those_of_encode_ima
     views = fast_conse.encode_views(images)
     assert torch.equal(views.images, fast_conse.encode_images(images))
     assert views.cells.shape == (18, 3, 4, 384) and views.cells.dtype == torch.float32
-    network, embeddings = lite.load_lite("lite0"), fast_conse._imagenet
+    network, embeddings = lite.load_lite("lite2"), fast_conse._imagenet
     centred = F.normalize(embeddings - embeddings.mean(0), dim=1)
     for n in (0, 16):
         with torch.no_grad():

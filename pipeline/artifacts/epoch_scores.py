@@ -21,6 +21,8 @@ class EpochScores(Artifact):
     """Epoch of each row of `scores`; 0 is the warm-up classifier."""
     scores: np.ndarray = array("float32", "E", "N", "C", low=0, high=1)
     """sigmoid(z); N is the number of test images. From epoch 1 on calibrated like `classifier.pt`."""
+    learned: np.ndarray = array("float32", "N", "C", optional=True, low=0, high=1)
+    """sigmoid(z) of the learned head alone after the chosen epoch, not calibrated; absent for a classifier of one head."""
     chosen_epoch: int
     """Epoch (from 1) whose weights are in `classifier.pt`."""
 

@@ -159,10 +159,10 @@ def load_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu") 
     Raises:
         PipelineError: the weights do not fit the architecture.
     """
-    model = build_classifier(**checkpoint.architecture, pretrained=False)
     try:
+        model = build_classifier(**checkpoint.architecture, pretrained=False)
         model.load_state_dict(checkpoint.weights)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         name = f"{checkpoint.provenance.schema}.pt"
         reason = " ".join(str(error).split())[:200]
         raise PipelineError(

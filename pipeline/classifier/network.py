@@ -6,19 +6,31 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.classifier.backbones import Backbone, build_backbone
+from pipeline.classifier.teacher_head import TeacherHead, TeacherHeadShape
 from pipeline.method.boost import boost_positive
 
 
 class CamNet(nn.Module):
     """Multi-label classifier with class activation maps (CCD, section 3; BoostLU from BridgeGap, CVPR 2023)."""
 
-    def __init__(self, backbone: Backbone, class_count: int, boost: float, resize_filter: str = "bicubic") -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        class_count: int,
+        boost: float,
+        resize_filter: str = "bicubic",
+        teacher: TeacherHeadShape | None = None,
+    ) -> None:
         super().__init__()
         self.resize_filter = resize_filter
         """Filter that resizes photos for it; see `photos.resize`."""
         self.stages = backbone.stages
         self.head = nn.Conv2d(backbone.channels, class_count, kernel_size=1)
         self.boost = boost
+        self.teacher = None if teacher is None else TeacherHead(teacher)
+        """The teacher on the same maps; None while training, and where it is another network."""
+        self.register_buffer("learned_weight", torch.ones(()))
+        """Weight of the learned head in the logits, against the teacher's."""
         # set by `fit_calibration`; the identity in training
         self.register_buffer("scale", torch.ones(class_count))
         self.register_buffer("offset", torch.zeros(class_count))
@@ -50,17 +62,17 @@ class CamNet(nn.Module):
         nn.init.zeros_(self.head.weight)
         self.head.bias.data.copy_(torch.logit(prior, eps=0.02))
 
-    def pool(self, cams: Tensor) -> Tensor:
-        """Logits Tensor[B, C] of maps Tensor[B, C, h, w]: the mean after the boost, calibrated."""
-        return self.scale * boost_positive(cams, self.boost).mean(dim=(2, 3)) + self.offset
-
     def logits(self, features: Tensor) -> Tensor:
-        """Logits Tensor[B, C] of features Tensor[B, D, h, w]."""
-        return self.pool(self.head(features))
+        """Logits Tensor[B, C] of features Tensor[B, D, h, w]: of the learned head and the teacher, calibrated."""
+        # float32 even under autocast, for the precision of means over the maps and of losses
+        logits = boost_positive(self.head(features).float(), self.boost).mean(dim=(2, 3))
+        if self.teacher is not None:
+            logits = self.learned_weight * logits + (1 - self.learned_weight) * self.teacher(features.float())
+        return self.scale * logits + self.offset
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits Tensor[B, C] of float Tensor[B, 3, H, W] in [0, 1]."""
-        return self.pool(self.cams(images))
+        return self.logits(self.features(images))
 
     def freeze(self, backbone: bool, norms: bool) -> None:
         """Take the backbone out of training or, with `norms`, keep its batch norms' statistics, until the next `train()`."""
@@ -92,6 +104,7 @@ def build_classifier(
     resize_filter: str = "bicubic",
     weights: str = "",
     pretrained: bool = True,
+    teacher: dict[str, Any] | None = None,
 ) -> CamNet:
     """A classifier with a fresh head.
 
@@ -103,11 +116,13 @@ def build_classifier(
         weights: file of backbone weights, or, of a ResNet, one of `TORCHVISION_WEIGHTS`; empty for the backbone's own
             ImageNet weights (the newest of torchvision for a ResNet).
         pretrained: False leaves the backbone random, for a caller that loads weights.
+        teacher: fields of `TeacherHeadShape`; None for no teacher head.
 
     Raises:
         PipelineError: the backbone is unknown, or the weights are missing or do not fit.
     """
-    return CamNet(build_backbone(backbone, weights, pretrained), class_count, boost, resize_filter)
+    shape = None if teacher is None else TeacherHeadShape.of(teacher)
+    return CamNet(build_backbone(backbone, weights, pretrained), class_count, boost, resize_filter, shape)
 
 
 def parameter_groups(model: CamNet, backbone_lr: float, head_lr: float, head_l2: float) -> list[dict[str, Any]]:

@@ -48,11 +48,28 @@ def scores(path):
     """Class name to score in [0, 1]."""
     pixels = torch.from_numpy(load_square(path, config["size"][0], config["preprocessing"]["resample"]))
     mean, std = (torch.tensor(config[name])[:, None, None] for name in ("mean", "std"))
-    maps = backbone(((pixels - mean) / std)[None])
-    maps = torch.nn.functional.conv2d(maps, weights["head.weight"], weights["head.bias"])
+    features = backbone(((pixels - mean) / std)[None])
+    maps = torch.nn.functional.conv2d(features, weights["head.weight"], weights["head.bias"])
     logits = torch.where(maps > 0, config["boost"] * maps, maps).mean((2, 3))[0]
+    if config["teacher"]:
+        logits = weights["learned_weight"] * logits + (1 - weights["learned_weight"]) * teacher(features[0])
     probabilities = (weights["scale"] * logits + weights["offset"]).sigmoid()
     return dict(zip(config["class_names"], probabilities.tolist(), strict=True))
+
+
+def teacher(features):
+    """Logits of the zero-shot teacher, of feature maps [E, h, w]: log of its score of the whole map and of its best cells."""
+    own = {name[8:]: value for name, value in weights.items() if name.startswith("teacher.")}
+    cells = features.flatten(1).T
+    vectors = torch.cat([cells.mean(0, keepdim=True), cells])
+    shares = (vectors @ own["imagenet.weight"].T + own["imagenet.bias"]).softmax(-1)
+    embeddings = torch.nn.functional.normalize(shares @ own["words"], dim=-1)
+    logits = (embeddings @ own["text"].T)[:, own["texts_of"]].amax(-1)
+    probabilities = logits.softmax(-1)[:, : len(config["class_names"])]
+    best = probabilities[1:].topk(max(round(config["teacher"]["cell_share"] * len(cells)), 1), dim=0).values.mean(0)
+    weight = config["teacher"]["cell_weight"]
+    scores = (1 - weight) * probabilities[0] / own["bias"] + weight * best / own["cell_bias"]
+    return scores.clamp(min=1e-6).log()
 
 
 if __name__ == "__main__":
@@ -72,9 +89,12 @@ class Rebuilt(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores Tensor[B, C] of float Tensor[B, 3, S, S] in [0, 1]."""
-        maps = self.backbone((images - self.net.mean) / self.net.std)
-        maps = nn.functional.conv2d(maps, self.weights["head.weight"], self.weights["head.bias"])
+        features = self.backbone((images - self.net.mean) / self.net.std)
+        maps = nn.functional.conv2d(features, self.weights["head.weight"], self.weights["head.bias"])
         logits = torch.where(maps > 0, self.net.boost * maps, maps).mean(dim=(2, 3))
+        if self.net.teacher is not None:
+            learned = self.weights["learned_weight"]
+            logits = learned * logits + (1 - learned) * self.net.teacher(features)
         return (self.weights["scale"] * logits + self.weights["offset"]).sigmoid()
 
 
@@ -111,6 +131,9 @@ def named_weights(net: CamNet, architecture: str) -> dict[str, Tensor]:
     weights = {f"backbone.{name}": value for name, value in zip(names, values, strict=True)}
     weights |= {f"head.{name}": value for name, value in net.head.state_dict().items()}
     weights |= {"scale": net.scale, "offset": net.offset}
+    if net.teacher is not None:
+        weights |= {f"teacher.{name}": value for name, value in net.teacher.state_dict().items()}
+        weights["learned_weight"] = net.learned_weight
     return {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
 
 
@@ -125,6 +148,7 @@ def config_of(checkpoint: Checkpoint, net: CamNet, architecture: str) -> dict[st
         "mean": net.mean.flatten().tolist(),
         "std": net.std.flatten().tolist(),
         "boost": float(net.boost),
+        "teacher": checkpoint.architecture.get("teacher"),
         "preprocessing": {
             key: value for key, value in preprocessing(checkpoint).items() if key not in ("mean", "std", "code")
         },

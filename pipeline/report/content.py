@@ -29,6 +29,7 @@ SOURCE_TITLES = {
     "teacher zero-shot": "teacher",
     "teacher, global + local": "teacher with local evidence",
     "warm-up classifier": "warm-up",
+    "learned head": "learned head alone",
     "final classifier": "classifier",
     "initial labels": "initial labels",
     "cross-fitted labels": "cross-fitted labels",
@@ -171,6 +172,7 @@ def stages(run: RunFiles) -> list[dict[str, Any]]:
         "teacher zero-shot",
         "teacher, global + local",
         "warm-up classifier",
+        "learned head",
         "final classifier",
     ]
     rows = sorted(rows, key=lambda row: order.index(row[1]))

@@ -13,7 +13,7 @@ from pipeline.system.errors import PipelineError, hint
 from pipeline.system.files import sha256_of
 from pipeline.system.text import check_text
 
-LOADERS = {"open_clip": 2}
+LOADERS = {"conse": 2, "open_clip": 2}
 """Version of a teacher loader, by kind of spec; raise it when embeddings from the same weights change."""
 
 RENAMED = {

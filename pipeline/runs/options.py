@@ -116,7 +116,7 @@ class EmbedConfig(Config):
 
     teacher: str = option(
         "conse",
-        "Teacher: conse, openai:NAME_OR_FILE, open_clip:MODEL/TAG or open_clip:MODEL/TAG@FILE (paper: openai:RN50x64).",
+        "Teacher: conse, conse:lite0, openai:NAME_OR_FILE, open_clip:MODEL/TAG or open_clip:MODEL/TAG@FILE (paper: openai:RN50x64).",
         content=teacher_identity,
         path=absolute_teacher,
     )

@@ -26,6 +26,9 @@ from pipeline.teachers.image_scores import teacher_scores
 LOCAL = "teacher, global + local"
 """Name of the teacher's scores with local evidence."""
 
+LEARNED = "learned head"
+"""Name of the scores of a classifier's learned head, without the teacher's."""
+
 DECISION_FIGURES = ("CP", "CR", "CF1", "OP", "OR", "OF1", "sample_F1", "threshold", "calibration_error")
 """Metrics of `multilabel_metrics` that depend on its threshold or on calibrated scores."""
 
@@ -116,13 +119,15 @@ def measure_test(
     """Metrics of teacher, warm-up and final classifier on the test images (rows) with ground truth."""
     names = epochs.class_names
     scores = {"warm-up classifier": epochs.of_epoch(0)[rows], "final classifier": epochs.chosen[rows]}
+    if epochs.learned is not None:
+        scores = {"warm-up classifier": scores.pop("warm-up classifier"), LEARNED: epochs.learned[rows], **scores}
     if knows_teacher(embeddings, rows):
         scores = teacher_test_scores(embeddings, init_labels, rows) | scores
     figures, gain = measure(scores, truth, names, config)
     if LOCAL in figures:  # its scores are above 1 where they are debiased
         figures[LOCAL] = without_decisions(figures[LOCAL])
-    # its scores are not calibrated, so 0.5 has no meaning
-    figures["warm-up classifier"] = without_decisions(figures["warm-up classifier"])
+    for name in {"warm-up classifier", LEARNED} & set(figures):
+        figures[name] = without_decisions(figures[name])  # not calibrated, so 0.5 has no meaning
     measured = {"test": figures} | ({"gain": gain} if gain else {})
     return measured if lacks_epochs(epochs) else measured | {"epochs": oracle_epoch(epochs, rows, truth, config)}
 

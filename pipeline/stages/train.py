@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +13,32 @@ from torch import Tensor
 
 from pipeline.artifacts.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from pipeline.artifacts.corrections import Corrections, align_corrections
+from pipeline.artifacts.embeddings import Embeddings
 from pipeline.artifacts.epoch_scores import EpochScores
 from pipeline.artifacts.hdf5 import read_arrays, write
 from pipeline.artifacts.labels import Labels
 from pipeline.artifacts.manifest import Manifest, write_csv
 from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.schema import check_same_images
+from pipeline.artifacts.state import read_provenance
 from pipeline.classifier.cross_fit import cross_fit
 from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.inference import load_classifier, predict_once, predict_together
 from pipeline.classifier.network import CamNet
+from pipeline.classifier.teacher_head import TeacherHead
 from pipeline.classifier.training import Consistency, TrainingSet, fit, read_epoch, start_training, targets_of
 from pipeline.classifier.view_sources import is_frozen
 from pipeline.method.epoch_choice import authors_epoch
 from pipeline.method.extras.calibration import fit_calibration
+from pipeline.method.extras.two_heads import learned_weight
 from pipeline.method.labels import correct
 from pipeline.method.losses import image_weights, mean_label_entropy
 from pipeline.photos.image_cache import open_cache
-from pipeline.runs.options import TrainConfig, WarmupConfig
+from pipeline.runs.options import InitLabelsConfig, TrainConfig, WarmupConfig
 from pipeline.runs.partial_results import PartialResults
 from pipeline.system import distributed
 from pipeline.system.progress import log
+from pipeline.teachers.shared_network import shares_network, teacher_head
 
 
 def choose_epoch(config: TrainConfig, warmup: Checkpoint, history: pd.DataFrame) -> int:
@@ -110,6 +115,27 @@ def training_set(train: Manifest, labels: Labels, warmup: Checkpoint, config: Tr
     )
 
 
+def teacher_of(folder: Path, warmup: Checkpoint) -> TeacherHead | None:
+    """The teacher as a head on the classifier's maps; None if it is another network."""
+    embeddings: Embeddings = read_arrays(folder / "embeddings.h5")
+    if not shares_network(embeddings, warmup):
+        return None
+    return teacher_head(embeddings, read_provenance(folder / "initial_labels.h5").options(InitLabelsConfig))
+
+
+def with_teacher(learned: Checkpoint, teacher: TeacherHead, weight: float) -> Checkpoint:
+    """A classifier with the teacher as a second head.
+
+    Args:
+        learned: the classifier without it.
+        teacher: on the same maps.
+        weight: of the learned head in the logits, in [0, 1].
+    """
+    tensors = {f"teacher.{name}": value for name, value in teacher.state_dict().items()}
+    weights = learned.weights | tensors | {"learned_weight": torch.tensor(weight)}
+    return replace(learned, weights=weights, architecture=learned.architecture | {"teacher": asdict(teacher.shape)})
+
+
 def logits_of_epochs(
     best: Checkpoint, epochs: Iterable[int], partial: PartialResults, predict: Callable[[CamNet], Tensor], device: str
 ) -> dict[int, Tensor]:
@@ -124,11 +150,17 @@ def logits_of_epochs(
 
 
 def epoch_scores(
-    best: Checkpoint, test: Manifest, warmup_logits: Tensor, logits: dict[int, Tensor], chosen: int, origin: Provenance
+    best: Checkpoint,
+    test: Manifest,
+    warmup_logits: Tensor,
+    logits: dict[int, Tensor],
+    learned: Tensor | None,
+    chosen: int,
+    origin: Provenance,
 ) -> EpochScores:
     """Scores of the test images by epoch, 0 for the warm-up; all with the calibration of the kept epoch.
 
-    A monotone map that all epochs share leaves their mAPs unchanged.
+    A monotone map that all epochs share leaves their mAPs unchanged. `learned` are the logits of the learned head alone.
     """
     scale, offset = best.weights["scale"].cpu(), best.weights["offset"].cpu()
     after = [scale * each + offset for each in logits.values()]
@@ -138,6 +170,7 @@ def epoch_scores(
         class_names=test.class_names,
         epochs=np.array([0, *logits]),
         scores=np.stack([each.sigmoid().numpy() for each in (warmup_logits, *after)]),
+        learned=None if learned is None else learned.sigmoid().numpy(),
         chosen_epoch=chosen,
     )
 
@@ -186,13 +219,22 @@ def run(
     best = replace(warmup, weights=read_epoch(partial, chosen, "weights"), image_size=config.test_size)
     epochs = range(1, config.epochs + 1) if each_epoch else [chosen]
     logits = logits_of_epochs(best, epochs, partial, predict_test, device)
+    learned = logits[chosen]
+    if (teacher := teacher_of(folder, warmup)) is not None:
+        weight = learned_weight(len(train.paths))
+        alone = predict_test(load_classifier(with_teacher(best, teacher, 0.0), device))
+        logits = {epoch: weight * each + (1 - weight) * alone for epoch, each in logits.items()}
+        best = with_teacher(best, teacher, weight)
     if config.calibrate:
         best = calibrated(best, train.paths, labels.labels, device, kept)
     if not distributed.is_main():
         return
     write(folder / "cross_fitted_labels.h5", replace(labels, provenance=origin.of("cross_fitted_labels.h5")))
     write_csv(folder / "train.csv", history.assign(chosen=history["epoch"] == chosen))
-    write(folder / "epoch_scores.h5", epoch_scores(best, test, warmup_logits, logits, chosen, origin))
+    write(
+        folder / "epoch_scores.h5",
+        epoch_scores(best, test, warmup_logits, logits, None if teacher is None else learned, chosen, origin),
+    )
     trained: dict[str, Any] = {"training": state.to_content(), "steps": state.steps}
     write_checkpoint(folder / "classifier.pt", replace(best, provenance=origin, image_ids=train.image_ids, **trained))
     partial.remove()

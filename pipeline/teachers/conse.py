@@ -19,7 +19,7 @@ class Conse:
     """Convex combination of semantic embeddings (Norouzi et al. 2014, equation 2 with all 1000 classes).
 
     The embedding of an image is the mean of the sentence embeddings of the ImageNet classes, weighted by their
-    probabilities from EfficientNet-Lite0. The embedding of a cell is the same for the classifier applied to one cell of the
+    probabilities from an EfficientNet-Lite. The embedding of a cell is the same for the classifier applied to one cell of the
     last feature map instead of their mean (as in class activation maps, Zhou et al. 2016). All sentence embeddings, of
     texts too, are centred by the mean over the ImageNet classes, then normalised.
 
@@ -30,23 +30,27 @@ class Conse:
     Args:
         device: where both networks run, always in float32.
         rules: only `statistics` has an effect.
+        backbone: "lite0" or "lite2"; empty for the default.
     """
 
-    name = "conse"
+    DEFAULT_BACKBONE = "lite2"
+    """That of the classifier: the teacher can then be a head of it."""
     logit_scale = 10.0
     logit_bias = None
     resize_filter = "bicubic"
     input_size = 320
 
-    def __init__(self, device: str | torch.device = "cpu", rules: ViewRules | None = None) -> None:
+    def __init__(self, device: str | torch.device = "cpu", rules: ViewRules | None = None, backbone: str = "") -> None:
         self.device = torch.device(device)
+        self.backbone = backbone or self.DEFAULT_BACKBONE
+        self.name = f"conse:{backbone}" if backbone else "conse"
         self._rules = rules or ViewRules()
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of both weight files, the ImageNet descriptions and the scale."""
         digest = hashlib.sha256()
-        for path in (lite.weights_path("lite0"), get_model_path() / "model.safetensors"):
+        for path in (lite.weights_path(self.backbone), get_model_path() / "model.safetensors"):
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         digest.update("\n".join([*imagenet_prompts(), str(self.logit_scale)]).encode())
@@ -70,7 +74,9 @@ class Conse:
     @torch.inference_mode()
     def _maps(self, images: Tensor) -> Tensor:
         """The last feature maps, Tensor[B, E, h, w]."""
-        return self._backbone(normalise_pixels(images, *self._rules.statistics_of(lite.MEAN, lite.STD), self.device))
+        return self._run_backbone(
+            normalise_pixels(images, *self._rules.statistics_of(lite.MEAN, lite.STD), self.device)
+        )
 
     @torch.inference_mode()
     def _embed_maps(self, maps: Tensor) -> Tensor:
@@ -87,12 +93,16 @@ class Conse:
         """Embed C texts as float32 Tensor[C, D] with unit rows."""
         return F.normalize(self._embed(texts) - self._centre, dim=1)
 
-    @cached_property
-    def _network(self) -> nn.Module:
-        return lite.load_lite("lite0").to(self.device)
+    def imagenet_head(self) -> tuple[nn.Linear, Tensor]:
+        """The ImageNet classifier, and the centred embeddings of its classes, Tensor[1000, D] with unit rows."""
+        return self._network.classifier, self._classes
 
     @cached_property
-    def _backbone(self) -> Run:
+    def _network(self) -> nn.Module:
+        return lite.load_lite(self.backbone).to(self.device)
+
+    @cached_property
+    def _run_backbone(self) -> Run:
         return run_of(lite.FeatureMaps(self._network), self.device)
 
     @cached_property

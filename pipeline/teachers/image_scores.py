@@ -12,22 +12,38 @@ def global_scores(embeddings: Embeddings, rows: np.ndarray, config: InitLabelsCo
     return debias(embeddings.probabilities[rows], embeddings.bias if config.debias else None, config.label_floor)
 
 
-def teacher_scores(embeddings: Embeddings, rows: np.ndarray, config: InitLabelsConfig) -> np.ndarray:
-    """Scores that rank images, float32 [n, C], not clamped, of the images of a mask bool [N].
+def ranking_biases(embeddings: Embeddings, config: InitLabelsConfig) -> tuple[np.ndarray, np.ndarray | None]:
+    """Bias float32 [C] of the probabilities that rank images, and of the local evidence, None without any.
 
-    They combine the softened probabilities of whole images and local evidence, each divided by its own bias over the
-    confident train images.
+    Both are means over the confident train images; 1 with `debias` off.
     """
     made_with = embeddings.provenance.options(EmbedConfig)
     confident = confident_images(embeddings.entropy, embeddings.outcomes, made_with.entropy_limit)
     confident &= embeddings.class_is_top1 & embeddings.is_train
 
-    def debiased(values: np.ndarray) -> np.ndarray:
-        bias = class_bias(values, confident, made_with.bias_shrinkage)[0] if config.debias else None
-        return debias(values[rows], bias, config.label_floor)
+    def bias_of(values: np.ndarray) -> np.ndarray:
+        if not config.debias:
+            return np.ones(len(embeddings.class_names), np.float32)
+        return class_bias(values, confident, made_with.bias_shrinkage)[0]
 
+    cells = None if embeddings.cell_scores is None else bias_of(embeddings.cell_scores)
+    return bias_of(ranking_probabilities(embeddings)), cells
+
+
+def ranking_probabilities(embeddings: Embeddings) -> np.ndarray:
+    """Probabilities of whole images that rank them, float32 [N, C]."""
     soft = embeddings.ranking_probabilities
-    scores = debiased(embeddings.probabilities if soft is None else soft)
-    if embeddings.cell_scores is None or not config.cell_weight:
+    return embeddings.probabilities if soft is None else soft
+
+
+def teacher_scores(embeddings: Embeddings, rows: np.ndarray, config: InitLabelsConfig) -> np.ndarray:
+    """Scores that rank images, float32 [n, C], not clamped, of the images of a mask bool [N].
+
+    They combine the softened probabilities of whole images and local evidence, each divided by its own bias.
+    """
+    bias, cell_bias = ranking_biases(embeddings, config)
+    scores = debias(ranking_probabilities(embeddings)[rows], bias, config.label_floor)
+    if cell_bias is None or not config.cell_weight:
         return scores
-    return fuse_scores(scores, debiased(embeddings.cell_scores), np.True_, 1 - config.cell_weight)
+    cells = debias(embeddings.cell_scores[rows], cell_bias, config.label_floor)
+    return fuse_scores(scores, cells, np.True_, 1 - config.cell_weight)

@@ -5,6 +5,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from pipeline.classifier.lite import WHEELS
 from pipeline.system.errors import PipelineError
 from pipeline.teachers.encoding import EncodedViews, ViewRules
 
@@ -55,7 +56,7 @@ def load_teacher(
     """Load the teacher that a spec names.
 
     Args:
-        spec: "conse", "openai:NAME", "openai:PATH", "open_clip:MODEL/TAG", "open_clip:MODEL/FILE",
+        spec: "conse", "conse:lite0", "conse:lite2", "openai:NAME", "openai:PATH", "open_clip:MODEL/TAG", "open_clip:MODEL/FILE",
             "open_clip:MODEL/TAG@FILE" or "open_clip:local-dir:PATH".
         device: where it runs.
         precision: "float32", "bfloat16" or "float16"; on a CPU, and for `conse`, always float32.
@@ -66,10 +67,11 @@ def load_teacher(
     """
     # Each of these imports a package that takes seconds or is optional.
     kind, _, model = spec.partition(":")
-    if spec == "conse":
+    if kind == "conse":
         from pipeline.teachers.conse import Conse
 
-        return Conse(device, rules)
+        if model in ("", *WHEELS):
+            return Conse(device, rules, model)
     if kind == "openai" and model:
         from pipeline.teachers.openai_clip import load_openai
 
@@ -79,6 +81,6 @@ def load_teacher(
 
         return load_open_clip(model, device, precision, rules)
     raise PipelineError(
-        f"There is no teacher {spec!r}. Use conse, openai:NAME, openai:PATH, open_clip:MODEL/TAG, "
+        f"There is no teacher {spec!r}. Use conse, conse:lite0, openai:NAME, openai:PATH, open_clip:MODEL/TAG, "
         "open_clip:MODEL/TAG@FILE or open_clip:local-dir:PATH."
     )

@@ -1,0 +1,94 @@
+"""The zero-shot teacher `conse` as a second head of a classifier: an ordinary network on the same feature maps."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LARGEST = 100_000
+"""Largest size of a tensor of a head, far above that of any."""
+SMALLEST = 1e-6
+"""Smallest score whose logarithm is taken."""
+
+
+@dataclass(frozen=True)
+class TeacherHeadShape:
+    """Everything about a teacher head but its tensors."""
+
+    channels: int
+    """E of the feature maps."""
+    imagenet: int
+    """Classes of the teacher's ImageNet classifier."""
+    size: int
+    """D of the embeddings."""
+    texts: int
+    """S, texts of classes and background classes."""
+    outcomes: int
+    """C plus the number of background classes."""
+    most_texts: int
+    """Most texts of a class."""
+    classes: int
+    """C."""
+    cell_share: float
+    """See `EmbedConfig.cell_share`."""
+    cell_weight: float
+    """See `InitLabelsConfig.cell_weight`; 0 for whole images alone."""
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        """The shape in a description.
+
+        Raises:
+            ValueError: it is not as specified.
+        """
+        if set(content) != {item.name for item in fields(cls)}:
+            raise ValueError("its teacher head is not as specified")
+        shape = cls(**content)
+        sizes = [value for name, value in content.items() if not name.startswith("cell_")]
+        if not all(isinstance(size, int) and 1 <= size <= LARGEST for size in sizes):
+            raise ValueError(f"its teacher head has sizes of {min(sizes)} to {max(sizes)}")
+        if not (0 <= shape.cell_share <= 1 and 0 <= shape.cell_weight <= 1 and shape.classes <= shape.outcomes):
+            raise ValueError("its teacher head is not as specified")
+        return shape
+
+
+class TeacherHead(nn.Module):
+    """Logits of the teacher: the logarithm of its score, from the whole map and its best cells, each divided by its bias.
+
+    It gives what `embed` and `init-labels` give, but for the half precision of kept maps and cells.
+
+    Args:
+        shape: sizes and options.
+    """
+
+    def __init__(self, shape: TeacherHeadShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.imagenet = nn.Linear(shape.channels, shape.imagenet)
+        for name, size in (
+            ("words", (shape.imagenet, shape.size)),  # unit embeddings of the ImageNet classes
+            ("text", (shape.texts, shape.size)),  # unit embeddings times the logit scale
+            ("bias", (shape.classes,)),
+            ("cell_bias", (shape.classes,)),
+        ):
+            self.register_buffer(name, torch.ones(*size))
+        self.register_buffer("texts_of", torch.zeros(shape.outcomes, shape.most_texts, dtype=torch.int64))
+
+    def probabilities(self, vectors: Tensor) -> Tensor:
+        """Class probabilities Tensor[..., C] of vectors Tensor[..., E] of the map or of its mean."""
+        embeddings = F.normalize(self.imagenet(vectors).softmax(-1) @ self.words, dim=-1)
+        logits = (embeddings @ self.text.T)[..., self.texts_of].amax(-1)  # [..., C + O]
+        return logits.softmax(-1)[..., : self.shape.classes]
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Logits Tensor[B, C] of feature maps Tensor[B, E, h, w]."""
+        scores = self.probabilities(maps.mean(dim=(2, 3))) / self.bias
+        if self.shape.cell_weight:
+            cells = self.probabilities(maps.flatten(2).transpose(1, 2))  # [B, J, C]
+            best = max(round(self.shape.cell_share * cells.shape[1]), 1)
+            local = cells.topk(best, dim=1).values.mean(1) / self.cell_bias
+            scores = (1 - self.shape.cell_weight) * scores + self.shape.cell_weight * local
+        return scores.clamp(min=SMALLEST).log()

@@ -1,0 +1,125 @@
+"""A classifier with the teacher as a second head, from training to every export."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from worlds.commands import ccd
+
+from pipeline import Classifier
+from pipeline.artifacts.checkpoints import read_checkpoint
+from pipeline.classifier.inference import load_classifier, to_float
+from pipeline.classifier.teacher_head import TeacherHead, TeacherHeadShape
+from pipeline.evaluation.read import read
+from pipeline.method.extras.two_heads import learned_weight
+from pipeline.photos.resize import load_view
+from pipeline.runs.options import InitLabelsConfig
+from pipeline.teachers.image_scores import teacher_scores
+
+SIZE = 64
+SMALL = ("prepare.train_scenes=12", "prepare.test_scenes=6", "train.epochs=1", "train.cross_fit_rounds=0")
+SMALL += tuple(f"{stage}.image_size={SIZE}" for stage in ("embed", "warmup", "boxes", "train"))
+SMALL += ("warmup.predict_size=0", "train.predict_size=0")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """A finished run of `conse` on a few scenes."""
+    run = tmp_path_factory.mktemp("two_heads") / "run"
+    settings = [part for setting in SMALL for part in ("--set", setting)]
+    ccd("all", "--preset", "demo", "--run", run, "--device", "cpu", *settings)
+    return run
+
+
+def squares(paths):
+    return to_float(torch.stack([load_view(path, (SIZE, SIZE)) for path in paths]))
+
+
+def test_the_teacher_head_scores_photos_as_the_label_stages_do(demo):
+    embeddings, manifest = read(demo / "embeddings.h5"), read(demo / "manifest.csv")
+    net = load_classifier(read_checkpoint(demo / "classifier.pt"))
+    with torch.no_grad():
+        logits = net.teacher(net.features(squares(manifest.paths))).numpy()
+    expected = np.log(teacher_scores(embeddings, np.ones(len(manifest.paths), bool), InitLabelsConfig()))
+    np.testing.assert_allclose(logits, expected, atol=0.02)  # kept cells have half precision
+
+
+def test_the_logits_are_the_weighted_mean_of_both_heads(demo):
+    net = load_classifier(read_checkpoint(demo / "classifier.pt"))
+    weight = learned_weight(12)
+    assert float(net.learned_weight) == pytest.approx(weight) and 0 < weight < 1
+    images = squares(read(demo / "manifest.csv").split("test").paths)
+    with torch.no_grad():
+        features = net.features(images)
+        cams = net.head(features)
+        learned = torch.where(cams > 0, net.boost * cams, cams).mean((2, 3))
+        mixed = weight * learned + (1 - weight) * net.teacher(features)
+        torch.testing.assert_close(net(images), net.scale * mixed + net.offset, atol=1e-5, rtol=1e-5)
+    scores = read(demo / "epoch_scores.h5")
+    np.testing.assert_allclose(scores.learned, learned.sigmoid().numpy(), atol=2e-3)
+    np.testing.assert_allclose(scores.chosen, net(images).detach().sigmoid().numpy(), atol=2e-3)
+
+
+def test_predictions_are_the_scores_of_the_run(demo):
+    test = read(demo / "manifest.csv").split("test")
+    scores = Classifier.load(demo).scores(test.paths)
+    np.testing.assert_allclose(scores, read(demo / "epoch_scores.h5").chosen, atol=2e-3)
+
+
+@pytest.mark.parametrize("arguments", [("--format", "torch-export"), ("--format", "onnx")])
+def test_exports_have_both_heads(demo, tmp_path, arguments):
+    # an export compares its scores with the classifier's
+    out = tmp_path / "model"
+    assert "within" in ccd("export", "--run", demo, *arguments, "--out", out)
+
+
+def test_the_hub_folder_has_both_heads(demo):
+    ccd("export", "--run", demo, "--format", "hub")
+    test = read(demo / "manifest.csv").split("test")
+    assert len(test.paths) == 6
+
+
+def test_another_network_or_pooling_leaves_the_learned_head_alone(demo, tmp_path):
+    run = shutil.copytree(demo, tmp_path / "run")
+    ccd("all", "--run", run, "--device", "cpu", "--set", "embed.cell_pooling=softmax")
+    assert load_classifier(read_checkpoint(run / "classifier.pt")).teacher is None
+    assert read(run / "epoch_scores.h5").learned is None
+
+
+def shape(**changes):
+    sizes = {"channels": 5, "imagenet": 7, "size": 3, "texts": 5, "outcomes": 4, "most_texts": 2, "classes": 3}
+    return sizes | {"cell_share": 0.25, "cell_weight": 0.4} | changes
+
+
+def test_a_teacher_head_against_loops():
+    torch.manual_seed(0)
+    head = TeacherHead(TeacherHeadShape.of(shape())).eval()
+    for name in ("words", "text", "bias", "cell_bias"):
+        buffer = getattr(head, name)
+        buffer.copy_(torch.rand_like(buffer) + 0.1)
+    head.texts_of.copy_(torch.tensor([[0, 1], [2, 2], [3, 3], [4, 4]]))
+    maps = torch.randn(2, 5, 2, 4)
+    with torch.no_grad():
+        got = head(maps)
+        for n in range(2):
+            cells = [maps[n, :, y, x] for y in range(2) for x in range(4)]
+            probabilities = []
+            for vector in [sum(cells) / 8, *cells]:
+                shares = (head.imagenet.weight @ vector + head.imagenet.bias).softmax(0)
+                embedding = sum(share * word for share, word in zip(shares, head.words, strict=True))
+                cosines = [float(embedding @ text / embedding.norm()) for text in head.text]
+                outcomes = [max(cosines[0], cosines[1]), *cosines[2:]]
+                total = sum(np.exp(z) for z in outcomes)
+                probabilities.append([np.exp(z) / total for z in outcomes[:3]])
+            for c in range(3):
+                best = sorted(p[c] for p in probabilities[1:])[-2:]
+                score = 0.6 * probabilities[0][c] / float(head.bias[c])
+                score += 0.4 * sum(best) / 2 / float(head.cell_bias[c])
+                assert float(got[n, c]) == pytest.approx(np.log(score), abs=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{"texts": 0}, {"size": 10**9}, {"imagenet": 2.5}, {"cell_share": 2}, {"more": 1}])
+def test_impossible_shapes_are_refused(changes):
+    with pytest.raises(ValueError, match="teacher head"):
+        TeacherHeadShape.of(shape(**changes))
