@@ -40,7 +40,8 @@ def test_the_teacher_head_scores_photos_as_the_label_stages_do(demo):
     embeddings, manifest = read(demo / "embeddings.h5"), read(demo / "manifest.csv")
     net = load_classifier(read_checkpoint(demo / "classifier.pt"))
     with torch.no_grad():
-        logits = net.teacher(net.features(squares(manifest.paths))).numpy()
+        logits = net.teacher(net.features(squares(manifest.paths)))
+        logits = ((logits - net.teacher.offset) / net.teacher.scale).numpy()
     expected = np.log(teacher_scores(embeddings, np.ones(len(manifest.paths), bool), InitLabelsConfig()))
     np.testing.assert_allclose(logits, expected, atol=0.02)  # kept cells have half precision
 
@@ -85,6 +86,23 @@ def test_another_network_or_pooling_leaves_the_learned_head_alone(demo, tmp_path
     ccd("all", "--run", run, "--device", "cpu", "--set", "embed.cell_pooling=softmax")
     assert load_classifier(read_checkpoint(run / "classifier.pt")).teacher is None
     assert read(run / "epoch_scores.h5").learned is None
+
+
+def test_the_teachers_logits_get_the_mean_and_deviation_of_the_learned_head(demo):
+    net = load_classifier(read_checkpoint(demo / "classifier.pt"))
+    images = squares(read(demo / "manifest.csv").split("train").paths)
+    with torch.no_grad():
+        features = net.features(images)
+        cams = net.head(features)
+        learned, teacher = torch.where(cams > 0, net.boost * cams, cams).mean((2, 3)), net.teacher(features)
+    torch.testing.assert_close(teacher.mean(0), learned.mean(0), atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(teacher.std(0), learned.std(0), atol=2e-3, rtol=1e-2)
+
+
+def test_one_image_scales_no_logits():
+    head = TeacherHead(TeacherHeadShape.of(shape()))
+    head.fit_scale(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[5.0, 6.0, 7.0]]))
+    assert head.scale.tolist() == [1, 1, 1] and head.offset.tolist() == [4, 4, 4]
 
 
 def shape(**changes):

@@ -6,7 +6,7 @@ from pathlib import Path
 from pickle import UnpicklingError  # raised by a weights-only load of any other content; nothing is unpickled here
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.classifier.lite import MEAN as LITE_MEAN
 from pipeline.classifier.lite import STD as LITE_STD
@@ -38,6 +38,26 @@ class Backbone:
     std: tuple[float, float, float]
 
 
+class Tower(nn.Module):
+    """A backbone with the normalisation of its input.
+
+    Args:
+        backbone: its modules are shared.
+        resize_filter: filter that resizes photos for it; see `photos.resize`.
+    """
+
+    def __init__(self, backbone: Backbone, resize_filter: str = "bicubic") -> None:
+        super().__init__()
+        self.resize_filter = resize_filter
+        self.stages = backbone.stages
+        self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1), persistent=False)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Maps Tensor[B, D, h, w] of float Tensor[B, 3, H, W] in [0, 1]."""
+        return self.stages((images - self.mean) / self.std)
+
+
 def build_backbone(name: str, weights: str = "", pretrained: bool = True) -> Backbone:
     """A backbone by its name in `BACKBONES`; see `network.build_classifier`."""
     if weights in TORCHVISION_WEIGHTS and name not in RESNETS:
@@ -45,8 +65,7 @@ def build_backbone(name: str, weights: str = "", pretrained: bool = True) -> Bac
     if name in WHEELS:
         model = load_lite(name) if pretrained and not weights else build_lite(name)
         load_weights(model, weights)
-        stages = [nn.Sequential(model.conv_stem, model.bn1), *model.blocks, nn.Sequential(model.conv_head, model.bn2)]
-        return Backbone(nn.Sequential(*stages), model.num_features, LITE_MEAN, LITE_STD)
+        return backbone_of_lite(model)
     if name in RESNETS:
         from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
@@ -63,6 +82,12 @@ def build_backbone(name: str, weights: str = "", pretrained: bool = True) -> Bac
     if name.startswith("timm:"):
         return timm_backbone(name.removeprefix("timm:"), weights, pretrained)
     raise PipelineError(f"backbone is {name!r}, expected one of {', '.join(BACKBONES)}.")
+
+
+def backbone_of_lite(model: nn.Module) -> Backbone:
+    """The backbone of a network of `load_lite`, with its modules."""
+    stages = [nn.Sequential(model.conv_stem, model.bn1), *model.blocks, nn.Sequential(model.conv_head, model.bn2)]
+    return Backbone(nn.Sequential(*stages), model.num_features, LITE_MEAN, LITE_STD)
 
 
 def fetch_weights(name: str, weights: str) -> nn.Module:

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.classifier.network import CamNet
+from pipeline.classifier.backbones import Tower
 from pipeline.photos.image_cache import photo_key
+from pipeline.photos.views import ViewSpec
 from pipeline.system.devices import free_memory
 from pipeline.system.errors import PipelineError, reason_of
 from pipeline.system.files import write_text
@@ -99,7 +100,11 @@ class FeatureStore:
             digest.update(f"{photo_key(path, self.digests)}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
-    def open(self, model: CamNet, key: str, shape: Sequence[int]) -> Maps | None:
+    def views_key(self, paths: Sequence[str], spec: ViewSpec, dtype: torch.dtype | None = None) -> str:
+        """Key of the maps of plain views, computed in a dtype; None for float32."""
+        return f"{self.images_key(paths)} {spec.size} {spec.resize_filter} {dtype}"
+
+    def open(self, model: Tower, key: str, shape: Sequence[int]) -> Maps | None:
         """The maps of a key, complete or not; None if they fit neither in memory nor on disk.
 
         Args:
@@ -206,7 +211,7 @@ def reserve(file: Path, size: int) -> None:
             raise
 
 
-def backbone_digest(model: CamNet) -> str:
+def backbone_digest(model: Tower) -> str:
     """SHA-256 of everything that determines a backbone's maps: weights, statistics, input normalisation and device."""
     digest = hashlib.sha256(str(model.mean.device).encode())
     for tensor in (*model.stages.state_dict().values(), model.mean, model.std):
@@ -214,7 +219,7 @@ def backbone_digest(model: CamNet) -> str:
     return digest.hexdigest()
 
 
-def map_shape(model: CamNet, size: int) -> tuple[int, ...]:
+def map_shape(model: Tower, size: int) -> tuple[int, ...]:
     """(D, h, w) of the maps of an image of `size` pixels."""
     device = next(model.parameters()).device
     with torch.inference_mode():

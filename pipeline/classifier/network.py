@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.classifier.backbones import Backbone, build_backbone
+from pipeline.classifier.backbones import Backbone, Tower, build_backbone
 from pipeline.classifier.teacher_head import TeacherHead, TeacherHeadShape
 from pipeline.method.boost import boost_positive
 
 
-class CamNet(nn.Module):
+class CamNet(Tower):
     """Multi-label classifier with class activation maps (CCD, section 3; BoostLU from BridgeGap, CVPR 2023)."""
 
     def __init__(
@@ -21,10 +21,7 @@ class CamNet(nn.Module):
         resize_filter: str = "bicubic",
         teacher: TeacherHeadShape | None = None,
     ) -> None:
-        super().__init__()
-        self.resize_filter = resize_filter
-        """Filter that resizes photos for it; see `photos.resize`."""
-        self.stages = backbone.stages
+        super().__init__(backbone, resize_filter)
         self.head = nn.Conv2d(backbone.channels, class_count, kernel_size=1)
         self.boost = boost
         self.teacher = None if teacher is None else TeacherHead(teacher)
@@ -34,8 +31,6 @@ class CamNet(nn.Module):
         # set by `fit_calibration`; the identity in training
         self.register_buffer("scale", torch.ones(class_count))
         self.register_buffer("offset", torch.zeros(class_count))
-        self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1), persistent=False)
 
     def cams(self, images: Tensor) -> Tensor:
         """Class activation maps.
@@ -48,10 +43,6 @@ class CamNet(nn.Module):
         """
         # float32 even under autocast, for the precision of means over the maps and of losses
         return self.head(self.features(images)).float()
-
-    def features(self, images: Tensor) -> Tensor:
-        """Backbone maps Tensor[B, D, h, w] of float Tensor[B, 3, H, W] in [0, 1]."""
-        return self.stages((images - self.mean) / self.std)
 
     def init_head(self, prior: Tensor) -> None:
         """Set the head to score each class by its prior.

@@ -58,7 +58,8 @@ class TeacherHeadShape:
 class TeacherHead(nn.Module):
     """Logits of the teacher: the logarithm of its score, from the whole map and its best cells, each divided by its bias.
 
-    It gives what `embed` and `init-labels` give, but for the half precision of kept maps and cells.
+    An affine map per class fits them to another head. Before it, they are the logarithms of the scores of `init-labels`, but
+    for the half precision of kept maps and cells.
 
     Args:
         shape: sizes and options.
@@ -73,8 +74,10 @@ class TeacherHead(nn.Module):
             ("text", (shape.texts, shape.size)),  # unit embeddings times the logit scale
             ("bias", (shape.classes,)),
             ("cell_bias", (shape.classes,)),
+            ("scale", (shape.classes,)),
         ):
             self.register_buffer(name, torch.ones(*size))
+        self.register_buffer("offset", torch.zeros(shape.classes))
         self.register_buffer("texts_of", torch.zeros(shape.outcomes, shape.most_texts, dtype=torch.int64))
 
     def probabilities(self, vectors: Tensor) -> Tensor:
@@ -91,4 +94,16 @@ class TeacherHead(nn.Module):
             best = max(round(self.shape.cell_share * cells.shape[1]), 1)
             local = cells.topk(best, dim=1).values.mean(1) / self.cell_bias
             scores = (1 - self.shape.cell_weight) * scores + self.shape.cell_weight * local
-        return scores.clamp(min=SMALLEST).log()
+        return self.scale * scores.clamp(min=SMALLEST).log() + self.offset
+
+    def fit_scale(self, own: Tensor, other: Tensor) -> None:
+        """Give the logits of each class the mean and the deviation of another head's over the same images.
+
+        Args:
+            own: logits Tensor[N, C] of this head.
+            other: logits Tensor[N, C] of the other head.
+        """
+        spread = own.std(dim=0, correction=0)
+        ratio = torch.where(spread > 0, other.std(dim=0, correction=0) / spread.clamp(min=SMALLEST), 1.0)
+        self.offset.copy_(ratio * (self.offset - own.mean(dim=0)) + other.mean(dim=0))
+        self.scale.mul_(ratio)

@@ -213,7 +213,9 @@ def view_source(
     device = next(state.model.parameters()).device
     colours = {} if consistency is None else {"jitter": consistency.jitter, "jitter_order": consistency.jitter_order}
     digests = {} if store is None else store.digests
-    spec = ViewSpec(config.image_size, state.model.resize_filter, data.cache, digests=digests, **colours)
+    spec = ViewSpec(
+        config.image_size, state.model.resize_filter, data.cache, flips=config.flips, digests=digests, **colours
+    )
     state.model.train()
     freeze(state.model, config)
     if is_frozen(state.model):

@@ -66,6 +66,7 @@ class PhotoSource:
         self._paths = paths
         self._spec = spec
         self._device = device
+        self._flips = draw_flips if spec.flips else no_flips
 
     def views(self, batches: Sequence[Batch], generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor | None]]:
         """See `ViewSource`; random draws are for whole batches, so they do not depend on the number of processes."""
@@ -75,17 +76,22 @@ class PhotoSource:
             self.waited = waited + loader.waited
             pixels = to_float(to_device(torch.stack(images), self._device))
             count = len(batch.rows)
-            first = flip(pixels, draw_flips(count, generator)[batch.mine])
+            first = flip(pixels, self._flips(count, generator)[batch.mine])
             second = None
             if self._spec.jitter is not None:
-                second = flip(pixels, draw_flips(count, generator)[batch.mine])
+                second = flip(pixels, self._flips(count, generator)[batch.mine])
                 jitter = draw_jitter(count, self._spec.jitter, generator, self._spec.jitter_order)
                 second = color_jitter(second, jitter.of(batch.mine))
             yield first, second
 
 
+def no_flips(count: int, _: torch.Generator) -> Tensor:
+    """As `draw_flips`, without any."""
+    return torch.zeros(count, dtype=torch.bool)
+
+
 class DrawnViews:
-    """The views of N images: plain, mirrored and, with jitter, `JITTERED` more that are flipped at random and jittered.
+    """The views of N images: plain, with flips mirrored, and with jitter `JITTERED` more that are jittered.
 
     Each random draw belongs to an image, so any batch and any process can compute the same view again.
 
@@ -97,11 +103,12 @@ class DrawnViews:
 
     def __init__(self, count: int, spec: ViewSpec, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
+        self.draw_flips = draw_flips if spec.flips else no_flips
         self._drawn = [
-            (draw_flips(count, generator), draw_jitter(count, spec.jitter, generator, spec.jitter_order))
+            (self.draw_flips(count, generator), draw_jitter(count, spec.jitter, generator, spec.jitter_order))
             for _ in range(0 if spec.jitter is None else JITTERED)
         ]
-        self.groups = {"plain": 2} | ({} if spec.jitter is None else {"jittered": JITTERED})
+        self.groups = {"plain": 1 + spec.flips} | ({} if spec.jitter is None else {"jittered": JITTERED})
         """Number of views in each group; a group is kept as one array."""
 
     def make(self, group: str, view: int, pixels: Tensor, rows: Tensor) -> Tensor:
@@ -184,7 +191,7 @@ class FrozenSource:
     def _draw(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """The drawn view of each of this process's images of a batch, int64 Tensor[b] by group."""
         count = len(batch.rows)
-        drawn = {"plain": draw_flips(count, generator).long()}
+        drawn = {"plain": self._views.draw_flips(count, generator).long()}
         if "jittered" in self._views.groups:
             drawn["jittered"] = torch.randint(JITTERED, (count,), generator=generator)
         return {group: views[batch.mine] for group, views in drawn.items()}
@@ -236,11 +243,12 @@ def frozen_source(
     views = DrawnViews(len(paths), spec, seed)
     kept: dict[str, Maps] = {}
     if len(paths) >= processes:
-        key = f"{store.images_key(paths)} {spec.size} {dtype} {spec.resize_filter} {rank}/{processes}"
         shape = map_shape(model, spec.size)
         for group, count in views.groups.items():
-            own = key if group == "plain" else f"{key} {spec.jitter} {spec.jitter_order} {seed}"
-            maps = store.open(model, f"{own} {group}", (len(rows), count, *shape))
+            key = store.views_key([paths[row] for row in rows], spec, dtype)
+            if group != "plain" or spec.flips:
+                key = f"{key} {group} {spec.flips} {spec.jitter} {spec.jitter_order} {seed} {rank}/{processes}"
+            maps = store.open(model, key, (len(rows), count, *shape))
             if maps is not None:
                 kept[group] = maps
     # all processes must share batches in the same way, even if the maps fit only in some

@@ -69,7 +69,7 @@ def teacher(features):
     best = probabilities[1:].topk(max(round(config["teacher"]["cell_share"] * len(cells)), 1), dim=0).values.mean(0)
     weight = config["teacher"]["cell_weight"]
     scores = (1 - weight) * probabilities[0] / own["bias"] + weight * best / own["cell_bias"]
-    return scores.clamp(min=1e-6).log()
+    return own["scale"] * scores.clamp(min=1e-6).log() + own["offset"]
 
 
 if __name__ == "__main__":

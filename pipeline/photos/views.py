@@ -23,6 +23,8 @@ class ViewSpec:
     """See `resize`."""
     cache: ImageCache | None = None
     """Keeps resized photos on disk; None to decode them every time."""
+    flips: bool = False
+    """Whether half of the views in training are mirrored."""
     jitter: float | None = None
     """Largest colour change of the second view, in [0, 0.5]; None for no second view."""
     jitter_order: str = "batch"

@@ -38,6 +38,8 @@ class Stage:
     """Names in `pipeline.method.FORMULAS` that determine the content; a test derives them from the source."""
     network: Literal["", "teacher", "classifier"] = ""
     """The network that it runs or trains, for which it needs a device."""
+    maps: bool = False
+    """Whether it fills or reads the feature maps that the stages of one command share."""
     shared: bool = False
     """Whether the processes of torchrun share the work; otherwise the first one does it alone."""
 
@@ -62,6 +64,7 @@ STAGES = (
         beside=("image_embeddings",),
         formulas=("probabilities", "labels", "cells", "crops", "snapping"),
         network="teacher",
+        maps=True,
         shared=True,
     ),
     Stage(
@@ -83,6 +86,7 @@ STAGES = (
         beside=("warmup.csv", "tensorboard", "wandb", "mlflow.db"),
         formulas=("losses", "boost", "ranking"),
         network="classifier",
+        maps=True,
         shared=True,
     ),
     Stage(
@@ -94,6 +98,7 @@ STAGES = (
         makes=("boxes.h5",),
         formulas=("cam", "cells", "crops", "boost"),
         network="classifier",
+        maps=True,
         shared=True,
     ),
     Stage(
@@ -128,6 +133,7 @@ STAGES = (
         beside=("train.csv",),
         formulas=("losses", "boost", "ranking", "labels", "calibration", "epoch_choice", "two_heads"),
         network="classifier",
+        maps=True,
         shared=True,
     ),
     Stage(

@@ -266,10 +266,11 @@ class InitLabelsConfig(Config):
 class TrainingConfig(Config):
     """Options that warm-up and final training share."""
 
-    image_size: int = option(224, "Side of the square input in training, in pixels (paper: 448).", min=32, max=2048)
+    image_size: int = option(320, "Side of the square input in training, in pixels (paper: 448).", min=32, max=2048)
     predict_size: int = option(
-        320, "Side of the square input in prediction, in pixels. 0: as in training.", min=0, max=2048
+        0, "Side of the square input in prediction, in pixels. 0: as in training.", min=0, max=2048
     )
+    flips: bool = option(False, "Mirror half of the views in training (paper: on).")
     batch_size: int = option(16, "Images per step, over all processes of torchrun together.", min=1, max=65536)
     target_exponent: float = option(
         0.0,
@@ -452,7 +453,7 @@ class TrainConfig(TrainingConfig):
 
     epochs: int = option(8, "Passes over the train images.", min=1, max=1000)
     consistency: float = option(
-        1.0, "Weight of the consistency loss (paper: 1). 0: train with one view.", min=0.0, max=100.0
+        0.0, "Weight of the consistency loss (paper: 1). 0: train with one view.", min=0.0, max=100.0
     )
     jitter: float = option(0.5, "Largest colour change of the second view (paper: 0.5).", min=0.0, max=0.5)
     loss_floor: float = option(

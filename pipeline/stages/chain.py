@@ -97,7 +97,7 @@ def do_work(
         arguments: dict[str, Any] = {}
         if stage.network:
             arguments = {"device": pick_device(device), "fresh": force, "manifest": checked_manifest(folder, kept)}
-        if stage.network == "classifier":
+        if stage.maps:
             arguments["store"] = kept.store
             kept.store.know(arguments["manifest"].digest_of)
         module_of(stage).run(folder, config, origin, **arguments)

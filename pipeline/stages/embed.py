@@ -14,6 +14,7 @@ from pipeline.artifacts.embeddings import Embeddings
 from pipeline.artifacts.hdf5 import write
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.provenance import Provenance
+from pipeline.classifier.features import FeatureStore
 from pipeline.method.labels import class_bias, confident_images
 from pipeline.method.probabilities import ClassProbabilities, entropy, softening
 from pipeline.runs.folders import run_folder
@@ -76,7 +77,7 @@ def head_of_classes(teacher: Teacher, manifest: Manifest, config: EmbedConfig, l
 
 
 def run_teacher(
-    folder: Path, manifest: Manifest, config: EmbedConfig, device: str, partial: PartialResults
+    folder: Path, manifest: Manifest, config: EmbedConfig, device: str, partial: PartialResults, maps: FeatureStore
 ) -> TeacherScores:
     """Embed the classes, and the images that the teacher has not encoded yet."""
     if config.reuse_embeddings:
@@ -86,7 +87,7 @@ def run_teacher(
     if config.reuse_embeddings:
         check_reused_teacher(teacher, size, config)
     head = head_of_classes(teacher, manifest, config, config.logit_scale)
-    running = RunningTeacher(folder, manifest, config, teacher, head, size, device, partial)
+    running = RunningTeacher(folder, manifest, config, teacher, head, size, device, partial, maps)
     local = None if config.local == "none" else running.local_scores(size)
     if local is not None and config.second_size:
         second = running.local_scores(config.second_size)
@@ -271,14 +272,23 @@ def local_fields(local: LocalScores | None) -> dict[str, Any]:
     }
 
 
-def run(folder: Path, config: EmbedConfig, origin: Provenance, *, manifest: Manifest, device: str, fresh: bool) -> None:
+def run(
+    folder: Path,
+    config: EmbedConfig,
+    origin: Provenance,
+    *,
+    manifest: Manifest,
+    device: str,
+    fresh: bool,
+    store: FeatureStore,
+) -> None:
     """Write `embeddings.h5` from the manifest, and the image embeddings to `image_embeddings/`."""
     path = folder / "embeddings.h5"
     partial = PartialResults(path, origin, fresh=fresh)
     if config.precomputed:
         scores = scores_from_file(manifest, config, device)
     else:
-        scores = run_teacher(folder, manifest, config, device, partial)
+        scores = run_teacher(folder, manifest, config, device, partial, store)
     if not distributed.is_main():
         return
     is_train = manifest.images["split"].to_numpy() == "train"

@@ -97,7 +97,7 @@ def views_of(stage: str, own: Settings, images: int) -> float:
         kind = WarmupConfig if stage == "warmup" else TrainConfig
         config = own.config(stage, kind, {})
         views = 2 if stage == "train" and config.consistency else 1
-        return images * (2 * views if config.freeze_backbone else 3 * views * config.epochs)
+        return images * ((1 + config.flips) * views if config.freeze_backbone else 3 * views * config.epochs)
     return 0
 
 

@@ -221,6 +221,11 @@ def run(
     logits = logits_of_epochs(best, epochs, partial, predict_test, device)
     learned = logits[chosen]
     if (teacher := teacher_of(folder, warmup)) is not None:
+        on_train = functools.partial(
+            predict_together, paths=train.paths, size=config.test_size, title="two heads", store=kept
+        )
+        own = on_train(load_classifier(with_teacher(best, teacher, 0.0), device))
+        teacher.fit_scale(own, on_train(load_classifier(best, device)))
         weight = learned_weight(len(train.paths))
         alone = predict_test(load_classifier(with_teacher(best, teacher, 0.0), device))
         logits = {epoch: weight * each + (1 - weight) * alone for epoch, each in logits.items()}

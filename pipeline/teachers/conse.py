@@ -1,6 +1,7 @@
 """`conse`: a zero-shot dual encoder from an ImageNet classifier and a sentence encoder."""
 
 import hashlib
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.classifier import lite
-from pipeline.classifier.engines import Run, run_of
-from pipeline.teachers.encoding import EncodedViews, ViewRules, encode_in_chunks, normalise_pixels
+from pipeline.classifier.backbones import Tower, backbone_of_lite
+from pipeline.classifier.engines import Run
+from pipeline.classifier.inference import feature_run, to_device, to_float
+from pipeline.teachers.encoding import EncodedViews, ViewRules, encode_in_chunks
 from pipeline.teachers.sentences import remembered_embeddings
 
 
@@ -68,15 +71,16 @@ class Conse:
         return self._embed_maps(self._maps(images))
 
     def _encode_views(self, images: Tensor) -> EncodedViews:
-        maps = self._maps(images)
-        return EncodedViews(self._embed_maps(maps), self._embed_cells(maps))
+        return self.encode_maps(self._maps(images))
 
     @torch.inference_mode()
     def _maps(self, images: Tensor) -> Tensor:
-        """The last feature maps, Tensor[B, E, h, w]."""
-        return self._run_backbone(
-            normalise_pixels(images, *self._rules.statistics_of(lite.MEAN, lite.STD), self.device)
-        )
+        """The last feature maps, Tensor[B, E, h, w], rounded to half precision as kept maps are."""
+        return self._run_tower(to_float(to_device(images, self.device))).half().float()
+
+    def encode_maps(self, maps: Tensor) -> EncodedViews:
+        """`encode_views` from the last feature maps of `tower`, float Tensor[B, E, h, w]."""
+        return EncodedViews(self._embed_maps(maps), self._embed_cells(maps))
 
     @torch.inference_mode()
     def _embed_maps(self, maps: Tensor) -> Tensor:
@@ -102,8 +106,15 @@ class Conse:
         return lite.load_lite(self.backbone).to(self.device)
 
     @cached_property
-    def _run_backbone(self) -> Run:
-        return run_of(lite.FeatureMaps(self._network), self.device)
+    def tower(self) -> Tower:
+        """The network up to its last feature maps, as a backbone of the classifier."""
+        backbone = backbone_of_lite(self._network)
+        mean, std = self._rules.statistics_of(backbone.mean, backbone.std)
+        return Tower(replace(backbone, mean=tuple(mean), std=tuple(std))).to(self.device).eval()
+
+    @cached_property
+    def _run_tower(self) -> Run:
+        return feature_run(self.tower)
 
     @cached_property
     def _sentences(self) -> nn.Module:

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.artifacts.manifest import Manifest
+from pipeline.artifacts.manifest import SPLITS, Manifest
+from pipeline.classifier.features import FeatureStore
 from pipeline.method.cells import best_mean, weighted_logits
 from pipeline.method.probabilities import softening
 from pipeline.photos.views import ViewSpec
@@ -73,6 +74,8 @@ class RunningTeacher:
     """Side of the square global view."""
     device: str
     partial: PartialResults
+    maps: FeatureStore | None = None
+    """Keeps feature maps for the classifier."""
 
     def store(self, size: int, content: str = "", dtype: type = np.float32) -> ImageStore:
         """The store of views of this size, with the entries of the run `reuse_embeddings`."""
@@ -91,7 +94,9 @@ class RunningTeacher:
         """Encodes views of this size; with local "cells", also their cells."""
         resize_filter = ViewRules.of(self.config).resize_filter_of(self.teacher)
         views = ViewSpec(size, resize_filter, digests=self.manifest.digest_of)
-        return PhotoEncoder(self.teacher, views, self.device, self.config.batch_size, local, self.config.tiles)
+        groups = [self.manifest.split(split).paths for split in SPLITS]
+        config = self.config
+        return PhotoEncoder(self.teacher, views, self.device, config.batch_size, local, config.tiles, self.maps, groups)
 
     def encode_images(self, manifest: Manifest) -> tuple[ImageStore, int]:
         """The store of global embeddings, after adding those photos of `manifest` that it lacks, and their number."""

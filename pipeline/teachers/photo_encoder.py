@@ -1,6 +1,6 @@
 """Photos to the teacher's global embeddings and the embeddings of their cells or tiles; each photo is encoded once."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from pipeline.artifacts.manifest import Manifest
+from pipeline.classifier.features import FeatureStore
+from pipeline.classifier.inference import feature_batches
 from pipeline.method.crops import grid_boxes
 from pipeline.photos.checked import load_checked
 from pipeline.photos.images import decoded
@@ -41,16 +43,47 @@ class PhotoEncoder:
     """Local embeddings: "cells", "tiles" or "none"."""
     tiles: int = 0
     """With local "tiles": tiles per side."""
+    store: FeatureStore | None = None
+    """Keeps feature maps for the classifier, if the teacher has its network."""
+    groups: Sequence[Sequence[str]] = ()
+    """Paths of the photos whose maps the classifier asks for together."""
 
-    def encode(self, paths: Sequence[str]) -> Iterator[tuple[range, np.ndarray]]:
+    def encode(self, paths: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Embeddings of photos.
 
         Yields:
-            Rows of `paths`, in order, and their entries: a structured array [b] with `image`, float32 [D], and unless `local`
-            is none `cells`, float16 [h, w, D].
+            Rows of `paths`, int64 [b], each once, and their entries: a structured array [b] with `image`, float32 [D], and
+            unless `local` is none `cells`, float16 [h, w, D].
         """
-        if not paths:
+        row_of = {path: row for row, path in enumerate(paths)}
+        for group in self.groups_with_maps(row_of):
+            yield from self.encode_from_maps(group, row_of)
+            row_of = {path: row for path, row in row_of.items() if path not in set(group)}
+        rest = np.array(list(row_of.values()), dtype=np.int64)
+        if not len(rest):
             return
+        for rows, entry in self.encode_photos([paths[row] for row in rest]):
+            yield rest[rows.start : rows.stop], entry
+
+    def groups_with_maps(self, paths: Collection[str]) -> list[Sequence[str]]:
+        """The groups whose photos are all among `paths`, if the classifier may use the teacher's maps."""
+        tower = getattr(self.teacher, "tower", None)
+        usable = self.store is not None and self.local != "tiles" and tower is not None
+        if not usable or tower.resize_filter != self.views.resize_filter or distributed.world_size() > 1:
+            return []
+        return [group for group in self.groups if group and all(path in paths for path in group)]
+
+    def encode_from_maps(
+        self, group: Sequence[str], row_of: Mapping[str, int]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """`encode` of a group from its feature maps, which stay in the store for the classifier."""
+        for rows, maps in feature_batches(self.teacher.tower, group, self.views.size, title="maps", store=self.store):
+            encoded = self.teacher.encode_maps(maps)
+            cells = encoded.cells if self.local == "cells" else None
+            yield np.array([row_of[group[row]] for row in rows]), entries(encoded.images, cells)
+
+    def encode_photos(self, paths: Sequence[str]) -> Iterator[tuple[range, np.ndarray]]:
+        """`encode` from decoded photos, in order."""
         size = (self.views.size, self.views.size)
         encode_views = self.teacher.encode_views if self.local == "cells" else self.teacher.encode_images
         batch_size = self.batch_size or find_batch_size(encode_views, size, self.device)
@@ -134,7 +167,7 @@ def encode_missing(
     def encode(indices: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         order = np.array([row for index in indices for row in rows[index]], dtype=np.int64)
         for batch, entry in encoder.encode([path_of[missing[i]] for i in order]):
-            yield order[batch.start : batch.stop], entry
+            yield order[batch], entry
 
     parts = compute_partial_results("embed", [len(r) for r in rows], [*key, missing], partial, encode, finish)
     if not distributed.is_main():
