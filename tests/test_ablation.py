@@ -155,7 +155,8 @@ def test_a_further_row_shows_no_photo_to_the_backbone(finished, tmp_path, colour
 
 def test_rows_share_their_common_stages(finished, tmp_path, colour_teacher, monkeypatch):
     pytest.importorskip("matplotlib")
-    from pipeline.stages import embed, warmup
+    from pipeline.stages import warmup
+    from pipeline.teachers import local_scores
 
     calls = {"encode_missing": 0, "fit": 0}
 
@@ -168,7 +169,7 @@ def test_rows_share_their_common_stages(finished, tmp_path, colour_teacher, monk
 
         monkeypatch.setattr(module, name, call)
 
-    counted(embed, "encode_missing")
+    counted(local_scores, "encode_missing")
     counted(warmup, "fit")
     run = tmp_path / "run"
     shutil.copytree(finished, run)

@@ -75,7 +75,7 @@ def test_plan_says_what_would_be_built_and_why(run):
     with (run / "run.toml").open("a") as file:
         file.write("[fuse]\nratio = 0.6\n")
     steps = {step.stage: step for step in plan_run(run, read_run(run))}
-    assert steps["score-crops"].why == "" and "ratio 0.5 -> 0.6" in steps["fuse"].why
+    assert steps["score-crops"].why == "" and "ratio 0.8 -> 0.6" in steps["fuse"].why
     assert steps["train"].why == "after fuse"
     taken = json.loads((run / "timings.json").read_text())["train"]["seconds"]
     assert steps["train"].seconds == pytest.approx(taken)

@@ -39,7 +39,7 @@ def test_labels_are_each_class_against_what_is_usual_for_it(run):
     expected, counts = class_bias(found.probabilities, confident)
     assert found.bias_counts.tolist() == counts.tolist() and counts.sum() > 0
     np.testing.assert_allclose(found.bias, expected, atol=1e-6)
-    ccd("init-labels", "--run", run, "--force")
+    ccd("init-labels", "--run", run, "--force", "--cell-weight", 0)
     labels = read(run / "initial_labels.h5")
     np.testing.assert_allclose(labels.scores, found.probabilities[found.is_train] / found.bias, rtol=1e-5)
 

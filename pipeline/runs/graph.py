@@ -94,7 +94,8 @@ STAGES = (
         "Extract boxes from the warm-up classifier's class activation maps.",
         module="boxes",
         options="BoxesConfig",
-        reads=("manifest.csv", "embeddings.h5", "warmup.pt"),
+        reads=("manifest.csv", "warmup.pt"),
+        may_read=("embeddings.h5",),
         makes=("boxes.h5",),
         formulas=("cam", "cells", "crops", "boost"),
         network="classifier",
@@ -127,8 +128,8 @@ STAGES = (
         "Cross-fit the final labels and train the final classifier on them, starting from the warm-up.",
         module="train",
         options="TrainConfig",
-        reads=("manifest.csv", "embeddings.h5", "initial_labels.h5", "warmup.pt", "final_labels.h5"),
-        may_read=("corrections.h5",),
+        reads=("manifest.csv", "warmup.pt", "final_labels.h5"),
+        may_read=("embeddings.h5", "initial_labels.h5", "corrections.h5"),
         makes=("classifier.pt", "epoch_scores.h5", "cross_fitted_labels.h5"),
         beside=("train.csv",),
         formulas=("losses", "boost", "ranking", "labels", "calibration", "epoch_choice", "two_heads"),
@@ -181,7 +182,7 @@ STAGE_NAMES = [stage.name for stage in STAGES]
 MAKERS = {name: stage.name for stage in STAGES for name in stage.makes + stage.may_make} | BY_PEOPLE
 """Artifact to the command that makes it, in stage order."""
 
-OPTIONAL = {name for stage in STAGES for name in stage.may_make + stage.may_read}
+OPTIONAL = {name for stage in STAGES for name in stage.may_make} | set(BY_PEOPLE)
 """Artifacts that a finished run may lack."""
 
 HISTORIES = {f"{stage.name}.csv": stage.makes[0] for stage in STAGES if f"{stage.name}.csv" in stage.beside}

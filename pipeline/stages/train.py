@@ -117,6 +117,8 @@ def training_set(train: Manifest, labels: Labels, warmup: Checkpoint, config: Tr
 
 def teacher_of(folder: Path, warmup: Checkpoint) -> TeacherHead | None:
     """The teacher as a head on the classifier's maps; None if it is another network."""
+    if not (folder / "embeddings.h5").exists():
+        return None
     embeddings: Embeddings = read_arrays(folder / "embeddings.h5")
     if not shares_network(embeddings, warmup):
         return None

@@ -169,7 +169,7 @@ class Evidence:
         encoder = PhotoEncoder(teacher, views, self._device, batch_size, "cells")
         count = len(self.train.paths)
         with creating(path) as file, bar("cells", count) as progress:
-            for rows, entries in encoder.encode(self.train.paths):
+            for rows, entries in encoder.encode_photos(self.train.paths):
                 for name in entries.dtype.names:
                     if name not in file:
                         create_array(file, name, (count, *entries[name].shape[1:]), entries[name].dtype)
