@@ -18,7 +18,11 @@ from pipeline.system.errors import PipelineError
         (TrainConfig, {"epochs": 0}, "epochs is 0, expected at least 1"),
         (TrainConfig, {"epochs": 2.5}, "epochs is 2.5, expected int"),
         (TrainConfig, {"freeze_norms": 1}, "freeze_norms is 1, expected bool"),
-        (BoxesConfig, {"view": "cams"}, "view is 'cams', expected one of cam, cells, grid, random, none, gt, around-gt"),
+        (
+            BoxesConfig,
+            {"view": "cams"},
+            "view is 'cams', expected one of cam, cells, grid, random, none, gt, around-gt",
+        ),
         (BoxesConfig, {"tau_rule": "search"}, "tau_rule is 'search' and select is 'z-score'.*Set select to 'score'"),
     ],
 )

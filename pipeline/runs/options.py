@@ -477,6 +477,9 @@ class TrainConfig(TrainingConfig):
         min=0.0,
         max=1.0,
     )
+    teacher_head: bool = option(
+        True, "Join the teacher to the classifier as a second head, if both have the same network (paper: off)."
+    )
     calibrate: bool = option(
         True, "Calibrate each class's logits on the train labels, so that 0.5 is the threshold (authors' code: off)."
     )

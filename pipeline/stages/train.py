@@ -222,7 +222,8 @@ def run(
     epochs = range(1, config.epochs + 1) if each_epoch else [chosen]
     logits = logits_of_epochs(best, epochs, partial, predict_test, device)
     learned = logits[chosen]
-    if (teacher := teacher_of(folder, warmup)) is not None:
+    teacher = teacher_of(folder, warmup) if config.teacher_head else None
+    if teacher is not None:
         on_train = functools.partial(
             predict_together, paths=train.paths, size=config.test_size, title="two heads", store=kept
         )

@@ -22,7 +22,9 @@ def shares_network(embeddings: Embeddings, warmup: CheckpointHeader) -> bool:
         and embeddings.text is not None
         and not made_with.precomputed
         and made_with.statistics == "teacher"
+        and made_with.local != "tiles"
         and made_with.cell_pooling == "best"
+        and not made_with.second_size
         and options.freeze_backbone
         and options.freeze_norms
         and not options.weights
