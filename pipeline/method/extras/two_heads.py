@@ -1,12 +1,12 @@
 """The weight of a learned head against the teacher that labelled its photos.
 
 The two make different errors, so their mean ranks better than either; but a head that learned from few photos is poor. Chosen on
-train photos: weights of .1, .2, .3 and .4 to .5 are best with 12, 50, 100 and 200 or more of them (tests/benchmarks/README.md).
+train photos: weights of .1, .2, .3 and .4 to .5 are best with 12, 50, 100 and 200 or more of them (pipeline/plans/README.md).
 """
 
 MOST = 0.5
 """Largest weight."""
-HALF = 50
+HALF = 100
 """Photos at which half of it is reached."""
 
 
