@@ -96,7 +96,7 @@ class RunningTeacher:
         views = ViewSpec(size, resize_filter, digests=self.manifest.digest_of)
         groups = [self.manifest.split(split).paths for split in SPLITS]
         config = self.config
-        return PhotoEncoder(self.teacher, views, self.device, config.batch_size, local, config.tiles, self.maps, groups)
+        return PhotoEncoder(self.teacher, views, self.device, config.batch_size, local, config.tiles, groups, self.maps)
 
     def encode_images(self, manifest: Manifest) -> tuple[ImageStore, int]:
         """The store of global embeddings, after adding those photos of `manifest` that it lacks, and their number."""

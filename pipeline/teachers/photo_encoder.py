@@ -1,6 +1,6 @@
 """Photos to the teacher's global embeddings and the embeddings of their cells or tiles; each photo is encoded once."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.artifacts.manifest import Manifest
+from pipeline.artifacts.manifest import SPLITS, Manifest
 from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.inference import feature_batches
 from pipeline.method.crops import grid_boxes
@@ -43,10 +43,10 @@ class PhotoEncoder:
     """Local embeddings: "cells", "tiles" or "none"."""
     tiles: int = 0
     """With local "tiles": tiles per side."""
+    groups: Sequence[Sequence[str]] = ()
+    """Paths of all photos, in the groups whose maps the classifier asks for together."""
     store: FeatureStore | None = None
     """Keeps feature maps for the classifier, if the teacher has its network."""
-    groups: Sequence[Sequence[str]] = ()
-    """Paths of the photos whose maps the classifier asks for together."""
 
     def encode(self, paths: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Embeddings of photos.
@@ -56,22 +56,21 @@ class PhotoEncoder:
             unless `local` is none `cells`, float16 [h, w, D].
         """
         row_of = {path: row for row, path in enumerate(paths)}
-        for group in self.groups_with_maps(row_of):
-            yield from self.encode_from_maps(group, row_of)
-            row_of = {path: row for path, row in row_of.items() if path not in set(group)}
-        rest = np.array(list(row_of.values()), dtype=np.int64)
-        if not len(rest):
-            return
-        for rows, entry in self.encode_photos([paths[row] for row in rest]):
-            yield rest[rows.start : rows.stop], entry
+        for group in self.groups:
+            here = [path for path in group if path in row_of]
+            if here and len(here) == len(group) and self.shares_maps:
+                yield from self.encode_from_maps(group, row_of)
+                continue
+            # the batches of a group are those of `encode_from_maps`, also where a killed command resumes
+            for rows, entry in self.encode_photos(here):
+                yield np.array([row_of[here[row]] for row in rows]), entry
 
-    def groups_with_maps(self, paths: Collection[str]) -> list[Sequence[str]]:
-        """The groups whose photos are all among `paths`, if the classifier may use the teacher's maps."""
+    @property
+    def shares_maps(self) -> bool:
+        """Whether the classifier may use the teacher's maps."""
         tower = getattr(self.teacher, "tower", None)
         usable = self.store is not None and self.local != "tiles" and tower is not None
-        if not usable or tower.resize_filter != self.views.resize_filter or distributed.world_size() > 1:
-            return []
-        return [group for group in self.groups if group and all(path in paths for path in group)]
+        return usable and tower.resize_filter == self.views.resize_filter and distributed.world_size() == 1
 
     def encode_from_maps(
         self, group: Sequence[str], row_of: Mapping[str, int]
@@ -84,6 +83,8 @@ class PhotoEncoder:
 
     def encode_photos(self, paths: Sequence[str]) -> Iterator[tuple[range, np.ndarray]]:
         """`encode` from decoded photos, in order."""
+        if not paths:
+            return
         size = (self.views.size, self.views.size)
         encode_views = self.teacher.encode_views if self.local == "cells" else self.teacher.encode_images
         batch_size = self.batch_size or find_batch_size(encode_views, size, self.device)
@@ -158,11 +159,18 @@ def encode_missing(
     """
     lacking = {name: set(store.missing(manifest.digests)) for name, store in stores.items()}
     # a photo's number is its place in this list, which depends on the stores
-    missing = [each for each in dict.fromkeys(manifest.digests) if any(each in lacks for lacks in lacking.values())]
+    missing: list[str] = []
+    rows: list[range] = []
+    known: set[str] = set()
+    for split in SPLITS:
+        here = [each for each in dict.fromkeys(manifest.split(split).digests) if each not in known]
+        here = [each for each in here if any(each in lacks for lacks in lacking.values())]
+        rows += [range(len(missing) + part.start, len(missing) + part.stop) for part in chunks(len(here), PART)]
+        missing += here
+        known |= set(here)
     if not missing:
         return 0
-    path_of = dict(zip(manifest.digests, manifest.paths, strict=True))
-    rows = chunks(len(missing), PART)
+    path_of = dict(zip(manifest.digests[::-1], manifest.paths[::-1], strict=True))
 
     def encode(indices: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         order = np.array([row for index in indices for row in rows[index]], dtype=np.int64)
