@@ -65,11 +65,12 @@ def test_cells_are_the_weighted_mean_of_each_cell_and_images_those_of_encode_ima
     centred = F.normalize(embeddings - embeddings.mean(0), dim=1)
     for n in (0, 16):
         with torch.no_grad():
-            maps = network.forward_features(images[n : n + 1] / 127.5 - 1)[0]
+            maps = network.forward_features(images[n : n + 1] / 127.5 - 1)[0].half().float()  # as maps are kept
         for y, x in ((0, 0), (1, 3), (2, 1)):
             logits = network.classifier.weight @ maps[:, y, x] + network.classifier.bias
             total = sum(weight * row for weight, row in zip(logits.softmax(0), centred, strict=True))
-            torch.testing.assert_close(views.cells[n, y, x], total / total.norm(), atol=1e-5, rtol=0)
+            # maps that differ in the last digit may be rounded to different half-precision numbers
+            torch.testing.assert_close(views.cells[n, y, x], total / total.norm(), atol=1e-4, rtol=0)
 
 
 def test_batches_larger_than_a_chunk_keep_their_order(fast_conse):

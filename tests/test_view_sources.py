@@ -34,16 +34,20 @@ def logits(source, seed=3):
     return [torch.cat(column) for column in zip(*pairs, strict=True)]
 
 
-def source_of(model, paths, jitter=None, seed=0, **options):
-    return frozen_source(model, model.logits, paths, ViewSpec(SIZE, jitter=jitter), seed, **options)
+def source_of(model, paths, jitter=None, seed=0, flips=True, **options):
+    return frozen_source(model, model.logits, paths, ViewSpec(SIZE, flips=flips, jitter=jitter), seed, **options)
 
 
 def test_a_frozen_backbone_gives_the_logits_of_the_photos(frozen, paths):
     ours = logits(source_of(frozen, paths))[0]
-    (expected,) = logits(PhotoSource(frozen, paths, ViewSpec(SIZE), torch.device("cpu")))
+    (expected,) = logits(PhotoSource(frozen, paths, ViewSpec(SIZE, flips=True), torch.device("cpu")))
     # maps are kept in half precision
     torch.testing.assert_close(ours, expected, atol=2e-2, rtol=1e-2)
     assert (logits(source_of(frozen, paths), seed=4)[0] - ours).abs().max() > 1e-3  # other flips
+    plain = [logits(source_of(frozen, paths, flips=False), seed)[0] for seed in (3, 4)]
+    assert torch.equal(*plain)
+    (expected,) = logits(PhotoSource(frozen, paths, ViewSpec(SIZE), torch.device("cpu")))
+    torch.testing.assert_close(plain[0], expected, atol=2e-2, rtol=1e-2)
 
 
 def test_second_views_are_jittered_and_the_same_for_the_same_seed(frozen, paths):

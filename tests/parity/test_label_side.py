@@ -90,7 +90,7 @@ def ask(run, teacher):
 
     @torch.inference_mode()
     def probabilities(pixels):
-        maps = teacher._backbone(torch.from_numpy(pixels).float()[None])
+        maps = teacher._network.forward_features(torch.from_numpy(pixels).float()[None]).half().float()
         weights = teacher._network.forward_head(maps).softmax(1)
         image = F.normalize(weights @ F.normalize(teacher._imagenet - teacher._centre, dim=1), dim=1)
         return reference.softmax((10 * texts @ image[0]).tolist())
