@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from worlds.bad_requests import claiming_png
+from worlds.commands import start
 
 from pipeline.deploy.classifier import Classifier, score_photos, square_or_error
 from pipeline.photos.images import UnreadableImage, load_image
@@ -55,7 +56,15 @@ def test_images_wait_for_room_and_a_large_one_is_not_overtaken():
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
-def test_errors_of_photos_keep_no_pixels():
+def test_errors_of_photos_keep_no_pixels(tmp_path):
+    # in a process of its own: what earlier tests have freed would be used again
+    process = start(keep_errors, log=tmp_path / "log")
+    process.join()
+    assert process.exitcode == 0, (tmp_path / "log").read_text()
+
+
+def keep_errors():
+    """Body of a process: keep the errors of photos, and compare its memory."""
     content = claiming_png(5000, 5000)
     with pytest.raises(UnreadableImage, match="truncated"):
         load_image(content)
