@@ -72,15 +72,16 @@ def measure(
     """Metrics of sets of scores [N, C] on ground truth [N, C], with the intervals of their mAP, by name.
 
     Returns:
-        The metrics, and the gain in mAP of the final classifier over the teacher with its paired interval; the gain is
-        empty without a teacher.
+        The metrics, and the gain in mAP of the final classifier over the teacher, with local evidence if there is any, with
+        its paired interval; the gain is empty without a teacher.
     """
     figures = {n: multilabel_metrics(values, truth, class_names, **conventions(config)) for n, values in scores.items()}
     changes = {name: leave_one_out(values, truth, **conventions(config)) for name, values in scores.items()}
     for name, change in changes.items():
         figures[name] |= map_interval(change).figures()
-    teacher, final = "teacher zero-shot", "final classifier"
-    if teacher not in scores:
+    final = "final classifier"
+    teacher = next((name for name in (LOCAL, "teacher zero-shot") if name in scores), None)
+    if teacher is None:
         return figures, {}
     gain = {"mAP": figures[final]["mAP"] - figures[teacher]["mAP"]}
     return figures, gain | gain_interval([changes[teacher]], [changes[final]]).figures()
