@@ -27,9 +27,9 @@ SLIDER_POINTS = 120
 
 SOURCE_TITLES = {
     "teacher zero-shot": "teacher",
-    "teacher, global + local": "teacher with local evidence",
+    "teacher, global + local": "teacher + local",
     "warm-up classifier": "warm-up",
-    "learned head": "learned head alone",
+    "learned head": "learned head",
     "final classifier": "classifier",
     "initial labels": "initial labels",
     "cross-fitted labels": "cross-fitted labels",
