@@ -61,7 +61,7 @@ def test_convolutional_timm_models_make_maps_and_take_weights_of_a_whole_model(t
     state = net.stages[0].state_dict()
     assert all(torch.equal(value, whole.state_dict()[key]) for key, value in state.items())
     with torch.no_grad():
-        assert net.eval().cams(torch.rand(1, 3, 96, 160)).shape == (1, 3, 3, 5)
+        assert net.head(net.eval().features(torch.rand(1, 3, 96, 160))).shape == (1, 3, 3, 5)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,13 @@ def demo(tmp_path_factory):
     return run
 
 
+def test_embed_alone_gives_the_bytes_of_the_chain(demo, tmp_path):
+    run = shutil.copytree(demo, tmp_path / "run", ignore=shutil.ignore_patterns("image_embeddings"))
+    ccd("embed", "--run", run, "--force", "--device", "cpu")
+    assert (run / "embeddings.h5").read_bytes() == (demo / "embeddings.h5").read_bytes()
+    assert not (run / "features.partial").exists()
+
+
 def squares(paths):
     return to_float(torch.stack([load_view(path, (SIZE, SIZE)) for path in paths]))
 

@@ -32,18 +32,6 @@ class CamNet(Tower):
         self.register_buffer("scale", torch.ones(class_count))
         self.register_buffer("offset", torch.zeros(class_count))
 
-    def cams(self, images: Tensor) -> Tensor:
-        """Class activation maps.
-
-        Args:
-            images: float Tensor[B, 3, H, W] in [0, 1].
-
-        Returns:
-            Tensor[B, C, h, w].
-        """
-        # float32 even under autocast, for the precision of means over the maps and of losses
-        return self.head(self.features(images)).float()
-
     def init_head(self, prior: Tensor) -> None:
         """Set the head to score each class by its prior.
 

@@ -30,6 +30,9 @@ def weights_identity(weights: str) -> str:
     return weights if weights in TORCHVISION_WEIGHTS else file_identity(weights)
 
 
+CONSE_NETWORK = "lite2"
+"""Network of `conse` without a name: the classifier's own, so that both need one pass."""
+
 GROUND_TRUTH_VIEWS = ("gt", "around-gt")
 """Views of ablations that use ground truth."""
 
@@ -220,6 +223,13 @@ class EmbedConfig(Config):
         identity=False,
     )
     batch_size: int = option(0, "Images per teacher batch. 0: as many as fit.", min=0, max=4096, identity=False)
+
+    @property
+    def network(self) -> str:
+        """The backbone of a classifier that gives the teacher's feature maps; empty if there is none."""
+        kind, _, network = self.teacher.partition(":")
+        shared = kind == "conse" and not self.precomputed and self.statistics == "teacher"
+        return (network or CONSE_NETWORK) if shared else ""
 
 
 @dataclass(frozen=True)

@@ -160,24 +160,6 @@ def find_boxes(cams: Tensor, selected: Tensor, rows: range, sizes: Tensor, confi
     return CandidateBoxes(*(values.cpu().numpy() for values in columns))
 
 
-def cam_view(
-    model: CamNet,
-    search_size: int,
-    train: Manifest,
-    config: BoxesConfig,
-    store: FeatureStore | None,
-    partial: PartialResults,
-) -> tuple[CandidateBoxes, float]:
-    """Boxes of all images, in the first process, and the threshold that selected their classes.
-
-    The selection needs the scores of all images. So the backbone runs twice, unless its maps are rounded and fit in the
-    store.
-    """
-    store = store if config.half_maps else None
-    selected, tau = selected_classes(model, search_size, train, config, store, partial)
-    return box_classes(model, train, selected, config, store, partial), tau
-
-
 def selected_classes(
     model: CamNet,
     search_size: int,
@@ -186,7 +168,11 @@ def selected_classes(
     store: FeatureStore | None,
     partial: PartialResults,
 ) -> tuple[Tensor, float]:
-    """The classes of each image that get boxes, bool Tensor[N, C], and the threshold that selected them."""
+    """The classes of each image that get boxes, bool Tensor[N, C], and the threshold that selected them.
+
+    The selection needs the scores of all images. So the backbone runs twice, unless its maps are rounded and fit in the
+    store.
+    """
     paths = train.paths
     tau = search_tau(model, paths, search_size, config) if config.tau_rule == "search" else 0.0
     how = {"batch_size": config.batch_size, "title": "boxes: tau", "store": store, "rounded": config.half_maps}
@@ -305,11 +291,11 @@ def boxes_of_view(
     if config.view == "grid":
         return grid_view(train, config), math.nan
     model = load_classifier(checkpoint, device)
+    kept = store if config.half_maps else None
+    selected, tau = selected_classes(model, checkpoint.image_size, train, config, kept, partial)
     if config.view == "cells":
-        kept = store if config.half_maps else None
-        selected, tau = selected_classes(model, checkpoint.image_size, train, config, kept, partial)
         return cell_view(folder, manifest, selected, config), tau
-    boxes, tau = cam_view(model, checkpoint.image_size, train, config, store, partial)
+    boxes = box_classes(model, train, selected, config, kept, partial)
     return (random_view(boxes, train, config) if config.view == "random" else boxes), tau
 
 

@@ -10,6 +10,7 @@ from pipeline.artifacts.photo_facts import check_photos
 from pipeline.artifacts.state import is_built, origin_of
 from pipeline.runs.config import Config
 from pipeline.runs.graph import STAGES, Stage, module_of, options_of, run_argument
+from pipeline.runs.options import EmbedConfig, WarmupConfig
 from pipeline.runs.settings import Settings
 from pipeline.runs.timings import keep_timing
 from pipeline.system import distributed, interrupts
@@ -27,10 +28,15 @@ class KeptFeatures:
     """State shared by the stages of one command: the feature store, and whether the photos were checked.
 
     The store is created on first use, because it imports torch.
+
+    Args:
+        folder: gets the features that do not fit in memory.
+        stages: of the command.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, stages: Sequence[Stage] = STAGES) -> None:
         self._folder = folder
+        self._stages = stages
         self._store: FeatureStore | None = None
         self.checked = False
         """Whether this command has checked the file of every photo, which takes long on a network file system."""
@@ -43,6 +49,15 @@ class KeptFeatures:
 
             self._store = FeatureStore(folder=self._folder / FEATURES)
         return self._store
+
+    def store_for(self, stage: Stage, own: Settings) -> "FeatureStore | None":
+        """The store for a stage; None for a teacher whose maps no classifier of this command could use."""
+        if stage.network == "teacher":
+            embed, warmup = own.config("embed", EmbedConfig, {}), own.config("warmup", WarmupConfig, {})
+            same = embed.network == warmup.backbone and warmup.freeze_backbone and not warmup.weights
+            if not same or not any(each.network == "classifier" for each in self._stages):
+                return None
+        return self.store
 
     def remove(self) -> None:
         """Delete the features, also on disk; after an interruption they stay for the command that resumes."""
@@ -73,7 +88,7 @@ def run_stage(
     """
     config = own.config(stage.name, options_of(stage), {})
     if stage.shared or distributed.is_main():
-        features = kept or KeptFeatures(folder)
+        features = kept or KeptFeatures(folder, [stage])
         do_work(stage, folder, config, own, device, force, features)
     distributed.barrier()  # later code reads what the first process wrote
     if kept is None and (stage.shared or distributed.is_main()):
@@ -98,8 +113,9 @@ def do_work(
         if stage.network:
             arguments = {"device": pick_device(device), "fresh": force, "manifest": checked_manifest(folder, kept)}
         if stage.maps:
-            arguments["store"] = kept.store
-            kept.store.know(arguments["manifest"].digest_of)
+            arguments["store"] = store = kept.store_for(stage, own)
+            if store is not None:
+                store.know(arguments["manifest"].digest_of)
         module_of(stage).run(folder, config, origin, **arguments)
     if distributed.is_main():
         keep_timing(folder, stage, time.perf_counter() - start)
@@ -127,7 +143,7 @@ def run_chain(
     kept: KeptFeatures | None = None,
 ) -> None:
     """Run stages in order; `evaluate` is skipped without ground truth. Arguments: see `run_stage`."""
-    features = kept or KeptFeatures(folder)
+    features = kept or KeptFeatures(folder, stages)
     for stage in stages:
         if stage.name == "evaluate" and not (folder / "ground_truth.h5").exists():
             log(

@@ -77,7 +77,12 @@ def head_of_classes(teacher: Teacher, manifest: Manifest, config: EmbedConfig, l
 
 
 def run_teacher(
-    folder: Path, manifest: Manifest, config: EmbedConfig, device: str, partial: PartialResults, maps: FeatureStore
+    folder: Path,
+    manifest: Manifest,
+    config: EmbedConfig,
+    device: str,
+    partial: PartialResults,
+    maps: FeatureStore | None,
 ) -> TeacherScores:
     """Embed the classes, and the images that the teacher has not encoded yet."""
     if config.reuse_embeddings:
@@ -155,14 +160,14 @@ def scores_from_file(manifest: Manifest, config: EmbedConfig, device: str) -> Te
             local = LocalScores(cells.numpy(), None, (0, 0))
         return TeacherScores(
             ClassProbabilities(shares, entropy(shares), torch.ones(len(shares), dtype=torch.bool)),
-            None,
-            0,
-            name or Path(config.precomputed).name,
-            given.fingerprint,
-            known,
-            local,
-            None if factor == 1 else (factor * logits).softmax(dim=1),
-            factor,
+            head=None,
+            image_size=0,
+            teacher=name or Path(config.precomputed).name,
+            fingerprint=given.fingerprint,
+            known=known,
+            local=local,
+            ranking=None if factor == 1 else (factor * logits).softmax(dim=1),
+            softening=factor,
         )
     own_scale, own_bias = given.logit_scale, given.logit_bias
     if given.text is None or own_scale is None:
@@ -280,7 +285,7 @@ def run(
     manifest: Manifest,
     device: str,
     fresh: bool,
-    store: FeatureStore,
+    store: FeatureStore | None,
 ) -> None:
     """Write `embeddings.h5` from the manifest, and the image embeddings to `image_embeddings/`."""
     path = folder / "embeddings.h5"

@@ -119,15 +119,13 @@ def measure_test(
 ) -> dict[str, Any]:
     """Metrics of teacher, warm-up and final classifier on the test images (rows) with ground truth."""
     names = epochs.class_names
-    scores = {"warm-up classifier": epochs.of_epoch(0)[rows], "final classifier": epochs.chosen[rows]}
+    scores = teacher_test_scores(embeddings, init_labels, rows) if knows_teacher(embeddings, rows) else {}
+    scores["warm-up classifier"] = epochs.of_epoch(0)[rows]
     if epochs.learned is not None:
-        scores = {"warm-up classifier": scores.pop("warm-up classifier"), LEARNED: epochs.learned[rows], **scores}
-    if knows_teacher(embeddings, rows):
-        scores = teacher_test_scores(embeddings, init_labels, rows) | scores
+        scores[LEARNED] = epochs.learned[rows]
+    scores["final classifier"] = epochs.chosen[rows]
     figures, gain = measure(scores, truth, names, config)
-    if LOCAL in figures:  # its scores are above 1 where they are debiased
-        figures[LOCAL] = without_decisions(figures[LOCAL])
-    for name in {"warm-up classifier", LEARNED} & set(figures):
+    for name in {LOCAL, "warm-up classifier", LEARNED} & set(figures):
         figures[name] = without_decisions(figures[name])  # not calibrated, so 0.5 has no meaning
     measured = {"test": figures} | ({"gain": gain} if gain else {})
     return measured if lacks_epochs(epochs) else measured | {"epochs": oracle_epoch(epochs, rows, truth, config)}

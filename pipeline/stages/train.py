@@ -119,7 +119,7 @@ def teacher_of(folder: Path, warmup: Checkpoint) -> TeacherHead | None:
     """The teacher as a head on the classifier's maps; None if it is another network."""
     if not (folder / "embeddings.h5").exists():
         return None
-    embeddings: Embeddings = read_arrays(folder / "embeddings.h5")
+    embeddings: Embeddings = read_arrays(folder / "embeddings.h5", without=("best_cell",))
     if not shares_network(embeddings, warmup):
         return None
     return teacher_head(embeddings, read_provenance(folder / "initial_labels.h5").options(InitLabelsConfig))
@@ -136,6 +136,17 @@ def with_teacher(learned: Checkpoint, teacher: TeacherHead, weight: float) -> Ch
     tensors = {f"teacher.{name}": value for name, value in teacher.state_dict().items()}
     weights = learned.weights | tensors | {"learned_weight": torch.tensor(weight)}
     return replace(learned, weights=weights, architecture=learned.architecture | {"teacher": asdict(teacher.shape)})
+
+
+def fit_teacher(
+    teacher: TeacherHead, learned: Checkpoint, paths: list[str], device: str, store: FeatureStore | None
+) -> None:
+    """`TeacherHead.fit_scale` to the learned head on the train images."""
+    own, other = (
+        predict_together(load_classifier(each, device), paths, each.image_size, title="two heads", store=store)
+        for each in (with_teacher(learned, teacher, 0.0), learned)
+    )
+    teacher.fit_scale(own, other)
 
 
 def logits_of_epochs(
@@ -162,7 +173,8 @@ def epoch_scores(
 ) -> EpochScores:
     """Scores of the test images by epoch, 0 for the warm-up; all with the calibration of the kept epoch.
 
-    A monotone map that all epochs share leaves their mAPs unchanged. `learned` are the logits of the learned head alone.
+    A monotone map that all epochs share leaves their mAPs unchanged. `learned` are the logits of the learned head alone, None
+    for a classifier of one head.
     """
     scale, offset = best.weights["scale"].cpu(), best.weights["offset"].cpu()
     after = [scale * each + offset for each in logits.values()]
@@ -221,15 +233,11 @@ def run(
     best = replace(warmup, weights=read_epoch(partial, chosen, "weights"), image_size=config.test_size)
     epochs = range(1, config.epochs + 1) if each_epoch else [chosen]
     logits = logits_of_epochs(best, epochs, partial, predict_test, device)
-    learned = logits[chosen]
+    learned = None
     teacher = teacher_of(folder, warmup) if config.teacher_head else None
     if teacher is not None:
-        on_train = functools.partial(
-            predict_together, paths=train.paths, size=config.test_size, title="two heads", store=kept
-        )
-        own = on_train(load_classifier(with_teacher(best, teacher, 0.0), device))
-        teacher.fit_scale(own, on_train(load_classifier(best, device)))
-        weight = learned_weight(len(train.paths))
+        learned, weight = logits[chosen], learned_weight(len(train.paths))
+        fit_teacher(teacher, best, train.paths, device, kept)
         alone = predict_test(load_classifier(with_teacher(best, teacher, 0.0), device))
         logits = {epoch: weight * each + (1 - weight) * alone for epoch, each in logits.items()}
         best = with_teacher(best, teacher, weight)
@@ -241,7 +249,7 @@ def run(
     write_csv(folder / "train.csv", history.assign(chosen=history["epoch"] == chosen))
     write(
         folder / "epoch_scores.h5",
-        epoch_scores(best, test, warmup_logits, logits, None if teacher is None else learned, chosen, origin),
+        epoch_scores(best, test, warmup_logits, logits, learned, chosen, origin),
     )
     trained: dict[str, Any] = {"training": state.to_content(), "steps": state.steps}
     write_checkpoint(folder / "classifier.pt", replace(best, provenance=origin, image_ids=train.image_ids, **trained))

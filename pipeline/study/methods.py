@@ -166,7 +166,7 @@ class Evidence:
         resize_filter = ViewRules.of(self._options).resize_filter_of(teacher)
         views = ViewSpec(size, resize_filter, digests=self.train.digest_of)
         batch_size = find_batch_size(teacher.uncounted.encode_views, (size, size), self._device)
-        encoder = PhotoEncoder(teacher, views, self._device, batch_size, "cells")
+        encoder = PhotoEncoder(teacher, views, self._device, [self.train.paths], batch_size, "cells")
         count = len(self.train.paths)
         with creating(path) as file, bar("cells", count) as progress:
             for rows, entries in encoder.encode_photos(self.train.paths):

@@ -14,6 +14,7 @@ from pipeline.classifier import lite
 from pipeline.classifier.backbones import Tower, backbone_of_lite
 from pipeline.classifier.engines import Run
 from pipeline.classifier.inference import feature_run, to_device, to_float
+from pipeline.runs.options import CONSE_NETWORK
 from pipeline.teachers.encoding import EncodedViews, ViewRules, encode_in_chunks
 from pipeline.teachers.sentences import remembered_embeddings
 
@@ -36,8 +37,6 @@ class Conse:
         backbone: "lite0" or "lite2"; empty for the default.
     """
 
-    DEFAULT_BACKBONE = "lite2"
-    """That of the classifier: the teacher can then be a head of it."""
     logit_scale = 10.0
     logit_bias = None
     resize_filter = "bicubic"
@@ -45,7 +44,7 @@ class Conse:
 
     def __init__(self, device: str | torch.device = "cpu", rules: ViewRules | None = None, backbone: str = "") -> None:
         self.device = torch.device(device)
-        self.backbone = backbone or self.DEFAULT_BACKBONE
+        self.backbone = backbone or CONSE_NETWORK
         self.name = f"conse:{backbone}" if backbone else "conse"
         self._rules = rules or ViewRules()
 
@@ -75,8 +74,8 @@ class Conse:
 
     @torch.inference_mode()
     def _maps(self, images: Tensor) -> Tensor:
-        """The last feature maps, Tensor[B, E, h, w], rounded to half precision as kept maps are."""
-        return self._run_tower(to_float(to_device(images, self.device))).half().float()
+        """The last feature maps, Tensor[B, E, h, w], rounded and laid out as those of `feature_batches`."""
+        return self._run_tower(to_float(to_device(images, self.device))).half().float().contiguous()
 
     def encode_maps(self, maps: Tensor) -> EncodedViews:
         """`encode_views` from the last feature maps of `tower`, float Tensor[B, E, h, w]."""

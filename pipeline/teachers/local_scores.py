@@ -74,7 +74,7 @@ class RunningTeacher:
     """Side of the square global view."""
     device: str
     partial: PartialResults
-    maps: FeatureStore | None = None
+    maps: FeatureStore | None
     """Keeps feature maps for the classifier."""
 
     def store(self, size: int, content: str = "", dtype: type = np.float32) -> ImageStore:
@@ -96,7 +96,7 @@ class RunningTeacher:
         views = ViewSpec(size, resize_filter, digests=self.manifest.digest_of)
         groups = [self.manifest.split(split).paths for split in SPLITS]
         config = self.config
-        return PhotoEncoder(self.teacher, views, self.device, config.batch_size, local, config.tiles, groups, self.maps)
+        return PhotoEncoder(self.teacher, views, self.device, groups, config.batch_size, local, config.tiles, self.maps)
 
     def encode_images(self, manifest: Manifest) -> tuple[ImageStore, int]:
         """The store of global embeddings, after adding those photos of `manifest` that it lacks, and their number."""
@@ -174,4 +174,4 @@ class RunningTeacher:
 def log_encoded(store: ImageStore, encoded: int, count: int) -> None:
     """Log how many of `count` images were encoded, unless all were."""
     if encoded < count:
-        log(f"{store.path}: {encoded} of {count} images were encoded, the others reused.")
+        log(f"{store.path}: {encoded} of {count} images were encoded, the rest reused.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -37,14 +38,14 @@ class PhotoEncoder:
     views: ViewSpec
     """The global view."""
     device: str
+    groups: Sequence[Sequence[str]]
+    """Paths of all photos, in the groups whose maps the classifier asks for together."""
     batch_size: int = 0
     """Views per call of the teacher; 0: as many as fit."""
     local: str = "none"
     """Local embeddings: "cells", "tiles" or "none"."""
     tiles: int = 0
     """With local "tiles": tiles per side."""
-    groups: Sequence[Sequence[str]] = ()
-    """Paths of all photos, in the groups whose maps the classifier asks for together."""
     store: FeatureStore | None = None
     """Keeps feature maps for the classifier, if the teacher has its network."""
 
@@ -85,10 +86,7 @@ class PhotoEncoder:
         """`encode` from decoded photos, in order."""
         if not paths:
             return
-        size = (self.views.size, self.views.size)
-        encode_views = self.teacher.encode_views if self.local == "cells" else self.teacher.encode_images
-        batch_size = self.batch_size or find_batch_size(encode_views, size, self.device)
-        encode = OutOfMemoryBackoff(encode_views)
+        encode, batch_size = self._encode, self._batch_size
         if self.local != "tiles":
             for rows, images in self.views.batches(paths, batch_size):
                 encoded = encode(images)
@@ -98,6 +96,18 @@ class PhotoEncoder:
         for rows, photos in zip(batches, Stream(lambda row: self.load_tiles(paths[row]), batches), strict=True):
             encoded = encode(torch.cat(photos)).unflatten(0, (len(photos), -1))
             yield rows, entries(encoded[:, 0], encoded[:, 1:].unflatten(1, (self.tiles, self.tiles)))
+
+    @property
+    def _method(self) -> Callable[[Tensor], Any]:
+        return self.teacher.encode_views if self.local == "cells" else self.teacher.encode_images
+
+    @cached_property
+    def _batch_size(self) -> int:
+        return self.batch_size or find_batch_size(self._method, (self.views.size, self.views.size), self.device)
+
+    @cached_property
+    def _encode(self) -> OutOfMemoryBackoff:
+        return OutOfMemoryBackoff(self._method)
 
     def load_tiles(self, path: str) -> Tensor:
         """The global view and the tiles of one photo, uint8 Tensor[1 + tiles^2, 3, size, size]."""

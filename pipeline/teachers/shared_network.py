@@ -13,15 +13,11 @@ from pipeline.teachers.image_scores import ranking_biases
 
 def shares_network(embeddings: Embeddings, warmup: CheckpointHeader) -> bool:
     """Whether the teacher of the run is `conse` on the classifier's backbone, with the same weights and input."""
-    made_with = embeddings.provenance.options(EmbedConfig)
+    # a provenance has the identity of a teacher instead of its spec
+    made_with = embeddings.provenance.options(EmbedConfig).replace(teacher=embeddings.teacher)
     options = warmup.provenance.options(WarmupConfig)
-    kind, _, backbone = embeddings.teacher.partition(":")
     return (
-        kind == "conse"
-        and (backbone or Conse.DEFAULT_BACKBONE) == warmup.architecture["backbone"]
-        and embeddings.text is not None
-        and not made_with.precomputed
-        and made_with.statistics == "teacher"
+        made_with.network == warmup.architecture["backbone"]
         and made_with.local != "tiles"
         and made_with.cell_pooling == "best"
         and not made_with.second_size

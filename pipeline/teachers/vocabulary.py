@@ -24,7 +24,7 @@ NONSENSE = (
     *("qwrtp", "vbnklj", "jjkwq", "hgfqz", "wvxkq", "pltzrk", "bqxwv", "krzvt", "xkcdz", "mgrvlt", "tsdfg", "qzjx"),
     *("жзщы", "ыъфщ", "лгнщц", "ююяэ", "щжукр", "фывап", "ξψθζ", "ζχψγ", "ظغضث", "ツヌヘホ"),
 )
-"""Letters without meaning, in several scripts: an English teacher gives any word of a script that it cannot read a similar embedding."""
+"""Letters without meaning, in several scripts: the embeddings of all texts in an unknown script are similar."""
 
 NEAREST = 3
 """Names of each list that a name is compared with."""

@@ -103,7 +103,7 @@ def maps(model, pixels):
     """CAMs float64 [C, h, w] before the boost, and scores [C], of a view [3, H, W] normalised already."""
     statistics = torch.tensor(reference.MEAN).view(3, 1, 1), torch.tensor(reference.STD).view(3, 1, 1)
     unit = torch.from_numpy(pixels).float() * statistics[1] + statistics[0]  # the network normalises for itself
-    cams = model.cams(unit[None])[0].double().numpy()
+    cams = model.head(model.features(unit[None]))[0].double().numpy()
     means = reference.boosted(cams, 3).mean(axis=(1, 2))
     return cams, 1 / (1 + np.exp(-means))
 
