@@ -31,6 +31,7 @@ from pipeline.classifier.training import (
     exponent_of,
     fit,
     losses_of,
+    read_epoch,
     set_learning_rates,
     start_training,
     targets_of,
@@ -474,3 +475,23 @@ def scored(unbroken, tmp_path):
         return read(folder / "epoch_scores.h5")
 
     return run
+
+
+def test_a_frozen_backbone_is_not_written_with_every_epoch(data, tmp_path):
+    config = WarmupConfig(epochs=2, image_size=32, batch_size=4)
+    state, _ = fitted(data, tmp_path, config)
+    assert {"head.weight", "head.bias"} <= set(read_epoch(partial_of(tmp_path), 2, "weights"))
+    for weights in (read_epoch(partial_of(tmp_path), 1, "weights"), state.to_content()["model"]):
+        assert not any(name.startswith("stages.") for name in weights)
+    goes_on, _ = fitted(data, tmp_path, config)  # from the last epoch
+    assert same(weights_of(goes_on), weights_of(state))
+    trained, _ = fitted(data, tmp_path / "trained", config.replace(freeze_backbone=False, freeze_norms=False))
+    assert any(name.startswith("stages.") for name in trained.to_content()["model"])
+
+
+def test_a_state_without_a_head_is_refused(data, tmp_path):
+    state, _ = fitted(data, tmp_path, WarmupConfig(epochs=1, image_size=32, batch_size=4))
+    content = state.to_content()
+    del content["model"]["head.bias"]
+    with pytest.raises(PipelineError, match="lacks weights of the head"):
+        state.restore(content)

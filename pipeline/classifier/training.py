@@ -79,10 +79,16 @@ class TrainingState:
     steps: int = 0
     """Optimizer steps since the warm-up began; with the seed it decides every random draw of an epoch."""
 
+    def trained_weights(self) -> dict[str, Tensor]:
+        """The tensors of the model that training can change: without the backbone's if it is frozen."""
+        weights = self.model.state_dict()
+        frozen = is_frozen(self.model)
+        return {name: value for name, value in weights.items() if not (frozen and name.startswith("stages."))}
+
     def to_content(self) -> dict[str, Any]:
-        """Tensors and plain values to continue from."""
+        """Tensors and plain values to continue from, with the same frozen backbone."""
         return {
-            "model": self.model.state_dict(),
+            "model": self.trained_weights(),
             "optimizer": self.optimizer.state_dict(),
             "steps": self.steps,
         }
@@ -95,7 +101,10 @@ class TrainingState:
         """
         own = [{key: value for key, value in g.items() if key != "params"} for g in self.optimizer.param_groups]
         try:
-            self.model.load_state_dict(content["model"])
+            weights = self.model.state_dict()
+            if any(not name.startswith("stages.") for name in weights.keys() - content["model"].keys()):
+                raise KeyError("it lacks weights of the head")
+            self.model.load_state_dict(weights | content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
         except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -195,7 +204,7 @@ def fit(
             progress.record({key: value for key, value in rows[-1].items() if key != "epoch"}, "epoch")
             after = after_epoch(state.model.eval()) if after_epoch else None
             if distributed.is_main():
-                save_partial(partial.path(epoch_name(epoch)), {"weights": state.model.state_dict(), "after": after})
+                save_partial(partial.path(epoch_name(epoch)), {"weights": state.trained_weights(), "after": after})
                 save_partial(partial.path("last.pt"), {**state.to_content(), "rows": rows})
     distributed.barrier()  # the files of the last epoch exist for all processes
     return pd.DataFrame(rows)
@@ -241,7 +250,7 @@ def epoch_name(epoch: int) -> str:
 
 
 def read_epoch(partial: PartialResults, epoch: int, name: str) -> Any:
-    """The "weights" of a finished epoch, a state dict, or "after", the result of `after_epoch`."""
+    """The "weights" of a finished epoch (see `trained_weights`), or "after", the result of `after_epoch`."""
     return load_partial(partial.path(epoch_name(epoch)), name)[name]
 
 

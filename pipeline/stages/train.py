@@ -158,7 +158,7 @@ def logits_of_epochs(
         logits[epoch] = read_epoch(partial, epoch, "after")
         if logits[epoch] is None:
             weights = read_epoch(partial, epoch, "weights")
-            logits[epoch] = predict(load_classifier(replace(best, weights=weights), device))
+            logits[epoch] = predict(load_classifier(replace(best, weights=best.weights | weights), device))
     return logits
 
 
@@ -230,7 +230,8 @@ def run(
         store=store,
     )
     chosen = choose_epoch(config, warmup, history)
-    best = replace(warmup, weights=read_epoch(partial, chosen, "weights"), image_size=config.test_size)
+    weights = warmup.weights | read_epoch(partial, chosen, "weights")
+    best = replace(warmup, weights=weights, image_size=config.test_size)
     epochs = range(1, config.epochs + 1) if each_epoch else [chosen]
     logits = logits_of_epochs(best, epochs, partial, predict_test, device)
     learned = None
