@@ -7,6 +7,7 @@ import torch
 import pipeline
 from pipeline.datasets.class_names import prompt_names
 from pipeline.method.probabilities import class_logits
+from pipeline.runs import settings
 from pipeline.system.errors import PipelineError
 from pipeline.teachers.prompts import (
     OPENAI_IMAGENET_TEMPLATES,
@@ -99,5 +100,15 @@ def test_presets_name_every_class(preset, count):
     path = Path(pipeline.__file__).parent / f"presets/{preset}.toml"
     table = tomllib.loads(path.read_text())["classes"]
     assert len(prompt_names(list(table), table)) == count
-    if preset.startswith("voc"):
-        assert (table["tvmonitor"], table["pottedplant"]) == (["tv monitor"], ["potted plant"])
+
+
+AUTHORS = {"voc07": "ccd", "voc12": "ccd", "coco14": "ccd-coco14", "nuswide": "ccd-nuswide"}
+
+
+@pytest.mark.parametrize("preset", AUTHORS)
+def test_the_authors_recipe_has_the_datasets_own_name_for_every_class(preset):
+    words = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
+    ours = settings.load("presets", preset)
+    merged = ours.merged(settings.load("recipes", AUTHORS[preset]))
+    assert merged.classes == {name: [words.get(name, name)] for name in ours.classes}
+    assert ours.classes["person"] == ["person", "people", "human", "person with clothes"]
