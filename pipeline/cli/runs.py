@@ -1,8 +1,8 @@
 """Commands that show runs: their list, plan and settings."""
 
 from pipeline.cli.app import RunArgument, RunOption, app, chosen_run, named_run
-from pipeline.cli.started import check_kind
 from pipeline.runs import settings
+from pipeline.stages.started import check_kind
 
 
 @app.command(rich_help_panel="Runs")

@@ -21,11 +21,11 @@ from pipeline.cli.app import (
     named_run,
     with_options,
 )
-from pipeline.cli.started import keep_settings, started_run
 from pipeline.runs import settings
 from pipeline.runs.graph import STAGE_NAMES, STAGES, Stage, find_stage, options_of, up_to
 from pipeline.runs.lock import locked
 from pipeline.runs.options import PrepareConfig
+from pipeline.stages.started import keep_settings, started_run
 from pipeline.system import distributed
 from pipeline.system.errors import PipelineError
 from pipeline.system.progress import log
@@ -73,7 +73,8 @@ def prepare(
     **given: Any,
 ) -> None:
     """Start a run. Only `prepare` and `all` take a preset."""
-    with started_run(named_run(name, run), preset, recipe, given_options(given), assignments, reset, force):
+    more = settings.assignments_to_settings(assignments)
+    with started_run(named_run(name, run), preset, recipe, given_options(given), more, reset, force):
         pass
 
 
@@ -98,7 +99,8 @@ def run_all(
 
     if to not in STAGE_NAMES:
         raise PipelineError(f"--to names the stage {to!r}, expected one of {', '.join(STAGE_NAMES)}.")
-    with started_run(named_run(name, run), preset, recipe, given_options(given), assignments, reset, force) as (
+    more = settings.assignments_to_settings(assignments)
+    with started_run(named_run(name, run), preset, recipe, given_options(given), more, reset, force) as (
         folder,
         own,
     ):

@@ -198,7 +198,7 @@ def parse_assignment(text: str) -> tuple[str, str, Any]:
     return stage, option.strip().replace("-", "_"), parsed
 
 
-def assignments_to_settings(assignments: list[str] | tuple[str, ...], where: str) -> Settings:
+def assignments_to_settings(assignments: list[str] | tuple[str, ...], where: str = FILE) -> Settings:
     """Settings of "STAGE.OPTION=VALUE" texts."""
     tables: dict[str, dict[str, Any]] = {}
     for text in assignments:

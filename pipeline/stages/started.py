@@ -1,8 +1,8 @@
-"""The settings of a run that is started or continued: its own, the preset, the recipe and the command line."""
+"""The settings of a run that is started or continued: its own, the preset, the recipe and those given now."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,20 @@ from pipeline.system.progress import log
 
 @contextmanager
 def started_run(
-    run: str, preset: str, recipe: str, given: dict[str, Any], assignments: list[str], reset: bool, force: bool
+    run: str, preset: str, recipe: str, given: dict[str, Any], more: settings.Settings, reset: bool, force: bool
 ) -> Iterator[tuple[Path, settings.Settings]]:
     """Folder and settings of a run that is started or continued, with its images prepared and its folder locked.
 
     The settings are written to the run's `run.toml` once the images are prepared: a command that fails changes nothing.
+
+    Args:
+        run: name or path of the run; empty for the name of the photo folder or the preset.
+        preset: see `Settings.given`.
+        recipe: see `Settings.given`.
+        given: options of `prepare`.
+        more: options of any stage, and display names.
+        reset: discard the settings of the run.
+        force: prepare the images again even if they are up to date.
     """
     from pipeline.stages.chain import run_stage
 
@@ -35,7 +44,7 @@ def started_run(
         preset = "folder"
     folder = run_folder(run or default_run(preset, given))
     before = settings.Settings() if reset else settings.read_run(folder)
-    own = compose(folder, before, preset, recipe, given, assignments)
+    own = compose(folder, before, preset, recipe, given, more)
     check_kind(folder, own, given)
     check_new_reuse(before, own)
     if not run and not reset:
@@ -96,13 +105,13 @@ def compose(
     preset: str,
     recipe: str,
     given: Mapping[str, Any],
-    assignments: list[str],
+    more: settings.Settings,
 ) -> settings.Settings:
-    """Settings of a run: its own, then the preset, the recipe and the command line; later ones win."""
+    """Settings of a run: its own, then the preset, the recipe and those given now; later ones win."""
     where = str(folder / settings.FILE)
     own = before.given("preset", preset).given("recipe", recipe)
     own = own.merged(settings.Settings({"prepare": dict(given)}, where=where))
-    own = own.merged(settings.assignments_to_settings(assignments, where))
+    own = own.merged(replace(more, where=where))
     own.check()
     return own.absolute()
 
