@@ -1,118 +1,92 @@
-"""The embeddings of the ImageNet prompts are computed once, and a damaged file is never used."""
+"""The shipped sentence embeddings are those of the encoder; `python tests/test_teachers_sentences.py` makes them again."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-import h5py
-import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
+from sentence_transformers import SentenceTransformer
+from timm.data import ImageNetInfo
 
 from pipeline.teachers import sentences
-from pipeline.teachers.sentences import remembered_embeddings
+from pipeline.teachers.conse import Conse
+from pipeline.teachers.minilm import MiniLM, get_model_path
+from pipeline.teachers.prompts import PAPER_TEMPLATES
+from pipeline.teachers.sentences import imagenet_prompts, shipped_embeddings
+from pipeline.teachers.vocabulary import COMMON, NONSENSE
+from pipeline.teachers.zero_shot_head import EVERYDAY
 
 CPU = torch.device("cpu")
-PROMPTS = ["a cat", "a dog", "a cow"]
+LISTS = {
+    "imagenet": imagenet_prompts(),
+    **{
+        name: [PAPER_TEMPLATES[0].format(each) for each in names]
+        for name, names in {"common": COMMON, "nonsense": NONSENSE, "everyday": EVERYDAY}.items()
+    },
+}
 
 
-class Encoder:
-    """Random unit vectors, always the same, and the number of calls."""
-
-    calls = 0
-
-    def __call__(self, texts):
-        self.calls += 1
-        return F.normalize(torch.randn(len(texts), 5, generator=torch.Generator().manual_seed(0)), dim=1)
+@pytest.fixture(scope="module")
+def encoder():
+    return MiniLM(CPU)
 
 
-@pytest.fixture
-def encoder(tmp_path, monkeypatch):
-    monkeypatch.setenv("CCD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(sentences, "_of_process", {})
-    return Encoder()
+def test_prompts_have_all_names_and_the_gloss_of_each_imagenet_class():
+    info = ImageNetInfo()
+    expected = [f"a photo of the {info.index_to_description(i, detailed=True)}" for i in range(1000)]
+    assert imagenet_prompts() == expected
 
 
-def next_process(encoder, prompts=PROMPTS):
-    """The embeddings, as in a process that has computed none."""
-    sentences._of_process.clear()
-    return remembered_embeddings(prompts, CPU, encoder)
+@pytest.mark.parametrize("texts", LISTS.values(), ids=LISTS)
+def test_shipped_embeddings_are_those_of_the_encoder(encoder, texts):
+    shipped = shipped_embeddings(texts)
+    assert shipped.dtype == torch.float32 and shipped.shape == (len(texts), 384)
+    # padding changes the last digits, so a part of the list is enough
+    torch.testing.assert_close(encoder.encode(texts[:40]), shipped[:40], rtol=0, atol=1e-6)
+    torch.testing.assert_close(encoder.encode(texts[-3:]), shipped[-3:], rtol=0, atol=1e-6)
 
 
-def test_prompts_are_embedded_once_and_the_bits_are_the_same(encoder):
-    first = remembered_embeddings(PROMPTS, CPU, encoder)
-    assert remembered_embeddings(PROMPTS, CPU, encoder) is first
-    assert torch.equal(next_process(encoder), first) and torch.equal(first, Encoder()(PROMPTS))
-    assert encoder.calls == 1
-    next_process(encoder, PROMPTS[:2])
-    assert encoder.calls == 2
+@pytest.mark.parametrize(
+    "texts",
+    [["dog"], ["same", "same"], ["", "a"], ["long " * 400, "é ß собака 漢字", "x" * 3000], LISTS["imagenet"][:70]],
+    ids=["one", "equal", "empty", "odd", "three batches"],
+)
+def test_embeddings_have_the_bits_of_sentence_transformers(encoder, texts):
+    theirs = SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
+    expected = theirs.encode(texts, normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=False)
+    assert torch.equal(encoder.encode(texts), expected)
 
 
-def test_other_weights_are_embedded_again(encoder, monkeypatch):
-    next_process(encoder)
+def test_other_texts_and_other_weights_have_no_shipped_embeddings(monkeypatch):
+    texts = LISTS["everyday"]
+    assert shipped_embeddings(texts[:-1]) is None and shipped_embeddings(texts[::-1]) is None
     monkeypatch.setattr(sentences, "weights_digest", lambda: "other")
-    next_process(encoder)
-    assert encoder.calls == 2
+    assert shipped_embeddings(texts) is None
 
 
-def cached():
-    [path] = sentences.cache_folder().glob("sentences/*.h5")
-    return path
+def test_a_teacher_embeds_a_list_of_texts_once_and_loads_the_encoder_for_unknown_ones_only():
+    teacher = Conse()
+    teacher.encode_texts(LISTS["everyday"])
+    assert "_sentences" not in vars(teacher)
+    first = teacher.encode_texts(["a cat", "a dog"])
+    teacher._sentences = None
+    assert torch.equal(teacher.encode_texts(["a cat", "a dog"]), first)
 
 
-@pytest.mark.parametrize("damage", ["nan", "rows", "float64", "fingerprint", "group", "missing", "text", "empty"])
-def test_a_file_with_another_content_is_replaced(encoder, damage):
-    expected = next_process(encoder)
-    path = cached()
-    if damage in ("text", "empty"):
-        path.write_text("no HDF5" if damage == "text" else "")
-    else:
-        with h5py.File(path, "a") as file:
-            values = file["embeddings"][()]
-            if damage == "fingerprint":
-                file.attrs["fingerprint"] = np.bytes_("0" * 64)
-            else:
-                del file["embeddings"]
-            if damage == "nan":
-                values[1, 2] = np.nan
-            if damage == "group":
-                file.create_group("embeddings")
-            elif damage not in ("missing", "fingerprint"):
-                file["embeddings"] = {"rows": values[:2], "float64": values.astype(np.float64)}.get(damage, values)
-    assert torch.equal(next_process(encoder), expected) and encoder.calls == 2
-    assert torch.equal(next_process(encoder), expected) and encoder.calls == 2
-
-
-def test_flipped_bytes_never_change_an_embedding(encoder):
-    expected = next_process(encoder)
-    sound, rng = cached().read_bytes(), np.random.default_rng(5)
-    for place in rng.choice(len(sound), size=200, replace=False):
-        damaged = bytearray(sound)
-        damaged[place] ^= int(rng.integers(1, 256))
-        cached().write_bytes(damaged)
-        assert torch.equal(next_process(encoder), expected)
-
-
-def test_a_folder_that_cannot_be_written_to_changes_nothing(encoder, tmp_path):
-    (tmp_path / "cache").write_text("a file")
-    assert torch.equal(next_process(encoder), Encoder()(PROMPTS))
-
-
-def test_images_of_a_second_process_need_no_sentence_encoder(encoder):
+def test_texts_need_no_package_that_takes_seconds_to_import():
     code = """
-import sys, torch
+import sys
 from pipeline.teachers.teacher import load_teacher
-from pipeline.teachers.sentences import cache_folder, fingerprint, write_embeddings
-from pipeline.teachers.conse import imagenet_prompts
-teacher = load_teacher("conse")
-rows = torch.nn.functional.normalize(torch.randn(1000, 384), dim=1)
-key = fingerprint(imagenet_prompts(), teacher.device)
-write_embeddings(cache_folder() / "sentences" / f"{key[:16]}.h5", key, rows.numpy())
-teacher.encode_images(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
-assert torch.equal(teacher._imagenet, rows)
-assert "sentence_transformers" not in sys.modules
+load_teacher("conse").encode_texts(["a cat"])
+assert not {"sentence_transformers", "transformers", "timm", "torchvision", "scipy"} & set(sys.modules)
 """
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+if __name__ == "__main__":
+    for old in sentences.FOLDER.glob("*.f32"):
+        old.unlink()
+    for texts in LISTS.values():
+        rows = MiniLM(CPU).encode(texts).numpy().astype("<f4")
+        (sentences.FOLDER / f"{sentences.key(texts)}.f32").write_bytes(rows.tobytes())

