@@ -208,6 +208,14 @@ def test_the_best_synonym_scores_its_class():
     torch.testing.assert_close(found, torch.tensor([[math.log(3), 0.0]]))
 
 
+def test_the_logits_of_a_batch_have_the_bits_of_each_image_alone():
+    generator = torch.Generator().manual_seed(0)
+    cells, text = torch.randn(7, 81, 384, generator=generator), torch.randn(23, 384, generator=generator)
+    text_class = torch.arange(23) // 2
+    found = class_logits(cells, text, 7.1, text_class)
+    assert torch.equal(found, torch.stack([class_logits(each, text, 7.1, text_class) for each in cells]))
+
+
 def test_entropy_by_hand():
     found = entropy(torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0.0, 0.0]]))
     torch.testing.assert_close(found, torch.tensor([0.0, math.log(4), math.log(2)]))

@@ -14,17 +14,18 @@ def class_logits(images: Tensor, texts: Tensor, logit_scale: float, text_class: 
     """Scaled cosine similarity of each image with each class.
 
     Args:
-        images: Tensor[N, D], unit rows.
+        images: Tensor[N, D], unit rows; or Tensor[B, N, D], whose products are computed one by one.
         texts: Tensor[S, D], unit rows, at least one per class.
         logit_scale: s, positive (CLIP: 100).
         text_class: int64 Tensor[S], the class of each text; the nearest text decides the score of a class with several.
 
     Returns:
-        Tensor[N, C].
+        Tensor[N, C], or Tensor[B, N, C].
     """
-    logits = logit_scale * images @ texts.T  # [N, S]
-    best = logits.new_full((len(images), int(text_class.max()) + 1), -torch.inf)
-    return best.scatter_reduce(1, text_class.expand_as(logits), logits, reduce="amax")
+    # expanded, because torch joins the rows of several images before it multiplies them by a matrix
+    logits = logit_scale * images @ texts.T.expand(*images.shape[:-2], -1, -1)  # [..., N, S]
+    best = logits.new_full((*logits.shape[:-1], int(text_class.max()) + 1), -torch.inf)
+    return best.scatter_reduce(-1, text_class.expand_as(logits), logits, reduce="amax")
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,10 @@ class ImageStore:
         self._dtype = np.dtype(dtype)
         self._shape: tuple[int, ...] = ()
         self._rows: dict[str, int] = {}
+        self.reload()
+
+    def reload(self) -> None:
+        """Read the file again, after another process has written it."""
         if self.path.exists():
             try:
                 self._rows = self._sound_rows()

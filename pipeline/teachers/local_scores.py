@@ -20,7 +20,7 @@ from pipeline.system import distributed
 from pipeline.system.progress import log
 from pipeline.teachers.embedding_cache import ImageStore, StoreKey
 from pipeline.teachers.encoding import ViewRules, precision_of
-from pipeline.teachers.photo_encoder import CELLS, PhotoEncoder, encode_missing, structured
+from pipeline.teachers.photo_encoder import CELLS, PART, PhotoEncoder, encode_missing, structured
 from pipeline.teachers.teacher import Teacher
 from pipeline.teachers.zero_shot_head import ZeroShotHead
 
@@ -41,24 +41,26 @@ class LocalScores:
 
 
 def cell_scores(head: ZeroShotHead, cells: Tensor, pooling: str, share: float) -> tuple[Tensor, Tensor]:
-    """Scores of the classes over the cells of one image, and the best cell of each class.
+    """Scores of the classes over the cells of each image, and the best cell of each class.
+
+    The scores of an image do not depend on the other images.
 
     Args:
         head: of the classes.
-        cells: float Tensor[J, D], unit rows.
+        cells: float Tensor[B, J, D], unit rows.
         pooling: "best" (see `best_mean`) or "softmax" (see `weighted_logits`).
         share: best cells, as a share of J.
 
     Returns:
-        float32 Tensor[C] in [0, 1], and int64 Tensor[C] in [0, J).
+        float32 Tensor[B, C] in [0, 1], and int64 Tensor[B, C] in [0, J).
     """
     logits = head.logits(cells.float())
-    probabilities = head.probabilities(logits).probabilities
+    probabilities = head.probabilities(logits.flatten(0, 1)).probabilities.unflatten(0, logits.shape[:2])
     if pooling == "best":
-        scores = best_mean(probabilities, share)
+        scores = [best_mean(each, share) for each in probabilities]
     else:
-        scores = head.probabilities(weighted_logits(logits)[None]).probabilities[0]
-    return scores, probabilities.argmax(dim=0)
+        scores = [head.probabilities(weighted_logits(each)[None]).probabilities[0] for each in logits]
+    return torch.stack(scores), probabilities.argmax(dim=1)
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,7 @@ class RunningTeacher:
         """The store of global embeddings, after adding those photos of `manifest` that it lacks, and their number."""
         store = self.store(self.image_size)
         encoder = self.encoder(self.image_size, "none")
-        encoded = encode_missing(encoder, manifest, {"image": store}, [vars(store.key)], self.partial)
-        distributed.barrier()  # every process reads the store that the first one has written
-        return self.store(self.image_size), encoded
+        return store, encode_missing(encoder, manifest, {"image": store}, [vars(store.key)], self.partial)
 
     @cached_property
     def ranking_head(self) -> ZeroShotHead:
@@ -147,24 +147,19 @@ class RunningTeacher:
             scores = self.store(size, f"{content} {digest_of(*texts, values)}")
             stores, key, finish = {"image": images, "scores": scores}, [vars(scores.key)], self.without_cells
         encoded = encode_missing(encoder, self.manifest, stores, key, self.partial, finish)
-        distributed.barrier()  # every process reads the stores that the first one has written
         log_encoded(images, encoded, len(digests))
         if cells is not None:
-            kept = self.store(size, content, np.float16).blocks(digests)
-            rows = np.concatenate([self.score_cells(block) for block in kept])
+            rows = np.concatenate([self.score_cells(block) for block in cells.blocks(digests)])
         else:
-            rows = np.concatenate(list(self.store(size, scores.key.content).blocks(digests)))
+            rows = np.concatenate(list(scores.blocks(digests)))
         return LocalScores(rows[:, 0], rows[:, 1].astype(np.uint16), shape[:2])
 
     def score_cells(self, cells: np.ndarray) -> np.ndarray:
-        """Scores and best cells of cells float16 [n, h, w, D], together float32 [n, 2, C].
-
-        One image at a time: the digits of a matrix product depend on the number of its rows.
-        """
+        """Scores and best cells of cells float16 [n, h, w, D], together float32 [n, 2, C]."""
         pooling, share = self.config.cell_pooling, self.config.cell_share
-        images = torch.from_numpy(cells).flatten(1, 2)
-        scored = [torch.stack(cell_scores(self.ranking_head, each, pooling, share)) for each in images]
-        return torch.stack(scored).float().numpy()
+        blocks = torch.from_numpy(cells).flatten(1, 2).split(PART)
+        scored = [torch.stack(cell_scores(self.ranking_head, block, pooling, share), dim=1) for block in blocks]
+        return torch.cat(scored).float().numpy()
 
     def without_cells(self, rows: np.ndarray) -> np.ndarray:
         """Entries of `PhotoEncoder.encode` with the scores of the cells instead of the cells."""

@@ -188,11 +188,12 @@ def encode_missing(
             yield order[batch], entry
 
     parts = compute_partial_results("embed", [len(r) for r in rows], [*key, missing], partial, encode, finish)
-    if not distributed.is_main():
-        return len(missing)
-    for name, store in stores.items():
+    for name, store in stores.items() if distributed.is_main() else ():
         wanted = np.array([each in lacking[name] for each in missing])
         if wanted.any():
             blocks = (part[name][wanted[place.start : place.stop]] for place, part in zip(rows, parts, strict=True))
             store.add([each for each in missing if each in lacking[name]], blocks)
+    distributed.barrier()
+    for store in stores.values() if not distributed.is_main() else ():
+        store.reload()
     return len(missing)

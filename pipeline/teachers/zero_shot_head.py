@@ -52,7 +52,7 @@ class ZeroShotHead:
         return self.class_count + len(self.background_text)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Tensor[N, C + O] of image embeddings Tensor[N, D] with unit rows."""
+        """Tensor[N, C + O] of image embeddings Tensor[N, D] with unit rows; [B, N, C + O] of [B, N, D]."""
         texts = torch.cat([self.text, self.background_text])
         numbers = torch.arange(self.class_count, self.outcomes)
         logits = class_logits(images, texts, self.logit_scale, torch.cat([self.text_class, numbers]))
