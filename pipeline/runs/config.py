@@ -18,6 +18,7 @@ LOADERS = {"conse": 2, "open_clip": 2}
 
 RENAMED = {
     "others": "background",
+    "choose": "checkpoint_selection",
     "known_from": "reuse_embeddings",
     "votes": "crop_scope",
     "informed_head": "init_head_bias",

@@ -493,7 +493,7 @@ class TrainConfig(TrainingConfig):
     calibrate: bool = option(
         True, "Calibrate each class's logits on the train labels, so that 0.5 is the threshold (authors' code: off)."
     )
-    choose: Literal["last", "authors"] = option(
+    checkpoint_selection: Literal["last", "authors"] = option(
         "last",
         "Epoch whose weights to keep. authors: the last of the first three epochs over which the rise of the train mAP "
         "quickens, counted from the warm-up and against labels equal to 1.",

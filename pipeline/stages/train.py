@@ -44,7 +44,7 @@ from pipeline.teachers.shared_network import shares_network, teacher_head
 def choose_epoch(config: TrainConfig, warmup: Checkpoint, history: pd.DataFrame) -> int:
     """Epoch, from 1, whose weights are kept; the last one where the rule finds none."""
     chosen = None
-    if config.choose == "authors":
+    if config.checkpoint_selection == "authors":
         chosen = authors_epoch(list(history["certain_map"]), warmup.training.get("certain_map", []))
     return chosen or config.epochs
 
