@@ -20,7 +20,7 @@ STAGES := prepare embed init-labels warmup boxes score-crops fuse train evaluate
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: all install $(STAGES) plan test test-slow check-gpu lint format bench-teacher bench-decode bench-train bench-feed bench-engines bench-start bench-scale bench-intervals bench-serve bench-bad-requests bench-damage ablation export \
+.PHONY: all install $(STAGES) status test test-slow check-gpu lint format bench-teacher bench-decode bench-train bench-feed bench-engines bench-start bench-scale bench-intervals bench-serve bench-bad-requests bench-damage ablation export \
         report review predict clean help
 
 all: $(VENV)/installed ## install what a run needs, then run every stage: PRESET=demo, or PRESET=voc12 VOC_ROOT=DIR
@@ -42,8 +42,8 @@ $(VENV)/installed-%: $(VENV)/installed
 $(STAGES): $(VENV)/installed
 	$(CCD) all --to $@ --preset $(PRESET) --run $(RUN) --device $(DEVICE) $(if $(ROOT),--root $(ROOT)) $(ARGS)
 
-plan: $(VENV)/installed ## print the stages that `make all` would run, and their estimated time: RUN
-	$(CCD) plan --run $(RUN)
+status: $(VENV)/installed ## print the stages that `make all` would run, and their estimated time: RUN
+	$(CCD) status --run $(RUN)
 
 test: $(VENV)/installed-test ## run the tests
 	$(BIN)/python -m pytest
@@ -108,7 +108,7 @@ report: $(VENV)/installed ## write the report of RUN, one HTML page
 	$(CCD) report --run $(RUN)
 
 review: $(VENV)/installed ## write the most uncertain images of RUN as tasks of Label Studio
-	$(CCD) review-list --run $(RUN) --force
+	$(CCD) export-review --run $(RUN) --force
 
 predict: $(VENV)/installed ## predict labels and scores with the classifier of RUN: IMAGES=DIR
 	$(CCD) predict $(RUN) $(IMAGES) --device $(DEVICE)

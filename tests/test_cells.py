@@ -192,9 +192,9 @@ def test_boxes_around_the_best_cells(corners):
 
 def test_the_plan_tells_whether_new_names_need_another_pass(corners):
     embed(corners)
-    assert "are kept" in ccd("plan", corners)
+    assert "are kept" in ccd("status", corners)
     embed(corners, "--cell-cache-gb", 0)
-    assert "another pass" in ccd("plan", corners)
+    assert "another pass" in ccd("status", corners)
 
 
 def test_softening_reaches_the_entropy_in_the_fewest_steps():

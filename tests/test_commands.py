@@ -58,7 +58,7 @@ def test_the_second_command_in_a_run_says_who_is_there(run, holder):
     assert f"{run} is in use by process {holder.pid}" in refused("fuse", "--run", run)
     assert invoke("prepare", "--run", run, "--classes", "red,blue")[0] == 1
     assert (run / "run.toml").read_text() == before
-    assert invoke("plan", "--run", run)[0] == 0  # looks, and writes nothing
+    assert invoke("status", "--run", run)[0] == 0  # looks, and writes nothing
 
 
 def test_a_killed_command_leaves_no_lock(run, holder):
@@ -71,7 +71,7 @@ def test_a_killed_command_leaves_no_lock(run, holder):
 
 def test_plan_says_what_would_be_built_and_why(run):
     assert [step.why for step in plan_run(run, read_run(run))] == [""] * 9
-    assert "everything is up to date" in ccd("plan", "--run", run)
+    assert "everything is up to date" in ccd("status", "--run", run)
     with (run / "run.toml").open("a") as file:
         file.write("[fuse]\nratio = 0.6\n")
     steps = {step.stage: step for step in plan_run(run, read_run(run))}
@@ -79,7 +79,7 @@ def test_plan_says_what_would_be_built_and_why(run):
     assert steps["train"].why == "after fuse"
     taken = json.loads((run / "timings.json").read_text())["train"]["seconds"]
     assert steps["train"].seconds == pytest.approx(taken)
-    assert f"`ccd all --run {run}`" in ccd("plan", "--run", run)
+    assert f"`ccd all --run {run}`" in ccd("status", "--run", run)
     (run / "boxes.h5").unlink()
     assert {step.stage: step.why for step in plan_run(run, read_run(run))}["boxes"] == "boxes.h5 is missing"
 
@@ -108,9 +108,9 @@ def test_plan_looks_at_the_photos(run, own_photos):
     ccd("prepare", run, "--labels", "")
     photo.unlink()
     assert reasons(run)["prepare"] == "1 photos are missing"
-    assert invoke("plan", run)[1].count("after prepare") == 8
+    assert invoke("status", run)[1].count("after prepare") == 8
     own_photos.rename(own_photos.with_name("elsewhere"))
-    assert str(own_photos / "train") in refused("plan", run)
+    assert str(own_photos / "train") in refused("status", run)
 
 
 def test_plan_looks_at_labels_and_settings(run, own_photos):
@@ -124,7 +124,7 @@ def test_plan_looks_at_labels_and_settings(run, own_photos):
     (run / "run.toml").write_text((run / "run.toml").read_text() + "[classes]\nred = ['scarlet']\n")
     assert reasons(run)["prepare"] == "the classes have changed"
     (run / "run.toml").unlink()
-    assert "no photos are named" in refused("plan", run)
+    assert "no photos are named" in refused("status", run)
 
 
 def test_plan_tries_photos_again_that_could_not_be_read(run, own_photos):
@@ -157,12 +157,12 @@ def test_plan_names_what_it_does_not_look_into(photos, tmp_path):
         archive.write(photos / "train" / "0.png", "0.png")
     given = ("--images", tmp_path / "photos.zip", "--classes", "red,blue")
     ccd("prepare", tmp_path / "run", *given)
-    assert "does not check archives" in ccd("plan", tmp_path / "run")
+    assert "does not check archives" in ccd("status", tmp_path / "run")
 
 
 def test_plan_without_ground_truth_ends(run):
     ccd("prepare", run, "--labels", "")
-    code, output = invoke("plan", run)
+    code, output = invoke("status", run)
     assert code == 0 and "left out: there is no ground truth" in output and "everything is up to date" in output
 
 
@@ -190,9 +190,9 @@ def test_config_says_where_each_option_comes_from(run, monkeypatch):
 
 def test_runs_lists_what_is_under_artifacts(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "no run" in ccd("runs")
+    assert "no run" in ccd("list")
     shutil.copytree(run, tmp_path / "artifacts" / "first")
-    code, output = invoke("runs")
+    code, output = invoke("list")
     assert code == 0 and "first" in output and "evaluate" in output
 
 
@@ -202,10 +202,10 @@ def begin(run, photos, *more):
 
 def test_a_run_in_the_working_directory_is_named_by_a_path(run, monkeypatch):
     monkeypatch.chdir(run.parent)
-    assert f"write ./{run.name}" in " ".join(refused("plan", "--run", run.name).split())
+    assert f"write ./{run.name}" in " ".join(refused("status", "--run", run.name).split())
     (run / "metrics.json").unlink()
-    assert f"`ccd all --run ./{run.name}`" in " ".join(ccd("plan", "--run", f"./{run.name}").split())
-    assert "There are none" in invoke("plan", "--run", "nowhere")[1]
+    assert f"`ccd all --run ./{run.name}`" in " ".join(ccd("status", "--run", f"./{run.name}").split())
+    assert "There are none" in invoke("status", "--run", "nowhere")[1]
 
 
 @pytest.fixture
@@ -229,9 +229,9 @@ def beside_photos(finished, photos, tmp_path, monkeypatch):
         ("export-labels", ["--out", "labels.csv"], "labels.csv"),
         ("calibrate", ["thresholds.json"], "calibrated.pt"),
         ("report", ["--images", "0"], "report.html"),
-        ("plan", [], "everything is up to date"),
+        ("status", [], "everything is up to date"),
         ("config", [], "train.epochs"),
-        ("review-list", [], "review.json"),
+        ("export-review", [], "review.json"),
         ("fuse", ["--device", "cpu"], "up to date"),
     ],
 )
@@ -408,7 +408,7 @@ def test_figures_of_labels_that_were_taken_away_are_not_shown(run):
         ("predict", "RUN", "PHOTO", "--out", "OUT.csv"),
         ("export", "RUN", "--format", "torch-export", "--out", "OUT.pt2"),
         ("export-labels", "RUN", "--out", "OUT.csv"),
-        ("review-list", "--run", "RUN", "--out", "OUT.json"),
+        ("export-review", "--run", "RUN", "--out", "OUT.json"),
         ("inspect", "RUN", "--image", "0.png", "--show", "--out", "OUT.png"),
         ("calibrate", "RUN", "LABELS", "--out", "OUT.pt"),
     ],
@@ -501,7 +501,7 @@ def full_disk(*_):
     [
         ("report", "--run", "RUN"),
         ("export-labels", "RUN"),
-        ("review-list", "--run", "RUN"),
+        ("export-review", "--run", "RUN"),
         ("fuse", "--run", "RUN", "--ratio", "0.4"),
         ("predict", "RUN", "PHOTO", "--out", "OUT.csv"),
         ("inspect", "RUN", "--image", "0.png", "--show", "--out", "OUT.png"),
@@ -528,7 +528,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_behind(arguments, run, photo
         ("predict", "RUN", "PHOTO", "--out", "BELOW/o.csv"),
         ("export-labels", "RUN", "--out", "BELOW/o.csv"),
         ("export-labels", "RUN", "--format", "huggingface", "--out", "BELOW/o"),
-        ("review-list", "--run", "RUN", "--out", "BELOW/o.json"),
+        ("export-review", "--run", "RUN", "--out", "BELOW/o.json"),
         ("inspect", "RUN", "--image", "0.png", "--show", "--out", "BELOW/o.png"),
         ("warmup", "--run", "RUN", "--force", "--device", "cpu", "--cache", "BELOW"),
         ("prepare", "--run", "BELOW/run", "--images", "PHOTO", "--classes", "a,b"),

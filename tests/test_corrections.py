@@ -14,14 +14,14 @@ from pipeline.artifacts.state import check_up_to_date
 from pipeline.evaluation.read import read
 from pipeline.exchange.label_studio import LOCAL_FILES, storage_advice, storage_folders
 from pipeline.method.labels import correct
-from pipeline.review import review_list
+from pipeline.review import export_review
 from pipeline.review.corrections import UNTOUCHED, read_corrected_rows
 from pipeline.system.errors import PipelineError
 
 
 def answered(run, path, choices):
     """An export of Label Studio: the review list of a run, with these choices by image id."""
-    ccd("review-list", "--run", run, "--n", 100, "--out", path)
+    ccd("export-review", "--run", run, "--limit", 100, "--out", path)
     tasks = json.loads(path.read_text())
     for number, task in enumerate(tasks):
         task |= {"id": number, "annotations": []}
@@ -38,8 +38,8 @@ def answers_by_name(path):
     return {row.name: row.labels for row in read_corrected_rows(path, CLASSES)}
 
 
-def test_review_list_begins_with_the_doubtful_and_names_the_classes(small_run):
-    assert "ccd import-labels" in ccd("review-list", "--run", small_run, "--n", 3)
+def test_export_review_begins_with_the_doubtful_and_names_the_classes(small_run):
+    assert "ccd import-labels" in ccd("export-review", "--run", small_run, "--limit", 3)
     tasks = json.loads((small_run / "review.json").read_text())
     assert len(tasks) == 3
     assert tasks[0]["data"]["image_id"] == "train/0.png"  # the only one whose label was turned round
@@ -87,7 +87,7 @@ def test_without_corrections_fuse_does_as_before(small_run):
 def test_reviewed_images_are_not_asked_again(small_run, tmp_path):
     export = answered(small_run, tmp_path / "export.json", {"train/0.png": ["cat"]})
     invoke("import-labels", export, "--run", small_run)
-    invoke("review-list", "--run", small_run)
+    invoke("export-review", "--run", small_run)
     tasks = json.loads((small_run / "review.json").read_text())
     assert len(tasks) == TRAIN - 1 and all(task["data"]["image_id"] != "train/0.png" for task in tasks)
 
@@ -243,13 +243,13 @@ def test_the_newest_annotation_counts(tmp_path, newest_first):
         assert answers_by_name(tmp_path / name)["a"].tolist() == [1, 0, 0]
 
 
-def test_a_review_list_of_chosen_images(small_run, tmp_path):
+def test_an_export_review_of_chosen_images(small_run, tmp_path):
     (tmp_path / "selection.csv").write_text("image_id\ntrain/5.png\ntest/0.png\n")
-    path = review_list.run(small_run, 100, tmp_path / "review.json", chosen=tmp_path / "selection.csv")
+    path = export_review.run(small_run, 100, tmp_path / "review.json", chosen=tmp_path / "selection.csv")
     assert [task["data"]["image_id"] for task in json.loads(path.read_text())] == ["train/5.png"]
     (tmp_path / "selection.csv").write_text("image_id\ntest/0.png\n")
     with pytest.raises(PipelineError, match="no image of the train split"):
-        review_list.run(small_run, 100, tmp_path / "other.json", chosen=tmp_path / "selection.csv")
+        export_review.run(small_run, 100, tmp_path / "other.json", chosen=tmp_path / "selection.csv")
 
 
 def test_the_folders_that_label_studio_must_be_told():

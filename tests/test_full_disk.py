@@ -36,7 +36,7 @@ COMMANDS = [
     *EXPORTS,
     *(("export", "RUN", "--format", name) for name in ("onnx", "torch-export", "hub")),
     ("report", "RUN"),
-    ("review-list", "RUN"),
+    ("export-review", "RUN"),
     ("import-labels", "SAID.csv", "RUN"),
     ("calibrate", "RUN", "LABELLED.csv", "--folds", "2", "--device", "cpu"),
     *(("predict", "RUN", "PHOTO", "--device", "cpu", "--out", f"OUT{end}") for end in (".csv", ".jsonl", ".parquet")),

@@ -82,7 +82,7 @@ def test_later_commands_work(folder, photos, tmp_path):
     assert scores.shape == (1, 1) and 0 < scores < 1
     ccd("inspect", folder)
     ccd("report", "--run", folder)
-    ccd("review-list", "--run", folder, "--out", tmp_path / "tasks.json")
+    ccd("export-review", "--run", folder, "--out", tmp_path / "tasks.json")
     ccd("export-labels", folder, "--out", tmp_path / "labels.csv")
     assert "green" in (folder / "report.html").read_text()
     ccd(

@@ -25,7 +25,7 @@ def tree(folder):
     return {path: path.readlink() if path.is_symlink() else path.read_bytes() for path in files}
 
 
-@pytest.mark.parametrize("command", [*LABELS, ("review-list",)], ids=" ".join)
+@pytest.mark.parametrize("command", [*LABELS, ("export-review",)], ids=" ".join)
 def test_an_output_in_its_default_place_is_replaced_by_force_alone(run, command):
     ccd(*command, "--run", run)
     before = tree(run)
@@ -78,7 +78,7 @@ def test_a_file_and_a_folder_do_not_take_each_others_place(run, tmp_path):
 
 def test_the_interface_next_to_the_tasks_is_kept_too(run, tmp_path):
     (tmp_path / "tasks.xml").write_text("precious")
-    for command in (("export-labels", "--format", "label-studio"), ("review-list",)):
+    for command in (("export-labels", "--format", "label-studio"), ("export-review",)):
         assert "tasks.xml exists already" in refused(*command, "--run", run, "--out", tmp_path / "tasks.json")
         assert "Name a .json file" in refused(*command, "--run", run, "--out", tmp_path / "tasks.xml", "--force")
     assert (tmp_path / "tasks.xml").read_text() == "precious" and not (tmp_path / "tasks.json").exists()

@@ -320,7 +320,7 @@ def test_the_command_serves_until_it_is_interrupted(small_run, monkeypatch, capf
 
     monkeypatch.setattr(uvicorn.Server, "run", interrupted)
     monkeypatch.setattr(secrets, "token_urlsafe", lambda length: "the-token")
-    code, output = invoke("review", "--run", small_run, "--n", 3)
+    code, output = invoke("review", "--run", small_run, "--limit", 3)
     text = " ".join((output + capfd.readouterr().err).split())
     assert code == 0 and "3 photos to review: open http://127.0.0.1:" in text and "/the-token/ (" in text
     assert "corrected photos: 1." in text and "`ccd fuse" in text

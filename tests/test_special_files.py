@@ -83,7 +83,7 @@ def test_a_special_file_in_a_run_is_refused(name, make, finished, tmp_path):
                 assert "\n" not in str(error)
         with pytest.raises(PipelineError):
             read(run / name)
-        for command in (("inspect", run), ("plan", "--run", run), ("runs",)):
+        for command in (("inspect", run), ("status", "--run", run), ("list",)):
             code, output = invoke(*command)
             assert code in (0, 1) and "Traceback" not in output, output
 

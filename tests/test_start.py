@@ -80,10 +80,10 @@ def test_work_on_labels_and_scores_imports_no_network(stage, run):
         ["inspect", "RUN", "--class", "red"],
         ["export-labels", "RUN", "--out", "OUT/labels.csv"],
         ["export-labels", "RUN/epoch_scores.h5", "--out", "OUT/test.csv"],
-        ["review-list", "--run", "RUN", "--out", "OUT/review.json"],
-        ["plan", "--run", "RUN"],
+        ["export-review", "--run", "RUN", "--out", "OUT/review.json"],
+        ["status", "--run", "RUN"],
         ["config", "--run", "RUN"],
-        ["runs"],
+        ["list"],
     ],
     ids=" ".join,
 )

@@ -44,7 +44,7 @@ def test_an_argument_that_is_not_utf8_is_one_line(command, written_run, tmp_path
 
 def test_a_run_of_the_environment_that_is_not_utf8_is_one_line(monkeypatch):
     monkeypatch.setenv("CCD_RUN", BYTES)
-    code, output = invoke("plan")
+    code, output = invoke("status")
     assert code == 1 and "CCD_RUN has x\\udce9y, which is not valid UTF-8" in output
 
 

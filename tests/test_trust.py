@@ -24,7 +24,7 @@ READERS = [
     ("export-labels", "--split", "test", "--out", "OUT/labels.csv"),
     ("export-labels", "--format", "coco", "--boxes", "--out", "OUT/labels.json"),
     ("export-labels", "--format", "cleanlab", "--out", "OUT/labels.json"),
-    ("review-list", "--out", "OUT/review.json"),
+    ("export-review", "--out", "OUT/review.json"),
     ("inspect", "--class", "red"),
     ("inspect", "--image", "IMAGE", "--show", "--out", "OUT/photo.png"),
 ]

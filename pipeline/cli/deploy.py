@@ -60,7 +60,9 @@ def predict(
         list[str],
         typer.Option(help="Files, folders or ends of paths to skip, such as '*_thumb.jpg' or 'raw'. May be repeated."),
     ] = [],  # noqa: B006 - typer copies it
-    every: Annotated[float, typer.Option(min=0.001, help="Seconds between the frames taken from a video.")] = 1.0,
+    frame_interval: Annotated[
+        float, typer.Option(min=0.001, help="Seconds between the frames taken from a video.")
+    ] = 1.0,
     batch_size: BatchOption = 16,
     device: DeviceOption = "auto",
     engine: Annotated[
@@ -81,7 +83,7 @@ def predict(
     check_free(out, force=force)
     target, images = split_target(arguments, run, "IMAGES")
     path = classifier_to_use(target)
-    options = {"every": every, "batch_size": batch_size, "engine": engine, "exclude": exclude}
+    options = {"frame_interval": frame_interval, "batch_size": batch_size, "engine": engine, "exclude": exclude}
     tool.run(path, images, out, device=pick_device(device), **options)
 
 

@@ -22,7 +22,7 @@ from pipeline.runs.lock import locked
 def review(
     name: RunArgument = "",
     run: RunOption = "",
-    count: Annotated[int, typer.Option("--n", min=1, help="Largest number of images.")] = 100,
+    count: Annotated[int, typer.Option("--limit", min=1, help="Largest number of images.")] = 100,
     images: SelectionOption = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of this machine. 0: any free port.")] = 0,
 ) -> None:
@@ -32,18 +32,18 @@ def review(
     tool.run(chosen_run(named_run(name, run)), count, chosen=images, port=port)
 
 
-@app.command("review-list", rich_help_panel="Review")
-def review_list(
+@app.command("export-review", rich_help_panel="Review")
+def export_review(
     name: RunArgument = "",
     run: RunOption = "",
-    count: Annotated[int, typer.Option("--n", min=1, help="Largest number of images.")] = 100,
+    count: Annotated[int, typer.Option("--limit", min=1, help="Largest number of images.")] = 100,
     out: Annotated[Path | None, typer.Option(help="JSON file to write (default: review.json in the run).")] = None,
     image_prefix: Annotated[str, typer.Option(help="Address before the photos' absolute paths.")] = LOCAL_FILES,
     images: SelectionOption = None,
     force: OverwriteOption = False,
 ) -> None:
     """Write the most uncertain images as tasks of Label Studio, the most uncertain first."""
-    from pipeline.review import review_list as tool
+    from pipeline.review import export_review as tool
 
     tool.run(chosen_run(named_run(name, run)), count, out, image_prefix=image_prefix, chosen=images, force=force)
 

@@ -1,4 +1,4 @@
-"""Commands that show runs: their list, plan and settings."""
+"""Commands that show runs: their list, state and settings."""
 
 from pipeline.cli.app import RunArgument, RunOption, app, chosen_run, named_run
 from pipeline.runs import settings
@@ -6,7 +6,7 @@ from pipeline.stages.started import check_kind
 
 
 @app.command(rich_help_panel="Runs")
-def plan(name: RunArgument = "", run: RunOption = "") -> None:
+def status(name: RunArgument = "", run: RunOption = "") -> None:
     """Print the stages that `all` would run, why, and their estimated time; runs nothing."""
     from pipeline.stages.plan import show_plan
 
@@ -16,8 +16,8 @@ def plan(name: RunArgument = "", run: RunOption = "") -> None:
     show_plan(folder, own)
 
 
-@app.command(rich_help_panel="Runs")
-def runs() -> None:
+@app.command("list", rich_help_panel="Runs")
+def list_runs() -> None:
     """List the runs under artifacts/."""
     from pipeline.report.runs import show_runs
 

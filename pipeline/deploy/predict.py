@@ -194,7 +194,9 @@ def from_address(
     return [FoundPhoto(name, image.path) for name, image in zip(names, listing.images, strict=True)], listing
 
 
-def photos_of(photos: Sequence[FoundPhoto], every: float, names: list[str]) -> Iterator[Photo | UnreadableImage]:
+def photos_of(
+    photos: Sequence[FoundPhoto], frame_interval: float, names: list[str]
+) -> Iterator[Photo | UnreadableImage]:
     """The photos and the frames of the videos; appends the name of each to `names` before it yields it."""
     for photo in photos:
         if not photo.is_video:
@@ -202,7 +204,7 @@ def photos_of(photos: Sequence[FoundPhoto], every: float, names: list[str]) -> I
             yield photo.place
             continue
         try:
-            for time, pixels in frames(photo.place, every):
+            for time, pixels in frames(photo.place, frame_interval):
                 names.append(f"{photo.name}#t={round(time, 3)}")
                 yield pixels
         except UnreadableImage as error:
@@ -215,7 +217,7 @@ def run(
     sources: Sequence[str],
     out: Path | None,
     *,
-    every: float,
+    frame_interval: float,
     batch_size: int,
     device: str,
     engine: Engine = "auto",
@@ -227,7 +229,7 @@ def run(
         classifier_path: file of a classifier.
         sources: see `find_images`.
         out: CSV, JSON lines or Parquet file; None for standard output.
-        every: seconds between two frames of a video.
+        frame_interval: seconds between two frames of a video.
         batch_size: photos per batch.
         device: torch device.
         engine: runtime of the backbone; see `engines.run_of`.
@@ -240,9 +242,9 @@ def run(
         check_suffix(out)
     classifier = Classifier.load(classifier_path, device, engine)
     photos = find_images(sources, classifier.class_names, exclude)
-    total = sum(frame_count(photo.place, every) if photo.is_video else 1 for photo in photos)
+    total = sum(frame_count(photo.place, frame_interval) if photo.is_video else 1 for photo in photos)
     names: list[str] = []
-    scored = score_photos(classifier, photos_of(photos, every, names), names, total, batch_size)
+    scored = score_photos(classifier, photos_of(photos, frame_interval, names), names, total, batch_size)
     images = [names[row] for row in scored.rows]
     if not (scored.scores >= classifier.thresholds).any():
         log(

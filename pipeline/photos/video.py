@@ -30,13 +30,15 @@ def import_av(path: Path) -> Any:
     return av
 
 
-def frame_count(path: Path, every: float) -> int:
+def frame_count(path: Path, frame_interval: float) -> int:
     """Approximate number of results of `frames`, from the duration in the header; 1 if there is none."""
     av = import_av(path)
 
     def count() -> int:
         with _opened(av, path) as video:
-            return int(max(video.duration or 0, 0) / av.time_base / every) + 1  # damaged files have negative durations
+            return (
+                int(max(video.duration or 0, 0) / av.time_base / frame_interval) + 1
+            )  # damaged files have negative durations
 
     with suppress(UnreadableImage):
         return guarded(path, count, "a video")
@@ -47,23 +49,23 @@ def _opened(av: Any, path: Path) -> Any:
     return av.open(str(regular_file(path)), options=LOCAL_ONLY)
 
 
-def frames(path: Path, every: float) -> Iterator[tuple[float, np.ndarray]]:
+def frames(path: Path, frame_interval: float) -> Iterator[tuple[float, np.ndarray]]:
     """Frames at regular times: the time in seconds, and the frame as uint8 [H, W, 3], RGB, upright.
 
     Args:
         path: a video file; only its first video stream is read.
-        every: seconds, above 0; each result is the first frame at or after a multiple of it.
+        frame_interval: seconds, above 0; each result is the first frame at or after a multiple of it.
 
     Raises:
         UnreadableImage: the file, or its rest, cannot be decoded.
         PipelineError: PyAV is not installed.
     """
-    with closing(_frames(import_av(path), path, every)) as found:
+    with closing(_frames(import_av(path), path, frame_interval)) as found:
         while (frame := guarded(path, lambda: next(found, None), "a video")) is not None:
             yield frame
 
 
-def _frames(av: Any, path: Path, every: float) -> Iterator[tuple[float, np.ndarray]]:
+def _frames(av: Any, path: Path, frame_interval: float) -> Iterator[tuple[float, np.ndarray]]:
     """`frames` with the errors of the decoders."""
     with _opened(av, path) as video:
         if not video.streams.video:
@@ -74,9 +76,9 @@ def _frames(av: Any, path: Path, every: float) -> Iterator[tuple[float, np.ndarr
         for frame in video.decode(stream):
             first = (frame.time or 0.0) if first is None else first
             time = (frame.time or 0.0) - first
-            if time < number * every - 1e-6:
+            if time < number * frame_interval - 1e-6:
                 continue
             if frame.width * frame.height > MAX_PIXELS:
                 raise UnreadableImage(f"{path} has frames above {MAX_PIXELS / 1e6:.0f} megapixels. Scale it down.")
             yield time, np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
-            number = int((time + 1e-6) / every) + 1
+            number = int((time + 1e-6) / frame_interval) + 1

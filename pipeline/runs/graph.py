@@ -1,4 +1,4 @@
-"""The stages of a run and their files: commands, `all`, `plan`, states and make derive from this table.
+"""The stages of a run and their files: commands, `all`, `status`, states and make derive from this table.
 
 Modules and option classes are named as text, so that reading the graph imports neither.
 """

@@ -1,4 +1,4 @@
-"""Duration of the stages of a run and size of their files, for `plan`, `all` and the report."""
+"""Duration of the stages of a run and size of their files, for `status`, `all` and the report."""
 
 import json
 from collections.abc import Mapping, Sequence

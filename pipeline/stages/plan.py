@@ -185,9 +185,9 @@ def log_end(folder: Path) -> None:
     log(f"Files: {folder}/. Duration of the stages: {taken}.")
     run = run_argument(folder)
     if file_state(folder / "classifier.pt").state != UP_TO_DATE:
-        log(f"Next: `ccd all {run}` runs the remaining stages; `ccd plan {run}` lists them.")
+        log(f"Next: `ccd all {run}` runs the remaining stages; `ccd status {run}` lists them.")
     else:
         log(
             f"Next: `ccd report --run {run}` shows the run on one page; `ccd predict {run} PHOTOS` runs the "
-            f"classifier; `ccd review-list --run {run}` lists the labels that are worth checking."
+            f"classifier; `ccd export-review --run {run}` lists the labels that are worth checking."
         )

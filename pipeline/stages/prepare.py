@@ -174,7 +174,7 @@ def why_prepare(run_folder: Path, config: PrepareConfig, classes: Mapping[str, W
     if config.kind == "folder" and not all(
         map(folder.is_plain, map(source, [*each_of(config.images), *each_of(config.test_images)]))
     ):
-        log("plan does not check archives and URLs; `ccd prepare` does.")
+        log("status does not check archives and URLs; `ccd prepare` does.")
         return ""
     dataset = load_dataset(config, run_folder)
     if prompt_names(dataset.class_names, classes) != before.display_names:

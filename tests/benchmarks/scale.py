@@ -93,7 +93,7 @@ def with_networks(root: Path, count: int, class_names: list[str]) -> dict[str, C
     for stage in ALL[1:]:
         device = [] if stage in ("init-labels", "fuse", "evaluate") else ["--device", "cpu"]
         costs[stage] = measure(stage, *run, *device)
-    costs["plan"] = measure("plan", *run)
+    costs["status"] = measure("status", *run)
     return costs
 
 

@@ -22,7 +22,7 @@ def main() -> None:
     """Print a line per command, the lightest first, as the memory is the largest so far."""
     run = sys.argv[1]
     for arguments in (["--help"], ["fuse", "--help"], ["fuse", "--run", run], ["inspect", f"{run}/final_labels.h5"],
-                      ["inspect", run], ["plan", "--run", run]):  # fmt: skip
+                      ["inspect", run], ["status", "--run", run]):  # fmt: skip
         seconds, memory = measure(arguments)
         print(f"ccd {' '.join(arguments):<50} {seconds:6.2f} s {memory:8.0f} MB")
 
