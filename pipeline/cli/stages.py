@@ -1,5 +1,7 @@
 """Commands of the stages, and `all`."""
 
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +17,7 @@ from pipeline.cli.app import (
     RunArgument,
     RunOption,
     SetOption,
+    YesOption,
     app,
     chosen_run,
     given_options,
@@ -24,7 +27,7 @@ from pipeline.cli.app import (
 from pipeline.runs import settings
 from pipeline.runs.graph import STAGE_NAMES, STAGES, Stage, find_stage, options_of, up_to
 from pipeline.runs.lock import locked
-from pipeline.runs.options import PrepareConfig
+from pipeline.runs.options import EmbedConfig, PrepareConfig
 from pipeline.stages.started import keep_settings, started_run
 from pipeline.system import distributed
 from pipeline.system.errors import PipelineError
@@ -43,20 +46,56 @@ def add_stage(stage: Stage) -> None:
         force: ForceOption = False,
         **given: Any,
     ) -> None:
-        from pipeline.stages.chain import run_stage
-
-        folder = chosen_run(named_run(name, run))
-        with locked(folder):
-            before = settings.read_run(folder)
-            if not (folder / settings.FILE).exists():
-                log(f"warning: {folder} has no {settings.FILE}, so this stage runs with the default settings.")
-            own = before.merged(settings.Settings({stage.name: given_options(given)}, where=before.where)).absolute()
-            run_stage(stage, folder, own, device, force)
-            keep_settings(folder, before, own)
-            if stage.name == "evaluate":
-                show_figures(folder)
+        run_alone(stage, chosen_run(named_run(name, run)), given, device, force)
 
     app.command(stage.name, help=stage.summary, rich_help_panel="Stages")(command)
+
+
+def run_alone(
+    stage: Stage, folder: Path, given: Mapping[str, Any], device: str, force: bool, *, yes: bool | None = None
+) -> None:
+    """Run one stage with the options that its command got; see `ask_if_long` for `yes`, None for no estimate."""
+    from pipeline.stages.chain import run_stage
+
+    with locked(folder):
+        before = settings.read_run(folder)
+        if not (folder / settings.FILE).exists():
+            log(f"warning: {folder} has no {settings.FILE}, so this stage runs with the default settings.")
+        own = before.merged(settings.Settings({stage.name: given_options(given)}, where=before.where)).absolute()
+        if yes is not None:
+            ask_if_long(folder, own, [stage], device, force, yes)
+        run_stage(stage, folder, own, device, force)
+        keep_settings(folder, before, own)
+        if stage.name == "evaluate":
+            show_figures(folder)
+
+
+def ask_if_long(
+    folder: Path, own: settings.Settings, stages: Sequence[Stage], device: str, force: bool, yes: bool
+) -> None:
+    """Log the estimate of a run that takes longer than about a minute, and ask before more than a day.
+
+    Raises:
+        PipelineError: the run would take longer than a day, and neither `yes` nor a person at the terminal agrees.
+    """
+    from pipeline.stages.forecast import DAY, WORTH_SAYING, forecast
+
+    if not distributed.is_main():
+        return
+    estimate = forecast(folder, own, device, stages, force)
+    if estimate is None or estimate.total < WORTH_SAYING:
+        return
+    log(estimate.sentence(folder))
+    if estimate.total <= DAY or yes:
+        return
+    agreed = (
+        sys.stdin is not None and sys.stdin.isatty() and typer.confirm("This takes longer than a day. Start?", err=True)
+    )
+    if not agreed:
+        raise PipelineError(
+            f"{folder} would take longer than a day, so nothing was started. Add --yes to start it, or choose a smaller "
+            "teacher, fewer photos or a GPU."
+        )
 
 
 @app.command("prepare", help=find_stage("prepare").summary, rich_help_panel="Stages")
@@ -90,6 +129,7 @@ def run_all(
     device: DeviceOption = "auto",
     force: ForceOption = False,
     reset: ResetOption = False,
+    yes: YesOption = False,
     to: Annotated[str, typer.Option("--to", help=f"Last stage to run: {', '.join(STAGE_NAMES)}.")] = "evaluate",
     **given: Any,
 ) -> None:
@@ -104,13 +144,30 @@ def run_all(
         folder,
         own,
     ):
-        run_chain(folder, own, device, force, up_to(to)[1:])
+        stages = up_to(to)[1:]
+        ask_if_long(folder, own, stages, device, force, yes)
+        run_chain(folder, own, device, force, stages)
         measured = to == "evaluate" and is_measured(folder)
         if measured:
             show_figures(folder)
         if distributed.is_main():
             log_verdict(folder, headline=not measured)
         log_end(folder)
+
+
+@app.command("embed", help=find_stage("embed").summary, rich_help_panel="Stages")
+@with_options(EmbedConfig)
+def embed(
+    name: RunArgument = "",
+    *,
+    run: RunOption = "",
+    device: DeviceOption = "auto",
+    force: ForceOption = False,
+    yes: YesOption = False,
+    **given: Any,
+) -> None:
+    """Score the images with the teacher, after an estimate of the time that this takes."""
+    run_alone(find_stage("embed"), chosen_run(named_run(name, run)), given, device, force, yes=yes)
 
 
 def is_measured(folder: Path) -> bool:
@@ -138,5 +195,5 @@ def show_figures(folder: Path) -> None:
         show_metrics(folder)
 
 
-for _stage in STAGES[1:]:
+for _stage in STAGES[2:]:
     add_stage(_stage)
