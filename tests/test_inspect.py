@@ -150,3 +150,13 @@ def test_corrections_are_inspected(small_run):
     )
     write(small_run / "corrections.h5", corrections)
     assert "cat 1 0" in squeezed(ccd("inspect", small_run / "corrections.h5", "--image", "train/0.png"))
+
+
+def test_a_run_ends_with_its_result_and_the_next_command(small_run):
+    code, output = invoke("inspect", small_run)
+    assert code == 0 and "…" not in output
+    assert f"ccd report --run {small_run}" in " ".join(output.split())
+    (small_run / "final_labels.h5").unlink()
+    code, output = invoke("inspect", small_run)
+    *_, reason, following = output.strip().splitlines()
+    assert code == 0 and "final_labels.h5 is missing" in reason and f"ccd all {small_run}" in following

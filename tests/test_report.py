@@ -59,7 +59,7 @@ DRIVER = r"""(() => {
   const heat = document.querySelector("#detail canvas");
   found.hottest = heat && [...heat.getContext("2d").getImageData(0, 0, 2, 2).data].filter((_, k) => k % 4 === 3);
   byId("detail").close();
-  const head = document.querySelectorAll("#class-table button")[1];
+  const head = document.querySelectorAll("#class-table th:not(.more) button")[1];
   head?.focus(); head?.click(); found.kept = document.activeElement === (head ?? document.activeElement);
   document.querySelector(".pick input")?.click(); found.picked = byId("picked-count")?.textContent;
   const moved = byId("cut");
@@ -68,7 +68,7 @@ DRIVER = r"""(() => {
     moved.value = 0; moved.dispatchEvent(new Event("input"));
     found.lowest = byId("cut-figures").innerText.split(/\s*\n\s*/);
   }
-  found.sorted = [...document.querySelectorAll("#class-table tbody tr")].map((row) => Number(row.cells[1]?.textContent));
+  found.sorted = [...document.querySelectorAll("#class-table tbody tr")].map((row) => Number(row.cells[head?.closest("th").cellIndex]?.textContent));
   found.svgs = document.querySelectorAll(".chart svg").length;
   found.fetched = performance.getEntriesByType("resource").map((e) => e.name);
   found.overflow = document.documentElement.scrollWidth - innerWidth;
@@ -338,6 +338,37 @@ def test_a_class_without_labels_and_a_silent_threshold_are_alerts(small_run):
     assert found["No label: dog"]["show"]["class"] == "dog"
     assert f"Never predicted: {CLASSES[2]}" in found
     assert f"Never top-1 of the teacher: {CLASSES[2]}" in found  # its bias is of no image
+
+
+def test_every_alert_names_a_command(small_run):
+    files = read_run(small_run)
+    labels = files.final.labels.copy()
+    labels[:, 1] = 0.3
+    for changed in (
+        files,
+        replace(files, final=replace(files.final, labels=labels)),
+        replace(files, thresholds=[0.5, 1, 0]),
+    ):
+        for truth in (files.truth, None):
+            for alert in verdict(replace(changed, truth=truth))["alerts"]:
+                assert "`ccd " in alert["remedy"], alert["title"]
+
+
+def test_examples_are_predicted_test_photos_or_else_labelled_train_photos(small_run):
+    files = read_run(small_run)
+    found = verdict(files)["examples"]
+    decided = dict(zip(files.epoch_scores.image_ids, (files.epoch_scores.chosen >= 0.5).any(1), strict=True))
+    assert found and all(decided[image_id] for image_id in found)
+    found = verdict(replace(files, epoch_scores=None))["examples"]
+    labelled = dict(zip(files.final.image_ids, (files.final.labels >= 0.5).any(1), strict=True))
+    assert found and all(labelled[image_id] for image_id in found)
+
+
+def test_an_unfinished_run_names_the_next_stage(small_run):
+    for name in ("final_labels.h5", "classifier.pt", "epoch_scores.h5", "metrics.json"):
+        (small_run / name).unlink()
+    sentence = verdict(read_run(small_run))["sentence"]
+    assert "next stage is fuse" in sentence and f"`ccd all {small_run}`" in sentence
 
 
 def test_a_name_that_the_teacher_does_not_know_is_the_first_line_about_its_class(small_run):

@@ -20,7 +20,7 @@ def run(folder: Path, config: ReportConfig) -> Path:
     """
     files = read_run(folder)
     findings = verdict(files, seed=config.seed)
-    required = [image_id for alert in findings["alerts"] for image_id in alert["photos"]]
+    required = [image_id for alert in findings["alerts"] for image_id in alert["photos"]] + findings["examples"]
     images = gallery(files, config, required)
     page = render(
         "report",

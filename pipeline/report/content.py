@@ -202,8 +202,12 @@ def quality_of_boxes(run: RunFiles) -> dict[str, float] | None:
     return box_quality(run.boxes, run.truth)
 
 
+MAIN_COLUMNS = ("class", "final labels", "ground truth", "AP teacher + local", "AP classifier", "F1 classifier")
+"""Columns of the class table that are always shown."""
+
+
 def class_table(run: RunFiles) -> dict[str, Any]:
-    """Columns (title, help, kind: text, count or share) and a row of values per class."""
+    """Columns (title, help, kind: text, count or share; whether always shown) and a row of values per class."""
     columns: list[tuple[str, str, str, list[Any]]] = [("class", "name of the class", "text", run.manifest.class_names)]
     train, test = run.manifest.split("train"), run.manifest.split("test")
     for name, labels in (("initial", run.initial), ("final", run.final)):
@@ -236,7 +240,10 @@ def class_table(run: RunFiles) -> dict[str, Any]:
             )
         )
     return {
-        "columns": [{"title": title, "help": text, "kind": kind} for title, text, kind, _ in columns],
+        "columns": [
+            {"title": title, "help": text, "kind": kind, "main": title in MAIN_COLUMNS}
+            for title, text, kind, _ in columns
+        ],
         "rows": [list(row) for row in zip(*(values for *_, values in columns), strict=True)],
     }
 

@@ -20,17 +20,19 @@ from pipeline.artifacts.manifest import Manifest, read_manifest
 from pipeline.artifacts.photo_facts import check_photos
 from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.schema import Artifact
-from pipeline.artifacts.state import file_state, file_states, read_provenance, up_to_date
+from pipeline.artifacts.state import MISSING, NOT_MADE, UP_TO_DATE, file_state, file_states, read_provenance, up_to_date
 from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
 from pipeline.evaluation.box_quality import box_quality
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.read import read
+from pipeline.evaluation.run_files import read_run
 from pipeline.evaluation.tables import show_metrics
 from pipeline.exchange.label_sets import LabelSet, read_label_set
 from pipeline.method.extras.thresholds import PRESENT
 from pipeline.report.compare import compare, option_differences
+from pipeline.report.verdict import sentence
 from pipeline.runs.folders import known_runs
-from pipeline.runs.graph import HISTORIES, MAKERS
+from pipeline.runs.graph import HISTORIES, MAKERS, run_argument
 from pipeline.system.errors import PipelineError, hint
 from pipeline.system.files import replacing
 from pipeline.system.progress import PlainTable, log, show
@@ -41,6 +43,9 @@ TRUTH_WORDS = {1: "present", 0: "absent", UNKNOWN: "not labelled", DIFFICULT: "o
 
 EXAMPLES = 10
 """Images per list."""
+
+PLAIN_STATES = (UP_TO_DATE, MISSING, NOT_MADE)
+"""States of a file that need no explanation."""
 
 
 def run(path: Path, image: str = "") -> None:
@@ -92,6 +97,8 @@ def show_run(folder: Path, image: str) -> None:
         raise PipelineError(f"{folder} has no file of a run. {hint(folder.name, known_runs())}")
     show(run_table(folder))
     if not image:
+        for line in closing_lines(folder):
+            log(line)
         return
     check_photo(folder, read_manifest(folder), image)
     artifacts: dict[str, Artifact] = {}
@@ -219,8 +226,27 @@ def run_table(folder: Path) -> PlainTable:
     table = PlainTable("file", "command", "state", "fingerprint", title=str(folder))
     for state in file_states(folder).values():
         fingerprint = state.provenance.fingerprint if state.provenance else ""
-        table.add_row(state.name, state.command, state.state, fingerprint)
+        table.add_row(
+            state.name, state.command, state.state if state.state in PLAIN_STATES else "out of date", fingerprint
+        )
     return table
+
+
+def closing_lines(folder: Path) -> list[str]:
+    """Why files are out of date or unreadable, the result of the run, and the next command."""
+    states = file_states(folder)
+    reasons = dict.fromkeys(each.state for each in states.values() if each.state not in PLAIN_STATES)
+    argument = run_argument(folder)
+    if any(
+        states[name].state not in (UP_TO_DATE, NOT_MADE)
+        for name in ("manifest.csv", "final_labels.h5", "classifier.pt")
+    ):
+        return [*reasons, f"Next: `ccd all {argument}` builds what is missing or out of date."]
+    lines = [sentence(read_run(folder, without=("boxes.h5", "crop_scores.h5")))]
+    if states["metrics.json"].state == UP_TO_DATE:
+        test = json.loads((folder / "metrics.json").read_text()).get("test", {}).get("final classifier")
+        lines = [f"mAP of the classifier on the test photos: {100 * test['mAP']:.1f}."] * bool(test) + lines
+    return [*reasons, *lines, f"Next: `ccd report --run {argument}` shows the run on one page."]
 
 
 def origin_table(path: Path, provenance: Provenance) -> PlainTable:

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.artifacts.state import NOT_MADE, UP_TO_DATE
 from pipeline.evaluation.run_files import RunFiles
 from pipeline.evaluation.tables import gain_sentence
 from pipeline.method.extras.thresholds import PRESENT, predicted_nearly_everywhere
 from pipeline.report.content import scored, thresholds, truth_of
-from pipeline.runs.graph import run_argument
+from pipeline.runs.graph import MAKERS, run_argument
 from pipeline.runs.settings import FILE as SETTINGS
 
 MAX_ALERTS = 5
@@ -20,6 +21,9 @@ PHOTOS = 4
 
 NAMES = 4
 """Largest number of class names per alert."""
+
+EXAMPLES = 6
+"""Photos with their predictions at the top of the page."""
 
 CONFUSED_SHARE = 0.12
 """Two classes are confused if the other one is predicted instead for this share of the images with one."""
@@ -55,11 +59,11 @@ class Alert:
     level: str = "warn"
     """warn, or note for a finding that may be harmless."""
     remedy: str = ""
-    """What to do, with the command, in one line for the terminal; empty: the report shows more."""
+    """What to do, with the command, in one line."""
 
 
 def verdict(run: RunFiles, *, seed: int = 0) -> dict[str, Any]:
-    """The sentence and the alerts with the highest weights (see `Alert`), for JSON."""
+    """The sentence, the alerts with the highest weights (see `Alert`) and the ids of example photos, for JSON."""
     alerts = [
         *gain_alert(run),
         *unknown_alert(run),
@@ -73,7 +77,18 @@ def verdict(run: RunFiles, *, seed: int = 0) -> dict[str, Any]:
         *weakest_alert(run),
     ]
     alerts = sorted(alerts, key=lambda alert: -alert.weight)[:MAX_ALERTS]
-    return {"sentence": sentence(run), "alerts": [asdict(alert) for alert in alerts]}
+    return {"sentence": sentence(run), "alerts": [asdict(alert) for alert in alerts], "examples": examples(run, seed)}
+
+
+def examples(run: RunFiles, seed: int) -> list[str]:
+    """Ids of random photos with a decision: test photos of the classifier, or else train photos with their labels."""
+    final = final_scores(run)
+    if final is None:
+        return []
+    split, _, decided = final
+    ids = run.manifest.split(split).image_ids
+    rows = np.random.default_rng(seed).permutation(np.flatnonzero(decided.any(1)))
+    return [ids[row] for row in rows[:EXAMPLES]]
 
 
 def sentence(run: RunFiles) -> str:
@@ -82,16 +97,38 @@ def sentence(run: RunFiles) -> str:
         return gain_sentence(gain)
     if run.final:
         return "The classifier is not measured: the run has no labelled test photos."
-    return "The run is not finished."
+    return unfinished(run)
+
+
+def unfinished(run: RunFiles) -> str:
+    """The stage that a run without final labels needs next, and the command that runs the rest."""
+    built = (UP_TO_DATE, NOT_MADE)
+    following = next((stage for name, stage in MAKERS.items() if run.states[name] not in built), "train")
+    return (
+        f"The run is not finished: the next stage is {following}. `ccd all {run_argument(run.folder)}` runs the rest."
+    )
+
+
+def advice(run: RunFiles) -> dict[str, str]:
+    """Common remedies, each with its command."""
+    argument = run_argument(run.folder)
+    return {
+        "rename": f"give more specific names under [classes] in {run.folder / SETTINGS}, then run `ccd all {argument}`",
+        "review": f"correct some photos with `ccd review --run {argument}`, then run `ccd all {argument}`",
+        "calibrate": f"fit thresholds to a table of labelled photos with `ccd calibrate {argument} labels.csv`",
+    }
+
+
+def as_sentence(*parts: str) -> str:
+    """Remedies joined by "or", as one sentence."""
+    text = ", or ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def closing_lines(run: RunFiles) -> list[str]:
     """One line per warning of the verdict, with what to do."""
-    more = f"`ccd report --run {run_argument(run.folder)}` shows the photos."
     return [
-        f"warning: {alert['title']}. {alert['remedy'] or more}"
-        for alert in verdict(run)["alerts"]
-        if alert["level"] == "warn"
+        f"warning: {alert['title']}. {alert['remedy']}" for alert in verdict(run)["alerts"] if alert["level"] == "warn"
     ]
 
 
@@ -128,14 +165,16 @@ def gain_alert(run: RunFiles) -> list[Alert]:
     photos = []
     if final is not None and truth is not None and final[0] == "test":
         photos = top_ids(part.image_ids, ((final[2] != (truth == 1)) & (truth >= 0)).sum(1))
-    text = f"{100 * gain:+.1f} mAP on {measured:,} test photos, 95 % interval {100 * low:+.1f} to {100 * high:+.1f}. "
-    text += (
-        "A stage makes the labels worse. Compare the AP of the classes below."
-        if high < 0
-        else "More labelled test photos narrow the interval; more train photos may raise the gain."
+    text = f"{100 * gain:+.1f} mAP on {measured:,} test photos, 95 % interval {100 * low:+.1f} to {100 * high:+.1f}."
+    show = {"view": "wrong", "split": "test"}
+    if high < 0:
+        remedy = as_sentence(advice(run)["review"], advice(run)["rename"])
+        return [Alert("The classifier is worse than its teacher", text, 100.0, photos, show, remedy=remedy)]
+    remedy = (
+        "More labelled test photos narrow the interval, more train photos may raise the gain: add them, then run "
+        f"`ccd all {run_argument(run.folder)}`."
     )
-    title = "The classifier is worse than its teacher" if high < 0 else "The gain may be chance"
-    return [Alert(title, text, 100.0, photos, {"view": "wrong", "split": "test"})]
+    return [Alert("The gain may be chance", text, 100.0, photos, show, remedy=remedy)]
 
 
 def unknown_classes(run: RunFiles) -> np.ndarray:
@@ -152,7 +191,7 @@ def unknown_alert(run: RunFiles) -> list[Alert]:
     names = [run.manifest.class_names[c] for c in unknown]
     text = (
         "The teacher's embedding of the name is more similar to that of meaningless words than to that of common ones, so the "
-        "labels are probably wrong. Give the class an English display name, or several synonyms, in run.toml."
+        "labels are probably wrong."
     )
     key = json.dumps(names[0], ensure_ascii=False)
     remedy = (
@@ -171,10 +210,7 @@ def label_alerts(run: RunFiles) -> list[Alert]:
     empty = np.zeros(len(names), bool) if labels is None else ~(labels.labels >= PRESENT).any(0)
     rename = f"choose more common names under [classes] in {run.folder / SETTINGS}, then run `ccd all {run_argument(run.folder)}`."
     if labels is not None and empty.all():
-        text = (
-            f"None of the {len(labels.labels):,} train photos has a label of {PRESENT} or more, so the classifier is not to be "
-            "relied on. Add photos that show the classes, or give the classes more common names."
-        )
+        text = f"None of the {len(labels.labels):,} train photos has a label of {PRESENT} or more. Do not rely on the classifier."
         remedy = f"Add photos that show the classes ({len(labels.labels):,} train photos so far), or {rename}"
         return [Alert("No class has a label", text, 99.0, [], {"what": "none"}, remedy=remedy)]
     empty &= ~unknown_classes(run)  # another alert names these
@@ -185,7 +221,7 @@ def label_alerts(run: RunFiles) -> list[Alert]:
         text = f"No train photo has a label of {PRESENT} or more, so the classifier sees only weak labels of it"
         both = [names[c] for c in classes if never[c]]
         text += f" (never the teacher's top-1 class: {listed(both)})" if both else ""
-        text += ". Choose a more common name, correct some photos, or remove the class."
+        text += "."
         truth = truth_of(run, train.image_ids)
         if truth is not None:
             text = f"{int((truth[:, classes] == 1).sum()):,} train photos show it. {text}"
@@ -199,10 +235,7 @@ def label_alerts(run: RunFiles) -> list[Alert]:
     never &= ~empty
     if run.embeddings is not None and never.any():
         classes = np.flatnonzero(never)
-        text = (
-            "It is the top-1 class of no confident train photo, so its bias is the mean over the remaining classes. "
-            "Try a more specific name or another prompt template."
-        )
+        text = "It is the top-1 class of no confident train photo, so its bias is the mean over the remaining classes."
         probabilities = run.embeddings.probabilities[run.embeddings.is_train][:, classes].max(1)
         show = {"class": names[classes[0]], "view": "score", "split": "train"}
         title = f"Never top-1 of the teacher: {listed([names[c] for c in classes])}"
@@ -226,18 +259,18 @@ def threshold_alerts(run: RunFiles) -> list[Alert]:
         (
             never,
             "Never predicted",
-            "No test photo reaches its threshold. Lower it with the slider under Thresholds.",
+            "No test photo reaches its threshold. The slider under Thresholds shows the photos at other thresholds.",
         ),
-        (everywhere, "Predicted nearly everywhere", "More than 90 % of the test photos reach its threshold. Raise it."),
+        (everywhere, "Predicted nearly everywhere", "More than 90 % of the test photos reach its threshold."),
     ):
         if which.any():
             classes = np.flatnonzero(which)
             positives = "" if truth is None else f" {int((truth[:, classes] == 1).sum()):,} test photos show it."
             show = {"class": names[classes[0]], "view": "score", "split": split}
             photos = top_ids(part.image_ids, scores[:, classes].max(1))
-            alerts.append(
-                Alert(f"{title}: {listed([names[c] for c in classes])}", text + positives, 80.0, photos, show)
-            )
+            heading = f"{title}: {listed([names[c] for c in classes])}"
+            remedy = as_sentence(advice(run)["calibrate"], advice(run)["rename"])
+            alerts.append(Alert(heading, text + positives, 80.0, photos, show, remedy=remedy))
     return alerts
 
 
@@ -261,12 +294,13 @@ def confusion_alert(run: RunFiles) -> list[Alert]:
     rows = falsely[:, predicted] & missed[:, present]
     text = (
         f"{instead[predicted, present]} of {(truth[:, present] == 1).sum()} {split} photos with {names[present]} are predicted "
-        f"as {names[predicted]} instead. Try more specific names, or correct a few photos."
+        f"as {names[predicted]} instead."
     )
     show = {"class": names[present], "also": names[predicted], "split": split}
     photos = top_ids(part.image_ids, rows * scores[:, predicted])
     weight = 40 + 50 * float(share[predicted, present])
-    return [Alert(f"{names[present]} is mistaken for {names[predicted]}", text, weight, photos, show)]
+    remedy = as_sentence(advice(run)["rename"], advice(run)["review"])
+    return [Alert(f"{names[present]} is mistaken for {names[predicted]}", text, weight, photos, show, remedy=remedy)]
 
 
 def twin_alert(run: RunFiles) -> list[Alert]:
@@ -284,12 +318,13 @@ def twin_alert(run: RunFiles) -> list[Alert]:
         return []
     text = (
         f"{share[first, second]:.0%} of the train photos that have either label have both. "
-        "If the classes are unrelated, the teacher confuses their names. Try more specific names."
+        "If the classes are unrelated, the teacher confuses their names."
     )
     train = run.manifest.split("train").image_ids
     photos = top_ids(train, (present[:, first] & present[:, second]) * labels.scores[:, [first, second]].sum(1))
     show = {"class": names[first], "also": names[second], "split": "train"}
-    return [Alert(f"{names[first]} and {names[second]} occur together", text, 50.0, photos, show, "note")]
+    remedy = as_sentence(advice(run)["rename"])
+    return [Alert(f"{names[first]} and {names[second]} occur together", text, 50.0, photos, show, "note", remedy)]
 
 
 def split_alert(run: RunFiles, seed: int) -> list[Alert]:
@@ -313,7 +348,11 @@ def split_alert(run: RunFiles, seed: int) -> list[Alert]:
     test = run.manifest.split("test").image_ids
     rarer = gaps[top[~is_train]]  # by how much the class of each test image is more frequent in the test split
     show = {"class": name, "what": "top"}
-    return [Alert("Train and test photos differ", text, 70.0, top_ids(test, rarer), show)]
+    remedy = as_sentence(
+        f"add photos like the test photos to the train photos, then run `ccd all {run_argument(run.folder)}`",
+        advice(run)["calibrate"],
+    )
+    return [Alert("Train and test photos differ", text, 70.0, top_ids(test, rarer), show, remedy=remedy)]
 
 
 def apart(top: np.ndarray, is_train: np.ndarray, count: int) -> tuple[float, np.ndarray]:
@@ -332,11 +371,16 @@ def unlabelled_alert(run: RunFiles) -> list[Alert]:
     if none.mean() < 0.25:
         return []
     text = (
-        f"{none.sum():,} of {len(none):,} train photos have no label of 0.5 or more. If they show other things, add these "
-        "as classes or background classes: they compete with the classes for the teacher's probability."
+        f"{none.sum():,} of {len(none):,} train photos have no label of 0.5 or more. If they show other things, name these: they "
+        "compete with the classes for the teacher's probability."
     )
     photos = top_ids(labels.image_ids, none * labels.scores.max(1))
-    return [Alert(f"{none.mean():.0%} of the train photos have no label", text, 45.0, photos, {"what": "none"}, "note")]
+    remedy = as_sentence(
+        f"name what they show with `ccd all {run_argument(run.folder)} --set embed.background='everyday, NAME'`",
+        advice(run)["review"],
+    )
+    title = f"{none.mean():.0%} of the train photos have no label"
+    return [Alert(title, text, 45.0, photos, {"what": "none"}, "note", remedy)]
 
 
 def wrong_labels_alert(run: RunFiles) -> list[Alert]:
@@ -355,7 +399,8 @@ def wrong_labels_alert(run: RunFiles) -> list[Alert]:
     text = f"{right[c]:,} of {right[c] + false[c]:,} train photos with this label show the class. The wrong labels mislead the classifier."
     photos = top_ids(labels.image_ids, (present & (truth == 0))[:, c] * labels.labels[:, c])
     show = {"class": name, "what": "false", "split": "train"}
-    return [Alert(f"Labels often wrong: {name}", text, 40 + 30 * (1 - float(share[c])), photos, show)]
+    remedy = as_sentence(advice(run)["review"], advice(run)["rename"])
+    return [Alert(f"Labels often wrong: {name}", text, 40 + 30 * (1 - float(share[c])), photos, show, remedy=remedy)]
 
 
 def weakest_alert(run: RunFiles) -> list[Alert]:
@@ -380,4 +425,5 @@ def weakest_alert(run: RunFiles) -> list[Alert]:
         "The photos with the lowest scores are shown."
     )
     show = {"class": name, "what": "missed", "split": "test"}
-    return [Alert(f"Weakest class: {name}", text, 30.0, photos, show, "note")]
+    remedy = as_sentence(advice(run)["rename"], advice(run)["review"])
+    return [Alert(f"Weakest class: {name}", text, 30.0, photos, show, "note", remedy)]

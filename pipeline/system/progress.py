@@ -132,8 +132,8 @@ class PlainTable(Table):
         )
 
     def add_column(self, header: Any = "", *rest: Any, **options: Any) -> None:
-        """`rich.table.Table`, with plain text."""
-        super().add_column(plain(header), *rest, **options)
+        """`rich.table.Table`, with plain text that is folded and never cut off."""
+        super().add_column(plain(header), *rest, **({"overflow": "fold"} | options))
 
     def add_row(self, *cells: Any, **options: Any) -> None:
         """`rich.table.Table`, with plain text."""

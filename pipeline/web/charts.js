@@ -36,7 +36,7 @@ function drawBias() {
     return [
       make("a", { class: "name", href: photos, title: data.classes[c] }, data.classes[c]),
       make("div", { class: "track", title }, fill),
-      make("div", { class: "value" }, value.toFixed(2), make("small", {}, images ? ` of ${images}` : " never")),
+      make("div", { class: "value" }, percent(value), make("small", {}, images ? ` of ${images}` : " never")),
     ];
   });
   byId("bias").replaceChildren(...rows);

@@ -12,6 +12,7 @@ function drawClasses() {
   const { columns, rows } = data.table;
   const state = { column: 0, up: true };
   const best = columns.map((column, k) => Math.max(...rows.map((row) => (column.kind === "text" ? 0 : row[k] ?? 0)), 1e-9));
+  const rest = (k) => (columns[k].main === false ? " more" : "");
   const cell = (row) => (value, k) => {
     const { kind, title } = columns[k];
     if (kind === "text") return make("th", { scope: "row" }, make("a", { href: toPhotos({ class: value }) }, value));
@@ -19,7 +20,7 @@ function drawClasses() {
     const strength = value === null ? 0 : kind === "count" ? 0.3 * (value / best[k]) : 0.42 * Math.min(1, Math.abs(value) * (kind === "signed" ? 5 : 1));
     const photos = toPhotos({ class: row[0], ...columnPhotos(title) });
     // one tab stop per row; the filters of the gallery lead to the same photos
-    return make("td", { class: "number", style: `background:rgba(var(--heat),${strength.toFixed(3)})` }, make("a", { href: photos, tabindex: -1 }, text));
+    return make("td", { class: `number${rest(k)}`, style: `background:rgba(var(--heat),${strength.toFixed(3)})` }, make("a", { href: photos, tabindex: -1 }, text));
   };
   const lines = new Map(rows.map((row) => [row, make("tr", {}, ...row.map(cell(row)))]));
   const body = make("tbody");
@@ -29,7 +30,7 @@ function drawClasses() {
       state.column = k;
       sort();
     };
-    return make("th", { scope: "col", class: column.kind === "text" ? "" : "number", title: column.help }, make("button", { type: "button", on: { click } }, column.title));
+    return make("th", { scope: "col", class: column.kind === "text" ? "" : `number${rest(k)}`, title: column.help }, make("button", { type: "button", on: { click } }, column.title));
   });
   const sort = () => {
     const sign = state.up ? 1 : -1;
@@ -41,6 +42,11 @@ function drawClasses() {
     heads.forEach((head, k) => (state.column === k ? head.setAttribute("aria-sort", state.up ? "ascending" : "descending") : head.removeAttribute("aria-sort")));
     body.replaceChildren(...sorted.map((row) => lines.get(row)));  // the head keeps the focus
   };
+  byId("all-columns")?.addEventListener("click", ({ target }) => {
+    const all = byId("class-table").classList.toggle("all");
+    target.setAttribute("aria-pressed", all);
+    target.textContent = all ? "fewer columns" : "all columns";
+  });
   byId("class-table").replaceChildren(make("thead", {}, make("tr", {}, ...heads)), body);
   sort();
   cut("class-rows", rows.length);

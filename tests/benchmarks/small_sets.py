@@ -1,9 +1,10 @@
-"""mAP of teacher and classifier by the number of train photos: `python tests/benchmarks/small_sets.py RUN [N ...]`.
+"""mAP of teacher and classifier by the number of classes and of train photos: `python tests/benchmarks/small_sets.py RUN`.
 
-RUN is a finished run with labelled test photos. Every number of photos gets runs of its own, on photos drawn from RUN's train
-photos, in a temporary folder.
+RUN is a finished run with labelled test photos. Every row has runs of its own in a temporary folder, on photos drawn from RUN's
+train photos and on classes drawn from those with at least five test photos.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -18,46 +19,60 @@ NAMES = ("teacher zero-shot", "teacher, global + local", "learned head", "final 
 DRAWS = 2
 
 
-def measure(run: Path, count: int, draw: int, folder: Path) -> list[float]:
+LEAST = 5
+"""Test photos of a drawn class."""
+
+
+def measure(run: Path, class_count: int, count: int, draw: int, folder: Path) -> list[float]:
     """mAP in percent of `NAMES` after training on `count` photos; NaN for a row that the run does not have."""
     manifest = read(run / "manifest.csv")
-    train = np.array(manifest.split("train").paths)
-    chosen = np.random.default_rng(draw).permutation(len(train))[:count]
-    (folder / "train.txt").write_text("\n".join(train[np.sort(chosen)]))
-    (folder / "test.txt").write_text("\n".join(manifest.split("test").paths))
-    (folder / "classes.txt").write_text("\n".join(manifest.class_names))
-    (folder / "run").mkdir()
-    names = (f"{json.dumps(name)} = {json.dumps(list(words))}" for name, words in manifest.display_names.items())
-    (folder / "run" / "run.toml").write_text("\n".join(["[classes]", *names, ""]))
     truth = read(run / "ground_truth.h5")
-    classes = np.array(truth.class_names)
-    ids = dict(zip(manifest.paths, manifest.image_ids, strict=True))
+    generator = np.random.default_rng(draw)
+    train, test = np.array(manifest.split("train").paths), manifest.split("test").paths
+    (folder / "train.txt").write_text("\n".join(train[np.sort(generator.permutation(len(train))[:count])]))
+    (folder / "test.txt").write_text("\n".join(test))
     row_of = {image_id: row for row, image_id in enumerate(truth.image_ids)}
-    lines = ["image,labels"]
-    for path in manifest.split("test").paths:
-        present = classes[truth.labels[row_of[ids[path]]] == 1]
-        lines.append(f"{path},{';'.join(present)}")
-    (folder / "labels.csv").write_text("\n".join(lines))
+    present = truth.labels[[row_of[image_id] for image_id in manifest.split("test").image_ids]] == 1
+    names = np.array(truth.class_names)
+    if class_count < len(names):
+        frequent = np.flatnonzero(present.sum(axis=0) >= LEAST)
+        chosen = np.sort(generator.choice(frequent, class_count, replace=False))
+        names, present = names[chosen], present[:, chosen]
+    (folder / "classes.txt").write_text("\n".join(names))
+    (folder / "run").mkdir()
+    texts = (f"{json.dumps(name)} = {json.dumps(list(manifest.display_names[name]))}" for name in names)
+    (folder / "run" / "run.toml").write_text("\n".join(["[classes]", *texts, ""]))
+    rows = (f"{path},{';'.join(names[row])}" for path, row in zip(test, present, strict=True))
+    (folder / "labels.csv").write_text("\n".join(["image,labels", *rows]))
     command = ["all", "--run", str(folder / "run"), "--images", str(folder / "train.txt")]
     command += ["--test-images", str(folder / "test.txt"), "--classes", str(folder / "classes.txt")]
     command += ["--labels", str(folder / "labels.csv"), "--set", "train.score_epochs=false"]
     done = subprocess.run([sys.executable, "-m", "pipeline", *command], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
-    test = json.loads((folder / "run" / "metrics.json").read_text())["test"]
-    return [100 * test.get(name, {}).get("mAP", np.nan) for name in NAMES]
+    measured = json.loads((folder / "run" / "metrics.json").read_text())["test"]
+    return [100 * measured.get(name, {}).get("mAP", np.nan) for name in NAMES]
 
 
-def main(run: Path, counts: list[int]) -> None:
-    """Print one line per number of photos, the mean over draws."""
-    print("photos", *NAMES, sep=" | ")
-    for count in counts:
-        rows = []
-        for draw in range(DRAWS):
-            with TemporaryDirectory() as folder:
-                rows.append(measure(run, count, draw, Path(folder)))
-        print(count, *(f"{value:.1f}" for value in np.mean(rows, axis=0)), sep=" | ", flush=True)
+def main() -> None:
+    """Print one line per number of classes and of photos, the mean over draws."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--classes", type=int, nargs="+", default=[2, 5, 20])
+    parser.add_argument("--photos", type=int, nargs="+", default=[1, 12, 50, 100, 200, 350])
+    parser.add_argument("--draws", type=int, default=2)
+    given = parser.parse_args()
+    print("classes", "photos", *NAMES, "worst gain", sep=" | ")
+    for class_count in given.classes:
+        for count in given.photos:
+            rows = []
+            for draw in range(given.draws):
+                with TemporaryDirectory() as folder:
+                    rows.append(measure(given.run, class_count, count, draw, Path(folder)))
+            worst = min(row[-1] - row[1] for row in rows)
+            means = (f"{value:.1f}" for value in np.mean(rows, axis=0))
+            print(class_count, count, *means, f"{worst:+.1f}", sep=" | ", flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [int(each) for each in sys.argv[2:]] or [1, 12, 50, 100, 200, 350])
+    main()
