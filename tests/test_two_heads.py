@@ -10,7 +10,7 @@ from worlds.commands import ccd
 from pipeline import Classifier
 from pipeline.artifacts.checkpoints import read_checkpoint
 from pipeline.classifier.inference import load_classifier, to_float
-from pipeline.classifier.teacher_head import TeacherHead, TeacherHeadShape
+from pipeline.classifier.teacher_head import SparseLinear, TeacherHead, TeacherHeadShape
 from pipeline.evaluation.read import read
 from pipeline.method.extras.two_heads import learned_weight
 from pipeline.photos.resize import load_view
@@ -148,3 +148,13 @@ def test_a_teacher_head_against_loops():
 def test_impossible_shapes_are_refused(changes):
     with pytest.raises(ValueError, match="teacher head"):
         TeacherHeadShape.of(shape(**changes))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.9])
+def test_a_sparse_product_is_the_dense_one(share):
+    torch.manual_seed(0)
+    layer = SparseLinear(30, 7)
+    vectors = torch.randn(2, 5, 30) * (torch.rand(2, 5, 30) < share)
+    vectors[1, 4] = 0  # the last vector has no input
+    with torch.no_grad():
+        torch.testing.assert_close(layer(vectors), vectors @ layer.weight.T + layer.bias)

@@ -172,8 +172,8 @@ VERSIONS = {
     "corrections": 2,
     "final_labels": 2,
     "cross_fitted_labels": 2,
-    "classifier": 6,
-    "epoch_scores": 5,
+    "classifier": 7,
+    "epoch_scores": 6,
     "metrics": 4,
 }
 """Schema version of each artifact; the schema is the file name without suffix."""
