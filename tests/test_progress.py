@@ -1,5 +1,6 @@
 import io
 import sys
+from types import ModuleType, SimpleNamespace
 
 from rich.console import Console
 
@@ -41,6 +42,51 @@ def test_no_terminal_no_bar(capsys):
         bar.record({"loss": 0.5}, "batch")
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
+
+
+class Notebook:
+    """The output of a notebook's cell, in place of IPython."""
+
+    def __init__(self, monkeypatch):
+        self.tables, self.drawn = [], 0
+        modules = {"IPython": ModuleType("IPython"), "IPython.display": ModuleType("IPython.display")}
+        modules["IPython.display"].display = self.display
+        for name, module in modules.items():
+            monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.setattr(progress, "console", Console(force_jupyter=True))
+
+    def display(self, table, display_id):
+        self.tables.append(table)
+        place = len(self.tables) - 1
+        return SimpleNamespace(update=lambda table: self.update(place, table))
+
+    def update(self, place, table):
+        self.tables[place] = table
+        self.drawn += 1
+
+    def text(self, place):
+        lines = io.StringIO()
+        Console(file=lines, width=140).print(self.tables[place])
+        return lines.getvalue()
+
+
+def test_a_notebook_shows_each_bar_once_and_redraws_it(monkeypatch):
+    notebook = Notebook(monkeypatch)
+    with progress.bar("train", 200) as outer:
+        with progress.bar("test images", 3) as inner:
+            inner.advance(3)
+        for _ in range(200):
+            outer.advance(1, "loss 0.5")
+    assert len(notebook.tables) == 2 and notebook.drawn < 20
+    assert "200/200" in notebook.text(1) and "loss 0.5" in notebook.text(1) and "3/3" in notebook.text(0)
+
+
+def test_a_quiet_notebook_shows_no_bar(monkeypatch):
+    notebook = Notebook(monkeypatch)
+    progress.console.quiet = True
+    with progress.bar("train", 2) as bar:
+        bar.advance(2)
+    assert not notebook.tables
 
 
 def test_messages_come_from_the_first_process_alone(capsys, monkeypatch):

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -34,6 +34,9 @@ output = Console(highlight=False)
 HEARTBEAT = 30.0
 """Seconds between two lines of progress without a terminal."""
 
+REDRAW = 0.25
+"""Smallest number of seconds between two pictures of a bar in a notebook."""
+
 
 class Rate(ProgressColumn):
     """Images per second."""
@@ -54,10 +57,18 @@ class Bar:
         done: number of images that an earlier command has finished.
         add: see `trackers.Add`; None to record no curves.
         lines: print a line every `HEARTBEAT` seconds, as without a terminal.
+        redraw: called after every change, to draw the bar in a notebook.
     """
 
     def __init__(
-        self, progress: Progress, description: str, total: int, done: int, add: Add | None, lines: bool
+        self,
+        progress: Progress,
+        description: str,
+        total: int,
+        done: int,
+        add: Add | None,
+        lines: bool,
+        redraw: Callable[[], None] = lambda: None,
     ) -> None:
         self._progress = progress
         self._task = progress.add_task(description, total=total, completed=done, note="")
@@ -66,6 +77,7 @@ class Bar:
         self._images = done
         self._add = add
         self._lines = lines
+        self._redraw = redraw
         self._last_line = time.monotonic()
 
     def advance(self, count: int, note: str | None = None) -> None:
@@ -77,6 +89,7 @@ class Bar:
         interrupts.check()
         self._images += count
         self._progress.update(self._task, advance=count, **({} if note is None else {"note": note}))
+        self._redraw()
         if self._lines and time.monotonic() - self._last_line >= HEARTBEAT:
             self._last_line = time.monotonic()
             log(f"{self._description.strip()}: {self._images} of {self._total}")
@@ -90,7 +103,7 @@ class Bar:
 
 @contextmanager
 def bar(description: str, total: int, done: int = 0, curves: Curves | None = None) -> Iterator[Bar]:
-    """Progress bar over `total` images, or lines without a terminal.
+    """Progress bar over `total` images in a terminal or notebook, or else lines.
 
     Args:
         description: text before the bar.
@@ -111,10 +124,37 @@ def bar(description: str, total: int, done: int = 0, curves: Curves | None = Non
         TimeRemainingColumn(),
     )
     terminal = sys.stderr.isatty()
-    quiet = not terminal or not distributed.is_main() or console.quiet
+    drawn = (terminal or console.is_jupyter) and distributed.is_main() and not console.quiet
     opened = open_curves(curves, done) if curves is not None and distributed.is_main() else nullcontext()
-    with opened as add, Progress(*columns, console=console, disable=quiet) as progress:
-        yield Bar(progress, description, total, done, add, lines=not terminal)
+    in_terminal = Progress(*columns, console=console, disable=not drawn or console.is_jupyter)
+    with opened as add, in_terminal as progress, drawing(progress, drawn and console.is_jupyter) as redraw:
+        yield Bar(progress, description, total, done, add, not terminal and not console.is_jupyter, redraw)
+
+
+@contextmanager
+def drawing(progress: Progress, in_notebook: bool) -> Iterator[Callable[[], None]]:
+    """A function that draws the bars in the output of a notebook's cell, where rich itself needs ipywidgets."""
+    if not in_notebook:
+        yield lambda: None
+        return
+    from IPython.display import display
+
+    handle, last = None, -REDRAW
+
+    def redraw(always: bool = False) -> None:
+        nonlocal handle, last
+        if not progress.tasks or (not always and time.monotonic() - last < REDRAW):
+            return
+        last, table = time.monotonic(), progress.make_tasks_table(progress.tasks)
+        if handle is None:
+            handle = display(table, display_id=True)
+        else:
+            handle.update(table)
+
+    try:
+        yield redraw
+    finally:
+        redraw(always=True)
 
 
 def log(message: str) -> None:
