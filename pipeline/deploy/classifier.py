@@ -30,6 +30,7 @@ from pipeline.deploy.files import classifier_to_use
 from pipeline.photos.images import UnreadableImage, from_pillow
 from pipeline.photos.prefetch import Prefetch, default_workers
 from pipeline.photos.resize import load_view, resize
+from pipeline.system.devices import pick_device
 from pipeline.system.errors import PipelineError
 from pipeline.system.progress import bar, log
 
@@ -76,13 +77,19 @@ class Classifier:
         self.device = torch.device(device)
 
     @classmethod
-    def load(cls, path: str | Path, device: str | torch.device = "cpu", engine: Engine = "auto") -> Self:
-        """The classifier of a file such as `classifier.pt`, or of a run, given by its name or folder.
+    def load(cls, run: str | Path, device: str | torch.device = "auto", engine: Engine = "auto") -> Self:
+        """The classifier of a run or a file, with the thresholds that `ccd predict` uses.
+
+        Args:
+            run: name of a run under artifacts/, path of a run folder, or file such as `classifier.pt`.
+            device: torch device, or auto (CUDA if available).
+            engine: runtime of the backbone; see `engines.run_of`.
 
         Raises:
-            PipelineError: the file is missing, damaged or not a classifier, or there is no such run.
+            PipelineError: the file is missing, damaged or not a classifier, or there is no such run or device.
         """
-        return cls(read_checkpoint(classifier_to_use(path)), device, engine)
+        device = pick_device(device) if isinstance(device, str) else device
+        return cls(read_checkpoint(classifier_to_use(run)), device, engine)
 
     def predict(self, images: Photo | Iterable[Photo], batch_size: int = 16) -> list[Prediction]:
         """Labels and scores of photos; see `scores`.
