@@ -94,8 +94,26 @@ def test_looking_at_a_run_imports_no_network(arguments, finished, tmp_path):
 
 
 def test_the_package_gives_its_api_at_first_use():
-    code = "import sys, pipeline; assert 'numpy' not in sys.modules; pipeline.read; assert 'torch' not in sys.modules"
+    code = """
+import sys
+from pipeline import PipelineError, Run, fit
+assert "numpy" not in sys.modules
+from pipeline import read
+assert "torch" not in sys.modules
+"""
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+def test_the_labels_and_figures_of_a_run_need_no_network(finished):
+    code = """
+import sys
+from pipeline import Run
+run = Run(sys.argv[1])
+run.labels.frame(), run.metrics, repr(run)
+assert "torch" not in sys.modules
+"""
+    command = [sys.executable, "-c", code, str(finished)]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
 def test_the_makefile_has_the_stages_of_the_graph():

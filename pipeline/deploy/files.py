@@ -6,7 +6,7 @@ from pipeline.artifacts.checkpoints import read_header
 from pipeline.artifacts.manifest import read_class_names
 from pipeline.artifacts.state import up_to_date
 from pipeline.method import FORMULAS
-from pipeline.runs.folders import run_or_file
+from pipeline.runs.folders import run_or_file, run_text
 from pipeline.runs.graph import run_argument
 from pipeline.system.errors import PipelineError
 from pipeline.system.progress import log
@@ -18,7 +18,7 @@ def classifier_to_use(target: str | Path) -> Path:
     Raises:
         PipelineError: there is no such run; see also `trained_file`.
     """
-    path = run_or_file(str(target))
+    path = run_or_file(run_text(target))
     return calibrated_file(path) if path.is_dir() else path
 
 

@@ -21,6 +21,12 @@ def run_folder(run: str) -> Path:
     return Path(run).expanduser() if is_path else ARTIFACTS / run
 
 
+def run_text(run: str | Path) -> str:
+    """A run or file as on the command line; a `Path` is never a name under artifacts/."""
+    text = str(run)
+    return f"{os.curdir}{os.sep}{text}" if isinstance(run, Path) and os.sep not in text else text
+
+
 def absolute_run(run: str) -> str:
     """The absolute path of a run, which is valid in any working directory; a text that is not a run stays."""
     return str(run_folder(run).absolute()) if run and is_run(run_folder(run)) else run

@@ -101,6 +101,21 @@ def are_words(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(word, str) for word in value)
 
 
+def checked_words(classes: Mapping[str, Any], where: str) -> dict[str, Words]:
+    """Display names by class name, with a single text as a list of one.
+
+    Raises:
+        PipelineError: a value is neither a text, a list of texts nor a table of texts with weights.
+    """
+    words = {nfc(name): [value] if isinstance(value, str) else value for name, value in classes.items()}
+    for name, value in words.items():
+        if not are_words(value):
+            raise PipelineError(
+                f"{where} has {name} = {value!r}, expected a text, a list of texts, or a table of texts with positive weights."
+            )
+    return words
+
+
 def parse(text: str, where: str) -> Settings:
     """Settings from TOML.
 
@@ -115,13 +130,7 @@ def parse(text: str, where: str) -> Settings:
         if name not in (*STAGE_NAMES, "classes", "run") or not isinstance(table, dict):
             raise PipelineError(f"{where} has an unknown table [{name}]. {hint(name, [*STAGE_NAMES, 'classes'])}")
     classes, origins = tables.pop("classes", {}), tables.pop("run", {})
-    words = {nfc(name): [value] if isinstance(value, str) else value for name, value in classes.items()}
-    for name, value in words.items():
-        if not are_words(value):
-            raise PipelineError(
-                f"[classes] in {where} has {name} = {value!r}, expected a text, a list of texts, or a table of texts with "
-                "positive weights."
-            )
+    words = checked_words(classes, f"[classes] in {where}")
     for name, value in origins.items():
         if name not in ORIGINS or not isinstance(value, str):
             raise PipelineError(f"[run] in {where} has {name} = {value!r}, expected the name of a preset or recipe.")

@@ -1,0 +1,113 @@
+"""A run to a few lines of text, or a piece of HTML with some of its photos, for Python sessions and notebooks."""
+
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.artifacts.manifest import Manifest, read_manifest
+from pipeline.artifacts.state import NOT_MADE, UP_TO_DATE, file_states
+from pipeline.evaluation.run_files import RunFiles, read_run
+from pipeline.report.verdict import closing_lines, sentence
+from pipeline.runs.graph import STAGE_NAMES
+from pipeline.system.errors import PipelineError, printable
+
+if TYPE_CHECKING:
+    from pipeline.report.gallery import SplitView
+
+PHOTOS = 12
+"""Photos of the HTML."""
+
+SIDE = 128
+"""Longest side of a thumbnail, in pixels."""
+
+NAMES = 8
+"""Class names of the first line, and labels per photo."""
+
+UNUSED = ("boxes.h5", "crop_scores.h5", "embeddings.h5")
+"""Large files that neither form shows."""
+
+
+def text_of(folder: Path) -> str:
+    """The run in one or two lines: its photos, classes and next stage, and the result if it is measured."""
+    try:
+        manifest = read_manifest(folder)
+    except PipelineError as error:
+        return f"Run({str(folder)!r}): {error}"
+    lines = [f"Run({str(folder)!r}): {facts(manifest)}; {progress_of(folder)}."]
+    if file_states(folder)["metrics.json"].state == UP_TO_DATE:
+        lines.append(sentence(read_run(folder, without=(*UNUSED, "epoch_scores.h5"))))
+    return printable("\n".join(lines), keep="\n")
+
+
+def html_of(folder: Path) -> str:
+    """The run as HTML of at most about 150 kB: the lines of `text_of`, the warnings of the report, and photos."""
+    try:
+        run = read_run(folder, without=UNUSED)
+    except PipelineError as error:
+        return f"<p><b>{shown(str(folder))}</b>: {shown(str(error))}</p>"
+    parts = [f"<p><b>{shown(str(folder))}</b>: {shown(facts(run.manifest))}; {shown(progress_of(folder))}.</p>"]
+    parts += [f"<p>{shown(line)}</p>" for line in (sentence(run), *closing_lines(run))]
+    figures = "".join(figures_of(run))
+    if figures:
+        parts.append(f'<div style="display:flex;flex-wrap:wrap;gap:8px">{figures}</div>')
+    return f"<div>{''.join(parts)}</div>"
+
+
+def facts(manifest: Manifest) -> str:
+    """Numbers of photos and class names."""
+    counts = manifest.images["split"].value_counts()
+    names = manifest.class_names
+    more = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
+    photos = f"{counts.get('train', 0):,} train and {counts.get('test', 0):,} test photos"
+    return f"{photos}, {len(names)} class{'es' * (len(names) != 1)} ({', '.join(names[:NAMES])}{more})"
+
+
+def progress_of(folder: Path) -> str:
+    """The first stage with an artifact that is missing or out of date."""
+    states = file_states(folder)
+    waiting = [
+        each.command
+        for each in states.values()
+        if each.state not in (UP_TO_DATE, NOT_MADE) and each.command in STAGE_NAMES
+    ]
+    if states["ground_truth.h5"].state != UP_TO_DATE:
+        waiting = [name for name in waiting if name != "evaluate"]
+    return f"next stage: {waiting[0]}" if waiting else "all stages are up to date"
+
+
+def figures_of(run: RunFiles) -> Iterator[str]:
+    """Photos with their labels: predicted ones of test photos, or else pseudo-labels of train photos."""
+    from pipeline.report.gallery import split_view  # imports torch, which the text does not need
+
+    view = split_view(run, "test")
+    if not view.columns:
+        view = split_view(run, "train")
+    count = len(view.images.image_ids)
+    if not view.columns:
+        return
+    for row in np.unique(np.linspace(0, count - 1, min(count, PHOTOS)).round().astype(int)).tolist():
+        yield figure_of(view, row)
+
+
+def figure_of(view: "SplitView", row: int) -> str:
+    """One photo with its labels and their scores."""
+    from pipeline.report.gallery import thumbnail
+
+    image_id = shown(view.images.image_ids[row])
+    data = thumbnail(view.images.paths[row], view.images.digests[row], SIDE)
+    picture = f'<img src="data:image/jpeg;base64,{data}" alt="" style="max-width:{SIDE}px">' if data else "(no photo)"
+    scores = [*view.columns.values()][-1][row]
+    classes = [c for c in np.argsort(-scores, kind="stable").tolist() if view.present[row, c]][:NAMES]
+    labels = ", ".join(f"{view.images.class_names[c]} {scores[c]:.2f}" for c in classes)
+    return (
+        f'<figure title="{image_id}" style="margin:0;width:{SIDE}px">{picture}'
+        f'<figcaption style="font-size:small">{shown(labels) or "<i>no class</i>"}</figcaption></figure>'
+    )
+
+
+def shown(text: str) -> str:
+    """A text for HTML, with control characters visible and markup escaped."""
+    return escape(printable(text))
