@@ -96,7 +96,7 @@ DeviceOption = Annotated[str, typer.Option(help="Device: cpu, cuda, cuda:N, mps,
 ForceOption = Annotated[bool, typer.Option("--force", help="Rebuild files that are up to date.")]
 
 
-YesOption = Annotated[bool, typer.Option("--yes", help="Start without asking, also where the estimate exceeds a day.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Start without asking, even if the estimate exceeds a day.")]
 
 
 ResetOption = Annotated[bool, typer.Option("--reset", help="Discard the settings of the run and start over.")]
