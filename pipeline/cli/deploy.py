@@ -43,7 +43,7 @@ def classifier_to_use(target: str) -> Path:
     return files.classifier_to_use(target or chosen_run(""))
 
 
-@app.command(rich_help_panel="Deploy")
+@app.command(rich_help_panel="Start")
 def predict(
     arguments: Annotated[
         list[str],
@@ -87,7 +87,7 @@ def predict(
     tool.run(path, images, out, device=pick_device(device), **options)
 
 
-@app.command(rich_help_panel="Deploy")
+@app.command(rich_help_panel="Export")
 @with_options(ServeConfig)
 def serve(
     classifier: ClassifierArgument = "", *, run: RunOption = "", device: DeviceOption = "auto", **given: Any
@@ -101,7 +101,7 @@ def serve(
     tool.run(path, config, device=pick_device(device), verbose=reporting["traceback"])
 
 
-@app.command(rich_help_panel="Deploy")
+@app.command(rich_help_panel="Review")
 @with_options(CalibrateConfig)
 def calibrate(
     arguments: Annotated[
@@ -139,7 +139,7 @@ def calibrate(
     tool.run(path, labelled, out, options, batch_size=batch_size, device=pick_device(device))
 
 
-@app.command(rich_help_panel="Deploy")
+@app.command(rich_help_panel="Export")
 def export(
     classifier: ClassifierArgument = "",
     format: Annotated[
