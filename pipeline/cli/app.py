@@ -59,8 +59,9 @@ class PanelGroup(ShortHelp, TyperGroup):
     """The group of all commands, listed by panel."""
 
     def list_commands(self, ctx: typer.Context) -> list[str]:
-        """Names of the commands in the order of `PANELS`."""
-        return sorted(super().list_commands(ctx), key=lambda name: PANELS.index(self.commands[name].rich_help_panel))
+        """Names of the commands in the order of `PANELS`; any other panel comes last."""
+        panels = {name: command.rich_help_panel for name, command in self.commands.items()}
+        return sorted(super().list_commands(ctx), key=lambda name: (*PANELS, panels[name]).index(panels[name]))
 
 
 class OnceCommand(ShortHelp, TyperCommand):
@@ -174,7 +175,7 @@ ClassifierArgument = Annotated[
 ]
 
 
-BatchOption = Annotated[int, typer.Option(min=1, max=4096, help="Images per batch of the network.")]
+BatchOption = Annotated[int, typer.Option(min=1, max=4096, metavar="<int>", help="Images per batch of the network.")]
 
 
 OverwriteOption = Annotated[bool, typer.Option("--force", help="Replace existing output.")]

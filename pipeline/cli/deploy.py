@@ -61,7 +61,7 @@ def predict(
         typer.Option(help="Files, folders or ends of paths to skip, such as '*_thumb.jpg' or 'raw'. May be repeated."),
     ] = [],  # noqa: B006 - typer copies it
     frame_interval: Annotated[
-        float, typer.Option(min=0.001, help="Seconds between the frames taken from a video.")
+        float, typer.Option(min=0.001, metavar="<float>", help="Seconds between the frames taken from a video.")
     ] = 1.0,
     batch_size: BatchOption = 16,
     device: DeviceOption = "auto",
@@ -69,8 +69,9 @@ def predict(
         Literal["auto", "torch", "onnxruntime", "openvino"],
         typer.Option(
             envvar="CCD_ENGINE",
-            help="Engine that runs the network on a CPU; auto: torch. onnxruntime needs `pip install '.\\[onnx]'`, "
-            "openvino `pip install '.\\[openvino]'`.",
+            metavar="<str>",
+            help="Engine that runs the network on a CPU: torch, onnxruntime (needs `pip install '.\\[onnx]'`), openvino "
+            "(needs `pip install '.\\[openvino]'`) or auto (torch).",
         ),
     ] = "auto",
     force: OverwriteOption = False,

@@ -172,6 +172,7 @@ def run_all(
     """Run every stage, from photos and class names to a trained classifier and its figures."""
     from pipeline.stages.chain import run_chain
     from pipeline.stages.plan import log_end
+    from pipeline.teachers.recommended import log_better_teacher
 
     if to not in STAGE_NAMES:
         raise PipelineError(f"--to names the stage {to!r}, expected one of {', '.join(STAGE_NAMES)}.")
@@ -179,6 +180,8 @@ def run_all(
     more = short.merged(settings.assignments_to_settings(assignments))
     with started_run(named_run(name, run), preset, recipe, prepared, more, reset, force) as (folder, own):
         stages = up_to(to)[1:]
+        if stages:
+            log_better_teacher(folder, own.config("embed", EmbedConfig, {}), device)
         ask_if_long(folder, own, stages, device, force, yes)
         run_chain(folder, own, device, force, stages)
         if to == "evaluate" and is_measured(folder):
