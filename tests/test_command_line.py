@@ -84,8 +84,9 @@ def test_class_names_of_several_values_and_files(tmp_path):
 
 
 def test_one_name_with_spaces_may_be_several():
-    assert '--classes "dog,cat"' in joined_by_spaces(["dog cat"])
-    assert joined_by_spaces(["dog"]) == "" and joined_by_spaces(["traffic light", "car"]) == ""
+    for given, warns in (("dog cat", True), ("dog cat,", False), ("dog", False), ("traffic light,car", False)):
+        warning = joined_by_spaces(given, parse_class_names(given))
+        assert ('--classes "dog,cat"' in warning) == warns and bool(warning) == warns
 
 
 def test_classes_of_a_preset_are_enough(photos, tmp_path):

@@ -51,12 +51,16 @@ def _given_names(given: str) -> list[str]:
     return [name.strip() for name in given.split(",") if name.strip()]
 
 
-def joined_by_spaces(names: Sequence[str]) -> str:
+def joined_by_spaces(given: str | Sequence[str], names: Sequence[str]) -> str:
     """A warning if the only class name may be several names without commas ("dog cat"); else empty.
 
-    A name of several words ("traffic light") is valid, but a run with one class is rare.
+    A name of several words ("traffic light") is valid, but a run with one class is rare. A comma after the name ends doubts.
+
+    Args:
+        given: option --classes.
+        names: `parse_class_names(given)`.
     """
-    if len(names) != 1 or len(names[0].split()) < 2:
+    if len(names) != 1 or each_of(given) != [*names] or len(names[0].split()) < 2:
         return ""
     several = ",".join(names[0].split())
     return (

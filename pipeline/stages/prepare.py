@@ -77,7 +77,7 @@ def load_dataset(config: PrepareConfig, run_folder: Path, classes: Mapping[str, 
             reading = folder.Reading(given(config.unpack_to), limit, config.skip_missing, exclude=exclude)
             images, test_images = ([*map(source, each_of(each))] for each in (config.images, config.test_images))
             dataset = folder.load(images, names, test_images, given(config.labels), reading)
-            return replace(dataset, notes=[*dataset.notes, *filter(None, [joined_by_spaces(names)])])
+            return replace(dataset, notes=[*dataset.notes, *filter(None, [joined_by_spaces(config.classes, names)])])
         case _:
             raise PipelineError("no dataset is named. Give --images DIR, or --preset demo, voc12 and the like.")
 
