@@ -16,7 +16,7 @@ from pipeline.teachers.teacher import load_teacher
 
 open_clip = pytest.importorskip("open_clip")
 
-from pipeline.teachers.open_clip import cell_head_of  # noqa: E402
+from pipeline.classifier.towers.open_clip import cell_head_of  # noqa: E402
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
 MEAN, STD = [0.5, 0.4, 0.3], [0.5, 0.6, 0.7]

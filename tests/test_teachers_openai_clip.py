@@ -11,12 +11,12 @@ from torch.nn import functional as F
 from worlds.random_clip import random_clip
 from worlds.slow_cells import last_block, pooled_values
 
+from pipeline.classifier.towers.openai import GridPositions
 from pipeline.system.errors import PipelineError
 from pipeline.teachers import openai_clip
 from pipeline.teachers.encoding import ViewRules, snap_to_stride
 from pipeline.teachers.openai_clip import MEAN, STD
 from pipeline.teachers.teacher import Teacher, load_teacher
-from pipeline.teachers.towers import GridPositions
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

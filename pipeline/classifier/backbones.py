@@ -1,9 +1,12 @@
 """Backbones by name, with ImageNet weights or the weights of a file."""
 
 # timm and torchvision take seconds to import, and a backbone needs at most one of them: functions import them.
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError  # raised by a weights-only load of any other content; nothing is unpickled here
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +14,7 @@ from torch import Tensor, nn
 from pipeline.classifier.lite import MEAN as LITE_MEAN
 from pipeline.classifier.lite import STD as LITE_STD
 from pipeline.classifier.lite import WHEELS, build_lite, load_lite
+from pipeline.classifier.towers.embedding_map import EmbeddingMap
 from pipeline.runs.options import TORCHVISION_WEIGHTS
 from pipeline.system.errors import PipelineError, first_line
 
@@ -24,7 +28,11 @@ PROBES = (96, 160)
 """Sides in pixels of the blank images that test a timm model."""
 
 RESNETS = ("resnet50", "resnet101")
-BACKBONES = (*WHEELS, *RESNETS, "timm:NAME")
+TOWERS = ("openai", "open_clip")
+"""Backbones that are image towers of a teacher, by the package that builds them."""
+LARGEST = 16_384
+"""Largest number in the description of a tower, far above that of any."""
+BACKBONES = (*WHEELS, *RESNETS, "timm:NAME", "teacher")
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,10 @@ class Backbone:
     channels: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    stride: int = 1
+    """The sides of images are multiples of it, in pixels."""
+    side: int = 0
+    """The only side that images may have, in pixels; 0: any."""
 
 
 class Tower(nn.Module):
@@ -50,6 +62,7 @@ class Tower(nn.Module):
         super().__init__()
         self.resize_filter = resize_filter
         self.stages = backbone.stages
+        self.stride, self.side = backbone.stride, backbone.side
         self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1), persistent=False)
 
@@ -57,9 +70,28 @@ class Tower(nn.Module):
         """Maps Tensor[B, D, h, w] of float Tensor[B, 3, H, W] in [0, 1]."""
         return self.stages((images - self.mean) / self.std)
 
+    def nearest_side(self, side: int) -> int:
+        """The nearest side in pixels that images may have."""
+        return self.side or max(round(side / self.stride), 1) * self.stride
 
-def build_backbone(name: str, weights: str = "", pretrained: bool = True) -> Backbone:
-    """A backbone by its name in `BACKBONES`; see `network.build_classifier`."""
+    def takes(self, side: int) -> bool:
+        """Whether images may have this side."""
+        return side == self.nearest_side(side)
+
+    def check_side(self, side: int, where: str) -> None:
+        """Raise if images may not have this side; `where` names the option."""
+        nearest = self.nearest_side(side)
+        if not self.takes(side):
+            takes = f"images of {nearest} px alone" if self.side else f"sides that are multiples of {self.stride} px"
+            raise PipelineError(f"{where} is {side}, but the backbone takes {takes}. Set it to {nearest}.")
+
+
+def build_backbone(
+    name: str, weights: str = "", pretrained: bool = True, tower: Mapping[str, Any] | None = None
+) -> Backbone:
+    """A backbone by its name in `BACKBONES` or `TOWERS`; see `network.build_classifier`."""
+    if name in TOWERS:
+        return tower_backbone(name, tower or {})
     if weights in TORCHVISION_WEIGHTS and name not in RESNETS:
         raise PipelineError(f"weights {weights} are of {' and '.join(RESNETS)}, not of {name}; leave weights empty.")
     if name in WHEELS:
@@ -88,6 +120,53 @@ def backbone_of_lite(model: nn.Module) -> Backbone:
     """The backbone of a network of `load_lite`, with its modules."""
     stages = [nn.Sequential(model.conv_stem, model.bn1), *model.blocks, nn.Sequential(model.conv_head, model.bn2)]
     return Backbone(nn.Sequential(*stages), model.num_features, LITE_MEAN, LITE_STD)
+
+
+def tower_backbone(package: str, tower: Mapping[str, Any]) -> Backbone:
+    """An image tower of a teacher with random weights.
+
+    Args:
+        package: one of `TOWERS`.
+        tower: see `describe_tower`.
+
+    Raises:
+        ValueError: it does not describe a tower.
+        PipelineError: the package is missing.
+    """
+    try:
+        module = import_module(f"pipeline.classifier.towers.{package}")
+    except ModuleNotFoundError as error:
+        raise PipelineError(
+            f"the backbone is an image tower of {package}, which needs the package {error.name}. Install it with "
+            "`pip install '.[open-clip]'`."
+        ) from error
+    try:
+        check_numbers(tower)
+        visual = module.build(**tower["visual"]).eval()
+        return backbone_of_map(module.map_of(visual, **tower["cells"]), tower)
+    except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ZeroDivisionError) as error:
+        raise ValueError(f"its tower is not as specified ({first_line(error)})") from error
+
+
+def check_numbers(content: Any) -> None:
+    """Raise ValueError for a number in JSON that no tower has."""
+    parts = content.values() if isinstance(content, Mapping) else content if isinstance(content, list) else ()
+    for part in parts:
+        check_numbers(part)
+    if isinstance(content, int | float) and not abs(content) <= LARGEST:
+        raise ValueError(f"its tower has the number {content}")
+
+
+def backbone_of_map(tower_map: EmbeddingMap, tower: Mapping[str, Any]) -> Backbone:
+    """The backbone of a tower with its modules; see `tower_backbone`."""
+    return Backbone(
+        nn.Sequential(tower_map),
+        tower["visual"]["embedding_size"] * (1 + tower_map.has_cells),
+        tuple(tower["mean"]),
+        tuple(tower["std"]),
+        tower["stride"],
+        tower["side"],
+    )
 
 
 def fetch_weights(name: str, weights: str) -> nn.Module:

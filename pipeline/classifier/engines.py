@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from pipeline.classifier.towers.embedding_map import EmbeddingMap
 from pipeline.system.errors import PipelineError, hint
 from pipeline.system.precision import autocast
 
@@ -85,11 +86,16 @@ def torch_run(network: nn.Module, device: torch.device, dtype: torch.dtype | Non
 
 
 class Tracer(fx.Tracer):
-    """Keeps convolutions and batch norms, including timm's subclasses, as single nodes."""
+    """Keeps convolutions and batch norms, including timm's subclasses, as single nodes, and the towers of teachers.
+
+    The results of a tower are those of the teacher, bit for bit.
+    """
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module is one node of the graph."""
-        return isinstance(m, nn.Conv2d | nn.BatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, nn.Conv2d | nn.BatchNorm2d | EmbeddingMap) or super().is_leaf_module(
+            m, module_qualified_name
+        )
 
 
 def fuse(network: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The classifier: a convolutional backbone with a 1x1-convolution head that computes a CAM per class before pooling."""
+"""The classifier: a backbone with a 1x1-convolution head that computes a CAM per class before pooling."""
 
 from typing import Any
 
@@ -84,11 +84,12 @@ def build_classifier(
     weights: str = "",
     pretrained: bool = True,
     teacher: dict[str, Any] | None = None,
+    tower: dict[str, Any] | None = None,
 ) -> CamNet:
     """A classifier with a fresh head.
 
     Args:
-        backbone: "lite0", "lite2", "resnet50", "resnet101" or "timm:NAME".
+        backbone: "lite0", "lite2", "resnet50", "resnet101", "timm:NAME", or one of `TOWERS`, always with random weights.
         class_count: C, at least 2.
         boost: factor of positive activations, at least 1 (1: none; 3: the paper's).
         resize_filter: of photos; see `photos.resize`.
@@ -96,12 +97,13 @@ def build_classifier(
             ImageNet weights (the newest of torchvision for a ResNet).
         pretrained: False leaves the backbone random, for a caller that loads weights.
         teacher: fields of `TeacherHeadShape`; None for no teacher head.
+        tower: description of a tower, see `backbones.tower_backbone`; None for another backbone.
 
     Raises:
         PipelineError: the backbone is unknown, or the weights are missing or do not fit.
     """
     shape = None if teacher is None else TeacherHeadShape.of(teacher)
-    return CamNet(build_backbone(backbone, weights, pretrained), class_count, boost, resize_filter, shape)
+    return CamNet(build_backbone(backbone, weights, pretrained, tower), class_count, boost, resize_filter, shape)
 
 
 def parameter_groups(model: CamNet, backbone_lr: float, head_lr: float, head_l2: float) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from pipeline.system.errors import PipelineError, hint
 from pipeline.system.files import sha256_of
 from pipeline.system.text import check_text
 
-LOADERS = {"conse": 2, "open_clip": 2}
+LOADERS = {"conse": 2, "open_clip": 3}
 """Version of a teacher loader, by kind of spec; raise it when embeddings from the same weights change."""
 
 RENAMED = {
@@ -80,6 +80,11 @@ class Config:
     def uses_ground_truth(self) -> bool:
         """Whether a stage with these options reads ground truth, as an ablation."""
         return False
+
+    @property
+    def also_reads(self) -> tuple[str, ...]:
+        """Artifacts of the run that a stage reads because of these options."""
+        return ()
 
     def identity(self) -> dict[str, Any]:
         """Options that determine the content of the stage's artifact, as JSON values; files count by content.

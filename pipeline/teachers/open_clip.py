@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from timm.layers import AttentionPoolLatent, SelectAdaptivePool2d
-from timm.models.vision_transformer import VisionTransformer as TimmTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
@@ -20,20 +18,13 @@ from torchvision.transforms.v2.functional import resize
 
 from pipeline.system.downloads import cache_folder
 from pipeline.system.errors import PipelineError, hint
-from pipeline.teachers.encoding import EncodedViews, ViewRules, compute_dtype, encode_in_chunks, normalise_pixels
-from pipeline.teachers.tower_cells import (
-    CellHead,
-    attention_pool_cells,
-    encode_with_cells,
-    latent_pool_cells,
-    mean_pool_cells,
-    transformer_cells,
-)
+from pipeline.teachers.clip_teacher import ClipTeacher, architecture_of
+from pipeline.teachers.encoding import ViewRules, compute_dtype, normalise_pixels
 
 try:
     import open_clip
-    from open_clip.modified_resnet import ModifiedResNet
-    from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+
+    from pipeline.classifier.towers.open_clip import describe, map_of
 except ModuleNotFoundError as error:
     raise PipelineError(
         f"open_clip: teachers need the package {error.name}, which is missing. Install it with "
@@ -60,13 +51,14 @@ LOADING_ERRORS = (
 """Errors of open_clip for weights that are missing, damaged or of another model."""
 
 
-class OpenClip:
+class OpenClip(ClipTeacher):
     """A dual encoder of open_clip.
 
     It resizes views to the one size that its tower takes, with the model's own interpolation.
 
     Args:
         model: from open_clip, on its device and in its precision.
+        config: its architecture, see `model_config`.
         tokenizer: C texts to integer Tensor[C, tokens].
         name: its spec.
         digest: see `fingerprint`.
@@ -78,6 +70,7 @@ class OpenClip:
     def __init__(
         self,
         model: nn.Module,
+        config: dict[str, Any],
         tokenizer: Callable[[list[str]], Tensor],
         name: str,
         digest: str,
@@ -85,11 +78,9 @@ class OpenClip:
         dtype: torch.dtype,
         rules: ViewRules | None = None,
     ) -> None:
-        self._rules = rules or ViewRules()
+        rules = rules or ViewRules()
         self.name = name
-        self.device = device
-        self.dtype = dtype
-        self.fingerprint = self._rules.mark(digest)
+        self.fingerprint = rules.mark(digest)
         self.logit_scale = model.logit_scale.exp().item()
         self.logit_bias = None if model.logit_bias is None else model.logit_bias.item()
         self._preprocessing = model.visual.preprocess_cfg
@@ -98,24 +89,13 @@ class OpenClip:
         self._size = [size, size] if isinstance(size, int) else list(size)  # (H, W)
         self.input_size = max(self._size)
         self._model = model.eval()
-        self._cell_head = cell_head_of(model.visual, self._rules.cell_attention)
         self._tokenizer = tokenizer
-
-    def encode_images(self, images: Tensor) -> Tensor:
-        """Embed uint8 RGB Tensor[B, 3, H, W] of any H and W as float32 Tensor[B, D] with unit rows."""
-        return encode_in_chunks(self._encode_images, images, self.device)
-
-    def encode_views(self, images: Tensor) -> EncodedViews:
-        """`encode_images`, and the cells of the tower's own grid where `cell_head_of` knows the tower."""
-        return encode_in_chunks(self._encode_views, images, self.device)
-
-    @torch.inference_mode()
-    def _encode_images(self, images: Tensor) -> Tensor:
-        return F.normalize(self._model.encode_image(self._pixels(images)).float(), dim=1)
-
-    @torch.inference_mode()
-    def _encode_views(self, images: Tensor) -> EncodedViews:
-        return encode_with_cells(self._model.encode_image, self._pixels(images), self._cell_head)
+        cells = {"attention": rules.cell_attention}
+        statistics = rules.statistics_of(self._preprocessing["mean"], self._preprocessing["std"])
+        architecture = architecture_of("open_clip", describe(config), cells, statistics, side=self.input_size)
+        tower_map = map_of(model.visual, **cells).to(memory_format=torch.channels_last)
+        is_square = len(set(self._size)) == 1
+        super().__init__(tower_map, architecture if is_square else None, rules, device, dtype)
 
     def _pixels(self, images: Tensor) -> Tensor:
         interpolation = InterpolationMode(self._preprocessing["interpolation"])
@@ -128,36 +108,6 @@ class OpenClip:
         """Embed C texts as float32 Tensor[C, D] with unit rows; open_clip truncates texts that are too long."""
         parts = self._tokenizer(texts).to(self.device).split(TEXTS_PER_CALL)
         return F.normalize(torch.cat([self._model.encode_text(part).float() for part in parts]), dim=1)
-
-
-def cell_head_of(visual: nn.Module, attention: str) -> CellHead | None:
-    """How the cells of an image tower are embedded; None for one that has none here.
-
-    These have cells: CLIP's ResNets and ViTs, timm's ViTs with an attention pool of one query (SigLIP), and timm's
-    convolutional towers that pool their last map by the mean (MobileCLIP-S, ConvNeXt). Others do not, such as CoCa's
-    attention pools of many queries, PE, EVA, Swin, and timm's ViTs with a class token.
-    """
-    if isinstance(visual, ModifiedResNet):
-        return attention_pool_cells(visual.attnpool)
-    if isinstance(visual, VisionTransformer):
-        block = visual.transformer.resblocks[-1]
-        # a block with another attention is of another class
-        if visual.attn_pool is not None or type(block) is not ResidualAttentionBlock:
-            return None
-        batch_first = visual.transformer.batch_first
-        return transformer_cells(
-            block, visual.ln_post, visual.proj, visual.patch_size, attention, batch_first=batch_first
-        )
-    trunk = getattr(visual, "trunk", None)
-    pool = getattr(trunk, "attn_pool", None)
-    if type(trunk) is TimmTransformer and isinstance(pool, AttentionPoolLatent):
-        single = pool.latent_len == 1 and pool.pool == "token" and pool.pos_embed is None
-        return latent_pool_cells(trunk, visual.head) if single and not trunk.num_prefix_tokens else None
-    pool = getattr(getattr(trunk, "head", trunk), "global_pool", None)
-    # the mean over channels-last maps is another module
-    if isinstance(pool, SelectAdaptivePool2d) and isinstance(pool.pool, nn.AdaptiveAvgPool2d):
-        return mean_pool_cells(trunk, pool, visual.head)
-    return None
 
 
 def load_open_clip(model: str, device: str | torch.device, precision: str, rules: ViewRules | None = None) -> OpenClip:
@@ -195,7 +145,7 @@ def load_open_clip(model: str, device: str | torch.device, precision: str, rules
     check_tokenizer(tokenizer, model_config(source), spec)
     if exact.logit_bias is not None and exact.logit_bias.item() == 0:  # open_clip's value for a file without one
         raise PipelineError(f"The weights of {spec} have no logit_bias, which its sigmoid needs. Use a softmax model.")
-    return OpenClip(clip, tokenizer, spec, digest, device, dtype, rules)
+    return OpenClip(clip, model_config(source), tokenizer, spec, digest, device, dtype, rules)
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.classifier.towers.openai import describe, map_of, stride_of
 from pipeline.method import FORMULAS
 from pipeline.system.downloads import cache_folder, download
 from pipeline.system.errors import PipelineError, hint
 from pipeline.system.files import regular_file, sha256_of
-from pipeline.teachers.encoding import (
-    EncodedViews,
-    ViewRules,
-    compute_dtype,
-    encode_in_chunks,
-    normalise_pixels,
-    snap_to_stride,
-)
+from pipeline.teachers.clip_teacher import ClipTeacher, architecture_of
+from pipeline.teachers.encoding import ViewRules, compute_dtype, normalise_pixels, snap_to_stride
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the package imports pkg_resources, which warns that it is deprecated
@@ -28,15 +23,12 @@ with warnings.catch_warnings():
     from clip.clip import _MODELS as URLS
     from clip.model import CLIP, build_model
 
-from pipeline.teachers.tower_cells import CellHead, attention_pool_cells, encode_with_cells, transformer_cells
-from pipeline.teachers.towers import AnySizeViT, any_size_tower
-
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 TEXTS_PER_CALL = 256
 
 
-class OpenaiClip:
+class OpenaiClip(ClipTeacher):
     """A CLIP model of OpenAI's architecture.
 
     It resizes the sides of views to the nearest multiples of the tower's stride (32 px for ResNets, the patch for ViTs), unless
@@ -63,37 +55,23 @@ class OpenaiClip:
         precision: str,
         rules: ViewRules | None = None,
     ) -> None:
-        self._rules = rules or ViewRules()
+        rules, device = rules or ViewRules(), torch.device(device)
+        dtype = compute_dtype(precision, device)
         self.name = name
-        self.device = torch.device(device)
-        self.dtype = compute_dtype(precision, self.device)
         # cached embeddings depend on the size that views are snapped to
-        self.fingerprint = self._rules.mark(f"{weights_sha256}-{FORMULAS['snapping']}")
+        self.fingerprint = rules.mark(f"{weights_sha256}-{FORMULAS['snapping']}")
         self.logit_scale = model.logit_scale.exp().item()
         self.input_size = model.visual.input_resolution
-        self._tower, self._stride = any_size_tower(model.visual, self._rules.positions)
-        self._tower.to(self.device, self.dtype, memory_format=torch.channels_last)
-        self._model = model.to(self.device, self.dtype)
+        self._stride = stride_of(model.visual)
+        cells = {"positions": rules.positions, "attention": rules.cell_attention}
+        statistics = rules.statistics_of(MEAN, STD)
+        architecture = architecture_of("openai", describe(model.visual), cells, statistics, stride=self._stride)
+        tower_map = map_of(model.visual, **cells).to(device, dtype, memory_format=torch.channels_last)
+        self._model = model.to(device, dtype)
         for module in model.modules():
             if isinstance(module, nn.LayerNorm):  # the package's computes in float32 at any precision
                 module.float()
-        self._cell_head = cell_head_of(self._tower, self._rules.cell_attention)
-
-    def encode_images(self, images: Tensor) -> Tensor:
-        """Embed uint8 RGB Tensor[B, 3, H, W] of any H and W as float32 Tensor[B, D] with unit rows."""
-        return encode_in_chunks(self._encode_images, images, self.device)
-
-    def encode_views(self, images: Tensor) -> EncodedViews:
-        """`encode_images`, and one cell per stride of the tower; see `attention_pool_cells` and `transformer_cells`."""
-        return encode_in_chunks(self._encode_views, images, self.device)
-
-    @torch.inference_mode()
-    def _encode_images(self, images: Tensor) -> Tensor:
-        return F.normalize(self._tower(self._pixels(images)).float(), dim=1)
-
-    @torch.inference_mode()
-    def _encode_views(self, images: Tensor) -> EncodedViews:
-        return encode_with_cells(self._tower, self._pixels(images), self._cell_head)
+        super().__init__(tower_map, architecture, rules, device, dtype)
 
     def _pixels(self, images: Tensor) -> Tensor:
         pixels = normalise_pixels(images, *self._rules.statistics_of(MEAN, STD), self.device)
@@ -114,15 +92,6 @@ class OpenaiClip:
             raise PipelineError(f"{error}. Shorten it.") from error
         parts = tokens.to(self.device).split(TEXTS_PER_CALL)
         return F.normalize(torch.cat([self._model.encode_text(part).float() for part in parts]), dim=1)
-
-
-def cell_head_of(tower: nn.Module, attention: str) -> CellHead:
-    """How the cells of a tower of `any_size_tower` are embedded."""
-    if not isinstance(tower, AnySizeViT):
-        return attention_pool_cells(tower.attnpool)
-    visual = tower.visual
-    block, patch = visual.transformer.resblocks[-1], visual.conv1.kernel_size
-    return transformer_cells(block, visual.ln_post, visual.proj, patch, attention, batch_first=False)
 
 
 def load_openai(model: str, device: str | torch.device, precision: str, rules: ViewRules | None = None) -> OpenaiClip:

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.teachers.encoding import EncodedViews
-
 
 @dataclass(frozen=True)
 class CellHead:
@@ -23,16 +21,18 @@ class CellHead:
     """That input, and the size (H, W) of the pixels, to Tensor[B, h, w, D] of any norm."""
 
 
-def encode_with_cells(encode: Callable[[Tensor], Tensor], pixels: Tensor, head: CellHead | None) -> EncodedViews:
-    """Global embeddings and cells from one pass.
+def encode_with_cells(
+    encode: Callable[[Tensor], Tensor], pixels: Tensor, head: CellHead | None
+) -> tuple[Tensor, Tensor | None]:
+    """Embeddings of images and of their cells from one pass: float32 Tensor[B, D] and Tensor[B, h, w, D], unit vectors.
 
     Args:
         encode: the tower, Tensor[B, 3, H, W] to Tensor[B, D].
         pixels: Tensor[B, 3, H, W].
-        head: of the tower; None for one without cells.
+        head: of the tower; None for one without cells, which then are None too.
     """
     if head is None:
-        return EncodedViews(F.normalize(encode(pixels).float(), dim=1), None)
+        return F.normalize(encode(pixels).float(), dim=1), None
     inputs: list[Tensor] = []
     hook = head.module.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
     try:
@@ -40,7 +40,7 @@ def encode_with_cells(encode: Callable[[Tensor], Tensor], pixels: Tensor, head: 
     finally:
         hook.remove()
     cells = head.embed(inputs[0], tuple(pixels.shape[-2:]))
-    return EncodedViews(images, F.normalize(cells.float(), dim=3))
+    return images, F.normalize(cells.float(), dim=3)
 
 
 def attention_pool_cells(pool: nn.Module) -> CellHead:

@@ -1,19 +1,29 @@
 """OpenAI's image towers at any input size: the package's modules with interpolated positional embeddings."""
 
-from functools import lru_cache
+import warnings
+from functools import lru_cache, partial
+from typing import Any
 
 import torch
-from clip.model import AttentionPool2d, ModifiedResNet, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from pipeline.classifier.towers.cells import CellHead, attention_pool_cells, transformer_cells
+from pipeline.classifier.towers.embedding_map import EmbeddingMap
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # the package imports pkg_resources, which warns that it is deprecated
+    from clip.model import AttentionPool2d, ModifiedResNet, VisionTransformer
+
 REMEMBERED_GRIDS = 32
 """Grids whose positions are cached; crops come in batches of one shape, so few are in use at a time."""
+HEAD = 64
+"""Width of an attention head in OpenAI's towers."""
 
 
-def any_size_tower(visual: ModifiedResNet | VisionTransformer, positions: str = "bicubic") -> tuple[nn.Module, int]:
-    """An image tower for any multiples of its stride as sides, and its stride in pixels.
+def any_size_tower(visual: ModifiedResNet | VisionTransformer, positions: str = "bicubic") -> nn.Module:
+    """An image tower for any multiples of `stride_of` as sides.
 
     A ViT shares the weights of `visual`; a ResNet is changed in place. At the native size the result is that of `visual` up
     to rounding.
@@ -23,10 +33,15 @@ def any_size_tower(visual: ModifiedResNet | VisionTransformer, positions: str = 
         positions: see `GridPositions`.
     """
     if isinstance(visual, VisionTransformer):
-        return AnySizeViT(visual, positions), visual.conv1.stride[0]
+        return AnySizeViT(visual, positions)
     fold_batch_norms(visual)
     visual.attnpool = AnySizeAttentionPool(visual.attnpool, positions)
-    return visual, 32
+    return visual
+
+
+def stride_of(visual: ModifiedResNet | VisionTransformer) -> int:
+    """Pixels per cell of the last grid."""
+    return visual.conv1.stride[0] if isinstance(visual, VisionTransformer) else 32
 
 
 class GridPositions(nn.Module):
@@ -47,7 +62,9 @@ class GridPositions(nn.Module):
 
     def forward(self, height: int, width: int) -> Tensor:
         """Tensor[1 + height * width, E]; the original for the original grid."""
-        return self.for_grid(height, width)
+        # an export traces the computation; the tensors of a trace are invalid after it
+        compute = self._for_grid if torch.compiler.is_compiling() else self.for_grid
+        return compute(height, width)
 
     def _for_grid(self, height: int, width: int) -> Tensor:
         token, cells = self.embedding[:1], self.embedding[1:]
@@ -119,11 +136,50 @@ class AnySizeViT(nn.Module):
         """Tensor[B, 3, H, W], H and W multiples of the patch, to Tensor[B, D]."""
         visual = self.visual
         patches = visual.conv1(pixels)  # [B, E, h, w]
-        token = visual.class_embedding.expand(len(pixels), 1, -1)
+        token = visual.class_embedding.expand(pixels.shape[0], 1, -1)
         tokens = torch.cat([token, patches.flatten(2).transpose(1, 2)], 1)  # [B, 1 + hw, E]
         tokens = visual.ln_pre(tokens + self.positions(*patches.shape[-2:]))
         tokens = visual.transformer(tokens.transpose(0, 1))  # the package's blocks take [tokens, B, E]
         return visual.ln_post(tokens[0]) @ visual.proj
+
+
+def cell_head_of(tower: nn.Module, attention: str) -> CellHead:
+    """How the cells of a tower of `any_size_tower` are embedded."""
+    if not isinstance(tower, AnySizeViT):
+        return attention_pool_cells(tower.attnpool)
+    visual = tower.visual
+    block, patch = visual.transformer.resblocks[-1], visual.conv1.kernel_size
+    return transformer_cells(block, visual.ln_post, visual.proj, patch, attention, batch_first=False)
+
+
+def describe(visual: ModifiedResNet | VisionTransformer) -> dict[str, Any]:
+    """Arguments of `build` for the package's image tower, before or after `any_size_tower`."""
+    size = {"embedding_size": visual.output_dim, "image_size": visual.input_resolution}
+    if isinstance(visual, VisionTransformer):
+        width, patch = visual.conv1.out_channels, visual.conv1.stride[0]
+        return size | {"layers": visual.transformer.layers, "width": width, "patch_size": patch}
+    layers = [len(layer) for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4)]
+    return size | {"layers": layers, "width": visual.conv3.out_channels, "patch_size": None}
+
+
+def build(
+    embedding_size: int, image_size: int, layers: int | list[int], width: int, patch_size: int | None
+) -> ModifiedResNet | VisionTransformer:
+    """The package's image tower with random weights; a ResNet where there is no patch size."""
+    if patch_size is None:
+        return ModifiedResNet(layers, embedding_size, width * 32 // HEAD, image_size, width)
+    return VisionTransformer(image_size, patch_size, width, layers, width // HEAD, embedding_size)
+
+
+def map_of(visual: ModifiedResNet | VisionTransformer, positions: str, attention: str) -> EmbeddingMap:
+    """A tower as a backbone.
+
+    Args:
+        visual: the package's image tower in eval mode, which is changed.
+        positions: see `GridPositions`.
+        attention: of the cells, see `transformer_cells`.
+    """
+    return EmbeddingMap(any_size_tower(visual, positions), partial(cell_head_of, attention=attention))
 
 
 def fold_batch_norms(visual: ModifiedResNet) -> None:
