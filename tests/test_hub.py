@@ -45,9 +45,10 @@ def test_torch_and_timm_alone_give_the_classifiers_scores(tiny_classifier, tmp_p
 def test_every_backbone_has_timms_names(backbone):
     torch.manual_seed(0)
     net = build_classifier(backbone, 3, boost=3.0, pretrained=False).eval()
-    architecture = hub.architecture_of(backbone)
+    architecture = hub.architecture_of(net, backbone)
     assert timm.is_model(architecture)
-    rebuilt = hub.Rebuilt(architecture, hub.named_weights(net, architecture), net).eval()
+    weights = hub.named_weights(net, architecture)
+    rebuilt = hub.Rebuilt(hub.rebuilt_backbone(architecture, weights), weights, net).eval()
     assert hub.largest_difference(hub.Scorer(net), rebuilt, 64) < 1e-5
 
 

@@ -114,7 +114,7 @@ def test_one_image_scales_no_logits():
 
 def shape(**changes):
     sizes = {"channels": 5, "imagenet": 7, "size": 3, "texts": 5, "outcomes": 4, "most_texts": 2, "classes": 3}
-    return sizes | {"cell_share": 0.25, "cell_weight": 0.4} | changes
+    return sizes | {"cell_share": 0.25, "cell_weight": 0.4, "sigmoid": False} | changes
 
 
 def test_a_teacher_head_against_loops():
@@ -158,3 +158,44 @@ def test_a_sparse_product_is_the_dense_one(share):
     vectors[1, 4] = 0  # the last vector has no input
     with torch.no_grad():
         torch.testing.assert_close(layer(vectors), vectors @ layer.weight.T + layer.bias)
+
+
+def test_conse_as_the_teachers_backbone_is_the_default(demo, tmp_path):
+    run = shutil.copytree(demo, tmp_path / "run")
+    ccd("warmup", "--run", run, "--device", "cpu", "--backbone", "teacher")
+    before, after = (read_checkpoint(folder / "warmup.pt") for folder in (demo, run))
+    assert before.architecture == after.architecture and before.image_size == after.image_size
+    assert all(torch.equal(value, after.weights[name]) for name, value in before.weights.items())
+
+
+def test_a_head_on_embeddings_against_loops():
+    torch.manual_seed(0)
+    for sigmoid in (False, True):
+        head = TeacherHead(TeacherHeadShape.of(shape(imagenet=0, channels=6, sigmoid=sigmoid))).eval()
+        for name in ("text", "bias", "cell_bias"):
+            buffer = getattr(head, name)
+            buffer.copy_(torch.rand_like(buffer) + 0.1)
+        head.logit_bias.fill_(-0.5 if sigmoid else 0)
+        head.texts_of.copy_(torch.tensor([[0, 1], [2, 2], [3, 3], [4, 4]]))
+        whole, cells = torch.randn(2, 3), torch.randn(2, 3, 2, 4)
+        maps = torch.cat([cells, whole[:, :, None, None].expand(2, 3, 2, 4)], dim=1)
+        got = head(maps)
+        for n in range(2):
+            probabilities = []
+            for vector in [whole[n], *(cells[n, :, y, x] for y in range(2) for x in range(4))]:
+                cosines = [float(vector @ text / vector.norm()) for text in head.text]
+                outcomes = [max(cosines[0], cosines[1]), *cosines[2:]]
+                total = sum(np.exp(z) for z in outcomes)
+                scores = [1 / (1 + np.exp(0.5 - z)) if sigmoid else np.exp(z) / total for z in outcomes[:3]]
+                probabilities.append(scores)
+            for c in range(3):
+                best = sorted(p[c] for p in probabilities[1:])[-2:]
+                score = 0.6 * probabilities[0][c] / float(head.bias[c])
+                score += 0.4 * sum(best) / 2 / float(head.cell_bias[c])
+                assert float(got[n, c]) == pytest.approx(np.log(score), abs=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{"channels": 3}, {"channels": 7}, {"sigmoid": 1}])
+def test_impossible_maps_of_embeddings_are_refused(changes):
+    with pytest.raises(ValueError, match="teacher head"):
+        TeacherHeadShape.of(shape(imagenet=0, **{"channels": 6} | changes))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "archive/ccd.json"
 ARCHITECTURE = {"backbone", "class_count", "boost", "resize_filter"}
-"""Keys of an architecture; with a teacher head also `teacher`, numbers by name."""
+"""Keys of an architecture; with a teacher head also `teacher`, numbers by name; with a teacher's image tower also `tower`."""
 LONGEST = 256 * 2**20
 """Largest size of a description, bytes."""
 
@@ -95,13 +95,15 @@ def header_of(content: Mapping[str, Any], path: Path) -> CheckpointHeader:
     if len(thresholds) != len(names) or not all(0 <= float(t) <= 1 for t in thresholds):
         raise ValueError(f"its thresholds are not {len(names)} numbers from 0 to 1")
     architecture = content["architecture"]
-    if not isinstance(architecture, dict) or set(architecture) - {"teacher"} != ARCHITECTURE:
+    if not isinstance(architecture, dict) or set(architecture) - {"teacher", "tower"} != ARCHITECTURE:
         raise ValueError("its architecture is not as specified")
     teacher = architecture.get("teacher")
     if teacher is not None and not (
-        isinstance(teacher, dict) and all(type(value) in (int, float) for value in teacher.values())
+        isinstance(teacher, dict) and all(type(value) in (int, float, bool) for value in teacher.values())
     ):
         raise ValueError("its teacher head is not as specified")
+    if not isinstance(architecture.get("tower", {}), dict):
+        raise ValueError("its tower is not as specified")
     if architecture["class_count"] != len(names) or not isinstance(architecture["backbone"], str):
         raise ValueError("its architecture does not fit its class names")
     if architecture["resize_filter"] not in get_args(ResizeFilter):

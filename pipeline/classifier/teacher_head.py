@@ -1,4 +1,4 @@
-"""The zero-shot teacher `conse` as a second head of a classifier: an ordinary network on the same feature maps."""
+"""A zero-shot teacher as a second head of a classifier: an ordinary network on the same feature maps."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -22,7 +22,7 @@ class TeacherHeadShape:
     channels: int
     """E of the feature maps."""
     imagenet: int
-    """Classes of the teacher's ImageNet classifier."""
+    """Classes of the ImageNet classifier of `conse`; 0 where the maps are the teacher's embeddings, see `embedding_map`."""
     size: int
     """D of the embeddings."""
     texts: int
@@ -37,6 +37,8 @@ class TeacherHeadShape:
     """See `EmbedConfig.cell_share`."""
     cell_weight: float
     """See `InitLabelsConfig.cell_weight`; 0 for whole images alone."""
+    sigmoid: bool
+    """Whether the teacher scores each class independently, see `Teacher.logit_bias`."""
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Self:
@@ -48,11 +50,16 @@ class TeacherHeadShape:
         if set(content) != {item.name for item in fields(cls)}:
             raise ValueError("its teacher head is not as specified")
         shape = cls(**content)
-        sizes = [value for name, value in content.items() if not name.startswith("cell_")]
-        if not all(isinstance(size, int) and 1 <= size <= LARGEST for size in sizes):
-            raise ValueError(f"its teacher head has sizes of {min(sizes)} to {max(sizes)}")
-        if not (0 <= shape.cell_share <= 1 and 0 <= shape.cell_weight <= 1 and shape.classes <= shape.outcomes):
+        sizes = {name: value for name, value in content.items() if not name.startswith("cell_") and name != "sigmoid"}
+        least = {"imagenet": 0}
+        if not all(type(size) is int and least.get(name, 1) <= size <= LARGEST for name, size in sizes.items()):
+            raise ValueError(f"its teacher head has sizes of {min(sizes.values())} to {max(sizes.values())}")
+        shares = 0 <= shape.cell_share <= 1 and 0 <= shape.cell_weight <= 1
+        if not (shares and shape.classes <= shape.outcomes and type(shape.sigmoid) is bool):
             raise ValueError("its teacher head is not as specified")
+        embeddings = [2 * shape.size] if shape.cell_weight else [shape.size, 2 * shape.size]
+        if not shape.imagenet and shape.channels not in embeddings:
+            raise ValueError(f"its teacher head has embeddings of {shape.size} in maps of {shape.channels}")
         return shape
 
 
@@ -97,9 +104,11 @@ class TeacherHead(nn.Module):
     def __init__(self, shape: TeacherHeadShape) -> None:
         super().__init__()
         self.shape = shape
-        self.imagenet = SparseLinear(shape.channels, shape.imagenet)
+        if shape.imagenet:
+            self.imagenet = SparseLinear(shape.channels, shape.imagenet)
+            # unit embeddings of the ImageNet classes
+            self.register_buffer("words", torch.ones(shape.imagenet, shape.size))
         for name, size in (
-            ("words", (shape.imagenet, shape.size)),  # unit embeddings of the ImageNet classes
             ("text", (shape.texts, shape.size)),  # unit embeddings times the logit scale
             ("bias", (shape.classes,)),
             ("cell_bias", (shape.classes,)),
@@ -107,23 +116,38 @@ class TeacherHead(nn.Module):
         ):
             self.register_buffer(name, torch.ones(*size))
         self.register_buffer("offset", torch.zeros(shape.classes))
+        self.register_buffer("logit_bias", torch.zeros(()))
         self.register_buffer("texts_of", torch.zeros(shape.outcomes, shape.most_texts, dtype=torch.int64))
 
-    def probabilities(self, imagenet: Tensor) -> Tensor:
-        """Class probabilities Tensor[..., C] of the ImageNet logits Tensor[..., K] of cells or of whole maps."""
-        embeddings = F.normalize(imagenet.softmax(-1) @ self.words, dim=-1)
-        logits = (embeddings @ self.text.T)[..., self.texts_of].amax(-1)  # [..., C + O]
-        return logits.softmax(-1)[..., : self.shape.classes]
+    def vectors(self, maps: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Vectors of whole images and of their cells, from feature maps Tensor[B, E, h, w].
+
+        Returns:
+            Tensor[B, K] and Tensor[B, J, K] of ImageNet logits or embeddings; None for cells of no weight.
+        """
+        cells = maps.flatten(2).transpose(1, 2)
+        if not self.shape.imagenet:
+            return cells[:, 0, -self.shape.size :], cells[..., : self.shape.size]
+        if not self.shape.cell_weight:
+            return self.imagenet(maps.mean(dim=(2, 3))), None
+        logits = self.imagenet(cells)
+        return logits.mean(dim=1), logits  # the logits of the mean vector are the mean of the logits
+
+    def probabilities(self, vectors: Tensor) -> Tensor:
+        """Class probabilities Tensor[..., C] of vectors Tensor[..., K] of whole images or cells."""
+        if self.shape.imagenet:
+            vectors = vectors.softmax(-1) @ self.words
+        embeddings = F.normalize(vectors, dim=-1)
+        logits = (embeddings @ self.text.T)[..., self.texts_of].amax(-1) + self.logit_bias  # [..., C + O]
+        outcomes = logits.sigmoid() if self.shape.sigmoid else logits.softmax(-1)
+        return outcomes[..., : self.shape.classes]
 
     def forward(self, maps: Tensor) -> Tensor:
         """Logits Tensor[B, C] of feature maps Tensor[B, E, h, w]."""
-        if not self.shape.cell_weight:
-            scores = self.probabilities(self.imagenet(maps.mean(dim=(2, 3)))) / self.bias
-        else:
-            logits = self.imagenet(maps.flatten(2).transpose(1, 2))  # [B, J, K]
-            # the logits of the mean vector are the mean of the logits
-            scores = self.probabilities(logits.mean(dim=1)) / self.bias
-            cells = self.probabilities(logits)  # [B, J, C]
+        whole, cells = self.vectors(maps)
+        scores = self.probabilities(whole) / self.bias
+        if self.shape.cell_weight:
+            cells = self.probabilities(cells)  # [B, J, C]
             best = max(round(self.shape.cell_share * cells.shape[1]), 1)
             local = cells.topk(best, dim=1).values.mean(1) / self.cell_bias
             scores = (1 - self.shape.cell_weight) * scores + self.shape.cell_weight * local

@@ -126,6 +126,12 @@ def targets_of(labels: Tensor, config: TrainingConfig) -> Tensor:
     return training_targets(labels, exponent_of(labels, config), config.target_smoothing)
 
 
+def check_sides(model: CamNet, config: TrainingConfig, stage: str) -> None:
+    """Raise if the backbone does not take images of the sizes that a stage's options name."""
+    model.check_side(config.image_size, f"{stage}.image_size")
+    model.check_side(config.test_size, f"{stage}.predict_size")
+
+
 def freeze(model: CamNet, config: TrainingConfig) -> None:
     """Freeze the parts that the options name, until the next `train()`."""
     model.freeze(config.freeze_backbone, config.freeze_norms)

@@ -102,11 +102,11 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def trace(scorer: Scorer, size: int) -> torch.export.ExportedProgram:
-    """The graph of a scorer for batches of any number of images."""
+def trace(network: nn.Module, size: int) -> torch.export.ExportedProgram:
+    """The graph of a scorer or a backbone for batches of any number of images."""
     # with an example of one image torch would make the batch size constant
     batch = {0: torch.export.Dim("batch", min=1)}
-    return torch.export.export(scorer, (torch.zeros(2, 3, size, size),), dynamic_shapes={"images": batch})
+    return torch.export.export(network, (torch.zeros(2, 3, size, size),), dynamic_shapes=(batch,))
 
 
 def write_onnx(program: torch.export.ExportedProgram, description: dict[str, Any], path: Path) -> None:

@@ -1,5 +1,6 @@
 """A classifier file to a model folder for the Hugging Face Hub: weights, config, cards and a loader."""
 
+import io
 import json
 import runpy
 from pathlib import Path
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from pipeline.artifacts.checkpoints import Checkpoint, read_checkpoint
 from pipeline.classifier.inference import load_classifier
 from pipeline.classifier.network import CamNet
+from pipeline.classifier.towers.embedding_map import EmbeddingMap
 from pipeline.deploy.classifier import Classifier
-from pipeline.deploy.export import TOLERANCE, Scorer, check_recipe, largest_difference, preprocessing, recipe
+from pipeline.deploy.export import TOLERANCE, Scorer, check_recipe, largest_difference, preprocessing, recipe, trace
 from pipeline.evaluation.run_files import RunFiles, read_run
 from pipeline.evaluation.tables import sources_of
 from pipeline.exchange.formats.export import markdown
@@ -39,8 +41,11 @@ from safetensors.torch import load_file
 here = Path(__file__).parent
 config = json.loads((here / "config.json").read_text(encoding="utf-8"))
 weights = load_file(here / "model.safetensors")
-backbone = timm.create_model(config["architecture"], pretrained=False, num_classes=0, global_pool="").eval()
-backbone.load_state_dict({name[9:]: value for name, value in weights.items() if name.startswith("backbone.")})
+if config["architecture"]:
+    backbone = timm.create_model(config["architecture"], pretrained=False, num_classes=0, global_pool="").eval()
+    backbone.load_state_dict({name[9:]: value for name, value in weights.items() if name.startswith("backbone.")})
+else:
+    backbone = torch.export.load(here / "backbone.pt2").module()
 
 
 @torch.no_grad()
@@ -61,11 +66,16 @@ def teacher(features):
     """Logits of the zero-shot teacher, of feature maps [E, h, w]: log of its score of the whole map and of its best cells."""
     own = {name[8:]: value for name, value in weights.items() if name.startswith("teacher.")}
     cells = features.flatten(1).T
-    vectors = torch.cat([cells.mean(0, keepdim=True), cells])
-    shares = (vectors @ own["imagenet.weight"].T + own["imagenet.bias"]).softmax(-1)
-    embeddings = torch.nn.functional.normalize(shares @ own["words"], dim=-1)
-    logits = (embeddings @ own["text"].T)[:, own["texts_of"]].amax(-1)
-    probabilities = logits.softmax(-1)[:, : len(config["class_names"])]
+    if config["teacher"]["imagenet"]:
+        vectors = torch.cat([cells.mean(0, keepdim=True), cells])
+        vectors = (vectors @ own["imagenet.weight"].T + own["imagenet.bias"]).softmax(-1) @ own["words"]
+    else:  # the maps are embeddings, those of the cells before that of the whole image
+        size = config["teacher"]["size"]
+        vectors = torch.cat([cells[:1, -size:], cells[:, :size]])
+    embeddings = torch.nn.functional.normalize(vectors, dim=-1)
+    logits = (embeddings @ own["text"].T)[:, own["texts_of"]].amax(-1) + own["logit_bias"]
+    probabilities = logits.sigmoid() if config["teacher"]["sigmoid"] else logits.softmax(-1)
+    probabilities = probabilities[:, : len(config["class_names"])]
     best = probabilities[1:].topk(max(round(config["teacher"]["cell_share"] * len(cells)), 1), dim=0).values.mean(0)
     weight = config["teacher"]["cell_weight"]
     scores = (1 - weight) * probabilities[0] / own["bias"] + weight * best / own["cell_bias"]
@@ -79,12 +89,17 @@ if __name__ == "__main__":
 
 
 class Rebuilt(nn.Module):
-    """The classifier as `load.py` builds it, to compare it with the original."""
+    """The classifier as `load.py` builds it, to compare it with the original.
 
-    def __init__(self, architecture: str, weights: dict[str, Tensor], net: CamNet) -> None:
+    Args:
+        backbone: normalised images to maps.
+        weights: see `named_weights`.
+        net: the original.
+    """
+
+    def __init__(self, backbone: nn.Module, weights: dict[str, Tensor], net: CamNet) -> None:
         super().__init__()
-        self.backbone = bare_backbone(architecture)
-        self.backbone.load_state_dict({k[9:]: v for k, v in weights.items() if k.startswith("backbone.")})
+        self.backbone = backbone
         self.weights, self.net = weights, net
 
     def forward(self, images: Tensor) -> Tensor:
@@ -112,23 +127,41 @@ def bare_backbone(architecture: str) -> nn.Module:
         ) from error
 
 
-def architecture_of(backbone: str) -> str:
-    """The timm name of a backbone of `pipeline.classifier.network.BACKBONES`."""
+def rebuilt_backbone(architecture: str, weights: dict[str, Tensor]) -> nn.Module:
+    """The backbone with the weights of `named_weights`."""
+    backbone = bare_backbone(architecture)
+    backbone.load_state_dict({k[9:]: v for k, v in weights.items() if k.startswith("backbone.")})
+    return backbone
+
+
+def exported_backbone(net: CamNet, size: int) -> bytes:
+    """The backbone as a torch.export archive, normalised images Tensor[B, 3, size, size] to maps."""
+    buffer = io.BytesIO()
+    torch.export.save(trace(net.stages, size), buffer)
+    return buffer.getvalue()
+
+
+def architecture_of(net: CamNet, backbone: str) -> str:
+    """The timm name of a backbone of `pipeline.classifier.backbones.BACKBONES`; empty if timm's own returns no maps."""
+    if isinstance(net.stages[0], EmbeddingMap):
+        return ""
     return f"tf_efficientnet_{backbone}" if backbone.startswith("lite") else backbone.removeprefix("timm:")
 
 
 def named_weights(net: CamNet, architecture: str) -> dict[str, Tensor]:
-    """The weights by name: `backbone.` and timm's name, `head.`, `scale` and `offset`.
+    """The weights by name: `backbone.` and timm's name, unless the architecture is empty, `head.`, `scale` and `offset`.
 
     The stages of a classifier are the modules of timm (for ResNets, of torchvision) in their order.
 
     Raises:
         PipelineError: the shapes differ from those of timm.
     """
-    names, values = bare_backbone(architecture).state_dict(), list(net.stages.state_dict().values())
-    if [value.shape for value in names.values()] != [value.shape for value in values]:
-        raise PipelineError(f"the weights are not those of timm's {architecture}. Export to ONNX instead.")
-    weights = {f"backbone.{name}": value for name, value in zip(names, values, strict=True)}
+    weights = {}
+    if architecture:
+        names, values = bare_backbone(architecture).state_dict(), list(net.stages.state_dict().values())
+        if [value.shape for value in names.values()] != [value.shape for value in values]:
+            raise PipelineError(f"the weights are not those of timm's {architecture}. Export to ONNX instead.")
+        weights = {f"backbone.{name}": value for name, value in zip(names, values, strict=True)}
     weights |= {f"head.{name}": value for name, value in net.head.state_dict().items()}
     weights |= {"scale": net.scale, "offset": net.offset}
     if net.teacher is not None:
@@ -142,6 +175,7 @@ def config_of(checkpoint: Checkpoint, net: CamNet, architecture: str) -> dict[st
     size = checkpoint.image_size
     return {
         "architecture": architecture,
+        "backbone": checkpoint.architecture["backbone"],
         "class_names": list(checkpoint.class_names),
         "thresholds": dict(zip(checkpoint.class_names, map(float, checkpoint.thresholds), strict=True)),
         "size": [size, size],
@@ -156,13 +190,18 @@ def config_of(checkpoint: Checkpoint, net: CamNet, architecture: str) -> dict[st
     }
 
 
+def name_of(config: dict[str, Any]) -> str:
+    """Name of the backbone, for people."""
+    return config["architecture"] or f"the network in backbone.pt2 ({config['backbone']})"
+
+
 def model_card(config: dict[str, Any], run: RunFiles | None) -> str:
     """README.md of the model."""
     lines = [
         *("---", "library_name: timm", "pipeline_tag: image-classification", "tags:", "- multi-label", "---", ""),
         "# Multi-label classifier trained without labels",
         "",
-        f"Predicts which of {len(config['class_names'])} classes are in a photo: {config['architecture']} with a head of class "
+        f"Predicts which of {len(config['class_names'])} classes are in a photo: {name_of(config)} with a head of class "
         f"activation maps, {config['size'][0]} x {config['size'][1]} pixels. A vision-language teacher made the training "
         "labels (classifier-guided CLIP distillation, arXiv 2503.16873). DATA.md describes the photos.",
         "",
@@ -236,10 +275,15 @@ def run(classifier_path: Path, out: Path | None = None, *, force: bool = False) 
     out = out or classifier_path.with_name("hub")
     check_free(out, force=force, folder=True)
     checkpoint = read_checkpoint(classifier_path)
-    net = load_classifier(checkpoint).eval()
-    architecture = architecture_of(checkpoint.architecture["backbone"])
+    # torch.export cannot store channels-last weights
+    net = load_classifier(checkpoint).to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
+    architecture = architecture_of(net, checkpoint.architecture["backbone"])
     weights = named_weights(net, architecture)
-    difference = largest_difference(Scorer(net), Rebuilt(architecture, weights, net), checkpoint.image_size)
+    archive = b"" if architecture else exported_backbone(net, checkpoint.image_size)
+    backbone = (
+        rebuilt_backbone(architecture, weights) if architecture else torch.export.load(io.BytesIO(archive)).module()
+    )
+    difference = largest_difference(Scorer(net), Rebuilt(backbone, weights, net), checkpoint.image_size)
     if not difference <= TOLERANCE:
         raise PipelineError(
             f"the weights under timm's names give scores that differ by {difference:.1e} from those of {classifier_path}, "
@@ -250,6 +294,8 @@ def run(classifier_path: Path, out: Path | None = None, *, force: bool = False) 
     config = config_of(checkpoint, net, architecture)
     with replacing_folder(out) as target:
         (target / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
+        if archive:
+            (target / "backbone.pt2").write_bytes(archive)
         for name, text in (
             ("config.json", json.dumps(config, indent=1, ensure_ascii=False) + "\n"),
             ("load.py", LOADER.replace("# RECIPE\n", recipe())),

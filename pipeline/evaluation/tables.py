@@ -34,12 +34,12 @@ def write_metrics(folder: Path, origin: Provenance, metrics: dict[str, Any]) -> 
     write_json(folder / "metrics.json", content | {"digest": digest_of(content)})
 
 
-def show_metrics(folder: Path, *, headline: bool = True) -> None:
-    """Print `metrics.json`: AP by class, the figures of the run, remarks and, as a `headline`, the gain over the teacher."""
+def show_metrics(folder: Path) -> None:
+    """Print the tables of `metrics.json`: the figures of the run, and AP by class."""
     metrics = read_metrics(folder)
     if sources_of(metrics):
-        show(class_table(metrics))
         show(summary_table(metrics))
+        show(class_table(metrics))
     for sentence in metrics["not_measured"]:
         log(sentence)
     final = metrics.get("labels", {}).get("final", {})
@@ -51,7 +51,7 @@ def show_metrics(folder: Path, *, headline: bool = True) -> None:
             f"Epoch {epochs['chosen_epoch']} was selected without labels (mAP {100 * epochs['chosen_mAP']:.1f}); "
             f"the best epoch by ground truth is {epochs['oracle_epoch']} ({100 * epochs['oracle_mAP']:.1f})."
         )
-    if headline and "gain" in metrics:
+    if "gain" in metrics:
         log(gain_sentence(metrics["gain"]))
 
 
@@ -89,26 +89,20 @@ def summary_table(metrics: dict[str, Any]) -> PlainTable:
     return table
 
 
-TEACHERS = ("teacher, global + local", "teacher zero-shot")
-"""Scores that the gain is measured against: the first that exist."""
+def short_name(name: str) -> str:
+    """The name of a set of scores in lines that fit a table of 80 columns."""
+    name = name.removesuffix(" classifier").removesuffix(" zero-shot")
+    return name.replace("cross-fitted", "cross-\nfitted").replace(" labels", "\nlabels")
 
 
 def class_table(metrics: dict[str, Any]) -> PlainTable:
-    """AP of every class of the teacher, the classifier and the labels; `metrics.json` also has the other scores."""
-    sources = {name: (split, figures["AP"]) for split, name, figures in sources_of(metrics)}
-    teacher = next((name for name in TEACHERS if name in sources), "")
-    columns = {
-        teacher: "teacher",
-        "final classifier": "classifier",
-        "initial labels": "initial\nlabels",
-        "final labels": "final\nlabels",
-    }
-    shown = {title: sources[name] for name, title in columns.items() if name in sources}
+    """AP of every class, with one column per classifier and set of labels."""
+    sources = sources_of(metrics)
     table = PlainTable(title="AP by class")
     table.add_column("class")
-    for title, (split, _) in shown.items():
-        table.add_column(f"{title}\n({split})", justify="right")
-    for class_name in next(iter(shown.values()))[1]:
-        values = [precisions.get(class_name) for _, precisions in shown.values()]
+    for split, name, _ in sources:
+        table.add_column(f"{short_name(name)}\n({split})", justify="right")
+    for class_name in sources[0][2]["AP"]:
+        values = [figures["AP"].get(class_name) for _, _, figures in sources]
         table.add_row(class_name, *("-" if v is None else f"{100 * v:.1f}" for v in values))
     return table

@@ -44,60 +44,6 @@ class PrepareConfig(Config):
     kind: Literal["", "demo", "voc", "coco", "nuswide", "folder"] = option(
         "", "Adapter that reads the dataset; a preset sets it."
     )
-    images: str | list[str] = option(
-        "",
-        "Photos to train on: a folder, photo, list (.csv, .parquet, .txt), Parquet file with photos, WebDataset "
-        "tar, zip or address (s3://, gs://, https://). May be repeated. Of NUS-WIDE: the folder that paths are "
-        "relative to.",
-        path=absolute_path,
-        kinds=("folder", "nuswide"),
-        several=True,
-    )
-    classes: str | list[str] = option(
-        "",
-        "Class names joined by commas, or a file of class names (text, JSON or YAML). May be repeated (default: those "
-        "in [classes] of the preset or run).",
-        path=absolute_file,
-        kinds=("folder",),
-        several=True,
-    )
-    test_images: str | list[str] = option(
-        "",
-        "Photos to evaluate on, in the same forms. May be repeated.",
-        path=absolute_path,
-        kinds=("folder",),
-        several=True,
-    )
-    labels: str = option(
-        "",
-        "CSV or Parquet table of labels for evaluation, with the columns image and labels (joined by ;).",
-        path=absolute_path,
-        kinds=("folder",),
-    )
-    exclude: str | list[str] = option(
-        "",
-        "Files, folders or ends of paths to skip, such as '*_thumb.jpg' or 'raw'. May be repeated.",
-        kinds=("folder",),
-        several=True,
-    )
-    skip_missing: bool = option(
-        False, "Skip and count listed images that have no file.", kinds=("voc", "coco", "nuswide", "folder")
-    )
-    keep_test_copies: bool = option(
-        False,
-        "Keep test photos that are byte for byte equal to a train photo.",
-        kinds=("demo", "voc", "coco", "nuswide", "folder"),
-    )
-    unpack_to: str = option(
-        "",
-        "Folder to unpack archives and Parquet files to (default: NAME.unpacked next to them).",
-        path=absolute_path,
-        kinds=("folder",),
-    )
-    unpack_gb: float = option(100.0, "Largest size that one archive may unpack to, in GB.", min=0.0, kinds=("folder",))
-    unpack_files: int = option(
-        5_000_000, "Largest number of files that one archive may unpack to.", min=1, kinds=("folder",)
-    )
     root: str = option(
         "",
         "Folder of the dataset. Of the demo: folder for its scenes (default: in the run).",
@@ -112,8 +58,56 @@ class PrepareConfig(Config):
         "", "Split that `evaluate` measures on (default: as in the literature).", kinds=("voc", "coco")
     )
     keep_unannotated: bool = option(False, "Keep images that have no annotation.", kinds=("coco", "nuswide"))
+    skip_missing: bool = option(
+        False, "Skip and count listed images that have no file.", kinds=("voc", "coco", "nuswide", "folder")
+    )
     train_list: str = option("", "List of re-crawled images to train on.", path=absolute_path, kinds=("nuswide",))
     test_list: str = option("", "List of re-crawled images to evaluate on.", path=absolute_path, kinds=("nuswide",))
+    images: str | list[str] = option(
+        "",
+        "Photos to train on: a folder, photo, list (.csv, .parquet, .txt), Parquet file with photos, WebDataset "
+        "tar, zip or address (s3://, gs://, https://). May be repeated. Of NUS-WIDE: the folder that paths are "
+        "relative to.",
+        path=absolute_path,
+        kinds=("folder", "nuswide"),
+        several=True,
+    )
+    test_images: str | list[str] = option(
+        "",
+        "Photos to evaluate on, in the same forms. May be repeated.",
+        path=absolute_path,
+        kinds=("folder",),
+        several=True,
+    )
+    exclude: str | list[str] = option(
+        "",
+        "Files, folders or ends of paths to skip, such as '*_thumb.jpg' or 'raw'. May be repeated.",
+        kinds=("folder",),
+        several=True,
+    )
+    keep_test_copies: bool = option(False, "Keep test photos that are byte for byte equal to a train photo.")
+    classes: str = option(
+        "",
+        "Class names joined by commas, or a file of class names (text, JSON or YAML).",
+        path=absolute_file,
+        kinds=("folder",),
+    )
+    labels: str = option(
+        "",
+        "CSV or Parquet table of labels for evaluation, with the columns image and labels (joined by ;).",
+        path=absolute_path,
+        kinds=("folder",),
+    )
+    unpack_to: str = option(
+        "",
+        "Folder to unpack archives and Parquet files to (default: NAME.unpacked next to them).",
+        path=absolute_path,
+        kinds=("folder",),
+    )
+    unpack_gb: float = option(100.0, "Largest size that one archive may unpack to, in GB.", min=0.0, kinds=("folder",))
+    unpack_files: int = option(
+        5_000_000, "Largest number of files that one archive may unpack to.", min=1, kinds=("folder",)
+    )
     train_scenes: int = option(400, "Number of scenes in the train split.", min=1, max=100_000, kinds=("demo",))
     test_scenes: int = option(200, "Number of scenes in the test split.", min=0, max=100_000, kinds=("demo",))
     seed: int = option(0, "Seed of the scenes.", min=0, kinds=("demo",))
@@ -282,7 +276,13 @@ class InitLabelsConfig(Config):
 class TrainingConfig(Config):
     """Options that warm-up and final training share."""
 
-    image_size: int = option(320, "Side of the square input in training, in pixels (paper: 448).", min=32, max=2048)
+    image_size: int = option(
+        0,
+        "Side of the square input in training, in pixels. 0: 320, or with the teacher's backbone that of the teacher's view "
+        "(paper: 448).",
+        min=0,
+        max=2048,
+    )
     predict_size: int = option(
         0, "Side of the square input in prediction, in pixels. 0: as in training.", min=0, max=2048
     )
@@ -332,7 +332,9 @@ class WarmupConfig(TrainingConfig):
     """The classifier and its first epochs (CCD, section 3.1)."""
 
     backbone: str = option(
-        "lite2", "Backbone: lite0, lite2, resnet50, resnet101 or timm:NAME (paper: resnet101; authors' code: resnet50)."
+        "lite2",
+        "Backbone: lite0, lite2, resnet50, resnet101, timm:NAME, or teacher for the teacher's own image tower (paper: "
+        "resnet101; authors' code: resnet50).",
     )
     weights: str = option(
         "",
@@ -343,12 +345,24 @@ class WarmupConfig(TrainingConfig):
     )
     resize_filter: ResizeFilter = option(
         "bicubic",
-        "Filter that resizes photos for the classifier: bicubic, or Pillow's bilinear (authors' code).",
+        "Filter that resizes photos for the classifier: bicubic, or Pillow's bilinear (authors' code). The teacher's backbone "
+        "has the teacher's filter.",
     )
     init_head_bias: bool = option(
         True, "Initialise the head's bias to the mean target of each class. Off: random (paper)."
     )
     boost: float = option(3.0, "Factor of positive activations in BoostLU (paper: 3).", min=1.0, max=100.0)
+
+    def __post_init__(self) -> None:
+        """Refuse weights for the teacher's backbone, which has its own."""
+        super().__post_init__()
+        if self.backbone == "teacher" and self.weights:
+            raise PipelineError(f"backbone is 'teacher' and weights is {self.weights!r}. Remove weights.")
+
+    @property
+    def also_reads(self) -> tuple[str, ...]:
+        """`embeddings.h5` for the teacher's backbone."""
+        return ("embeddings.h5",) if self.backbone == "teacher" else ()
 
 
 @dataclass(frozen=True)
@@ -361,7 +375,10 @@ class BoxesConfig(Config):
         "CDUL); random (with the sizes of cam); none (no crops); gt and around-gt (ablations that use ground truth).",
     )
     image_size: int = option(
-        320, "Side of the square view that the CAMs are computed from, in pixels (paper: 640).", min=32, max=2048
+        0,
+        "Side of the square view that the CAMs are computed from, in pixels. 0: that of the warm-up's predictions (paper: 640).",
+        min=0,
+        max=2048,
     )
     select: Literal["z-score", "score"] = option(
         "z-score", "Select classes per image by z-score over all images, or by score (paper)."
@@ -467,6 +484,12 @@ class FuseConfig(Config):
 class TrainConfig(TrainingConfig):
     """Final training (CCD, section 3.3)."""
 
+    image_size: int = option(
+        0,
+        "Side of the square input in training, in pixels. 0: that of the warm-up's predictions (paper: 448).",
+        min=0,
+        max=2048,
+    )
     epochs: int = option(8, "Passes over the train images.", min=1, max=1000)
     consistency: float = option(
         0.0, "Weight of the consistency loss (paper: 1). 0: train with one view.", min=0.0, max=100.0

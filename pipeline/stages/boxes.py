@@ -291,6 +291,7 @@ def boxes_of_view(
     if config.view == "grid":
         return grid_view(train, config), math.nan
     model = load_classifier(checkpoint, device)
+    model.check_side(config.image_size, "boxes.image_size")
     kept = store if config.half_maps else None
     selected, tau = selected_classes(model, checkpoint.image_size, train, config, kept, partial)
     if config.view == "cells":
@@ -314,6 +315,7 @@ def run(
     train = manifest.split("train")
     checkpoint = read_checkpoint(folder / "warmup.pt")
     check_same_images(train, checkpoint, folder / "manifest.csv", folder / "warmup.pt")
+    config = config.replace(image_size=config.image_size or checkpoint.image_size)
     partial = PartialResults(path, origin, fresh=fresh)
     boxes, tau = boxes_of_view(folder, manifest, checkpoint, config, device, store, partial)
     if not distributed.is_main():

@@ -22,14 +22,14 @@ from pipeline.photos.checked import load_checked
 from pipeline.photos.images import decoded
 from pipeline.photos.prefetch import Prefetch, chunks, default_workers
 from pipeline.photos.resize import crop, crop_bilinear, load_view
-from pipeline.runs.graph import remedy, run_argument
+from pipeline.runs.graph import run_argument
 from pipeline.runs.options import EmbedConfig, ScoreCropsConfig
 from pipeline.runs.partial_results import PartialResults, compute_partial_results
 from pipeline.system import distributed
 from pipeline.system.errors import PipelineError
 from pipeline.system.progress import log
 from pipeline.teachers.encoding import OutOfMemoryBackoff, ViewRules, encode_stream, find_batch_size, precision_of
-from pipeline.teachers.teacher import Teacher, load_teacher
+from pipeline.teachers.teacher import Teacher, check_weights, load_teacher
 from pipeline.teachers.zero_shot_head import ZeroShotHead, zero_shot_head
 
 PART = 64
@@ -154,11 +154,7 @@ def same_teacher(embeddings: Embeddings, path: Path, device: str) -> Teacher:
             "labels alone with `--set boxes.view=none` instead."
         )
     teacher = load_teacher(embeddings.teacher, device, made_with.precision, rules=ViewRules.of(made_with))
-    if teacher.fingerprint != embeddings.teacher_fingerprint:
-        raise PipelineError(
-            f"the weights of {embeddings.teacher} are not those that {path} was made with. "
-            f"Rebuild it with {remedy(path, force=True)}."
-        )
+    check_weights(teacher, embeddings.teacher, embeddings.teacher_fingerprint, path)
     return teacher
 
 

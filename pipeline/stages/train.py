@@ -26,7 +26,15 @@ from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.inference import load_classifier, predict_once, predict_together
 from pipeline.classifier.network import CamNet
 from pipeline.classifier.teacher_head import TeacherHead
-from pipeline.classifier.training import Consistency, TrainingSet, fit, read_epoch, start_training, targets_of
+from pipeline.classifier.training import (
+    Consistency,
+    TrainingSet,
+    check_sides,
+    fit,
+    read_epoch,
+    start_training,
+    targets_of,
+)
 from pipeline.classifier.view_sources import is_frozen
 from pipeline.method.epoch_choice import authors_epoch
 from pipeline.method.extras.calibration import fit_calibration
@@ -122,7 +130,8 @@ def teacher_of(folder: Path, warmup: Checkpoint) -> TeacherHead | None:
     embeddings: Embeddings = read_arrays(folder / "embeddings.h5", without=("best_cell",))
     if not shares_network(embeddings, warmup):
         return None
-    return teacher_head(embeddings, read_provenance(folder / "initial_labels.h5").options(InitLabelsConfig))
+    options = read_provenance(folder / "initial_labels.h5").options(InitLabelsConfig)
+    return teacher_head(embeddings, options, warmup.weights["head.weight"].shape[1])
 
 
 def with_teacher(learned: Checkpoint, teacher: TeacherHead, weight: float) -> Checkpoint:
@@ -208,7 +217,10 @@ def run(
     check_same_images(final_labels, train, folder / "final_labels.h5", folder / "manifest.csv")
     warmup = read_checkpoint(folder / "warmup.pt")
     partial = PartialResults(folder / "classifier.pt", origin, fresh=fresh)
-    state = start_training(load_classifier(warmup), config, torch.device(device))
+    config = config.replace(image_size=config.image_size or warmup.image_size)
+    untrained = load_classifier(warmup)
+    check_sides(untrained, config, "train")
+    state = start_training(untrained, config, torch.device(device))
     state.restore(warmup.training)
     # later stages cannot use the maps of a backbone that is trained
     kept = store if is_frozen(state.model) else None

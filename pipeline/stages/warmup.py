@@ -12,21 +12,37 @@ from pipeline.artifacts.labels import Labels
 from pipeline.artifacts.manifest import Manifest, write_csv
 from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.schema import check_same_images
+from pipeline.classifier.backbones import Tower
 from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.network import CamNet, build_classifier
-from pipeline.classifier.training import TrainingSet, fit, start_training, targets_of
+from pipeline.classifier.training import TrainingSet, check_sides, fit, start_training, targets_of
 from pipeline.method.extras.thresholds import PRESENT
 from pipeline.photos.image_cache import open_cache
 from pipeline.runs.options import WarmupConfig
 from pipeline.runs.partial_results import PartialResults
 from pipeline.system import distributed
 from pipeline.system.progress import log
+from pipeline.teachers.shared_network import teacher_backbone
+
+SIDE = 320
+"""Side of the input in training for other backbones than the teacher's, in pixels."""
 
 
-def initial_classifier(architecture: dict[str, Any], labels: Tensor, config: WarmupConfig) -> CamNet:
-    """A classifier with a new head, drawn by the seed or started at the mean target of each class."""
+def initial_classifier(
+    architecture: dict[str, Any], labels: Tensor, config: WarmupConfig, tower: Tower | None
+) -> CamNet:
+    """A classifier with a new head, drawn by the seed or started at the mean target of each class.
+
+    Args:
+        architecture: arguments of `build_classifier`.
+        labels: Tensor[N, C].
+        config: options.
+        tower: has the weights of the backbone; None for those that the options name.
+    """
     torch.manual_seed(config.seed)
-    model = build_classifier(**architecture, weights=config.weights)
+    model = build_classifier(**architecture, weights=config.weights, pretrained=tower is None)
+    if tower is not None:
+        model.stages.load_state_dict(tower.stages.state_dict())
     if config.init_head_bias:
         model.init_head(targets_of(labels, config).mean(dim=0))
     return model
@@ -48,16 +64,19 @@ def run(
     labels: Labels = read_arrays(folder / "initial_labels.h5")
     check_same_images(labels, train, folder / "initial_labels.h5", folder / "manifest.csv")
     partial = PartialResults(path, origin, fresh=fresh)
+    shared = teacher_backbone(folder / "embeddings.h5") if config.backbone == "teacher" else None
+    config = config.replace(image_size=config.image_size or (SIDE if shared is None else shared.side))
     architecture = {
         "backbone": config.backbone,
         "class_count": len(train.class_names),
         "boost": config.boost,
         "resize_filter": config.resize_filter,
-    }
+    } | ({} if shared is None else shared.architecture)
     soft_labels = torch.from_numpy(labels.labels)
-    model = initial_classifier(architecture, soft_labels, config)
+    model = initial_classifier(architecture, soft_labels, config, None if shared is None else shared.tower)
+    check_sides(model, config, "warmup")
     state = start_training(model, config, torch.device(device))
-    cache = open_cache(config.cache, train.digest_of, config.image_size, config.resize_filter)
+    cache = open_cache(config.cache, train.digest_of, config.image_size, model.resize_filter)
     data = TrainingSet(train.paths, soft_labels, torch.ones(len(train.paths)), cache)
     history = fit(state, data, config, partial, title="warmup", store=store)
     if not distributed.is_main():

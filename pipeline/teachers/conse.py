@@ -104,6 +104,11 @@ class Conse:
     def _network(self) -> nn.Module:
         return lite.load_lite(self.backbone).to(self.device)
 
+    @property
+    def architecture(self) -> dict[str, str]:
+        """`backbone` of a classifier with this network."""
+        return {"backbone": self.backbone}
+
     @cached_property
     def tower(self) -> Tower:
         """The network up to its last feature maps, as a backbone of the classifier."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.artifacts.manifest import SPLITS, Manifest
-from pipeline.classifier.features import FeatureStore
+from pipeline.classifier.features import FeatureStore, Maps, map_shape
 from pipeline.classifier.inference import feature_batches
 from pipeline.method.crops import grid_boxes
 from pipeline.photos.checked import load_checked
@@ -21,7 +21,7 @@ from pipeline.photos.views import ViewSpec
 from pipeline.runs.partial_results import PartialResults, compute_partial_results
 from pipeline.system import distributed
 from pipeline.teachers.embedding_cache import ImageStore
-from pipeline.teachers.encoding import OutOfMemoryBackoff, find_batch_size
+from pipeline.teachers.encoding import OutOfMemoryBackoff, find_batch_size, precision_of
 from pipeline.teachers.teacher import Teacher
 
 CELLS = 1
@@ -59,19 +59,22 @@ class PhotoEncoder:
         row_of = {path: row for row, path in enumerate(paths)}
         for group in self.groups:
             here = [path for path in group if path in row_of]
-            if here and len(here) == len(group) and self.shares_maps:
+            whole = bool(here) and len(here) == len(group) and self.shares_maps
+            if whole and hasattr(self.teacher, "encode_maps"):
                 yield from self.encode_from_maps(group, row_of)
                 continue
             # the batches of a group are those of `encode_from_maps`, also where a killed command resumes
-            for rows, entry in self.encode_photos(here):
+            for rows, entry in self.encode_photos(here, self.open_maps(here) if whole else None):
                 yield np.array([row_of[here[row]] for row in rows]), entry
 
     @property
     def shares_maps(self) -> bool:
         """Whether the classifier may use the teacher's maps."""
         tower = getattr(self.teacher, "tower", None)
-        usable = self.store is not None and self.local != "tiles" and tower is not None
-        return usable and tower.resize_filter == self.views.resize_filter and distributed.world_size() == 1
+        if self.store is None or self.local == "tiles" or tower is None or distributed.world_size() > 1:
+            return False
+        same_views = tower.resize_filter == self.views.resize_filter and tower.takes(self.views.size)
+        return same_views and precision_of(self.teacher) == "float32"
 
     def encode_from_maps(
         self, group: Sequence[str], row_of: Mapping[str, int]
@@ -82,15 +85,26 @@ class PhotoEncoder:
             cells = encoded.cells if self.local == "cells" else None
             yield np.array([row_of[group[row]] for row in rows]), entries(encoded.images, cells)
 
-    def encode_photos(self, paths: Sequence[str]) -> Iterator[tuple[range, np.ndarray]]:
-        """`encode` from decoded photos, in order."""
+    def open_maps(self, paths: Sequence[str]) -> Maps | None:
+        """The feature maps of photos for the classifier, complete or not; None if the store has no room."""
+        shape = (len(paths), 1, *map_shape(self.teacher.tower, self.views.size))
+        return self.store.open(self.teacher.tower, self.store.views_key(paths, self.views), shape)
+
+    def encode_photos(self, paths: Sequence[str], maps: Maps | None = None) -> Iterator[tuple[range, np.ndarray]]:
+        """`encode` from decoded photos, in order; fills their feature maps."""
         if not paths:
             return
         encode, batch_size = self._encode, self._batch_size
         if self.local != "tiles":
             for rows, images in self.views.batches(paths, batch_size):
                 encoded = encode(images)
-                yield rows, entries(*((encoded.images, encoded.cells) if self.local == "cells" else (encoded, None)))
+                if maps is not None and maps.done == rows.start:
+                    maps.append(self.teacher.maps_of(encoded)[:, None])
+                    maps.save()
+                if isinstance(encoded, Tensor):
+                    yield rows, entries(encoded, None)
+                else:
+                    yield rows, entries(encoded.images, encoded.cells if self.local == "cells" else None)
             return
         batches = chunks(len(paths), max(batch_size // (self.tiles**2 + 1), 1))
         for rows, photos in zip(batches, Stream(lambda row: self.load_tiles(paths[row]), batches), strict=True):
@@ -99,7 +113,8 @@ class PhotoEncoder:
 
     @property
     def _method(self) -> Callable[[Tensor], Any]:
-        return self.teacher.encode_views if self.local == "cells" else self.teacher.encode_images
+        with_cells = self.local == "cells" or (self.shares_maps and hasattr(self.teacher, "maps_of"))
+        return self.teacher.encode_views if with_cells else self.teacher.encode_images
 
     @cached_property
     def _batch_size(self) -> int:

@@ -1,11 +1,13 @@
 """The protocol of teachers, and the function that loads one by its spec."""
 
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from pipeline.classifier.lite import WHEELS
+from pipeline.runs.graph import remedy
 from pipeline.system.errors import PipelineError
 from pipeline.teachers.encoding import EncodedViews, ViewRules
 
@@ -84,3 +86,12 @@ def load_teacher(
         f"There is no teacher {spec!r}. Use conse, conse:lite0, openai:NAME, openai:PATH, open_clip:MODEL/TAG, "
         "open_clip:MODEL/TAG@FILE or open_clip:local-dir:PATH."
     )
+
+
+def check_weights(teacher: Teacher, spec: str, fingerprint: str, path: Path) -> None:
+    """Raise unless the teacher of a spec has the fingerprint of the one that a file was made with."""
+    if teacher.fingerprint != fingerprint:
+        raise PipelineError(
+            f"the weights of {spec} are not those that {path} was made with. "
+            f"Rebuild it with {remedy(path, force=True)}."
+        )
