@@ -51,8 +51,9 @@ test: $(VENV)/installed-test ## run the tests
 test-slow: $(VENV)/installed-test ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
-check-gpu: $(VENV)/installed-test ## run the tests that need a GPU
+check-gpu: $(VENV)/installed-test ## run the tests that need a GPU, then measure the batch sizes and precisions that fit
 	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python tests/benchmarks/fits.py
 
 lint: $(VENV)/installed-lint ## check style and imports
 	$(BIN)/ruff check .

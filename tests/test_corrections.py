@@ -72,7 +72,7 @@ def test_corrections_that_were_taken_away_are_fused_anew(small_run, tmp_path):
     ccd("import-labels", export, "--run", small_run)
     ccd("fuse", "--run", small_run)
     (small_run / "corrections.h5").unlink()
-    with pytest.raises(PipelineError, match=r"corrections.h5 was removed.*`ccd fuse"):
+    with pytest.raises(PipelineError, match=r"corrections.h5 was removed.*`ccd all .* --to fuse`"):
         check_up_to_date(small_run / "final_labels.h5")
     ccd("fuse", "--run", small_run)
     assert "corrections.h5" not in check_up_to_date(small_run / "final_labels.h5").inputs

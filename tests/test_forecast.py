@@ -1,6 +1,7 @@
 """The estimate of a run before its first long stage."""
 
 import pytest
+import torch
 from worlds.commands import ccd, invoke
 from worlds.teachers import ColourTeacher
 
@@ -62,6 +63,17 @@ def test_batches_double_while_the_budget_lasts(monkeypatch):
     calls.clear()
     assert seconds_per_item(work, most=4, budget=100.0) == pytest.approx((0.1 + 0.01 * 4) / 4)
     assert calls == [1, 1, 2, 4]
+
+
+def test_a_batch_that_does_not_fit_ends_the_probe():
+    def work(count):
+        if count > fits:
+            raise torch.OutOfMemoryError
+
+    fits = 4
+    assert 0 < seconds_per_item(work, most=64, budget=100.0) < 1
+    fits = 0
+    assert seconds_per_item(work, most=64) == 0
 
 
 def test_the_probe_of_a_run_measures_every_part(run, monkeypatch):

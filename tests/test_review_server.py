@@ -144,7 +144,7 @@ def test_malformed_corrections_are_refused_and_change_nothing(served, body):
 def test_the_page_names_the_run_as_the_command_line_takes_it(served):
     server, run = served
     page = server.ask("GET", f"/{server.token}/")[2].decode()
-    assert f"ccd fuse --run {run}\nccd train --run {run}" in page
+    assert f"ccd all {run}<" in page
 
 
 def test_a_form_of_a_foreign_page_is_refused(served):
@@ -323,4 +323,4 @@ def test_the_command_serves_until_it_is_interrupted(small_run, monkeypatch, capf
     code, output = invoke("review", "--run", small_run, "--limit", 3)
     text = " ".join((output + capfd.readouterr().err).split())
     assert code == 0 and "3 photos to review: open http://127.0.0.1:" in text and "/the-token/ (" in text
-    assert "corrected photos: 1." in text and "`ccd fuse" in text
+    assert "corrected photos: 1." in text and f"`ccd all {small_run}`" in text

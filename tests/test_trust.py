@@ -90,7 +90,7 @@ def test_a_file_of_a_run_with_other_settings_is_found_out(run, tmp_path):
     ccd("fuse", other, "--ratio", 0.2)
     shutil.copy(other / "final_labels.h5", run)
     code, output = invoke("export-labels", run, "--out", tmp_path / "labels.csv")
-    assert code == 1 and "ratio 0.2 -> 0.8" in output and "ccd fuse" in output
+    assert code == 1 and "ratio 0.2 -> 0.8" in output and "--to fuse`" in output
     assert file_states(run)["final_labels.h5"].state != "up to date"
 
 
@@ -141,7 +141,7 @@ def test_read_warns_of_a_stale_file(run, tmp_path):
         assert pipeline.read(run / "final_labels.h5").class_names == ["red", "green", "blue"]
         assert pipeline.read(run / "manifest.csv").class_names == ["red", "green", "blue"]
     ccd("prepare", run, "--set", "fuse.ratio=0.2")
-    with pytest.warns(UserWarning, match="ratio 0.8 -> 0.2.*ccd fuse"):
+    with pytest.warns(UserWarning, match="ratio 0.8 -> 0.2.*--to fuse`"):
         pipeline.read(run / "final_labels.h5")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.runs.graph import advice
-from pipeline.system.errors import PipelineError, UnreadableError, first_line, system_refusal
+from pipeline.system.errors import NotBuiltError, PipelineError, UnreadableError, first_line, system_refusal
 from pipeline.system.files import regular_file
 
 
@@ -19,7 +19,7 @@ def reporting_damage(path: Path) -> Iterator[None]:
         PipelineError: it is missing or damaged.
     """
     if not path.exists():
-        raise PipelineError(f"{path} is missing. {advice(path, 'Create')}")
+        raise NotBuiltError(f"{path} is missing.", advice(path, "Create"))
     try:
         regular_file(path)
         yield

@@ -20,12 +20,13 @@ from pipeline.runs.graph import (
     STAGE_NAMES,
     VERSIONS,
     Stage,
+    build_command,
     find_stage,
     options_of,
     remedy,
 )
 from pipeline.runs.settings import FILE, Settings, read_run
-from pipeline.system.errors import PipelineError, UnreadableError
+from pipeline.system.errors import NotBuiltError, PipelineError, UnreadableError
 
 UP_TO_DATE = "up to date"
 MISSING = "missing"
@@ -42,7 +43,7 @@ def read_provenance(path: Path) -> Provenance:
     path = Path(path)
     side = path.with_suffix(".json") if path.suffix == ".csv" else path
     if path.suffix == ".csv" and not path.exists():
-        raise PipelineError(f"{path} is missing. Create it with {remedy(path)}.")
+        raise NotBuiltError(f"{path} is missing.", f"Create it with {remedy(path)}.")
     with reporting_damage(side):
         if path.suffix == ".h5":
             with h5py.File(path) as file:
@@ -92,28 +93,24 @@ def check_up_to_date(
     known = {} if known is None else known
     if path in known:
         return known[path]
-    provenance = read_provenance(path)
+    provenance, rebuild = read_provenance(path), f"Rebuild it with {remedy(path)}."
     for name, fingerprint in provenance.inputs.items():
         if name in ignore:
             continue
         if name in BY_PEOPLE and not path.with_name(name).exists():
-            raise PipelineError(f"{path} is out of date: {name} was removed. Rebuild it with {remedy(path)}.")
+            raise NotBuiltError(f"{path} is out of date: {name} was removed.", rebuild)
         if check_up_to_date(path.with_name(name), known, ignore, own).fingerprint != fingerprint:
-            raise PipelineError(
-                f"{path} is out of date: {name} has changed since it was made. Rebuild it with {remedy(path)}."
-            )
+            raise NotBuiltError(f"{path} is out of date: {name} has changed since it was made.", rebuild)
     for name, version in provenance.formulas.items():
         if FORMULAS.get(name) != version:
-            raise PipelineError(
-                f"{path} is out of date: the formulas of {name} have changed. Rebuild it with {remedy(path)}."
-            )
+            raise NotBuiltError(f"{path} is out of date: the formulas of {name} have changed.", rebuild)
     if own is not None and MAKERS.get(path.name) in STAGE_NAMES[1:]:
         stage = find_stage(MAKERS[path.name])
         changes = own.config(stage.name, options_of(stage), {}).changes_since(provenance.config)
         if changes:
-            raise PipelineError(
-                f"{path} is out of date: the settings of the run have changed since it was made ({'; '.join(changes)}). "
-                f"Rebuild it with {remedy(path)}."
+            raise NotBuiltError(
+                f"{path} is out of date: the settings of the run have changed since it was made ({'; '.join(changes)}).",
+                rebuild,
             )
     known[path] = provenance
     return provenance
@@ -139,7 +136,15 @@ def origin_of(stage: Stage, folder: Path, config: Config, known: dict[Path, Prov
         PipelineError: an input is missing, damaged or out of date; names the command to run.
     """
     known, own = {} if known is None else known, settings_of(folder)
-    sources = {name: check_up_to_date(folder / name, known, own=own) for name in inputs_of(stage, folder, config)}
+    sources = {}
+    for name in inputs_of(stage, folder, config):
+        try:
+            sources[name] = check_up_to_date(folder / name, known, own=own)
+        except NotBuiltError as error:
+            if name in OPTIONAL or own is None:
+                raise
+            advice = f"Run every stage up to {stage.name} with {build_command(folder, stage.name)}."
+            raise NotBuiltError(error.problem, advice) from None
     schema = Path(stage.makes[0]).stem
     return Provenance(
         schema=schema,

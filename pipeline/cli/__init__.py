@@ -1,7 +1,7 @@
 """The command line: one module per group of commands; parses, calls, and turns our errors into one line."""
 
-# In the order in which `ccd --help` lists the groups.
-from pipeline.cli import stages, report, review, exchange, deploy, study, runs  # isort: skip
+# The order of the commands within a panel of `ccd --help`.
+from pipeline.cli import stages, deploy, report, review, exchange, study, runs  # isort: skip
 from pipeline.cli.app import app
 from pipeline.cli.entry import main
 

@@ -2,13 +2,14 @@
 
 import inspect as python_inspect
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperOption
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from pipeline.runs import settings
 from pipeline.runs.config import Config
@@ -20,8 +21,50 @@ from pipeline.system.errors import PipelineError
 from pipeline.system.progress import console
 from pipeline.system.text import check_text
 
+PANELS = ("Start", "Review", "Export", "Stages", "Research", "Housekeeping")
+"""Groups of commands, in the order of `ccd --help`."""
 
-class OnceCommand(TyperCommand):
+LEADING = (
+    *("images", "classes", "test_images", "labels", "teacher", "backbone", "device"),
+    *("epochs", "batch_size", "image_size", "seed", "recipe"),
+)
+"""Options that the help of a command lists first."""
+
+
+class ShortHelp:
+    """Help that fits 80 columns: no type next to a flag, and an option and its negation in one column."""
+
+    def format_help(self, ctx: typer.Context, formatter: Any) -> None:
+        """Print the help."""
+        shown = copy(self)
+        shown.get_params = lambda ctx: [shown_parameter(each) for each in self.get_params(ctx)]
+        super(ShortHelp, shown).format_help(ctx, formatter)
+
+
+def shown_parameter(parameter: Any) -> Any:
+    """A parameter as the help shows it; parsing uses the original."""
+    shown = copy(parameter)
+    if getattr(parameter, "is_flag", False):
+        shown.metavar = ""
+        if parameter.secondary_opts:
+            shown.opts, shown.secondary_opts = [f"--[no-]{parameter.opts[0].removeprefix('--')}"], []
+    elif getattr(parameter, "multiple", False) and parameter.metavar is None:
+        shown.metavar = "<str>"
+    elif parameter.metavar in ("<int>", "<float>"):
+        shown.min = shown.max = None  # its help has the range
+    return shown
+
+
+class PanelGroup(ShortHelp, TyperGroup):
+    """The group of all commands, listed by panel."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:
+        """Names of the commands in the order of `PANELS`; any other panel comes last."""
+        panels = {name: command.rich_help_panel for name, command in self.commands.items()}
+        return sorted(super().list_commands(ctx), key=lambda name: (*PANELS, panels[name]).index(panels[name]))
+
+
+class OnceCommand(ShortHelp, TyperCommand):
     """A command that rejects a repeated option; click would silently take the last value."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
@@ -47,6 +90,7 @@ class App(typer.Typer):
 
 
 app = App(
+    cls=PanelGroup,
     help="Photos and class names in, a multi-label classifier out: classifier-guided CLIP distillation, stage by stage.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -96,7 +140,7 @@ DeviceOption = Annotated[str, typer.Option(help="Device: cpu, cuda, cuda:N, mps,
 ForceOption = Annotated[bool, typer.Option("--force", help="Rebuild files that are up to date.")]
 
 
-YesOption = Annotated[bool, typer.Option("--yes", help="Start without asking, also where the estimate exceeds a day.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Start without asking, even if the estimate exceeds a day.")]
 
 
 ResetOption = Annotated[bool, typer.Option("--reset", help="Discard the settings of the run and start over.")]
@@ -131,7 +175,7 @@ ClassifierArgument = Annotated[
 ]
 
 
-BatchOption = Annotated[int, typer.Option(min=1, max=4096, help="Images per batch of the network.")]
+BatchOption = Annotated[int, typer.Option(min=1, max=4096, metavar="<int>", help="Images per batch of the network.")]
 
 
 OverwriteOption = Annotated[bool, typer.Option("--force", help="Replace existing output.")]
@@ -213,40 +257,80 @@ def given_options(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value[0] if isinstance(value, list) and len(value) == 1 else value for name, value in values.items()}
 
 
-def default_text(default: Any) -> str:
-    """The default of an option as Typer prints it; the help itself states what an empty text means."""
+def default_text(default: Any, low: float | None = None, high: float | None = None) -> str:
+    """Range and default of an option; the help itself states what an empty text means."""
     if default in ("", []):
         return ""
-    return f" \\[default: {('off', 'on')[default] if isinstance(default, bool) else default}]"
+    value = ("off", "on")[default] if isinstance(default, bool) else default
+    low, high = (None if each is None else str(each).removesuffix(".0") for each in (low, high))
+    bounds = "" if low is None else f"; at least {low}" if high is None else f"; {low} to {high}"
+    return f" \\[default: {value}{bounds}]"
 
 
-def option_parameters(kind: type[Config]) -> list[python_inspect.Parameter]:
-    """An optional command-line parameter per option of a stage; None means that it is not set."""
-    parameters = []
-    for item in fields(kind):
-        meta = item.metadata
-        default = item.default if item.default is not MISSING else item.default_factory()
-        bounds = {key: meta[key] for key in ("min", "max") if meta[key] is not None and item.type in (int, float)}
-        panel = f"Datasets of kind {', '.join(meta['kinds'])}" if meta["kinds"] else None
-        text = meta["help"] + default_text(default)
-        choice = typer.Option(help=text, show_default=False, rich_help_panel=panel, **bounds)
-        kind_of_value = list[str] if meta["several"] else item.type
-        annotation = Annotated[kind_of_value | None, choice]
-        parameters.append(
-            python_inspect.Parameter(
-                item.name, python_inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
-            )
-        )
-    return parameters
+def option_parameter(item: Field, text: str = "") -> python_inspect.Parameter:
+    """The optional command-line parameter of an option; None means that it is not set.
+
+    Args:
+        item: field of a `Config`.
+        text: help in place of the option's own.
+    """
+    meta = item.metadata
+    default = item.default if item.default is not MISSING else item.default_factory()
+    bounds = {key: meta[key] for key in ("min", "max") if meta[key] is not None and item.type in (int, float)}
+    panel = panel_of(item)
+    kinds = f" For {', '.join(meta['kinds'])}." if panel == "Benchmark datasets" else ""
+    choice = typer.Option(
+        help=(text or meta["help"]) + kinds + default_text(default, meta["min"], meta["max"]),
+        show_default=False,
+        metavar={int: "<int>", float: "<float>"}.get(item.type),
+        rich_help_panel=panel,
+        hidden=item.name == "kind",  # a preset sets it
+        **bounds,
+    )
+    kind_of_value = list[str] if meta["several"] else item.type
+    annotation = Annotated[kind_of_value | None, choice]
+    return python_inspect.Parameter(
+        item.name, python_inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+    )
 
 
-def with_options(kind: type[Config]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Replace the `**given` of a command by the options of a stage."""
+def panel_of(item: Field) -> str | None:
+    """The panel of an option in the help; None for the first panel."""
+    kinds = item.metadata["kinds"]
+    if not kinds or item.name in LEADING[:4]:
+        return None
+    return "Photos" if "folder" in kinds else "Demo" if kinds == ("demo",) else "Benchmark datasets"
+
+
+def with_options(
+    kind: type[Config], more: Sequence[python_inspect.Parameter] = (), panel: str | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Replace the `**given` of a command by the options of a stage, those in `LEADING` first.
+
+    Args:
+        kind: options of the stage.
+        more: further parameters, which replace options of the same name.
+        panel: panel for the command's own options that are not in `LEADING`.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        signature = python_inspect.signature(command)
-        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        command.__signature__ = signature.replace(parameters=[*own, *option_parameters(kind)])
+        own = [
+            each for each in python_inspect.signature(command).parameters.values() if each.kind is not each.VAR_KEYWORD
+        ]
+        first = [each for each in own if each.kind is not each.KEYWORD_ONLY]
+        own = [in_panel(each, panel) if panel else each for each in own if each.kind is each.KEYWORD_ONLY]
+        named = {item.name: option_parameter(item) for item in fields(kind)} | {each.name: each for each in more}
+        rest = sorted([*own, *named.values()], key=lambda each: (*LEADING, each.name).index(each.name))
+        command.__signature__ = python_inspect.Signature([*first, *rest])
         return command
 
     return decorate
+
+
+def in_panel(parameter: python_inspect.Parameter, panel: str) -> python_inspect.Parameter:
+    """A parameter in a panel of the help, unless it is in `LEADING`."""
+    if parameter.name in LEADING:
+        return parameter
+    choice = copy(parameter.annotation.__metadata__[0])
+    choice.rich_help_panel = panel
+    return parameter.replace(annotation=Annotated[parameter.annotation.__origin__, choice])

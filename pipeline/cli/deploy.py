@@ -43,7 +43,7 @@ def classifier_to_use(target: str) -> Path:
     return files.classifier_to_use(target or chosen_run(""))
 
 
-@app.command(rich_help_panel="Deploy")
+@app.command(rich_help_panel="Start")
 def predict(
     arguments: Annotated[
         list[str],
@@ -61,7 +61,7 @@ def predict(
         typer.Option(help="Files, folders or ends of paths to skip, such as '*_thumb.jpg' or 'raw'. May be repeated."),
     ] = [],  # noqa: B006 - typer copies it
     frame_interval: Annotated[
-        float, typer.Option(min=0.001, help="Seconds between the frames taken from a video.")
+        float, typer.Option(min=0.001, metavar="<float>", help="Seconds between the frames taken from a video.")
     ] = 1.0,
     batch_size: BatchOption = 16,
     device: DeviceOption = "auto",
@@ -69,8 +69,9 @@ def predict(
         Literal["auto", "torch", "onnxruntime", "openvino"],
         typer.Option(
             envvar="CCD_ENGINE",
-            help="Engine that runs the network on a CPU; auto: torch. onnxruntime needs `pip install '.\\[onnx]'`, "
-            "openvino `pip install '.\\[openvino]'`.",
+            metavar="<str>",
+            help="Engine that runs the network on a CPU: torch, onnxruntime (needs `pip install '.\\[onnx]'`), openvino "
+            "(needs `pip install '.\\[openvino]'`) or auto (torch).",
         ),
     ] = "auto",
     force: OverwriteOption = False,
@@ -87,7 +88,7 @@ def predict(
     tool.run(path, images, out, device=pick_device(device), **options)
 
 
-@app.command(rich_help_panel="Deploy")
+@app.command(rich_help_panel="Export")
 @with_options(ServeConfig)
 def serve(
     classifier: ClassifierArgument = "", *, run: RunOption = "", device: DeviceOption = "auto", **given: Any
@@ -101,7 +102,7 @@ def serve(
     tool.run(path, config, device=pick_device(device), verbose=reporting["traceback"])
 
 
-@app.command(rich_help_panel="Deploy")
+@app.command(rich_help_panel="Review")
 @with_options(CalibrateConfig)
 def calibrate(
     arguments: Annotated[
@@ -139,7 +140,7 @@ def calibrate(
     tool.run(path, labelled, out, options, batch_size=batch_size, device=pick_device(device))
 
 
-@app.command(rich_help_panel="Deploy")
+@app.command(rich_help_panel="Export")
 def export(
     classifier: ClassifierArgument = "",
     format: Annotated[

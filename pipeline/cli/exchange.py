@@ -12,7 +12,7 @@ from pipeline.runs.folders import (
 )
 
 
-@app.command("export-labels", rich_help_panel="Exchange")
+@app.command("export-labels", rich_help_panel="Export")
 def export_labels(
     source: Annotated[
         str,

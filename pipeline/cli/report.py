@@ -15,7 +15,7 @@ from pipeline.runs.options import ReportConfig
 from pipeline.system.errors import PipelineError
 
 
-@app.command(rich_help_panel="Report")
+@app.command(rich_help_panel="Housekeeping")
 def inspect(
     path: Annotated[
         str, typer.Argument(metavar="RUN_OR_FILE", help="Name of a run, run folder, or file of a run.")
@@ -52,7 +52,7 @@ def inspect(
         tool.run(source, image)
 
 
-@app.command(rich_help_panel="Report")
+@app.command(rich_help_panel="Start")
 @with_options(ReportConfig)
 def report(
     pair: Annotated[

@@ -5,7 +5,7 @@ from pipeline.runs import settings
 from pipeline.stages.started import check_kind
 
 
-@app.command(rich_help_panel="Runs")
+@app.command(rich_help_panel="Housekeeping")
 def status(name: RunArgument = "", run: RunOption = "") -> None:
     """Print the stages that `all` would run, why, and their estimated time; runs nothing."""
     from pipeline.stages.plan import show_plan
@@ -16,7 +16,7 @@ def status(name: RunArgument = "", run: RunOption = "") -> None:
     show_plan(folder, own)
 
 
-@app.command("list", rich_help_panel="Runs")
+@app.command("list", rich_help_panel="Housekeeping")
 def list_runs() -> None:
     """List the runs under artifacts/."""
     from pipeline.report.runs import show_runs
@@ -24,7 +24,7 @@ def list_runs() -> None:
     show_runs()
 
 
-@app.command(rich_help_panel="Runs")
+@app.command(rich_help_panel="Housekeeping")
 def config(name: RunArgument = "", run: RunOption = "") -> None:
     """Print the settings of a run and the origin of each."""
     from pipeline.report.runs import show_config

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from pipeline.cli.app import (
     chosen_run,
     given_options,
     named_run,
+    option_parameter,
     with_options,
 )
 from pipeline.runs import settings
@@ -32,6 +34,40 @@ from pipeline.stages.started import keep_settings, started_run
 from pipeline.system import distributed
 from pipeline.system.errors import PipelineError
 from pipeline.system.progress import log
+
+SHORT = {
+    "teacher": ("embed",),
+    "backbone": ("warmup",),
+    "epochs": ("train",),
+    "batch_size": ("warmup", "train"),
+    "image_size": ("warmup", "boxes", "train"),
+    "seed": ("warmup", "boxes", "train"),
+}
+"""Options of `all`, and the stages in which each sets the option of the same name."""
+
+SHORT_HELP = {
+    "epochs": "Passes over the train images in the final training.",
+    "image_size": "Side of the classifier's square input, in pixels (paper: 448, and 640 for boxes).",
+    "seed": "Seed of training and of random boxes.",
+}
+"""Help of these options where that of the last stage is too narrow."""
+
+
+def short_options() -> list[Any]:
+    """The parameters of `all` for the options in `SHORT`."""
+    known = {
+        name: {item.name: item for item in fields(options_of(find_stage(stages[-1])))} for name, stages in SHORT.items()
+    }
+    return [option_parameter(known[name][name], SHORT_HELP.get(name, "")) for name in SHORT]
+
+
+def split_short(given: Mapping[str, Any]) -> tuple[dict[str, Any], settings.Settings]:
+    """Split the options of `all` into those of `prepare` and the settings that the options in `SHORT` stand for."""
+    tables: dict[str, dict[str, Any]] = {}
+    for name, stages in SHORT.items():
+        for stage in stages if name in given else ():
+            tables.setdefault(stage, {})[name] = given[name]
+    return {name: value for name, value in given.items() if name not in SHORT}, settings.Settings(tables)
 
 
 def add_stage(stage: Stage) -> None:
@@ -99,7 +135,7 @@ def ask_if_long(
 
 
 @app.command("prepare", help=find_stage("prepare").summary, rich_help_panel="Stages")
-@with_options(PrepareConfig)
+@with_options(PrepareConfig, panel="Run")
 def prepare(
     name: RunArgument = "",
     *,
@@ -117,8 +153,8 @@ def prepare(
         pass
 
 
-@app.command("all", rich_help_panel="Stages")
-@with_options(PrepareConfig)
+@app.command("all", rich_help_panel="Start")
+@with_options(PrepareConfig, short_options(), panel="Run")
 def run_all(
     name: RunArgument = "",
     *,
@@ -136,23 +172,24 @@ def run_all(
     """Run every stage, from photos and class names to a trained classifier and its figures."""
     from pipeline.stages.chain import run_chain
     from pipeline.stages.plan import log_end
+    from pipeline.teachers.recommended import log_better_teacher
 
     if to not in STAGE_NAMES:
         raise PipelineError(f"--to names the stage {to!r}, expected one of {', '.join(STAGE_NAMES)}.")
-    more = settings.assignments_to_settings(assignments)
-    with started_run(named_run(name, run), preset, recipe, given_options(given), more, reset, force) as (
-        folder,
-        own,
-    ):
+    prepared, short = split_short(given_options(given))
+    more = short.merged(settings.assignments_to_settings(assignments))
+    with started_run(named_run(name, run), preset, recipe, prepared, more, reset, force) as (folder, own):
         stages = up_to(to)[1:]
+        if stages:
+            log_better_teacher(folder, own.config("embed", EmbedConfig, {}), device)
         ask_if_long(folder, own, stages, device, force, yes)
         run_chain(folder, own, device, force, stages)
-        measured = to == "evaluate" and is_measured(folder)
-        if measured:
-            show_figures(folder)
+        if to == "evaluate" and is_measured(folder):
+            show_figures(folder, headline=False)
         if distributed.is_main():
-            log_verdict(folder, headline=not measured)
-        log_end(folder)
+            headline = log_warnings(folder)
+            log_end(folder)
+            log(headline)
 
 
 @app.command("embed", help=find_stage("embed").summary, rich_help_panel="Stages")
@@ -177,22 +214,23 @@ def is_measured(folder: Path) -> bool:
     return file_states(folder)["metrics.json"].state == UP_TO_DATE
 
 
-def log_verdict(folder: Path, *, headline: bool) -> None:
-    """Log the warnings of the run's report, and its first sentence where the figures do not end with it."""
+def log_warnings(folder: Path) -> str:
+    """Log the warnings of the run's report, and return its first sentence."""
     from pipeline.evaluation.run_files import read_run
     from pipeline.report.verdict import closing_lines, sentence
 
     files = read_run(folder, without=("boxes.h5", "crop_scores.h5"))
-    for line in [sentence(files)] * headline + closing_lines(files):
+    for line in closing_lines(files):
         log(line)
+    return sentence(files)
 
 
-def show_figures(folder: Path) -> None:
-    """Print the tables of a measured run."""
+def show_figures(folder: Path, *, headline: bool = True) -> None:
+    """Print the figures of a measured run; see `show_metrics`."""
     from pipeline.evaluation.tables import show_metrics
 
     if distributed.is_main():
-        show_metrics(folder)
+        show_metrics(folder, headline=headline)
 
 
 for _stage in STAGES[2:]:

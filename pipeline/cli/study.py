@@ -12,7 +12,7 @@ from pipeline.runs.lock import locked
 from pipeline.system.progress import log, show
 
 
-@app.command(rich_help_panel="Study")
+@app.command(rich_help_panel="Research")
 def ablation(
     plan: Annotated[
         str, typer.Argument(help="Plan of settings: paper or methods, which ship with ccd, or a .toml file.")
@@ -29,7 +29,7 @@ def ablation(
         show(ablation_table(run_plan(folder, settings.read_run(folder), read_plan(plan), device)))
 
 
-@app.command(rich_help_panel="Study")
+@app.command(rich_help_panel="Research")
 def download(
     benchmark: Annotated[Literal["voc07", "voc12", "coco14"], typer.Argument(help="Benchmark to download.")],
     root: Annotated[Path, typer.Option(help="Folder for archives and images; pass it to `prepare` as --root.")],

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.datasets.checks import read_lines
+from pipeline.runs.config import each_of
 from pipeline.runs.settings import Words
 from pipeline.system.errors import PipelineError, first_line
 from pipeline.system.text import check_text, nfc
@@ -20,31 +21,51 @@ FILE_SUFFIXES = (".txt", ".names", ".csv", ".tsv", ".json", ".yaml", ".yml", ".t
 """A text with one of these endings, and without a comma, is the name of a file."""
 
 
-def parse_class_names(given: str) -> list[str]:
+def parse_class_names(given: str | Sequence[str]) -> list[str]:
     """Class names of the option --classes, unique and in composed characters.
 
     Args:
-        given: names joined by commas ("dog,cat,car"), or the path of a file. A text file has one name per line, comments
-            after `#`, and optionally the number of each class before its name. A JSON or YAML file has a list of names, a
-            table of names and numbers (either way round), or one of these under `names` (YOLO's data.yaml) or
-            `categories` (COCO).
+        given: one or more of: names joined by commas ("dog,cat,car"), or the path of a file. A text file has one name per
+            line, comments after `#`, and optionally the number of each class before its name. A JSON or YAML file has a
+            list of names, a table of names and numbers (either way round), or one of these under `names` (YOLO's
+            data.yaml) or `categories` (COCO).
 
     Raises:
-        PipelineError: the file is missing or has another form, another mark joins the names, or `check_class_names`
+        PipelineError: a file is missing or has another form, another mark joins the names, or `check_class_names`
             refuses them.
     """
+    names = [nfc(name) for each in each_of(given) for name in _given_names(each)]
+    check_class_names(names)
+    return names
+
+
+def _given_names(given: str) -> list[str]:
+    """Names of one value of --classes."""
     path = Path(given).expanduser()
     is_file = os.path.isfile(path)  # noqa: PTH113 - False for a list of names that is too long for a file name
     if is_file or ("," not in given and (path.suffix.lower() in FILE_SUFFIXES or "/" in given)):
         is_structured = path.suffix.lower() in (".json", ".yaml", ".yml")
-        names = _structured_names(path) if is_structured else _listed_names(path)
-    elif ";" in given and "," not in given:
+        return _structured_names(path) if is_structured else _listed_names(path)
+    if ";" in given and "," not in given:
         raise PipelineError(f"The class names {given!r} are joined by semicolons. {_EXPECTED}")
-    else:
-        names = [name.strip() for name in given.split(",") if name.strip()]
-    names = [nfc(name) for name in names]
-    check_class_names(names)
-    return names
+    return [name.strip() for name in given.split(",") if name.strip()]
+
+
+def joined_by_spaces(given: str | Sequence[str], names: Sequence[str]) -> str:
+    """A warning if the only class name may be several names without commas ("dog cat"); else empty.
+
+    A name of several words ("traffic light") is valid, but a run with one class is rare. A comma after the name ends doubts.
+
+    Args:
+        given: option --classes.
+        names: `parse_class_names(given)`.
+    """
+    if len(names) != 1 or each_of(given) != [*names] or len(names[0].split()) < 2:
+        return ""
+    several = ",".join(names[0].split())
+    return (
+        f'warning: the only class is "{names[0]}". If these are several, join them with commas: --classes "{several}"'
+    )
 
 
 def check_class_names(names: Sequence[str]) -> None:

@@ -34,12 +34,12 @@ def write_metrics(folder: Path, origin: Provenance, metrics: dict[str, Any]) -> 
     write_json(folder / "metrics.json", content | {"digest": digest_of(content)})
 
 
-def show_metrics(folder: Path) -> None:
-    """Print the tables of `metrics.json`: the figures of the run, and AP by class."""
+def show_metrics(folder: Path, *, headline: bool = True) -> None:
+    """Print `metrics.json`: AP by class, the figures of the run, remarks and, as a `headline`, the gain over the teacher."""
     metrics = read_metrics(folder)
     if sources_of(metrics):
-        show(summary_table(metrics))
         show(class_table(metrics))
+        show(summary_table(metrics))
     for sentence in metrics["not_measured"]:
         log(sentence)
     final = metrics.get("labels", {}).get("final", {})
@@ -51,7 +51,7 @@ def show_metrics(folder: Path) -> None:
             f"Epoch {epochs['chosen_epoch']} was selected without labels (mAP {100 * epochs['chosen_mAP']:.1f}); "
             f"the best epoch by ground truth is {epochs['oracle_epoch']} ({100 * epochs['oracle_mAP']:.1f})."
         )
-    if "gain" in metrics:
+    if headline and "gain" in metrics:
         log(gain_sentence(metrics["gain"]))
 
 
@@ -89,20 +89,26 @@ def summary_table(metrics: dict[str, Any]) -> PlainTable:
     return table
 
 
-def short_name(name: str) -> str:
-    """The name of a set of scores in lines that fit a table of 80 columns."""
-    name = name.removesuffix(" classifier").removesuffix(" zero-shot")
-    return name.replace("cross-fitted", "cross-\nfitted").replace(" labels", "\nlabels")
+TEACHERS = ("teacher, global + local", "teacher zero-shot")
+"""Scores that the gain is measured against: the first that exist."""
 
 
 def class_table(metrics: dict[str, Any]) -> PlainTable:
-    """AP of every class, with one column per classifier and set of labels."""
-    sources = sources_of(metrics)
+    """AP of every class of the teacher, the classifier and the labels; `metrics.json` also has the other scores."""
+    sources = {name: (split, figures["AP"]) for split, name, figures in sources_of(metrics)}
+    teacher = next((name for name in TEACHERS if name in sources), "")
+    columns = {
+        teacher: "teacher",
+        "final classifier": "classifier",
+        "initial labels": "initial\nlabels",
+        "final labels": "final\nlabels",
+    }
+    shown = {title: sources[name] for name, title in columns.items() if name in sources}
     table = PlainTable(title="AP by class")
     table.add_column("class")
-    for split, name, _ in sources:
-        table.add_column(f"{short_name(name)}\n({split})", justify="right")
-    for class_name in sources[0][2]["AP"]:
-        values = [figures["AP"].get(class_name) for _, _, figures in sources]
+    for title, (split, _) in shown.items():
+        table.add_column(f"{title}\n({split})", justify="right")
+    for class_name in next(iter(shown.values()))[1]:
+        values = [precisions.get(class_name) for _, precisions in shown.values()]
         table.add_row(class_name, *("-" if v is None else f"{100 * v:.1f}" for v in values))
     return table

@@ -103,4 +103,4 @@ def waiting_corrections(labels_path: Path) -> str | None:
         return None
     if read_provenance(labels_path).inputs.get(path.name) == read_provenance(path).fingerprint:
         return None
-    return f"{path} is not in these labels yet; `ccd fuse --run {run_argument(path.parent)}` applies it."
+    return f"{path} is not in these labels yet; `ccd all {run_argument(path.parent)} --to fuse` applies it."

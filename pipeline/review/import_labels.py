@@ -35,5 +35,5 @@ def run(source: Path, folder: Path, *, replace: bool = False) -> None:
     log(
         f"{path}: corrected photos: {np.count_nonzero(corrected.any(1))}, labels present: "
         f"{np.count_nonzero(corrections.labels == 1)}, absent: {np.count_nonzero(corrections.labels == 0)}. "
-        f"Continue with `ccd fuse --run {name}` and `ccd train --run {name}`."
+        f"Train on them with `ccd all {name}`."
     )

@@ -87,7 +87,4 @@ def run(folder: Path, count: int, *, chosen: Path | None = None, port: int = 0) 
     started = f"{len(review.queue.rows)} photos to review{earlier}"
     server.serve(build_app(review, token), HOST, port, started, path=f"{token}/")
     name = run_argument(folder)
-    log(
-        f"{review.path}: corrected photos: {corrected_images(review.labels())}. Continue with `ccd fuse --run {name}` and "
-        f"`ccd train --run {name}`."
-    )
+    log(f"{review.path}: corrected photos: {corrected_images(review.labels())}. Train on them with `ccd all {name}`.")

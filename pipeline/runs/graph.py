@@ -220,8 +220,20 @@ def maker_of(name: str) -> str | None:
 
 
 def remedy(path: Path, force: bool = False) -> str:
-    """The command that makes a file, in backticks, for an error message."""
-    return f"`ccd {maker_of(path.name) or 'all'} --run {run_argument(path.parent)}{' --force' if force else ''}`"
+    """The command that makes a file, in backticks, for an error message.
+
+    It also makes what the file is made from, except with `force`, and in a folder without settings, such as a copy of some
+    files of a run.
+    """
+    stage, run = maker_of(path.name) or "all", run_argument(path.parent)
+    if stage in STAGE_NAMES[1:] and not force and (path.parent / "run.toml").exists():
+        return build_command(path.parent, stage)
+    return f"`ccd {stage} --run {run}{' --force' if force else ''}`"
+
+
+def build_command(folder: Path, stage: str) -> str:
+    """The command that runs every stage of a run up to one, where they have work, in backticks."""
+    return f"`ccd all {run_argument(folder)}{'' if stage == STAGE_NAMES[-1] else f' --to {stage}'}`"
 
 
 def advice(path: Path, verb: str, force: bool = False) -> str:

@@ -44,6 +44,60 @@ class PrepareConfig(Config):
     kind: Literal["", "demo", "voc", "coco", "nuswide", "folder"] = option(
         "", "Adapter that reads the dataset; a preset sets it."
     )
+    images: str | list[str] = option(
+        "",
+        "Photos to train on: a folder, photo, list (.csv, .parquet, .txt), Parquet file with photos, WebDataset "
+        "tar, zip or address (s3://, gs://, https://). May be repeated. Of NUS-WIDE: the folder that paths are "
+        "relative to.",
+        path=absolute_path,
+        kinds=("folder", "nuswide"),
+        several=True,
+    )
+    classes: str | list[str] = option(
+        "",
+        "Class names joined by commas, or a file of class names (text, JSON or YAML). May be repeated (default: those "
+        "in [classes] of the preset or run).",
+        path=absolute_file,
+        kinds=("folder",),
+        several=True,
+    )
+    test_images: str | list[str] = option(
+        "",
+        "Photos to evaluate on, in the same forms. May be repeated.",
+        path=absolute_path,
+        kinds=("folder",),
+        several=True,
+    )
+    labels: str = option(
+        "",
+        "CSV or Parquet table of labels for evaluation, with the columns image and labels (joined by ;).",
+        path=absolute_path,
+        kinds=("folder",),
+    )
+    exclude: str | list[str] = option(
+        "",
+        "Files, folders or ends of paths to skip, such as '*_thumb.jpg' or 'raw'. May be repeated.",
+        kinds=("folder",),
+        several=True,
+    )
+    skip_missing: bool = option(
+        False, "Skip and count listed images that have no file.", kinds=("voc", "coco", "nuswide", "folder")
+    )
+    keep_test_copies: bool = option(
+        False,
+        "Keep test photos that are byte for byte equal to a train photo.",
+        kinds=("demo", "voc", "coco", "nuswide", "folder"),
+    )
+    unpack_to: str = option(
+        "",
+        "Folder to unpack archives and Parquet files to (default: NAME.unpacked next to them).",
+        path=absolute_path,
+        kinds=("folder",),
+    )
+    unpack_gb: float = option(100.0, "Largest size that one archive may unpack to, in GB.", min=0.0, kinds=("folder",))
+    unpack_files: int = option(
+        5_000_000, "Largest number of files that one archive may unpack to.", min=1, kinds=("folder",)
+    )
     root: str = option(
         "",
         "Folder of the dataset. Of the demo: folder for its scenes (default: in the run).",
@@ -58,56 +112,8 @@ class PrepareConfig(Config):
         "", "Split that `evaluate` measures on (default: as in the literature).", kinds=("voc", "coco")
     )
     keep_unannotated: bool = option(False, "Keep images that have no annotation.", kinds=("coco", "nuswide"))
-    skip_missing: bool = option(
-        False, "Skip and count listed images that have no file.", kinds=("voc", "coco", "nuswide", "folder")
-    )
     train_list: str = option("", "List of re-crawled images to train on.", path=absolute_path, kinds=("nuswide",))
     test_list: str = option("", "List of re-crawled images to evaluate on.", path=absolute_path, kinds=("nuswide",))
-    images: str | list[str] = option(
-        "",
-        "Photos to train on: a folder, photo, list (.csv, .parquet, .txt), Parquet file with photos, WebDataset "
-        "tar, zip or address (s3://, gs://, https://). May be repeated. Of NUS-WIDE: the folder that paths are "
-        "relative to.",
-        path=absolute_path,
-        kinds=("folder", "nuswide"),
-        several=True,
-    )
-    test_images: str | list[str] = option(
-        "",
-        "Photos to evaluate on, in the same forms. May be repeated.",
-        path=absolute_path,
-        kinds=("folder",),
-        several=True,
-    )
-    exclude: str | list[str] = option(
-        "",
-        "Files, folders or ends of paths to skip, such as '*_thumb.jpg' or 'raw'. May be repeated.",
-        kinds=("folder",),
-        several=True,
-    )
-    keep_test_copies: bool = option(False, "Keep test photos that are byte for byte equal to a train photo.")
-    classes: str = option(
-        "",
-        "Class names joined by commas, or a file of class names (text, JSON or YAML).",
-        path=absolute_file,
-        kinds=("folder",),
-    )
-    labels: str = option(
-        "",
-        "CSV or Parquet table of labels for evaluation, with the columns image and labels (joined by ;).",
-        path=absolute_path,
-        kinds=("folder",),
-    )
-    unpack_to: str = option(
-        "",
-        "Folder to unpack archives and Parquet files to (default: NAME.unpacked next to them).",
-        path=absolute_path,
-        kinds=("folder",),
-    )
-    unpack_gb: float = option(100.0, "Largest size that one archive may unpack to, in GB.", min=0.0, kinds=("folder",))
-    unpack_files: int = option(
-        5_000_000, "Largest number of files that one archive may unpack to.", min=1, kinds=("folder",)
-    )
     train_scenes: int = option(400, "Number of scenes in the train split.", min=1, max=100_000, kinds=("demo",))
     test_scenes: int = option(200, "Number of scenes in the test split.", min=0, max=100_000, kinds=("demo",))
     seed: int = option(0, "Seed of the scenes.", min=0, kinds=("demo",))

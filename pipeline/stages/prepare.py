@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.state import read_provenance
 from pipeline.datasets import Dataset, Objects, coco, demo, folder, nuswide, voc
 from pipeline.datasets.archives import Limit
-from pipeline.datasets.class_names import parse_class_names, prompt_names
+from pipeline.datasets.class_names import check_class_names, joined_by_spaces, parse_class_names, prompt_names
 from pipeline.datasets.listing import log_left_out
 from pipeline.datasets.remote import is_address
 from pipeline.evaluation.ground_truth import FILE, GroundTruth, digest_truth
@@ -34,8 +35,13 @@ NAMED = 20
 """Largest number of copies that are listed on the screen."""
 
 
-def load_dataset(config: PrepareConfig, run_folder: Path) -> Dataset:
+def load_dataset(config: PrepareConfig, run_folder: Path, classes: Mapping[str, Words]) -> Dataset:
     """The dataset of the options; no photo is decoded yet.
+
+    Args:
+        config: the options.
+        run_folder: gets the scenes of the demo.
+        classes: `[classes]` of the run, whose keys are the class names of a folder of photos without --classes.
 
     Raises:
         PipelineError: a required option is missing, or the dataset does not have the expected form.
@@ -60,15 +66,18 @@ def load_dataset(config: PrepareConfig, run_folder: Path) -> Dataset:
                 skip_missing=config.skip_missing,
             )
         case "folder":
-            need(config, "classes")
-            names = parse_class_names(config.classes)
+            names = parse_class_names(config.classes) if each_of(config.classes) else [*classes]
+            if not names:
+                need(config, "classes")
+            check_class_names(names)
             if not each_of(config.images):
                 need(config, "images")
             limit = Limit(config.unpack_gb, config.unpack_files)
             exclude = tuple(each_of(config.exclude))
             reading = folder.Reading(given(config.unpack_to), limit, config.skip_missing, exclude=exclude)
             images, test_images = ([*map(source, each_of(each))] for each in (config.images, config.test_images))
-            return folder.load(images, names, test_images, given(config.labels), reading)
+            dataset = folder.load(images, names, test_images, given(config.labels), reading)
+            return replace(dataset, notes=[*dataset.notes, *filter(None, [joined_by_spaces(config.classes, names)])])
         case _:
             raise PipelineError("no dataset is named. Give --images DIR, or --preset demo, voc12 and the like.")
 
@@ -121,7 +130,7 @@ def run(run_folder: Path, config: PrepareConfig, classes: Mapping[str, Words], *
     Raises:
         PipelineError: the dataset does not have the expected form, or none of its train images can be read.
     """
-    dataset = load_dataset(config, run_folder)
+    dataset = load_dataset(config, run_folder, classes)
     display_names = prompt_names(dataset.class_names, classes)
     rows, kept, skipped = check_images(dataset, KnownPhotos(run_folder, fresh=force))
     for note in dataset.notes:
@@ -176,7 +185,7 @@ def why_prepare(run_folder: Path, config: PrepareConfig, classes: Mapping[str, W
     ):
         log("status does not check archives and URLs; `ccd prepare` does.")
         return ""
-    dataset = load_dataset(config, run_folder)
+    dataset = load_dataset(config, run_folder, classes)
     if prompt_names(dataset.class_names, classes) != before.display_names:
         return "the classes have changed"
     splits = dict(zip(dataset.image_ids, dataset.splits, strict=True))

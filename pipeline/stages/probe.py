@@ -30,17 +30,24 @@ BUDGET = 0.6
 
 
 def seconds_per_item(work: Callable[[int], object], most: int, budget: float = BUDGET) -> float:
-    """Clock seconds per item of `work(count)`, after a first call, in batches that double while the budget lasts."""
-    work(1)
-    end = time.perf_counter() + budget
-    size = 1
-    while True:
-        start = time.perf_counter()
-        work(size)
-        taken = time.perf_counter() - start
-        if size == most or time.perf_counter() + 2 * taken > end:
-            return taken / size
-        size = min(2 * size, most)
+    """Clock seconds per item of `work(count)`, after a first call, in batches that double while budget and memory last.
+
+    0 if one item does not fit in the memory of the device: the stage itself then fails with advice.
+    """
+    pace, size = 0.0, 1
+    try:
+        work(1)
+        end = time.perf_counter() + budget
+        while True:
+            start = time.perf_counter()
+            work(size)
+            taken = time.perf_counter() - start
+            pace = taken / size
+            if size == most or time.perf_counter() + 2 * taken > end:
+                return pace
+            size = min(2 * size, most)
+    except torch.OutOfMemoryError:
+        return pace
 
 
 def probe(folder: Path, own: Settings, names: Sequence[str], device: str) -> tuple[Pace, Sizes]:

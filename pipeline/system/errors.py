@@ -22,6 +22,19 @@ class PipelineError(Exception):
         return printable(super().__str__())
 
 
+class NotBuiltError(PipelineError):
+    """A file of a run is missing or out of date.
+
+    Args:
+        problem: what is wrong and where, a sentence.
+        advice: what to do, a sentence.
+    """
+
+    def __init__(self, problem: str, advice: str) -> None:
+        super().__init__(f"{problem} {advice}")
+        self.problem = problem
+
+
 class UnreadableError(PipelineError):
     """A file that cannot be read now but may be intact, so it must not be replaced."""
 

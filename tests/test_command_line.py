@@ -1,0 +1,121 @@
+"""The help of the command line, and the short options of `ccd all`."""
+
+import pytest
+from worlds.commands import ccd, refused
+
+from pipeline.artifacts.manifest import read_manifest
+from pipeline.cli.stages import SHORT, split_short
+from pipeline.datasets.class_names import joined_by_spaces, parse_class_names
+from pipeline.runs.graph import find_stage, options_of
+from pipeline.runs.settings import read_run
+from pipeline.system.errors import PipelineError
+
+PANELS = ["Start", "Review", "Export", "Stages", "Research", "Housekeeping"]
+FIRST = (
+    *("images", "classes", "test-images", "labels", "teacher", "backbone", "device"),
+    *("epochs", "batch-size", "image-size", "seed", "recipe"),
+)
+
+
+def panels(text):
+    """Title and lines of each panel of a help text."""
+    found = {}
+    for line in text.splitlines():
+        if line.startswith("╭─"):
+            found[line.split()[1]] = lines = []
+        elif line.startswith("│"):
+            lines.append(line.strip("│").strip())
+    return found
+
+
+def test_help_groups_every_command_and_fits_80_columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = ccd("--help")
+    assert [title for title in panels(text) if title not in ("Options",)] == PANELS
+    assert {line.split()[0] for line in panels(text)["Start"]} >= {"all", "predict", "report"}
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_help_of_all_begins_with_the_common_options(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = ccd("all", "--help")
+    first = [line.split()[0] for line in panels(text)["Options"] if line.startswith("--")]
+    assert first[:-1] == [f"--{name}" for name in FIRST]
+    assert max(map(len, text.splitlines())) <= 80 and "<bool>" not in text
+    assert "--[no-]keep-test-copies" in text
+    for lines in panels(text).values():
+        for option in " ".join(lines).split(" --"):
+            assert option.count("default: ") <= 1, option
+
+
+def test_a_short_option_sets_the_option_of_its_stages():
+    prepared, short = split_short({"images": "photos", "epochs": 3, "image_size": 224})
+    assert prepared == {"images": "photos"}
+    assert short.tables == {
+        "train": {"epochs": 3, "image_size": 224},
+        "warmup": {"image_size": 224},
+        "boxes": {"image_size": 224},
+    }
+    for name, stages in SHORT.items():
+        for stage in stages:
+            assert hasattr(options_of(find_stage(stage)), name)
+
+
+def test_all_keeps_short_options_in_the_run(photos, tmp_path):
+    given = ("--images", photos / "train", "--classes", "red", "--classes", "green,blue", "--to", "prepare")
+    ccd("all", tmp_path / "run", *given, "--epochs", 3, "--seed", 5, "--set", "train.seed=6")
+    tables = read_run(tmp_path / "run").tables
+    assert tables["train"] == {"epochs": 3, "seed": 6} and tables["warmup"] == {"seed": 5}
+    assert tables["prepare"]["classes"] == ["red", "green,blue"]
+    assert "epochs is 0" in refused("all", tmp_path / "run", "--set", "train.epochs=0")
+
+
+def test_class_names_of_several_values_and_files(tmp_path):
+    (tmp_path / "names.txt").write_text("dog\ncat\n")
+    assert parse_class_names(["traffic light", "car,bus", str(tmp_path / "names.txt")]) == [
+        "traffic light",
+        "car",
+        "bus",
+        "dog",
+        "cat",
+    ]
+    with pytest.raises(PipelineError, match="'dog' and 'dog' are the same"):
+        parse_class_names(["dog", "cat,dog"])
+
+
+def test_one_name_with_spaces_may_be_several():
+    for given, warns in (("dog cat", True), ("dog cat,", False), ("dog", False), ("traffic light,car", False)):
+        warning = joined_by_spaces(given, parse_class_names(given))
+        assert ('--classes "dog,cat"' in warning) == warns and bool(warning) == warns
+
+
+def test_classes_of_a_preset_are_enough(photos, tmp_path):
+    preset = tmp_path / "colours.toml"
+    preset.write_text(
+        f'[prepare]\nkind = "folder"\nimages = "{photos / "train"}"\n[classes]\nred = "scarlet"\nblue = "blue"\n'
+    )
+    ccd("prepare", tmp_path / "run", "--preset", preset)
+    assert read_manifest(tmp_path / "run").class_names == ["red", "blue"]
+    preset.write_text(f'[prepare]\nkind = "folder"\nimages = "{photos / "train"}"\n')
+    assert "needs --classes" in refused("prepare", tmp_path / "other", "--preset", preset)
+
+
+def test_a_stage_after_stale_files_names_the_command_that_rebuilds_them_all(run):
+    ccd("prepare", run, "--set", "init-labels.cell_weight=0.25")
+    assert "initial_labels.h5 is out of date" in refused("train", run)
+    assert f"Run every stage up to train with `ccd all {run} --to train`." in refused("train", run)
+    assert f"with `ccd all {run}`." in refused("evaluate", run)
+    (run / "final_labels.h5").unlink()
+    assert f"Create it with `ccd all {run} --to fuse`." in refused("export-labels", run)
+
+
+def test_a_first_run_with_the_embedded_teacher_names_a_better_one_once(photos, tmp_path, colour_teacher):
+    given = ("--images", photos / "train", "--classes", "red,green,blue", "--to", "embed", "--device", "cpu")
+    first = ccd("all", tmp_path / "run", *given)
+    line = (
+        f"`ccd all {tmp_path / 'run'} --teacher open_clip:ViT-B-32/datacomp_xl_s13b_b90k` (605 MB to download, once)."
+    )
+    assert first.count("labels better") == 1 and line in " ".join(first.split())
+    assert "labels better" not in ccd("all", tmp_path / "run", "--to", "embed", "--force")
+    other = ccd("all", tmp_path / "other", *given, "--teacher", "openai:RN50")
+    assert "labels better" not in other
