@@ -20,6 +20,8 @@ FEW = 24
 """Photos with which a run of any networks starts without a probe."""
 WORTH_SAYING = 60.0
 """Seconds from which an estimate is printed."""
+CROP = 0.7
+"""Pixels of a crop, which keeps its aspect, as a share of those of a square view; mean of the default boxes of VOC photos."""
 DAY = 86_400.0
 """Seconds from which a run needs --yes."""
 
@@ -180,7 +182,7 @@ def estimate_run(own: Settings, names: Sequence[str], pace: Pace, sizes: Sizes) 
         "embed": lambda: pace.views(encodes, views_of("embed", own, encodes), pace.teacher),
         "warmup": lambda: training(warmup, first=True),
         "boxes": lambda: pace.views(again, again, pace.classifier),
-        "score-crops": lambda: pace.views(crops, views_of("score-crops", own, crops), pace.teacher),
+        "score-crops": lambda: pace.views(crops, CROP * views_of("score-crops", own, crops), pace.teacher),
         "train": final,
     }
     seconds = {name: parts[name]() / processes for name in names if name in parts}

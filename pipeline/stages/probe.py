@@ -115,8 +115,12 @@ def probe_classifier(own: Settings, classes: int, device: torch.device) -> tuple
         step = seconds_per_item(lambda count: train_once(forward, to_float(images[:count])), batch)
         return step / 3, step, 0, weights  # as a backward pass takes twice a forward pass
     shape = map_shape(model, side)
-    maps = torch.rand(batch, *shape, device=device)
-    step = seconds_per_item(lambda count: train_once(model.logits, maps[:count]), batch)
+    maps = torch.rand(SAMPLE, *shape, device=device).half()
+
+    def train_head(count: int) -> None:
+        train_once(model.logits, maps[torch.randint(SAMPLE, (count,), device=device)].float())
+
+    step = seconds_per_item(train_head, batch)
     if shares_maps(own):
         return 0.0, step, 2 * math.prod(shape), weights
     run = feature_run(model.eval())
