@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.runs.folders import existing_run, run_text
 from pipeline.runs.graph import STAGE_NAMES, STAGES, Stage, options_of, up_to
-from pipeline.runs.options import ReportConfig
-from pipeline.runs.settings import Settings, Words, checked_words
+from pipeline.runs.options import EmbedConfig, ReportConfig
+from pipeline.runs.settings import Settings, Words, checked_words, short_settings
 from pipeline.system.errors import PipelineError, hint
+from pipeline.system.progress import log
 
 if TYPE_CHECKING:
     from pipeline.artifacts.labels import Labels
@@ -31,16 +32,6 @@ Sources = str | Path | Sequence[str | Path]
 Classes = str | Path | Sequence[str] | Mapping[str, str | Words]
 """Class names; or names with their display names in prompts; or one text as for `--classes`: names joined by commas, or a
 file."""
-
-SHORT_NAMES = {
-    "teacher": ("embed.teacher",),
-    "backbone": ("warmup.backbone",),
-    "epochs": ("train.epochs",),
-    "batch_size": ("warmup.batch_size", "train.batch_size"),
-    "image_size": ("warmup.image_size", "boxes.image_size", "train.image_size"),
-    "seed": ("warmup.seed", "boxes.seed", "train.seed"),
-}
-"""Arguments of `fit`, and the options that they set."""
 
 
 def fit(
@@ -82,7 +73,7 @@ def fit(
         seed: of the two trainings and of random boxes.
         preset: settings of a dataset: the name of a shipped one, or a .toml file.
         recipe: settings of a method: the name of a shipped one, or a .toml file.
-        settings: any other options, as {"fuse.ratio": 0.5}.
+        settings: any option of any stage, as {"fuse.ratio": 0.5}; wins over the arguments above.
         device: cpu, cuda, cuda:N, mps, or auto (CUDA if available).
         to: the last stage to run.
         reset: discard the settings of an existing run and start over.
@@ -94,10 +85,8 @@ def fit(
     paths = {"images": sources(images), "classes": names, "test_images": sources(test_images), "labels": str(labels)}
     short = {"teacher": teacher, "backbone": backbone, "epochs": epochs}
     short |= {"batch_size": batch_size, "image_size": image_size, "seed": seed}
-    values = {option: short[name] for name in short if short[name] is not None for option in SHORT_NAMES[name]}
-    if twice := sorted(values.keys() & (settings or {}).keys()):
-        raise PipelineError(f"`settings` has {twice[0]}, which another argument of `fit` sets too. Give one of them.")
-    more = Settings(tables_of({**values, **(settings or {})}), words)
+    chosen = short_settings({name: value for name, value in short.items() if value is not None})
+    more = chosen.merged(Settings(tables_of(settings or {}), words))
     given = {name: value for name, value in paths.items() if value}
     return Run(build(run_text(out), str(preset), str(recipe), given, more, reset, device, to), device)
 
@@ -107,12 +96,20 @@ def build(
 ) -> Path:
     """Run the stages up to `to` that are out of date, and return the run's folder. Arguments: see `started_run`."""
     from pipeline.stages.chain import run_chain
+    from pipeline.stages.forecast import WORTH_SAYING, forecast
     from pipeline.stages.started import started_run
+    from pipeline.teachers.recommended import log_better_teacher
 
     if to not in STAGE_NAMES:
         raise PipelineError(f"`to` is {to!r}, expected one of {', '.join(STAGE_NAMES)}.")
     with started_run(run, preset, recipe, given, more, reset, force=False) as (folder, own):
-        run_chain(folder, own, device, stages=up_to(to)[1:])
+        stages = up_to(to)[1:]
+        if stages:
+            log_better_teacher(folder, own.config("embed", EmbedConfig, {}), device)
+        estimate = forecast(folder, own, device, stages, force=False)
+        if estimate is not None and estimate.total >= WORTH_SAYING:
+            log(estimate.sentence(folder))
+        run_chain(folder, own, device, stages=stages)
     return folder
 
 

@@ -12,14 +12,15 @@ import pytest
 from PIL import Image
 from worlds.commands import ccd
 from worlds.photos import COLOURS
-from worlds.runs import IDS, write_large_run, write_run
+from worlds.runs import IDS, write_labelled_run, write_large_run, write_run
 from worlds.teachers import ColourTeacher, use_teacher
 
 from pipeline import Classifier, PipelineError, Run, fit
-from pipeline.api import SHORT_NAMES
 from pipeline.report.summary import PHOTOS
 from pipeline.runs.graph import MAKERS, STAGES, options_of
 from pipeline.runs.options import FuseConfig
+from pipeline.runs.settings import SHORT
+from pipeline.stages.forecast import Forecast
 
 PREPARED = ("manifest.csv", "ground_truth.h5")
 
@@ -64,6 +65,17 @@ def test_fit_makes_the_files_of_ccd_all(photos, backbone, colour_teacher, finish
     assert set(run.metrics["test"]) >= {"final classifier"}
 
 
+def test_fit_trains_on_a_few_demo_scenes(tmp_path, capsys):
+    small = {"prepare.train_scenes": 12, "prepare.test_scenes": 6, "embed.image_size": 64, "train.cross_fit_rounds": 0}
+    run = fit(preset="demo", out=tmp_path / "run", epochs=1, image_size=64, device="cpu", settings=small)
+    assert run.labels.labels.shape == (12, 16) and run.metrics["gain"]
+    assert "12 train and 6 test photos, 16 classes" in repr(run) and run._repr_html_().count("<img ") == 6
+    scenes = sorted((tmp_path / "run" / "scenes" / "test").glob("*.jpg"))
+    assert [sorted(each.scores) for each in run.classifier.predict(scenes)] == [sorted(run.labels.class_names)] * 6
+    assert run.report(images=0) == tmp_path / "run" / "report.html"
+    assert "report.html: 0 of 18 images" in capsys.readouterr().err
+
+
 def test_fit_again_rebuilds_what_a_changed_argument_makes_out_of_date(photos, backbone, colour_teacher, run):
     before = times(run)
     train_colours(photos, backbone, run)
@@ -102,6 +114,14 @@ def test_a_stage_runs_with_its_option_and_after_those_that_are_out_of_date(run, 
     assert stored(opened)["boxes"]["classes_per_image"] == 3
 
 
+def test_a_long_run_starts_with_its_estimate(run, colour_teacher, monkeypatch, capsys):
+    estimate = Forecast({"train": 7200.0}, kept=10**9, temporary=0)
+    monkeypatch.setattr("pipeline.stages.forecast.forecast", lambda *_, **__: estimate)
+    Run(run, device="cpu").fuse(ratio=0.2)
+    lines = capsys.readouterr().err
+    assert 0 < lines.find("2.0 h (train 2.0 h)") < lines.find("final_labels.h5: 8 images")
+
+
 def test_the_classifier_of_a_run_is_that_of_its_last_training(run, photos, colour_teacher):
     opened, photo = Run(run, device="cpu"), photos / "test" / "0.png"
     before = opened.classifier.scores(photo)
@@ -120,9 +140,10 @@ def test_a_path_a_pillow_image_and_an_array_get_the_same_prediction(finished, ph
     assert predictions == Classifier.load(finished).predict([path] * 4)
 
 
-def test_display_names_reach_the_prompts(photos, colour_teacher, tmp_path):
+def test_the_settings_of_a_run_have_the_arguments(photos, colour_teacher, tmp_path):
     classes = {"warm": ["red", "dark red"], "cold": {"blue": 1.0, "green": 0.5}, "red_thing": "thing in green"}
-    run = fit(photos / "train", classes, out=tmp_path / "run", to="prepare")
+    run = fit(photos / "train", classes, out=tmp_path / "run", to="prepare", seed=5, settings={"train.seed": 6})
+    assert stored(run)["train"] == {"seed": 6} and stored(run)["boxes"] == {"seed": 5}
     assert stored(run)["classes"] == {**classes, "red_thing": ["thing in green"]}
     assert stored(run)["prepare"]["classes"] == "warm,cold,red_thing"
     assert "3 classes (warm, cold, red_thing)" in repr(run) and run.metrics == {}
@@ -146,7 +167,6 @@ def test_one_class_is_not_the_file_of_its_name(photos, tmp_path, monkeypatch):
         ({"settings": {"epochs": 3}}, "'epochs' does not have the form STAGE.OPTION"),
         ({"settings": {"trian.epochs": 3}}, "Did you mean 'train'"),
         ({"settings": {"train.epoch": 3}}, "unknown option 'epoch'. Did you mean 'epochs'"),
-        ({"settings": {"train.epochs": 3}, "epochs": 4}, "`settings` has train.epochs"),
         ({"epochs": 0}, "epochs is 0, expected at least 1"),
         ({"to": "training"}, "`to` is 'training', expected one of prepare"),
         ({"preset": "voc13"}, "there is no preset 'voc13'"),
@@ -188,8 +208,7 @@ def test_every_stage_has_a_method_with_its_options():
         method = getattr(Run, stage.name.replace("-", "_"))
         assert [*inspect.signature(method).parameters] == ["self", *(each.name for each in fields(options_of(stage)))]
     assert inspect.signature(Run.fuse).parameters["ratio"].default == FuseConfig.ratio
-    options = {option for each in SHORT_NAMES.values() for option in each}
-    assert options <= {f"{stage.name}.{item.name}" for stage in STAGES for item in fields(options_of(stage))}
+    assert {*SHORT, "device", "recipe", "preset", "to", "reset"} <= {*inspect.signature(fit).parameters}
 
 
 def test_the_html_shows_photos_and_escapes_every_text(tmp_path):
@@ -204,9 +223,16 @@ def test_the_html_shows_photos_and_escapes_every_text(tmp_path):
     assert "mAP" in result and f"<p>{result}</p>" in html
 
 
+def test_the_html_without_test_photos_shows_train_photos(tmp_path):
+    run = Run(write_labelled_run(tmp_path / "run"))
+    html = run._repr_html_()
+    assert html.count("<img ") == 8 and "Train photos with" in html and "not measured" in html
+    assert "next stage: embed" in html and run.metrics == {}
+
+
 def test_the_html_of_a_large_run_is_small_and_of_a_broken_one_names_the_error(tmp_path):
     write_large_run(tmp_path / "run", 5000, [f"class {n}" for n in range(100)])
     html = Run(tmp_path / "run")._repr_html_()
-    assert html.count("<figure ") == PHOTOS and len(html) < 20_000
+    assert html.count("<figure ") == PHOTOS and len(html) < 20_000 and "Test photos with" in html
     (tmp_path / "run" / "manifest.json").unlink()
     assert "is missing" in Run(tmp_path / "run")._repr_html_() and "is missing" in repr(Run(tmp_path / "run"))

@@ -4,10 +4,10 @@ import pytest
 from worlds.commands import ccd, refused
 
 from pipeline.artifacts.manifest import read_manifest
-from pipeline.cli.stages import SHORT, split_short
+from pipeline.cli.stages import split_short
 from pipeline.datasets.class_names import joined_by_spaces, parse_class_names
 from pipeline.runs.graph import find_stage, options_of
-from pipeline.runs.settings import read_run
+from pipeline.runs.settings import SHORT, read_run
 from pipeline.system.errors import PipelineError
 
 PANELS = ["Start", "Review", "Export", "Stages", "Research", "Housekeeping"]

@@ -35,16 +35,6 @@ from pipeline.system import distributed
 from pipeline.system.errors import PipelineError
 from pipeline.system.progress import log
 
-SHORT = {
-    "teacher": ("embed",),
-    "backbone": ("warmup",),
-    "epochs": ("train",),
-    "batch_size": ("warmup", "train"),
-    "image_size": ("warmup", "boxes", "train"),
-    "seed": ("warmup", "boxes", "train"),
-}
-"""Options of `all`, and the stages in which each sets the option of the same name."""
-
 SHORT_HELP = {
     "epochs": "Passes over the train images in the final training.",
     "image_size": "Side of the classifier's square input, in pixels (paper: 448, and 640 for boxes).",
@@ -54,20 +44,18 @@ SHORT_HELP = {
 
 
 def short_options() -> list[Any]:
-    """The parameters of `all` for the options in `SHORT`."""
+    """The parameters of `all` for the options in `settings.SHORT`."""
     known = {
-        name: {item.name: item for item in fields(options_of(find_stage(stages[-1])))} for name, stages in SHORT.items()
+        name: {item.name: item for item in fields(options_of(find_stage(stages[-1])))}
+        for name, stages in settings.SHORT.items()
     }
-    return [option_parameter(known[name][name], SHORT_HELP.get(name, "")) for name in SHORT]
+    return [option_parameter(known[name][name], SHORT_HELP.get(name, "")) for name in known]
 
 
 def split_short(given: Mapping[str, Any]) -> tuple[dict[str, Any], settings.Settings]:
-    """Split the options of `all` into those of `prepare` and the settings that the options in `SHORT` stand for."""
-    tables: dict[str, dict[str, Any]] = {}
-    for name, stages in SHORT.items():
-        for stage in stages if name in given else ():
-            tables.setdefault(stage, {})[name] = given[name]
-    return {name: value for name, value in given.items() if name not in SHORT}, settings.Settings(tables)
+    """Split the options of `all` into those of `prepare` and the settings that its short options stand for."""
+    short = {name: value for name, value in given.items() if name in settings.SHORT}
+    return {name: value for name, value in given.items() if name not in short}, settings.short_settings(short)
 
 
 def add_stage(stage: Stage) -> None:

@@ -1,6 +1,5 @@
 """A run to a few lines of text, or a piece of HTML with some of its photos, for Python sessions and notebooks."""
 
-from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,10 +49,7 @@ def html_of(folder: Path) -> str:
         return f"<p><b>{shown(str(folder))}</b>: {shown(str(error))}</p>"
     parts = [f"<p><b>{shown(str(folder))}</b>: {shown(facts(run.manifest))}; {shown(progress_of(folder))}.</p>"]
     parts += [f"<p>{shown(line)}</p>" for line in (sentence(run), *closing_lines(run))]
-    figures = "".join(figures_of(run))
-    if figures:
-        parts.append(f'<div style="display:flex;flex-wrap:wrap;gap:8px">{figures}</div>')
-    return f"<div>{''.join(parts)}</div>"
+    return f"<div>{''.join(parts)}{photos_of(run)}</div>"
 
 
 def facts(manifest: Manifest) -> str:
@@ -78,18 +74,22 @@ def progress_of(folder: Path) -> str:
     return f"next stage: {waiting[0]}" if waiting else "all stages are up to date"
 
 
-def figures_of(run: RunFiles) -> Iterator[str]:
-    """Photos with their labels: predicted ones of test photos, or else pseudo-labels of train photos."""
+def photos_of(run: RunFiles) -> str:
+    """Test photos with their predicted classes, or else train photos with their labels; empty if there are none yet."""
     from pipeline.report.gallery import split_view  # imports torch, which the text does not need
 
-    view = split_view(run, "test")
-    if not view.columns:
-        view = split_view(run, "train")
-    count = len(view.images.image_ids)
-    if not view.columns:
-        return
-    for row in np.unique(np.linspace(0, count - 1, min(count, PHOTOS)).round().astype(int)).tolist():
-        yield figure_of(view, row)
+    titles = {
+        "test": "Test photos with the predicted classes:",
+        "train": "Train photos with their labels:",
+    }
+    for split, title in titles.items():
+        view = split_view(run, split)
+        count = len(view.images.image_ids)
+        if view.columns and count:
+            rows = np.unique(np.linspace(0, count - 1, min(count, PHOTOS)).round().astype(int)).tolist()
+            figures = "".join(figure_of(view, row) for row in rows)
+            return f'<p>{title}</p><div style="display:flex;flex-wrap:wrap;gap:8px">{figures}</div>'
+    return ""
 
 
 def figure_of(view: "SplitView", row: int) -> str:

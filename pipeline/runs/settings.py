@@ -21,6 +21,16 @@ RENAMED = {"paper": "ccd"}
 ORIGINS = ("preset", "recipe")
 """Keys of the table [run]."""
 
+SHORT = {
+    "teacher": ("embed",),
+    "backbone": ("warmup",),
+    "epochs": ("train",),
+    "batch_size": ("warmup", "train"),
+    "image_size": ("warmup", "boxes", "train"),
+    "seed": ("warmup", "boxes", "train"),
+}
+"""Options of `ccd all` and `fit`, and the stages in which each sets the option of the same name."""
+
 
 Words = list[str] | dict[str, float]
 """Display names of a class in prompts: a list, or a dict from name to weight."""
@@ -214,3 +224,12 @@ def assignments_to_settings(assignments: list[str] | tuple[str, ...], where: str
         stage, option, value = parse_assignment(text)
         tables.setdefault(stage, {})[option] = value
     return Settings(tables, where=where)
+
+
+def short_settings(given: Mapping[str, Any]) -> Settings:
+    """Settings of options in `SHORT`."""
+    tables: dict[str, dict[str, Any]] = {}
+    for name, value in given.items():
+        for stage in SHORT[name]:
+            tables.setdefault(stage, {})[name] = value
+    return Settings(tables)
