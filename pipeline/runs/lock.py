@@ -45,7 +45,8 @@ def locked(folder: Path) -> Iterator[None]:
                 f"warning: {folder} is on a file system without locks ({error.strerror}). "
                 "Run one command at a time on it: nothing stops a second one from writing the same files."
             )
-        holder = f"process {os.getpid()} on {socket.gethostname()} ({shlex.join(['ccd', *sys.argv[1:]])})"
+        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])  # ccd, a script or a notebook's kernel
+        holder = f"process {os.getpid()} on {socket.gethostname()} ({command})"
         with suppress(OSError):  # a full disk: the lock holds, only its holder is not named
             file.truncate(0)
             os.write(file.fileno(), os.fsencode(holder))  # without a buffer, which closing would write again
