@@ -28,9 +28,12 @@ from pipeline.classifier.training import Consistency, TrainingSet, fit, losses_o
 from pipeline.evaluation.metrics import average_precision
 from pipeline.evaluation.read import read
 from pipeline.photos.resize import load_view
+from pipeline.runs.graph import STAGES
 from pipeline.runs.options import TrainingConfig
 from pipeline.runs.partial_results import PartialResults
+from pipeline.runs.settings import read_run
 from pipeline.stages import embed, score_crops
+from pipeline.stages.forecast import forecast
 from pipeline.system.precision import autocast, autocast_dtype
 from pipeline.teachers.embedding_cache import FOLDER as EMBEDDINGS
 from pipeline.teachers.encoding import ViewRules
@@ -170,6 +173,19 @@ def test_processes_of_torchrun_give_what_one_process_gives(options, finished_run
         ("chosen", "epoch_scores.h5", 0.1),
     ):
         assert relative_error(*(getattr(read(run / file), name) for run in (tmp_path / "run", finished_run))) < limit
+
+
+def test_the_estimate_of_a_run_measures_every_stage(finished_run):
+    found = forecast(finished_run, read_run(finished_run), str(DEVICE), STAGES[1:], force=True)
+    assert all(found.seconds[name] > 0 for name in ("warmup", "boxes", "score-crops", "train")) and found.kept > 0
+
+
+def test_the_measurement_of_what_fits_runs_every_way():
+    script = Path(__file__).parent / "benchmarks" / "fits.py"
+    command = [sys.executable, script, "small vit", "lite0", "--most", "4", "--seconds", "0.01"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "none runs" not in done.stdout and done.stdout.count("CUDA graph") == done.stdout.count("compile") == 2
 
 
 class CrampedTeacher:

@@ -170,7 +170,7 @@ def main() -> None:
             largest = f"{max(found)}{'' if max(found) * 2 <= options.most else ' or more'}"
             share = found[best] * operations / peaks[way.precision]
             table.add_row(way.name, largest, f"{found[best]:.1f}", str(best), f"{share:.0%}")
-        Console().print(table)
+        Console(width=100).print(table)
 
 
 if __name__ == "__main__":
