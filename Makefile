@@ -20,7 +20,7 @@ STAGES := prepare embed init-labels warmup boxes score-crops fuse train evaluate
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: all install $(STAGES) status test test-slow check-gpu lint format bench-teacher bench-decode bench-train bench-feed bench-engines bench-start bench-scale bench-intervals bench-serve bench-bad-requests bench-damage ablation export \
+.PHONY: all install $(STAGES) status test test-slow check-gpu package-check lint format bench-teacher bench-decode bench-train bench-feed bench-engines bench-start bench-scale bench-intervals bench-serve bench-bad-requests bench-damage ablation export \
         report review predict clean help
 
 all: $(VENV)/installed ## install what a run needs, then run every stage: PRESET=demo, or PRESET=voc12 VOC_ROOT=DIR
@@ -54,6 +54,18 @@ test-slow: $(VENV)/installed-test ## run the tests that take minutes
 check-gpu: $(VENV)/installed-test ## run the tests that need a GPU, then measure the batch sizes and precisions that fit
 	$(BIN)/python -m pytest -m gpu
 	$(BIN)/python tests/benchmarks/fits.py
+
+package-check: $(VENV)/installed-test ## build sdist and wheel in dist/, install each from the package index into a new environment, run the demo there
+	rm -rf dist
+	$(BIN)/python -m build
+	set -e; for archive in dist/*.whl dist/*.tar.gz; do \
+	  folder=$$(mktemp -d); \
+	  $(PYTHON) -m venv $$folder/venv; \
+	  $(if $(TORCH_INDEX),$$folder/venv/bin/pip install --quiet torch torchvision --index-url $(TORCH_INDEX);) \
+	  $$folder/venv/bin/pip install --quiet $$archive; \
+	  (cd $$folder && venv/bin/ccd all --preset demo --device $(DEVICE) --set prepare.train_scenes=24 --set prepare.test_scenes=12); \
+	  rm -r $$folder; \
+	done
 
 lint: $(VENV)/installed-lint ## check style and imports
 	$(BIN)/ruff check .
