@@ -372,14 +372,17 @@ def test_the_command_serves_until_it_is_interrupted(tiny_classifier):
 
 
 def test_the_dockerfile_fits_the_project():
-    """Docker is not everywhere; the test checks that the names in the file exist."""
+    """Docker is not everywhere; the test checks that the names in the file exist and reach the build."""
     text = (ROOT / "pipeline" / "deploy" / "Dockerfile").read_text()
     lines = text.replace("\\\n", " ").splitlines()
     sources = [
         source for line in lines if line.startswith("COPY ") and "--from=" not in line for source in line.split()[1:-1]
     ]
     assert sources and all((ROOT / source).exists() for source in sources)
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {name.split("/")[0] for name in [project["readme"], *project["license-files"]]} <= set(sources)
+    assert re.findall(r"^!(.+)", (ROOT / ".dockerignore").read_text(), re.MULTILINE) == [Path(s).name for s in sources]
+    extras = project["optional-dependencies"]
     wanted = re.search(r"\[([a-z,-]+)\]", next(line for line in lines if ".whl" in line))[1].split(",")
     assert set(wanted) <= set(extras)
     command = json.loads(next(line for line in lines if line.startswith("ENTRYPOINT")).removeprefix("ENTRYPOINT"))
