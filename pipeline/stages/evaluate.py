@@ -189,6 +189,13 @@ def without_interval(test: dict[str, Any], gain: dict[str, Any]) -> list[str]:
     return [f"There is no 95 % interval for {', '.join(each)}: {reason}." for reason, each in names.items()]
 
 
+def label_names(folder: Path) -> list[str]:
+    """Names of the labels to measure; without cross-fitting, the classifier was trained on the final labels."""
+    final: Labels = read_arrays(folder / "final_labels.h5", without=("scores",))
+    trained_on: Labels = read_arrays(folder / "cross_fitted_labels.h5", without=("scores",))
+    return ["initial", "final"] + ["cross_fitted"] * (not np.array_equal(final.labels, trained_on.labels))
+
+
 def run(folder: Path, config: EvaluateConfig, origin: Provenance) -> None:
     """Write `metrics.json` and, where there are test images, `predictions.csv`.
 
@@ -203,7 +210,7 @@ def run(folder: Path, config: EvaluateConfig, origin: Provenance) -> None:
     if len(train_rows):
         metrics["labels"] = {
             name.replace("_", "-"): measure_labels(folder / f"{name}_labels.h5", train_rows, train_truth, config)
-            for name in ("initial", "final", "cross_fitted")
+            for name in label_names(folder)
         }
     epochs: EpochScores = read_arrays(folder / "epoch_scores.h5")
     if len(test_rows):
