@@ -13,7 +13,7 @@ from pipeline.stages.probe import seconds_per_item
 
 PACE = Pace(decode=0.01, teacher=0.1, classifier=0.05, step=0.001, overlaps=False)
 SIZES = Sizes(train=100, test=50, missing=150, entry=1000, maps=2000, weights=10_000)
-OWN = {"embed": {"teacher": "openai:RN50"}, "boxes": {"classes_per_image": 2.0}}
+OWN = {"embed": {"teacher": "openai:RN50"}, "boxes": {"classes_per_image": 2.0}, "train": {"cross_fit_rounds": 2}}
 
 
 def test_seconds_by_hand_of_a_frozen_backbone_that_is_not_the_teachers():
@@ -32,11 +32,11 @@ def test_seconds_by_hand_of_a_frozen_backbone_that_is_not_the_teachers():
 
 
 def test_seconds_by_hand_of_a_trained_backbone_with_two_views():
-    tables = {**OWN, "warmup": {"freeze_backbone": False}}
-    tables["train"] = {"freeze_backbone": False, "consistency": 1.0, "epochs": 3}
+    tables = {**OWN, "warmup": {"freeze_backbone": False, "image_size": 160}, "boxes": {"image_size": 320}}
+    tables["train"] = {"freeze_backbone": False, "consistency": 1.0, "epochs": 3, "image_size": 160}
     found = estimate_run(Settings(tables), ["warmup", "boxes", "train"], PACE, SIZES).seconds
     assert found["warmup"] == pytest.approx(2 * 100 * (0.01 + 0.001))
-    assert found["boxes"] == pytest.approx(100 * (0.01 + 0.05))
+    assert found["boxes"] == pytest.approx(100 * (0.01 + 4 * 0.05))
     assert found["train"] == pytest.approx(3 * 200 * (0.01 + 0.001) + 3 * 50 * (0.01 + 0.05))
 
 

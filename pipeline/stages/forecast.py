@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.artifacts.state import origin_of, why_build
 from pipeline.runs.graph import Stage, options_of
-from pipeline.runs.options import BoxesConfig, EmbedConfig, TrainConfig, TrainingConfig, WarmupConfig
+from pipeline.runs.options import BoxesConfig, EmbedConfig, ScoreCropsConfig, TrainConfig, TrainingConfig, WarmupConfig
 from pipeline.runs.settings import Settings
 from pipeline.runs.timings import count_images
 from pipeline.stages.plan import amount, duration, views_of
@@ -139,6 +139,11 @@ def shares_maps(own: Settings) -> bool:
     return same and embed.local != "tiles" and not warmup.flips and warmup.image_size == (embed.image_size or 320)
 
 
+def pixels(side: int, measured: int) -> float:
+    """Pixels of a square view, as a share of those of the view that was measured; 1 where a side is 0, the network's own."""
+    return (side / measured) ** 2 if side and measured else 1.0
+
+
 def estimate_run(own: Settings, names: Sequence[str], pace: Pace, sizes: Sizes) -> Forecast:
     """The estimate of stages from the pace of their parts."""
     from pipeline.classifier.features import DISK, MEMORY  # imports torch
@@ -174,16 +179,18 @@ def estimate_run(own: Settings, names: Sequence[str], pace: Pace, sizes: Sizes) 
         tested = sizes.test * (train.epochs if train.score_epochs else 1)
         return seconds + pace.views(tested, tested, pace.classifier)
 
-    boxes = own.config("boxes", BoxesConfig, {})
+    boxes, cut = own.config("boxes", BoxesConfig, {}), own.config("score-crops", ScoreCropsConfig, {})
     again = 0 if frozen and stored and boxes.image_size == warmup.test_size else sizes.train
     crops = sizes.train if boxes.view != "none" else 0
     encodes = 0 if embed.precomputed else sizes.missing
     parts: dict[str, Callable[[], float]] = {
         "embed": lambda: pace.views(encodes, views_of("embed", own, encodes), pace.teacher),
         "warmup": lambda: training(warmup, first=True),
-        "boxes": lambda: pace.views(again, again, pace.classifier),
-        "score-crops": lambda: pace.views(crops, CROP * views_of("score-crops", own, crops), pace.teacher),
-        "train": final,
+        "boxes": lambda: pace.views(again, again, pace.classifier * pixels(boxes.image_size, warmup.image_size)),
+        "score-crops": lambda: pace.views(
+            crops, views_of("score-crops", own, crops), CROP * pace.teacher * pixels(cut.view_size, embed.image_size)
+        ),
+        "train": lambda: final() * pixels(train.image_size, warmup.image_size),
     }
     seconds = {name: parts[name]() / processes for name in names if name in parts}
     files = sizes.weights * sum(name in names for name in ("warmup", "train")) * (1 if frozen else 4)
