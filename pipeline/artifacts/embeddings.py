@@ -68,6 +68,8 @@ class Embeddings(Artifact):
     """Spec of the teacher as given; not part of the fingerprint."""
     teacher_fingerprint: str
     """Hash of the teacher's weights; `score-crops` refuses other weights."""
+    self_check: str = ""
+    """Figures of the teacher's self-check as JSON; "off", or empty for a teacher that is not checked."""
 
     def frame(self) -> "pd.DataFrame":
         """Probabilities."""

@@ -164,7 +164,7 @@ BY_PEOPLE = {"corrections.h5": "import-labels"}
 VERSIONS = {
     "manifest": 3,
     "ground_truth": 4,
-    "embeddings": 5,
+    "embeddings": 6,
     "initial_labels": 2,
     "warmup": 7,
     "boxes": 3,

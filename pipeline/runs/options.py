@@ -33,6 +33,12 @@ def weights_identity(weights: str) -> str:
 CONSE_NETWORK = "lite2"
 """Network of `conse` without a name: the classifier's own, so that both need one pass."""
 
+SELF_CHECK = (
+    "Check a downloaded or local teacher at its first use: against its own package, and on the objects of the demo. Off: for "
+    "a teacher that knows none of them."
+)
+"""Help of the option self_check of two stages."""
+
 GROUND_TRUTH_VIEWS = ("gt", "around-gt")
 """Views of ablations that use ground truth."""
 
@@ -229,6 +235,7 @@ class EmbedConfig(Config):
         identity=False,
     )
     batch_size: int = option(0, "Images per teacher batch. 0: as many as fit.", min=0, max=4096, identity=False)
+    self_check: bool = option(True, SELF_CHECK, identity=False)
 
     @property
     def network(self) -> str:
@@ -468,6 +475,7 @@ class ScoreCropsConfig(Config):
         "keep", "Keep the box's aspect ratio, or grow the box to a square where it fits."
     )
     batch_size: int = option(0, "Crops per teacher batch. 0: as many as fit.", min=0, max=4096, identity=False)
+    self_check: bool = option(True, SELF_CHECK, identity=False)
 
 
 @dataclass(frozen=True)

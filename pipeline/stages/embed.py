@@ -28,6 +28,7 @@ from pipeline.teachers.embedding_cache import BLOCK, ImageStore, StoreKey, check
 from pipeline.teachers.encoding import ViewRules, precision_of
 from pipeline.teachers.local_scores import LocalScores, RunningTeacher, log_encoded
 from pipeline.teachers.precomputed import align, read_precomputed
+from pipeline.teachers.self_check import OFF, check_at_first_use
 from pipeline.teachers.teacher import Teacher, load_teacher
 from pipeline.teachers.vocabulary import known_names
 from pipeline.teachers.zero_shot_head import ZeroShotHead, scaled_bias, zero_shot_head
@@ -55,6 +56,8 @@ class TeacherScores:
     """Factor of the scale in `ranking`, see `softening`."""
     name_is_known: np.ndarray | None = None
     """bool [C], see `known_names`; None if a file has the texts or scores of the classes."""
+    self_check: str = ""
+    """See `Embeddings`."""
 
 
 def classify(count: int, images: Iterator[np.ndarray], head: ZeroShotHead) -> ClassProbabilities:
@@ -88,6 +91,7 @@ def run_teacher(
     if config.reuse_embeddings:
         check_reuse(config)
     teacher = load_teacher(config.teacher, device, config.precision, rules=ViewRules.of(config))
+    checked = check_at_first_use(teacher) if config.self_check else OFF
     size = config.image_size or teacher.input_size
     if config.reuse_embeddings:
         check_reused_teacher(teacher, size, config)
@@ -112,6 +116,7 @@ def run_teacher(
         teacher.fingerprint,
         local=local,
         name_is_known=known_names(teacher, manifest.display_names.values()),
+        self_check=checked,
         **ranking_fields(head, running.ranking_head, probabilities_of),
     )
 
@@ -169,9 +174,11 @@ def scores_from_file(manifest: Manifest, config: EmbedConfig, device: str) -> Te
             ranking=None if factor == 1 else (factor * logits).softmax(dim=1),
             softening=factor,
         )
+    checked = ""
     own_scale, own_bias = given.logit_scale, given.logit_bias
     if given.text is None or own_scale is None:
         teacher = load_teacher(source_model(config, name), device, config.precision)
+        checked = check_at_first_use(teacher) if config.self_check else OFF
     if own_scale is None:
         own_scale, own_bias = teacher.logit_scale, teacher.logit_bias
     scale = config.logit_scale or own_scale
@@ -199,7 +206,8 @@ def scores_from_file(manifest: Manifest, config: EmbedConfig, device: str) -> Te
     source = name or Path(config.precomputed).name
     scores = probabilities_of(head)
     ranking = ranking_fields(head, ranking_head, probabilities_of)
-    return TeacherScores(scores, head, 0, source, given.fingerprint, known, name_is_known=name_is_known, **ranking)
+    details = {"name_is_known": name_is_known, "self_check": checked}
+    return TeacherScores(scores, head, 0, source, given.fingerprint, known, **details, **ranking)
 
 
 def source_model(config: EmbedConfig, name: str) -> str:
@@ -325,6 +333,7 @@ def run(
             ranking_probabilities=None if scores.ranking is None else scores.ranking.numpy(),
             softening=scores.softening,
             name_is_known=scores.name_is_known,
+            self_check=scores.self_check,
         ),
     )
     partial.remove()

@@ -29,6 +29,7 @@ from pipeline.system import distributed
 from pipeline.system.errors import PipelineError
 from pipeline.system.progress import log
 from pipeline.teachers.encoding import OutOfMemoryBackoff, ViewRules, encode_stream, find_batch_size, precision_of
+from pipeline.teachers.self_check import check_at_first_use
 from pipeline.teachers.teacher import Teacher, check_weights, load_teacher
 from pipeline.teachers.zero_shot_head import ZeroShotHead, zero_shot_head
 
@@ -179,6 +180,8 @@ def crop_teacher(
         head = ZeroShotHead(*map(torch.from_numpy, texts), embeddings.logit_scale, bias)
         return CropTeacher(teacher, head, crop_rules(config, embeddings.image_size, rules.resize_filter_of(teacher)))
     teacher = load_teacher(config.teacher, device, made_with.precision, rules=rules)
+    if config.self_check:
+        check_at_first_use(teacher, "score-crops")
     names = list(manifest.display_names.values())
     head = zero_shot_head(
         teacher, names, manifest.class_names, made_with.templates, made_with.synonyms, made_with.background

@@ -1,6 +1,6 @@
 """Image side of the CLIP teachers: embeddings of views from an image tower that a classifier may share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,10 +11,14 @@ from torch.nn import functional as F
 from pipeline.classifier.backbones import Tower, backbone_of_map
 from pipeline.classifier.towers.embedding_map import EmbeddingMap, embedding_map
 from pipeline.teachers.encoding import EncodedViews, ViewRules, encode_in_chunks
+from pipeline.teachers.package import Package
 
 
 class ClipTeacher:
     """Embeddings of views.
+
+    Its self-check needs the subclass's `model` with both towers, its `tokens`, and `statistics`, the mean and standard
+    deviation of the pixels.
 
     Args:
         tower_map: the image tower in eval mode, on its device and in its precision.
@@ -23,6 +27,7 @@ class ClipTeacher:
         rules: how it prepares views.
         device: of the tower.
         dtype: of the tower.
+        package: loads the model as its package does; None where there is no file to load.
     """
 
     def __init__(
@@ -32,7 +37,9 @@ class ClipTeacher:
         rules: ViewRules,
         device: torch.device,
         dtype: torch.dtype,
+        package: Callable[[], Package] | None,
     ) -> None:
+        self.package = package
         # as a frozen backbone: with gradients, torch's attention takes a path of other last digits
         self._map = tower_map.requires_grad_(False)
         self.architecture = architecture
@@ -50,14 +57,14 @@ class ClipTeacher:
 
     @torch.inference_mode()
     def _encode_images(self, images: Tensor) -> Tensor:
-        return F.normalize(self._map.embed(self._pixels(images)).float(), dim=1)
+        return F.normalize(self._map.embed(self.pixels(images)).float(), dim=1)
 
     @torch.inference_mode()
     def _encode_views(self, images: Tensor) -> EncodedViews:
-        return EncodedViews(*self._map.encode(self._pixels(images)))
+        return EncodedViews(*self._map.encode(self.pixels(images)))
 
-    def _pixels(self, images: Tensor) -> Tensor:
-        """Views of any size as normalised pixels of a size that the tower takes."""
+    def pixels(self, images: Tensor) -> Tensor:
+        """Views of any size as normalised pixels of a size that the tower takes, Tensor[B, 3, h, w]."""
         raise NotImplementedError
 
     @cached_property

@@ -1,12 +1,14 @@
 """`conse`: a zero-shot dual encoder from an ImageNet classifier and a sentence encoder."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms import Compose, Normalize, ToTensor
 
 from pipeline.classifier import lite
 from pipeline.classifier.backbones import Tower, backbone_of_lite
@@ -16,6 +18,7 @@ from pipeline.runs.options import CONSE_NETWORK
 from pipeline.system.files import sha256_of
 from pipeline.teachers.encoding import EncodedViews, ViewRules, encode_in_chunks
 from pipeline.teachers.minilm import MiniLM
+from pipeline.teachers.package import Package
 from pipeline.teachers.sentences import imagenet_prompts, shipped_embeddings, weights_digest
 
 
@@ -39,6 +42,8 @@ class Conse:
 
     logit_scale = 10.0
     logit_bias = None
+    shipped = True
+    """Whether its weights come with ccd, whose tests check them."""
     resize_filter = "bicubic"
     input_size = 320
 
@@ -96,6 +101,27 @@ class Conse:
         """Embed C texts as float32 Tensor[C, D] with unit rows."""
         return F.normalize(self._embed(texts) - self._centre, dim=1)
 
+    @property
+    def statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation per channel of the normalisation."""
+        return self.tower.mean.flatten().tolist(), self.tower.std.flatten().tolist()
+
+    @statistics.setter
+    def statistics(self, values: tuple[Sequence[float], Sequence[float]]) -> None:
+        for buffer, value in zip((self.tower.mean, self.tower.std), values, strict=True):
+            buffer.copy_(torch.tensor(value).view(1, 3, 1, 1))
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """The tower's input, Tensor[B, 3, H, W], of the images of `encode_images`."""
+        return (to_float(to_device(images, self.device)) - self.tower.mean) / self.tower.std
+
+    def package(self) -> Package:
+        """Timm's network and the sentence encoder on the CPU; the embeddings of the ImageNet classes are the teacher's."""
+        model = ConsePackage(self.backbone, self._imagenet.cpu())
+        mean, std = self._rules.statistics_of(lite.MEAN, lite.STD)
+        side = self.input_size
+        return Package(model, Compose([ToTensor(), Normalize(mean, std)]), lambda texts: texts, (side, side))
+
     def imagenet_head(self) -> tuple[nn.Linear, Tensor]:
         """The ImageNet classifier, and the centred embeddings of its classes, Tensor[1000, D] with unit rows."""
         return self._network.classifier, self._classes
@@ -143,3 +169,27 @@ class Conse:
             shipped = shipped_embeddings(texts)
             self._embedded[tuple(texts)] = self._sentences.encode(texts) if shipped is None else shipped.to(self.device)
         return self._embedded[tuple(texts)]
+
+
+class ConsePackage(nn.Module):
+    """The two networks of `conse` on the CPU: timm's own forward pass, and the sentence encoder.
+
+    Args:
+        backbone: "lite0" or "lite2".
+        imagenet: sentence embeddings of the ImageNet classes, Tensor[1000, D].
+    """
+
+    def __init__(self, backbone: str, imagenet: Tensor) -> None:
+        super().__init__()
+        self.network = lite.load_lite(backbone)
+        self.sentences = MiniLM(torch.device("cpu"))
+        self.centre = imagenet.mean(0)
+        self.classes = F.normalize(imagenet - self.centre, dim=1)
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Tensor[B, 3, H, W] to Tensor[B, D]."""
+        return self.network(pixels).softmax(1) @ self.classes
+
+    def encode_text(self, texts: list[str]) -> Tensor:
+        """C texts to Tensor[C, D]."""
+        return self.sentences.encode(texts) - self.centre

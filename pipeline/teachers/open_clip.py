@@ -5,6 +5,7 @@ import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -20,6 +21,7 @@ from pipeline.system.downloads import cache_folder
 from pipeline.system.errors import PipelineError, hint
 from pipeline.teachers.clip_teacher import ClipTeacher, architecture_of
 from pipeline.teachers.encoding import ViewRules, compute_dtype, normalise_pixels
+from pipeline.teachers.package import Package, with_statistics
 
 try:
     import open_clip
@@ -65,6 +67,7 @@ class OpenClip(ClipTeacher):
         device: of the model.
         dtype: of the model's convolutions.
         rules: only `statistics` and `cell_attention` have an effect.
+        package: see `ClipTeacher`.
     """
 
     def __init__(
@@ -77,37 +80,42 @@ class OpenClip(ClipTeacher):
         device: torch.device,
         dtype: torch.dtype,
         rules: ViewRules | None = None,
+        package: Callable[[], Package] | None = None,
     ) -> None:
         rules = rules or ViewRules()
         self.name = name
         self.fingerprint = rules.mark(digest)
         self.logit_scale = model.logit_scale.exp().item()
         self.logit_bias = None if model.logit_bias is None else model.logit_bias.item()
-        self._preprocessing = model.visual.preprocess_cfg
-        self.resize_filter = "pillow-bilinear" if self._preprocessing["interpolation"] == "bilinear" else "bicubic"
-        size = self._preprocessing["size"]
+        preprocessing = model.visual.preprocess_cfg
+        self.statistics = rules.statistics_of(preprocessing["mean"], preprocessing["std"])
+        self._interpolation = InterpolationMode(preprocessing["interpolation"])
+        self.resize_filter = "pillow-bilinear" if preprocessing["interpolation"] == "bilinear" else "bicubic"
+        size = preprocessing["size"]
         self._size = [size, size] if isinstance(size, int) else list(size)  # (H, W)
         self.input_size = max(self._size)
-        self._model = model.eval()
+        self.model = model.eval()
         self._tokenizer = tokenizer
         cells = {"attention": rules.cell_attention}
-        statistics = rules.statistics_of(self._preprocessing["mean"], self._preprocessing["std"])
-        architecture = architecture_of("open_clip", describe(config), cells, statistics, side=self.input_size)
+        architecture = architecture_of("open_clip", describe(config), cells, self.statistics, side=self.input_size)
         tower_map = map_of(model.visual, **cells).to(memory_format=torch.channels_last)
         is_square = len(set(self._size)) == 1
-        super().__init__(tower_map, architecture if is_square else None, rules, device, dtype)
+        super().__init__(tower_map, architecture if is_square else None, rules, device, dtype, package)
 
-    def _pixels(self, images: Tensor) -> Tensor:
-        interpolation = InterpolationMode(self._preprocessing["interpolation"])
-        images = resize(images.to(self.device), self._size, interpolation, antialias=True)
-        statistics = self._rules.statistics_of(self._preprocessing["mean"], self._preprocessing["std"])
-        return normalise_pixels(images, *statistics, self.device).to(self.dtype)
+    def pixels(self, images: Tensor) -> Tensor:
+        """See `ClipTeacher`."""
+        images = resize(images.to(self.device), self._size, self._interpolation, antialias=True)
+        return normalise_pixels(images, *self.statistics, self.device).to(self.dtype)
 
     @torch.inference_mode()
     def encode_texts(self, texts: list[str]) -> Tensor:
         """Embed C texts as float32 Tensor[C, D] with unit rows; open_clip truncates texts that are too long."""
-        parts = self._tokenizer(texts).to(self.device).split(TEXTS_PER_CALL)
-        return F.normalize(torch.cat([self._model.encode_text(part).float() for part in parts]), dim=1)
+        parts = self.tokens(texts).to(self.device).split(TEXTS_PER_CALL)
+        return F.normalize(torch.cat([self.model.encode_text(part).float() for part in parts]), dim=1)
+
+    def tokens(self, texts: list[str]) -> Tensor:
+        """Tokens of C texts, integer Tensor[C, tokens]."""
+        return self._tokenizer(texts)
 
 
 def load_open_clip(model: str, device: str | torch.device, precision: str, rules: ViewRules | None = None) -> OpenClip:
@@ -145,7 +153,8 @@ def load_open_clip(model: str, device: str | torch.device, precision: str, rules
     check_tokenizer(tokenizer, model_config(source), spec)
     if exact.logit_bias is not None and exact.logit_bias.item() == 0:  # open_clip's value for a file without one
         raise PipelineError(f"The weights of {spec} have no logit_bias, which its sigmoid needs. Use a softmax model.")
-    return OpenClip(clip, model_config(source), tokenizer, spec, digest, device, dtype, rules)
+    package = partial(load_package, source, cache, rules or ViewRules())
+    return OpenClip(clip, model_config(source), tokenizer, spec, digest, device, dtype, rules, package)
 
 
 @dataclass(frozen=True)
@@ -234,6 +243,24 @@ def create(source: Source, cache: str, **options: Any) -> nn.Module:
             require_pretrained=True,
             **options,
         )
+
+
+def load_package(source: Source, cache: str, rules: ViewRules) -> Package:
+    """The model of a source as open_clip loads it; of `rules`, `statistics` has an effect."""
+    settings = settings_of(source.name, source.tag) if source.tag else {}
+    model, transform = open_clip.create_model_from_pretrained(
+        source.name,
+        source.pretrained,
+        force_quick_gelu=settings.get("quick_gelu", False),
+        image_mean=settings.get("mean"),
+        image_std=settings.get("std"),
+        image_interpolation=settings.get("interpolation"),
+        cache_dir=cache,
+    )
+    size = model.visual.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    tokenizer = open_clip.get_tokenizer(source.name, cache_dir=cache)
+    return Package(model.eval(), with_statistics(transform, rules.statistics_of), tokenizer, (height, width))
 
 
 def model_config(source: Source) -> dict[str, Any]:

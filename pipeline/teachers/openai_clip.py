@@ -2,6 +2,8 @@
 
 import warnings
 import zipfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -16,11 +18,13 @@ from pipeline.system.errors import PipelineError, hint
 from pipeline.system.files import regular_file, sha256_of
 from pipeline.teachers.clip_teacher import ClipTeacher, architecture_of
 from pipeline.teachers.encoding import ViewRules, compute_dtype, normalise_pixels, snap_to_stride
+from pipeline.teachers.package import Package, with_statistics
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the package imports pkg_resources, which warns that it is deprecated
     import clip
     from clip.clip import _MODELS as URLS
+    from clip.clip import _transform as package_transform
     from clip.model import CLIP, build_model
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -41,6 +45,7 @@ class OpenaiClip(ClipTeacher):
         device: where it runs.
         precision: see `load_teacher`.
         rules: how it prepares views.
+        package: see `ClipTeacher`.
     """
 
     logit_bias = None
@@ -54,6 +59,7 @@ class OpenaiClip(ClipTeacher):
         device: str | torch.device,
         precision: str,
         rules: ViewRules | None = None,
+        package: Callable[[], Package] | None = None,
     ) -> None:
         rules, device = rules or ViewRules(), torch.device(device)
         dtype = compute_dtype(precision, device)
@@ -64,17 +70,18 @@ class OpenaiClip(ClipTeacher):
         self.input_size = model.visual.input_resolution
         self._stride = stride_of(model.visual)
         cells = {"positions": rules.positions, "attention": rules.cell_attention}
-        statistics = rules.statistics_of(MEAN, STD)
-        architecture = architecture_of("openai", describe(model.visual), cells, statistics, stride=self._stride)
+        self.statistics = rules.statistics_of(MEAN, STD)
+        architecture = architecture_of("openai", describe(model.visual), cells, self.statistics, stride=self._stride)
         tower_map = map_of(model.visual, **cells).to(device, dtype, memory_format=torch.channels_last)
-        self._model = model.to(device, dtype)
+        self.model = model.to(device, dtype)
         for module in model.modules():
             if isinstance(module, nn.LayerNorm):  # the package's computes in float32 at any precision
                 module.float()
-        super().__init__(tower_map, architecture, rules, device, dtype)
+        super().__init__(tower_map, architecture, rules, device, dtype, package)
 
-    def _pixels(self, images: Tensor) -> Tensor:
-        pixels = normalise_pixels(images, *self._rules.statistics_of(MEAN, STD), self.device)
+    def pixels(self, images: Tensor) -> Tensor:
+        """See `ClipTeacher`."""
+        pixels = normalise_pixels(images, *self.statistics, self.device)
         if self._rules.snap:
             pixels = snap_to_stride(pixels, self._stride)
         return pixels.to(self.dtype)
@@ -86,12 +93,15 @@ class OpenaiClip(ClipTeacher):
         Raises:
             PipelineError: a text has more tokens than the model takes.
         """
+        parts = self.tokens(texts).to(self.device).split(TEXTS_PER_CALL)
+        return F.normalize(torch.cat([self.model.encode_text(part).float() for part in parts]), dim=1)
+
+    def tokens(self, texts: list[str]) -> Tensor:
+        """Tokens of C texts, integer Tensor[C, tokens]; raises as `encode_texts`."""
         try:
-            tokens = clip.tokenize(texts, self._model.context_length)
+            return clip.tokenize(texts, self.model.context_length)
         except RuntimeError as error:
             raise PipelineError(f"{error}. Shorten it.") from error
-        parts = tokens.to(self.device).split(TEXTS_PER_CALL)
-        return F.normalize(torch.cat([self._model.encode_text(part).float() for part in parts]), dim=1)
 
 
 def load_openai(model: str, device: str | torch.device, precision: str, rules: ViewRules | None = None) -> OpenaiClip:
@@ -116,7 +126,18 @@ def load_openai(model: str, device: str | torch.device, precision: str, rules: V
         raise PipelineError(f"There is no weights file {path}. Give the path of a JIT archive or a state dict.")
     else:
         raise PipelineError(f"OpenAI has no CLIP {model!r}. {hint(model, URLS)} Or give the path of a .pt file.")
-    return OpenaiClip(build_clip(read_weights(path), path), f"openai:{model}", sha256, device, precision, rules)
+    package = partial(load_package, path, rules or ViewRules())
+    return OpenaiClip(
+        build_clip(read_weights(path), path), f"openai:{model}", sha256, device, precision, rules, package
+    )
+
+
+def load_package(path: Path, rules: ViewRules) -> Package:
+    """The model of a weights file as the package builds it; of `rules`, `statistics` has an effect."""
+    model = build_clip(read_weights(path), path)
+    size = model.visual.input_resolution
+    transform = with_statistics(package_transform(size), rules.statistics_of)
+    return Package(model, transform, partial(clip.tokenize, context_length=model.context_length), (size, size))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
