@@ -11,6 +11,19 @@ SPEC = EmbedConfig.__dataclass_fields__["teacher"].metadata["help"]
 
 
 @app.command(rich_help_panel="Housekeeping")
+def teachers(
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Also measure images per second of those that need no download.")
+    ] = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """List teachers worth trying: download, cost per view, accuracy on objects, licence."""
+    from pipeline.report.teachers import show_teachers
+
+    show_teachers(measure, device)
+
+
+@app.command(rich_help_panel="Housekeeping")
 def check(
     teacher: Annotated[str, typer.Option(help=SPEC)] = EmbedConfig.teacher,
     device: DeviceOption = "auto",
