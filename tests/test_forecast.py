@@ -1,5 +1,7 @@
 """The estimate of a run before its first long stage."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from worlds.commands import ccd, invoke
@@ -12,7 +14,7 @@ from pipeline.stages.forecast import DAY, Forecast, Pace, Sizes, estimate_run, s
 from pipeline.stages.probe import seconds_per_item
 
 PACE = Pace(decode=0.01, teacher=0.1, classifier=0.05, step=0.001, overlaps=False)
-SIZES = Sizes(train=100, test=50, missing=150, entry=1000, maps=2000, weights=10_000)
+SIZES = Sizes(train=100, test=50, missing=150, entry=1000, maps=2000, weights=10_000, view=320, side=320)
 OWN = {"embed": {"teacher": "openai:RN50"}, "boxes": {"classes_per_image": 2.0}, "train": {"cross_fit_rounds": 2}}
 
 
@@ -32,9 +34,9 @@ def test_seconds_by_hand_of_a_frozen_backbone_that_is_not_the_teachers():
 
 
 def test_seconds_by_hand_of_a_trained_backbone_with_two_views():
-    tables = {**OWN, "warmup": {"freeze_backbone": False, "image_size": 160}, "boxes": {"image_size": 320}}
-    tables["train"] = {"freeze_backbone": False, "consistency": 1.0, "epochs": 3, "image_size": 160}
-    found = estimate_run(Settings(tables), ["warmup", "boxes", "train"], PACE, SIZES).seconds
+    tables = {**OWN, "warmup": {"freeze_backbone": False}, "boxes": {"image_size": 320}}
+    tables["train"] = {"freeze_backbone": False, "consistency": 1.0, "epochs": 3}
+    found = estimate_run(Settings(tables), ["warmup", "boxes", "train"], PACE, replace(SIZES, side=160)).seconds
     assert found["warmup"] == pytest.approx(2 * 100 * (0.01 + 0.001))
     assert found["boxes"] == pytest.approx(100 * (0.01 + 4 * 0.05))
     assert found["train"] == pytest.approx(3 * 200 * (0.01 + 0.001) + 3 * 50 * (0.01 + 0.05))
@@ -45,7 +47,7 @@ def test_conse_and_its_own_backbone_need_one_pass_and_a_gpu_decodes_meanwhile():
     found = estimate_run(Settings(), STAGE_NAMES, pace, SIZES).seconds
     assert found["embed"] == pytest.approx(150 * 0.02)
     assert found["warmup"] == pytest.approx(2 * 100 * 0.001)
-    many = Sizes(train=100_000, test=0, missing=0, entry=0, maps=256_000, weights=0)
+    many = Sizes(train=100_000, test=0, missing=0, entry=0, maps=256_000, weights=0, view=320, side=320)
     assert estimate_run(Settings(), STAGE_NAMES, pace, many).temporary == 100_000 * 256_000
     assert estimate_run(Settings(), ["embed"], pace, many).seconds == {"embed": 0}
 

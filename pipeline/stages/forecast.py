@@ -61,6 +61,10 @@ class Sizes:
     """Bytes of the feature maps of a photo; 0 if the backbone is trained."""
     weights: int
     """Bytes of the classifier's weights."""
+    view: int
+    """Side of the teacher's global view in pixels; 0 if the teacher is not needed."""
+    side: int
+    """Side of the warm-up's input in pixels."""
 
 
 @dataclass(frozen=True)
@@ -129,14 +133,14 @@ def is_short(own: Settings, images: int) -> bool:
     embed, warmup = own.config("embed", EmbedConfig, {}), own.config("warmup", WarmupConfig, {})
     passes = sum(views_of(stage, own, images) for stage in ("embed", "score-crops"))
     small = embed.teacher.partition(":")[0] == "conse" and embed.image_size <= 320
-    return small and warmup.freeze_backbone and warmup.backbone.startswith("lite") and passes <= SHORT
+    return small and warmup.freeze_backbone and warmup.backbone.startswith(("lite", "teacher")) and passes <= SHORT
 
 
-def shares_maps(own: Settings) -> bool:
-    """Whether the teacher's maps are those that the classifier trains on."""
+def shares_maps(own: Settings, view: int, side: int) -> bool:
+    """Whether the teacher's maps are those that the classifier trains on; see `Sizes` for the sides."""
     embed, warmup = own.config("embed", EmbedConfig, {}), own.config("warmup", WarmupConfig, {})
-    same = embed.network == warmup.backbone and warmup.freeze_backbone and not warmup.weights
-    return same and embed.local != "tiles" and not warmup.flips and warmup.image_size == (embed.image_size or 320)
+    same = warmup.backbone in ("teacher", embed.network) and warmup.freeze_backbone and not warmup.weights
+    return same and embed.local != "tiles" and not warmup.flips and view == side
 
 
 def pixels(side: int, measured: int) -> float:
@@ -154,7 +158,7 @@ def estimate_run(own: Settings, names: Sequence[str], pace: Pace, sizes: Sizes) 
     views = (1 + max(warmup.flips, train.flips)) * (2 if train.consistency else 1)
     maps = sizes.maps * (views * sizes.train + sizes.test)
     stored = maps <= MEMORY + DISK
-    shared = shares_maps(own) and stored and "embed" in names
+    shared = shares_maps(own, sizes.view, sizes.side) and stored and "embed" in names
     processes = distributed.world_size() if pace.overlaps else 1
 
     def maps_of(count: float, config: TrainingConfig, first: bool) -> float:
@@ -180,17 +184,18 @@ def estimate_run(own: Settings, names: Sequence[str], pace: Pace, sizes: Sizes) 
         return seconds + pace.views(tested, tested, pace.classifier)
 
     boxes, cut = own.config("boxes", BoxesConfig, {}), own.config("score-crops", ScoreCropsConfig, {})
-    again = 0 if frozen and stored and boxes.image_size == warmup.test_size else sizes.train
+    predicts = warmup.predict_size or sizes.side
+    again = 0 if frozen and stored and (boxes.image_size or predicts) == predicts else sizes.train
     crops = sizes.train if boxes.view != "none" else 0
     encodes = 0 if embed.precomputed else sizes.missing
     parts: dict[str, Callable[[], float]] = {
         "embed": lambda: pace.views(encodes, views_of("embed", own, encodes), pace.teacher),
         "warmup": lambda: training(warmup, first=True),
-        "boxes": lambda: pace.views(again, again, pace.classifier * pixels(boxes.image_size, warmup.image_size)),
+        "boxes": lambda: pace.views(again, again, pace.classifier * pixels(boxes.image_size or predicts, sizes.side)),
         "score-crops": lambda: pace.views(
-            crops, views_of("score-crops", own, crops), CROP * pace.teacher * pixels(cut.view_size, embed.image_size)
+            crops, views_of("score-crops", own, crops), CROP * pace.teacher * pixels(cut.view_size, sizes.view)
         ),
-        "train": lambda: final() * pixels(train.image_size, warmup.image_size),
+        "train": lambda: final() * pixels(train.image_size or predicts, sizes.side),
     }
     seconds = {name: parts[name]() / processes for name in names if name in parts}
     files = sizes.weights * sum(name in names for name in ("warmup", "train")) * (1 if frozen else 4)

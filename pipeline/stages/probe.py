@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.artifacts.manifest import Manifest, read_manifest
 from pipeline.classifier.features import map_shape
 from pipeline.classifier.inference import feature_run, to_device, to_float
-from pipeline.classifier.network import build_classifier
+from pipeline.classifier.network import CamNet, build_classifier
 from pipeline.photos.views import ViewSpec
 from pipeline.runs.options import EmbedConfig, ScoreCropsConfig, WarmupConfig
 from pipeline.runs.settings import Settings
@@ -21,8 +21,10 @@ from pipeline.system.precision import autocast, autocast_dtype
 from pipeline.teachers.embedding_cache import ImageStore, StoreKey
 from pipeline.teachers.encoding import CPU_CHUNK, ViewRules, precision_of
 from pipeline.teachers.photo_encoder import PhotoEncoder
-from pipeline.teachers.teacher import load_teacher
+from pipeline.teachers.teacher import Teacher, load_teacher
 
+SIDE = 320
+"""Side of the input in training for other backbones than the teacher's, in pixels; see the stage warm-up."""
 SAMPLE = 64
 """Photos of the probe."""
 BUDGET = 0.6
@@ -55,60 +57,67 @@ def probe(folder: Path, own: Settings, names: Sequence[str], device: str) -> tup
     manifest = read_manifest(folder)
     train, test = manifest.split("train"), manifest.split("test")
     paths = [train.paths[i] for i in np.unique(np.linspace(0, len(train.paths) - 1, SAMPLE).astype(int))]
-    teacher, missing, entry = 0.0, 0, 0
-    if not {"embed", "score-crops"}.isdisjoint(names):
-        teacher, missing, entry = probe_teacher(folder, own, manifest, paths, device)
-    classifier, step, maps, weights = 0.0, 0.0, 0, 0
-    if not {"warmup", "boxes", "train"}.isdisjoint(names):
-        classifier, step, maps, weights = probe_classifier(own, len(manifest.class_names), torch.device(device))
-    warmup = own.config("warmup", WarmupConfig, {})
-    views = ViewSpec(warmup.image_size, warmup.resize_filter, digests=manifest.digest_of)
-    decode = seconds_per_item(lambda count: decode_photos(views, paths[-count:]), len(paths))
-    pace = Pace(decode, teacher, classifier, step, overlaps=torch.device(device).type != "cpu")
-    return pace, Sizes(len(train.image_ids), len(test.image_ids), missing, entry, maps, weights)
-
-
-def probe_teacher(
-    folder: Path, own: Settings, manifest: Manifest, paths: Sequence[str], device: str
-) -> tuple[float, int, int]:
-    """Seconds of a pass of the teacher, the photos that it has not encoded, and the bytes kept of each.
-
-    All are 0 for precomputed scores whose crops no teacher scores.
-    """
     embed, crops = own.config("embed", EmbedConfig, {}), own.config("score-crops", ScoreCropsConfig, {})
-    spec = crops.teacher if embed.precomputed else embed.teacher
-    if not spec:
-        return 0.0, 0, 0
-    rules = ViewRules.of(embed)
-    teacher = load_teacher(spec, device, embed.precision, rules=rules)
-    size = embed.image_size or teacher.input_size
-    views = ViewSpec(size, rules.resize_filter_of(teacher), digests=manifest.digest_of)
-    images = next(views.batches(paths[:1], 1))[1].repeat(SAMPLE, 1, 1, 1)
-    cells = embed.local == "cells"
-
-    def encode(count: int) -> Tensor:
-        encoded = teacher.encode_views(images[:count]).images if cells else teacher.encode_images(images[:count])
-        return encoded.cpu()  # waits for the device
-
-    seconds = seconds_per_item(encode, CPU_CHUNK if device == "cpu" else len(images))
-    if embed.precomputed:
-        return seconds, 0, 0
-    store = ImageStore(folder, StoreKey(teacher.fingerprint, size, precision_of(teacher)))
-    shape = PhotoEncoder(teacher, views, device, [], local=embed.local, tiles=embed.tiles).cell_shape()
-    cell_bytes = 2 * math.prod(shape) if shape and embed.local != "none" else 0
-    if len(manifest.image_ids) * cell_bytes > embed.cell_cache_gb * 1e9:
-        cell_bytes = 8 * len(manifest.class_names)  # scores and best cells instead
-    return seconds, len(store.missing(manifest.digests)), 4 * encode(1).shape[1] + cell_bytes
-
-
-def probe_classifier(own: Settings, classes: int, device: torch.device) -> tuple[float, float, int, int]:
-    """Seconds of a pass of the backbone and of a training step, per image, and the bytes of its maps and weights."""
     warmup = own.config("warmup", WarmupConfig, {})
-    model = build_classifier(warmup.backbone, classes, warmup.boost, pretrained=False)
+    spec = crops.teacher if embed.precomputed else embed.teacher
+    teacher = load_teacher(spec, device, embed.precision, rules=ViewRules.of(embed)) if spec else None
+    view = 0 if teacher is None else embed.image_size or teacher.input_size
+    side = warmup.image_size or (view if warmup.backbone == "teacher" else SIDE)
+    views = ViewSpec(view or side, digests=manifest.digest_of)
+    decode = seconds_per_item(lambda count: decode_photos(views, paths[-count:]), len(paths))
+    encode, missing, entry = 0.0, 0, 0
+    if teacher is not None and not {"embed", "score-crops"}.isdisjoint(names):
+        encode = probe_teacher(teacher, views, paths, embed.local == "cells", device)
+        if not embed.precomputed:
+            store = ImageStore(folder, StoreKey(teacher.fingerprint, view, precision_of(teacher)))
+            missing, entry = len(store.missing(manifest.digests)), bytes_of_entry(teacher, views, manifest, embed)
+    classifier, step, maps, weights = 0.0, 0.0, 0, 0
+    architecture = {"backbone": warmup.backbone}
+    if warmup.backbone == "teacher":
+        architecture = getattr(teacher, "architecture", None)  # None: the warm-up refuses this teacher
+    if architecture and not {"warmup", "boxes", "train"}.isdisjoint(names):
+        model = build_classifier(
+            **architecture, class_count=len(manifest.class_names), boost=warmup.boost, pretrained=False
+        )
+        shared = shares_maps(own, view, side)
+        classifier, step, maps, weights = probe_classifier(model, warmup, side, torch.device(device), shared)
+    pace = Pace(decode, encode, classifier, step, overlaps=torch.device(device).type != "cpu")
+    return pace, Sizes(len(train.image_ids), len(test.image_ids), missing, entry, maps, weights, view, side)
+
+
+def probe_teacher(teacher: Teacher, views: ViewSpec, paths: Sequence[str], cells: bool, device: str) -> float:
+    """Seconds of a pass of the teacher, with its cells or without."""
+    images = next(views.batches(paths[:1], 1))[1].repeat(SAMPLE, 1, 1, 1)
+
+    def encode(count: int) -> None:
+        encoded = teacher.encode_views(images[:count]).images if cells else teacher.encode_images(images[:count])
+        encoded.cpu()  # waits for the device
+
+    return seconds_per_item(encode, CPU_CHUNK if torch.device(device).type == "cpu" else len(images))
+
+
+def bytes_of_entry(teacher: Teacher, views: ViewSpec, manifest: Manifest, embed: EmbedConfig) -> int:
+    """Bytes that are kept of a photo: its embedding and its cells, or instead of many cells their scores."""
+    width = teacher.encode_images(torch.zeros(1, 3, views.size, views.size, dtype=torch.uint8)).shape[1]
+    if embed.local == "none":
+        return 4 * width
+    shape = PhotoEncoder(teacher, views, "cpu", [], local=embed.local, tiles=embed.tiles).cell_shape()
+    cells = 2 * math.prod(shape) if shape else 0
+    fits = len(manifest.image_ids) * cells <= embed.cell_cache_gb * 1e9
+    return 4 * width + (cells if fits else 8 * len(manifest.class_names))
+
+
+def probe_classifier(
+    model: CamNet, warmup: WarmupConfig, side: int, device: torch.device, shared: bool
+) -> tuple[float, float, int, int]:
+    """Seconds of a pass of the backbone and of a training step, per image, and the bytes of its maps and weights.
+
+    A backbone whose maps are `shared` with the teacher needs no pass of its own.
+    """
     model.to(device, memory_format=torch.channels_last).train()
     model.freeze(warmup.freeze_backbone, warmup.freeze_norms)
     weights = sum(4 * each.numel() for each in model.parameters())
-    batch, side = warmup.batch_size, warmup.image_size
+    batch = warmup.batch_size
     images = to_device(torch.randint(256, (batch, 3, side, side), dtype=torch.uint8), device)
     if not warmup.freeze_backbone:
         forward = autocast(model, autocast_dtype(warmup.precision, device), device)
@@ -121,7 +130,7 @@ def probe_classifier(own: Settings, classes: int, device: torch.device) -> tuple
         train_once(model.logits, maps[torch.randint(SAMPLE, (count,), device=device)].float())
 
     step = seconds_per_item(train_head, batch)
-    if shares_maps(own):
+    if shared:
         return 0.0, step, 2 * math.prod(shape), weights
     run = feature_run(model.eval())
     with torch.no_grad():
