@@ -63,7 +63,7 @@ package-check: $(VENV)/installed-test ## build sdist and wheel in dist/, install
 	  $(PYTHON) -m venv $$folder/venv; \
 	  $(if $(TORCH_INDEX),$$folder/venv/bin/pip install --quiet torch torchvision --index-url $(TORCH_INDEX);) \
 	  $$folder/venv/bin/pip install --quiet $$archive; \
-	  (cd $$folder && venv/bin/ccd all --preset demo --device $(DEVICE) --set prepare.train_scenes=24 --set prepare.test_scenes=12); \
+	  (cd $$folder && venv/bin/ccd all --preset demo --device $(DEVICE) --set prepare.train_scenes=24 --set prepare.test_scenes=12 --set train.epochs=1); \
 	  rm -r $$folder; \
 	done
 

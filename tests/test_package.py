@@ -105,10 +105,10 @@ def bare(archives, tmp_path_factory):
 
 
 def run(command, folder):
-    """Output of a command in this folder, without the checkout on its path."""
+    """Output of a command in this folder, without the checkout on its path, on one core."""
     hidden = ("PYTHONPATH", "VIRTUAL_ENV")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
-    environment["CCD_CACHE"] = str(folder / "cache")
+    environment |= {"CCD_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
