@@ -7,7 +7,7 @@ ROOT ?= $(VOC_ROOT)
 PYTHON ?= python3
 # Index to install torch from instead of the package index: https://download.pytorch.org/whl/cpu needs no CUDA libraries
 TORCH_INDEX ?=
-# More options of `ccd all`, such as ARGS="--recipe ccd --set train.epochs=12"
+# More options of `ccd all`, such as ARGS="--recipe ccd --epochs 12"
 ARGS ?=
 PLAN ?= paper
 PHOTOS ?= 1000 10000
@@ -112,7 +112,7 @@ bench-damage: $(VENV)/installed-test ## read damaged files of every kind for abo
 	  tests/test_damaged_photos.py tests/test_teachers_precomputed.py tests/test_serve.py
 
 ablation: $(VENV)/installed-plot ## compare the settings of a plan on RUN: PLAN=paper or methods
-	$(CCD) ablation $(PLAN) --run $(RUN) --device $(DEVICE)
+	$(CCD) ablation $(RUN) --plan $(PLAN) --device $(DEVICE)
 
 export: $(VENV)/installed-onnx ## export the final classifier of RUN as ONNX
 	$(CCD) export $(RUN) --force

@@ -147,7 +147,7 @@ def test_a_further_row_shows_no_photo_to_the_backbone(finished, tmp_path, colour
         rows = [f'[[row]]\nname = "{ratio}"\nset = ["fuse.ratio={ratio}"]\n' for ratio in ratios]
         (tmp_path / "plan.toml").write_text("".join(rows))
         decoded.clear()
-        ccd("ablation", tmp_path / "plan.toml", "--run", run, "--device", "cpu")
+        ccd("ablation", run, "--plan", tmp_path / "plan.toml", "--device", "cpu")
         assert not list(run.glob("ablation/*.partial"))
         counts.append(len(decoded))
     assert counts[0] == counts[1] > 0
@@ -174,7 +174,7 @@ def test_rows_share_their_common_stages(finished, tmp_path, colour_teacher, monk
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     (tmp_path / "plan.toml").write_text(PLAN)
-    ccd("ablation", tmp_path / "plan.toml", "--run", run, "--device", "cpu")
+    ccd("ablation", run, "--plan", tmp_path / "plan.toml", "--device", "cpu")
     # the embedding and the warm-up of seed 0 are the run's own; one more for seed 1, two for the supervised row
     assert calls == {"encode_missing": 0, "fit": 3}
     table = pd.read_csv(run / "ablation" / "ablation.csv")

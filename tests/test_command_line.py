@@ -119,3 +119,10 @@ def test_a_first_run_with_the_embedded_teacher_names_a_better_one_once(photos, t
     assert "labels better" not in ccd("all", tmp_path / "run", "--to", "embed", "--force")
     other = ccd("all", tmp_path / "other", *given, "--teacher", "openai:RN50")
     assert "labels better" not in other
+
+
+def test_a_folder_of_photos_in_place_of_a_run_is_recognised(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "Give --images DIR " in refused("all", "photos")
+    (tmp_path / "photos").mkdir()
+    assert "no photos are named for artifacts/photos. Give --images photos --classes" in refused("all", "photos")

@@ -119,7 +119,7 @@ def test_finished_label_files_are_kept_until_a_formula_changes(run, colour_teach
 def test_rows_train_on_the_labels_of_their_method(run, tmp_path, colour_teacher):
     pytest.importorskip("matplotlib")
     (tmp_path / "plan.toml").write_text(PLAN)
-    ccd("ablation", tmp_path / "plan.toml", "--run", run, "--device", "cpu")
+    ccd("ablation", run, "--plan", tmp_path / "plan.toml", "--device", "cpu")
     row = run / "ablation" / "published-tai-dpt-0"
     with h5py.File(run / "ablation/methods/tai-dpt.h5") as file:
         np.testing.assert_array_equal(read(row / "final_labels.h5").scores, file["scores"][()])
@@ -159,7 +159,7 @@ def test_rows_of_methods_are_left_out_where_scores_are_precomputed(run, tmp_path
 def test_an_unknown_method_is_refused(run, tmp_path, colour_teacher):
     pytest.importorskip("matplotlib")
     (tmp_path / "plan.toml").write_text(PLAN.replace('"tai-dpt"', '"tai-dtp"'))
-    assert "no method 'tai-dtp'. Did you mean 'tai-dpt'" in refused("ablation", tmp_path / "plan.toml", "--run", run)
+    assert "no method 'tai-dtp'. Did you mean 'tai-dpt'" in refused("ablation", run, "--plan", tmp_path / "plan.toml")
 
 
 def test_the_cost_of_labels_by_stages(run):

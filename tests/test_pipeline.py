@@ -179,8 +179,8 @@ def test_a_missing_input_names_the_command(stage, run, colour_teacher):
     before = digests_of_present(run)
     code, output = invoke(stage, "--run", run)
     assert code == 1
-    maker = MAKERS[name.replace(".json", ".csv")]
-    assert f"{name.replace('.json', '')}" in output and "missing" in output and f"`ccd {maker}" in output
+    end = "" if stage == "evaluate" else f" --to {stage}"
+    assert f"{run / name} is missing. Run every stage up to {stage} with `ccd all {run}{end}`." in output
     assert digests_of_present(run) == before
 
 
@@ -193,7 +193,8 @@ def test_changing_an_option_makes_later_stages_stale(run, colour_teacher):
     assert code == 0
     code, output = invoke("train", "--run", run)
     assert code == 1
-    assert "warmup.pt is out of date: initial_labels.h5 has changed" in output and "`ccd warmup" in output
+    assert "warmup.pt is out of date: initial_labels.h5 has changed" in output
+    assert f"`ccd all {run} --to train`" in output
 
 
 def test_a_truncated_input_is_one_line_and_nothing_is_damaged(run, colour_teacher):
@@ -265,7 +266,13 @@ def test_crop_scores_that_do_not_fit_together_are_refused(run, name, change, mes
         del file[name]
         file[name] = values
     code, output = invoke("fuse", "--run", run, "--force")
-    assert code == 1 and f"{name} in" in output and message in output and "ccd score-crops" in output
+    assert (
+        code == 1
+        and f"{name} in" in output
+        and message in output
+        and "ccd score-crops" in output
+        and "--force`" in output
+    )
 
 
 def test_two_files_about_different_images_are_refused(run, colour_teacher):

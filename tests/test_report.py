@@ -136,11 +136,11 @@ def test_a_stale_file_is_left_out_and_named(small_run):
     other = replace(labels.provenance, config={**labels.provenance.config, "label_floor": 1.0})
     write(small_run / "initial_labels.h5", replace(labels, provenance=other))
     swapped = content_of(read_run(small_run))
-    assert any("label_floor 1.0 -> 0.0" in note and "ccd init-labels" in note for note in swapped["unknown"])
+    assert any("label_floor 1.0 -> 0.0" in note and "--to init-labels`" in note for note in swapped["unknown"])
     (small_run / "run.toml").write_text("[init-labels]\ndebias = false\nlabel_floor = 1.0\n")
     content = content_of(read_run(small_run))
     assert any(
-        note.startswith("Not shown") and "out of date" in note and "ccd warmup" in note for note in content["unknown"]
+        note.startswith("Not shown") and "out of date" in note and "--to warmup`" in note for note in content["unknown"]
     )
     assert content["stages"] == []
 

@@ -141,7 +141,7 @@ def test_a_lock_that_is_a_link_keeps_its_target(finished, tmp_path):
         ("predict", "RUN", "FILE.txt"),
         ("predict", "FILE.pt", "PHOTOS"),
         ("inspect", "FILE.h5"),
-        ("ablation", "FILE.toml", "--run", "RUN"),
+        ("ablation", "RUN", "--plan", "FILE.toml"),
     ],
     ids=" ".join,
 )

@@ -66,7 +66,9 @@ def read_arrays(path: Path, kinds: Mapping[str, type[Artifact]] = KINDS, without
         try:
             artifact = kind(provenance=provenance, **values)
         except TypeError as error:
-            raise PipelineError(f"{path} is incomplete ({error}). Rebuild it with {remedy(path)}.") from None
+            raise PipelineError(
+                f"{path} is incomplete ({error}). Rebuild it with {remedy(path, force=True)}."
+            ) from None
     check_arrays(artifact, path, left_out)
     return artifact
 

@@ -89,7 +89,7 @@ def check_arrays(artifact: Artifact, path: Path, left_out: Mapping[str, np.ndarr
         if value is None:
             if item.default is None:
                 continue
-            raise PipelineError(f"{path} has no {item.name}. Rebuild it with {remedy(path)}.")
+            raise PipelineError(f"{path} has no {item.name}. Rebuild it with {remedy(path, force=True)}.")
         check_array(value, item, sizes, path, is_read=item.name not in left_out)
 
 
@@ -97,7 +97,7 @@ def check_array(value: np.ndarray, item: Any, sizes: dict[str, int], path: Path,
     """Raise unless an array matches its field; adds new named sizes to `sizes`."""
     problem = wrong_form(value, item, sizes) or (wrong_values(value, item, sizes) if is_read else "")
     if problem:
-        raise PipelineError(f"{item.name} in {path} {problem}. Rebuild it with {remedy(path)}.")
+        raise PipelineError(f"{item.name} in {path} {problem}. Rebuild it with {remedy(path, force=True)}.")
 
 
 def wrong_form(value: np.ndarray, item: Any, sizes: dict[str, int]) -> str:
@@ -136,7 +136,7 @@ def check_same_images(first: Any, second: Any, first_path: Path, second_path: Pa
         if a != b:
             raise PipelineError(
                 f"{first_path} ({len(a)} {what}) and {second_path} ({len(b)} {what}) have different {what}; "
-                f"the first difference is {first_difference(a, b)}. Rebuild the second with {remedy(second_path)}."
+                f"the first difference is {first_difference(a, b)}. Rebuild the second with {remedy(second_path, force=True)}."
             )
 
 

@@ -14,11 +14,11 @@ from pipeline.system.progress import log, show
 
 @app.command(rich_help_panel="Research")
 def ablation(
-    plan: Annotated[
-        str, typer.Argument(help="Plan of settings: paper or methods, which ship with ccd, or a .toml file.")
-    ] = "paper",
     name: RunArgument = "",
     run: RunOption = "",
+    plan: Annotated[
+        str, typer.Option(help="Plan of settings: paper or methods, which ship with ccd, or a .toml file.")
+    ] = "paper",
     device: DeviceOption = "auto",
 ) -> None:
     """Compare settings on the images of a run: label mAP and classifier mAP with intervals, per row of a plan."""

@@ -1,5 +1,6 @@
 """The settings of a run that is started or continued: its own, the preset, the recipe and those given now."""
 
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -9,6 +10,7 @@ from typing import Any
 from pipeline.runs import settings
 from pipeline.runs.config import each_of
 from pipeline.runs.folders import (
+    ARTIFACTS,
     discard,
     missing_folders,
     run_folder,
@@ -120,8 +122,9 @@ def check_kind(folder: Path, own: settings.Settings, given: Mapping[str, Any]) -
     """Raise if no dataset is named, or an option belongs to another kind of dataset."""
     kind = own.tables.get("prepare", {}).get("kind", "")
     if not kind:
+        photos = shlex.quote(folder.name) if folder.parent == ARTIFACTS and Path(folder.name).is_dir() else "DIR"
         raise PipelineError(
-            f'no photos are named for {folder}. Give --images DIR --classes "dog,cat,car", or --preset demo or voc12.'
+            f'no photos are named for {folder}. Give --images {photos} --classes "dog,cat,car", or --preset demo or voc12.'
         )
     for item in fields(PrepareConfig):
         if item.name in given and item.metadata["kinds"] and kind not in item.metadata["kinds"]:
