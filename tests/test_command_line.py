@@ -9,6 +9,7 @@ from pipeline.datasets.class_names import joined_by_spaces, parse_class_names
 from pipeline.runs.graph import find_stage, options_of
 from pipeline.runs.settings import SHORT, read_run
 from pipeline.system.errors import PipelineError
+from pipeline.teachers.recommended import recommended
 
 PANELS = ["Start", "Review", "Export", "Stages", "Research", "Housekeeping"]
 FIRST = (
@@ -109,14 +110,16 @@ def test_a_stage_after_stale_files_names_the_command_that_rebuilds_them_all(run)
     assert f"Create it with `ccd all {run} --to fuse`." in refused("export-labels", run)
 
 
-def test_a_first_run_with_the_embedded_teacher_names_a_better_one_once(photos, tmp_path, colour_teacher):
+def test_a_first_run_with_the_embedded_teacher_names_a_better_one_once(photos, tmp_path, colour_teacher, monkeypatch):
+    monkeypatch.setenv("CCD_CACHE", str(tmp_path / "cache"))
     given = ("--images", photos / "train", "--classes", "red,green,blue", "--to", "embed", "--device", "cpu")
     first = ccd("all", tmp_path / "run", *given)
     line = (
-        f"`ccd all {tmp_path / 'run'} --teacher open_clip:ViT-B-32/datacomp_xl_s13b_b90k` (605 MB to download, once)."
+        f"`ccd all {tmp_path / 'run'} --teacher open_clip:ViT-B-32/datacomp_xl_s13b_b90k` (605 MB to download, once);"
     )
     assert first.count("labels better") == 1 and line in " ".join(first.split())
     assert "labels better" not in ccd("all", tmp_path / "run", "--to", "embed", "--force")
+    assert recommended("cuda").spec == "open_clip:ViT-L-14/datacomp_xl_s13b_b90k"
     other = ccd("all", tmp_path / "other", *given, "--teacher", "openai:RN50")
     assert "labels better" not in other
 
