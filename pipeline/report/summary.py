@@ -30,13 +30,14 @@ UNUSED = ("boxes.h5", "crop_scores.h5", "embeddings.h5")
 
 
 def text_of(folder: Path) -> str:
-    """The run in one or two lines: its photos, classes and next stage, and the result if it is measured."""
+    """The run in one or two lines: its photos, classes and next stage, and its result if there is one."""
     try:
         manifest = read_manifest(folder)
     except PipelineError as error:
         return f"Run({str(folder)!r}): {error}"
-    lines = [f"Run({str(folder)!r}): {facts(manifest)}; {progress_of(folder)}."]
-    if file_states(folder)["metrics.json"].state == UP_TO_DATE:
+    following = next_stage(folder)
+    lines = [f"Run({str(folder)!r}): {facts(manifest)}; {state_of(following)}."]
+    if not following or file_states(folder)["metrics.json"].state == UP_TO_DATE:
         lines.append(sentence(read_run(folder, without=(*UNUSED, "epoch_scores.h5"))))
     return printable("\n".join(lines), keep="\n")
 
@@ -47,8 +48,10 @@ def html_of(folder: Path) -> str:
         run = read_run(folder, without=UNUSED)
     except PipelineError as error:
         return f"<p><b>{shown(str(folder))}</b>: {shown(str(error))}</p>"
-    parts = [f"<p><b>{shown(str(folder))}</b>: {shown(facts(run.manifest))}; {shown(progress_of(folder))}.</p>"]
-    parts += [f"<p>{shown(line)}</p>" for line in (sentence(run), *closing_lines(run))]
+    following = next_stage(folder)
+    parts = [f"<p><b>{shown(str(folder))}</b>: {shown(facts(run.manifest))}; {state_of(following)}.</p>"]
+    lines = [*([sentence(run)] if run.metrics or not following else []), *closing_lines(run)]
+    parts += [f"<p>{shown(line)}</p>" for line in lines]
     return f"<div>{''.join(parts)}{photos_of(run)}</div>"
 
 
@@ -61,17 +64,19 @@ def facts(manifest: Manifest) -> str:
     return f"{photos}, {len(names)} class{'es' * (len(names) != 1)} ({', '.join(names[:NAMES])}{more})"
 
 
-def progress_of(folder: Path) -> str:
-    """The first stage with an artifact that is missing or out of date."""
+def next_stage(folder: Path) -> str:
+    """The first stage with an artifact that is missing or out of date; empty if there is none."""
     states = file_states(folder)
-    waiting = [
-        each.command
-        for each in states.values()
-        if each.state not in (UP_TO_DATE, NOT_MADE) and each.command in STAGE_NAMES
-    ]
-    if states["ground_truth.h5"].state != UP_TO_DATE:
-        waiting = [name for name in waiting if name != "evaluate"]
-    return f"next stage: {waiting[0]}" if waiting else "all stages are up to date"
+    for each in states.values():
+        measured = each.command != "evaluate" or states["ground_truth.h5"].state == UP_TO_DATE
+        if each.state not in (UP_TO_DATE, NOT_MADE) and each.command in STAGE_NAMES and measured:
+            return each.command
+    return ""
+
+
+def state_of(following: str) -> str:
+    """The next stage in words."""
+    return f"next stage: {following}" if following else "all stages are up to date"
 
 
 def photos_of(run: RunFiles) -> str:
