@@ -20,7 +20,7 @@ STAGES := prepare embed init-labels warmup boxes score-crops fuse train evaluate
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: all install $(STAGES) status test test-slow check-gpu package-check lint format bench-teacher bench-decode bench-train bench-feed bench-engines bench-start bench-scale bench-intervals bench-serve bench-bad-requests bench-damage ablation export \
+.PHONY: all install $(STAGES) status test test-slow check-gpu package-check lint format bench-teacher bench-decode bench-train bench-feed bench-engines bench-start bench-scale bench-intervals bench-serve bench-bad-requests bench-damage ablation export notebook \
         report review predict clean help
 
 all: $(VENV)/installed ## install what a run needs, then run every stage: PRESET=demo, or PRESET=voc12 VOC_ROOT=DIR
@@ -113,6 +113,9 @@ bench-damage: $(VENV)/installed-test ## read damaged files of every kind for abo
 
 ablation: $(VENV)/installed-plot ## compare the settings of a plan on RUN: PLAN=paper or methods
 	$(CCD) ablation $(RUN) --plan $(PLAN) --device $(DEVICE)
+
+notebook: $(VENV)/installed-notebook ## run docs/notebook.ipynb and store its outputs in it
+	$(BIN)/python docs/run_notebook.py
 
 export: $(VENV)/installed-onnx ## export the final classifier of RUN as ONNX
 	$(CCD) export $(RUN) --force
