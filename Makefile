@@ -51,8 +51,9 @@ test: $(VENV)/installed-test ## run the tests
 test-slow: $(VENV)/installed-test ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
-check-gpu: $(VENV)/installed-test ## run the tests that need a GPU, then measure the batch sizes and precisions that fit
+check-gpu: $(VENV)/installed-test ## on a GPU: run its tests, check the teacher, and measure the batch sizes and precisions that fit
 	$(BIN)/python -m pytest -m gpu
+	$(CCD) check --device $(DEVICE)
 	$(BIN)/python tests/benchmarks/fits.py
 
 package-check: $(VENV)/installed-test ## build sdist and wheel in dist/, install each from the package index into a new environment, run the demo there
