@@ -49,6 +49,15 @@ def test_help_of_all_begins_with_the_common_options(monkeypatch):
             assert option.count("default: ") <= 1, option
 
 
+@pytest.mark.parametrize("command", ["prepare", "embed", "boxes", "train", "predict", "calibrate", "serve"])
+def test_help_of_a_command_cuts_nothing_off_at_80_columns(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = ccd(command, "--help")
+    assert "…" not in text and max(map(len, text.splitlines())) <= 80
+    if command == "prepare":
+        assert "those in [classes] of the preset" in " ".join(" ".join(panels(text)["Options"]).split())
+
+
 def test_a_short_option_sets_the_option_of_its_stages():
     prepared, short = split_short({"images": "photos", "epochs": 3, "image_size": 224})
     assert prepared == {"images": "photos"}

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
+from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from pipeline.runs import settings
@@ -257,14 +258,16 @@ def given_options(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value[0] if isinstance(value, list) and len(value) == 1 else value for name, value in values.items()}
 
 
-def default_text(default: Any, low: float | None = None, high: float | None = None) -> str:
-    """Range and default of an option; the help itself states what an empty text means."""
+def default_text(item: Field, default: Any) -> str:
+    """Default of an option with its range or choices; the help itself states what an empty text means."""
     if default in ("", []):
         return ""
     value = ("off", "on")[default] if isinstance(default, bool) else default
-    low, high = (None if each is None else str(each).removesuffix(".0") for each in (low, high))
-    bounds = "" if low is None else f"; at least {low}" if high is None else f"; {low} to {high}"
-    return f" \\[default: {value}{bounds}]"
+    low, high = (str(item.metadata[end]).removesuffix(".0") for end in ("min", "max"))
+    bounds = "" if low == "None" else f"; at least {low}" if high == "None" else f"; {low} to {high}"
+    if get_origin(item.type) is Literal:
+        bounds = f"; one of {', '.join(get_args(item.type))}"
+    return f" [default: {value}{bounds}]"
 
 
 def option_parameter(item: Field, text: str = "") -> python_inspect.Parameter:
@@ -280,9 +283,9 @@ def option_parameter(item: Field, text: str = "") -> python_inspect.Parameter:
     panel = panel_of(item)
     kinds = f" For {', '.join(meta['kinds'])}." if panel == "Benchmark datasets" else ""
     choice = typer.Option(
-        help=(text or meta["help"]) + kinds + default_text(default, meta["min"], meta["max"]),
+        help=escape((text or meta["help"]) + kinds + default_text(item, default)),
         show_default=False,
-        metavar={int: "<int>", float: "<float>"}.get(item.type),
+        metavar={int: "<int>", float: "<float>"}.get(item.type, "<str>"),
         rich_help_panel=panel,
         hidden=item.name == "kind",  # a preset sets it
         **bounds,

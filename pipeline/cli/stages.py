@@ -37,7 +37,8 @@ from pipeline.system.progress import log
 
 SHORT_HELP = {
     "epochs": "Passes over the train images in the final training.",
-    "image_size": "Side of the classifier's square input, in pixels (paper: 448, and 640 for boxes).",
+    "image_size": "Side of the classifier's square input, in pixels. 0: 320, or that of a backbone from the teacher (paper: 448, and "
+    "640 for boxes).",
     "seed": "Seed of training and of random boxes.",
 }
 """Help of these options where that of the last stage is too narrow."""
