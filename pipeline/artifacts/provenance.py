@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pipeline.runs.config import Config
 from pipeline.runs.graph import MAKERS, VERSIONS, remedy
-from pipeline.system.errors import PipelineError
+from pipeline.system.errors import NotBuiltError, PipelineError
 
 Options = TypeVar("Options", bound=Config)
 
@@ -96,9 +96,9 @@ def check_schema(path: Path, provenance: Provenance) -> None:
     """
     schema, expected = provenance.schema, path.stem
     if schema not in VERSIONS or provenance.version != VERSIONS[schema]:
-        raise PipelineError(
-            f"{path} contains {schema} version {provenance.version}, which this version of ccd cannot read. "
-            f"Rebuild it with {remedy(path)}."
+        raise NotBuiltError(
+            f"{path} contains {schema} version {provenance.version}, which this version of ccd cannot read.",
+            f"Rebuild it with {remedy(path)}.",
         )
     if expected in VERSIONS and schema != expected:
         raise PipelineError(
