@@ -5,16 +5,18 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from worlds.commands import ccd
+from worlds.commands import ccd, refused
 
 from pipeline import Classifier
 from pipeline.artifacts.checkpoints import read_checkpoint
 from pipeline.classifier.inference import load_classifier, to_float
 from pipeline.classifier.teacher_head import SparseLinear, TeacherHead, TeacherHeadShape
 from pipeline.evaluation.read import read
+from pipeline.evaluation.tables import read_metrics
 from pipeline.method.extras.two_heads import learned_weight
 from pipeline.photos.resize import load_view
 from pipeline.runs.options import InitLabelsConfig
+from pipeline.stages.evaluate import BOTH, scores_of_both
 from pipeline.teachers.image_scores import teacher_scores
 
 SIZE = 64
@@ -86,6 +88,59 @@ def test_the_hub_folder_has_both_heads(demo):
     ccd("export", "--run", demo, "--format", "hub")
     test = read(demo / "manifest.csv").split("test")
     assert len(test.paths) == 6
+
+
+@pytest.fixture(scope="module")
+def other(demo, tmp_path_factory):
+    """The run with a teacher that is another network than the backbone."""
+    run = shutil.copytree(demo, tmp_path_factory.mktemp("other") / "run")
+    ccd("all", "--run", run, "--device", "cpu", "--set", "embed.teacher=conse:lite0")
+    return run
+
+
+def test_with_another_network_both_score_new_photos_on_request(other):
+    embeddings, manifest = read(other / "embeddings.h5"), read(other / "manifest.csv")
+    net = load_classifier(read_checkpoint(other / "classifier.pt"))
+    assert net.teacher is None
+    paths = manifest.split("test").paths
+    alone = Classifier.load(other, "cpu").scores(paths)
+    np.testing.assert_allclose(alone, read(other / "epoch_scores.h5").chosen, atol=2e-3)
+    both = Classifier.load(other, "cpu", with_teacher=True).scores(paths)
+    # the weighted mean of both logits, the teacher's with the mean and deviation of the learned ones on the train photos
+    with torch.no_grad():
+        calibrated = net(squares(manifest.paths))
+        learned = ((calibrated - net.offset) / net.scale).double().numpy()
+    teacher = np.log(teacher_scores(embeddings, np.ones(len(manifest.paths), bool), InitLabelsConfig()).astype(float))
+    factors = read(other / "epoch_scores.h5").mixture
+    logits = factors[0] * calibrated.numpy() + factors[1] * teacher + factors[2]
+    train, weight = embeddings.is_train, learned_weight(12)
+    np.testing.assert_allclose(both, 1 / (1 + np.exp(-logits[~train])), atol=0.01)
+    for c in range(len(manifest.class_names)):
+        spread = learned[train, c].std() / teacher[train, c].std()
+        matched = (teacher[:, c] - teacher[train, c].mean()) * spread + learned[train, c].mean()
+        mixed = weight * learned[:, c] + (1 - weight) * matched
+        slope, offset = np.polyfit(mixed, logits[:, c], 1)  # the calibration of both
+        assert slope > 0
+        np.testing.assert_allclose(logits[:, c], slope * mixed + offset, atol=1e-2 * slope)
+
+
+def test_evaluate_measures_both_as_predict_gives_them(other):
+    epochs, embeddings = read(other / "epoch_scores.h5"), read(other / "embeddings.h5")
+    scores = scores_of_both(embeddings, InitLabelsConfig(), epochs)
+    paths = read(other / "manifest.csv").split("test").paths
+    np.testing.assert_allclose(Classifier.load(other, "cpu", with_teacher=True).scores(paths), scores, atol=5e-3)
+    metrics = read_metrics(other)
+    assert BOTH in metrics["test"]
+    gain = metrics["test"][BOTH]["mAP"] - metrics["test"]["final classifier"]["mAP"]
+    assert metrics["gain_with_teacher"]["mAP"] == pytest.approx(gain)
+
+
+def test_with_teacher_needs_the_run_unless_the_classifier_contains_the_teacher(demo, other, tmp_path):
+    shutil.copy(other / "classifier.pt", tmp_path / "copied.pt")
+    photo = read(demo / "manifest.csv").paths[0]
+    message = refused("predict", tmp_path / "copied.pt", photo, "--with-teacher")
+    assert "has no embeddings.h5" in message
+    assert "contains its teacher" in ccd("predict", demo, photo, "--with-teacher")
 
 
 def test_another_network_or_pooling_leaves_the_learned_head_alone(demo, tmp_path):

@@ -23,6 +23,8 @@ class EpochScores(Artifact):
     """sigmoid(z); N is the number of test images. From epoch 1 on calibrated like `classifier.pt`."""
     learned: np.ndarray = array("float32", "N", "C", optional=True, low=0, high=1)
     """sigmoid(z) of the learned head alone after the chosen epoch, not calibrated; absent for a classifier of one head."""
+    mixture: np.ndarray = array("float32", 3, "C", optional=True)
+    """Factors of the classifier and of a teacher that is another network, see `two_heads.mixture`; absent without one."""
     chosen_epoch: int
     """Epoch (from 1) whose weights are in `classifier.pt`."""
 

@@ -74,6 +74,14 @@ def predict(
             "(needs `pip install '.\\[openvino]'`) or auto (torch).",
         ),
     ] = "auto",
+    with_teacher: Annotated[
+        bool,
+        typer.Option(
+            "--with-teacher",
+            help="Combine the classifier's scores with those of the run's teacher, if that is another network. Needs the run and "
+            "the time of both networks.",
+        ),
+    ] = False,
     force: OverwriteOption = False,
     run: TargetOption = "",
 ) -> None:
@@ -83,8 +91,15 @@ def predict(
 
     check_free(out, force=force)
     target, images = split_target(arguments, run, "IMAGES")
-    path = classifier_to_use(target)
-    options = {"frame_interval": frame_interval, "batch_size": batch_size, "engine": engine, "exclude": exclude}
+    # the thresholds of calibrated.pt do not fit the scores of both
+    path = run_or_file(str(target or chosen_run(""))) if with_teacher else classifier_to_use(target)
+    options = {
+        "with_teacher": with_teacher,
+        "frame_interval": frame_interval,
+        "batch_size": batch_size,
+        "engine": engine,
+        "exclude": exclude,
+    }
     tool.run(path, images, out, device=pick_device(device), **options)
 
 

@@ -1,6 +1,6 @@
 """A classifier file and photos to labels: the Python API.
 
-It needs neither the teacher nor the run of the file:
+It needs neither the teacher nor the run of the file, except for `Classifier.load(..., with_teacher=True)`:
 
     from pipeline import Classifier
     classifier = Classifier.load("artifacts/demo/classifier.pt")
@@ -12,27 +12,31 @@ It needs neither the teacher nor the run of the file:
 from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.artifacts.checkpoints import Checkpoint, read_checkpoint
+from pipeline.artifacts.checkpoints import Checkpoint, read_checkpoint, read_header
 from pipeline.artifacts.predictions import present_classes
 from pipeline.classifier.engines import Engine, Run
 from pipeline.classifier.inference import feature_run, load_classifier, to_device, to_float
-from pipeline.deploy.files import classifier_to_use
+from pipeline.deploy.files import classifier_to_use, trained_file
 from pipeline.photos.images import UnreadableImage, from_pillow
 from pipeline.photos.prefetch import Prefetch, default_workers
 from pipeline.photos.resize import load_view, resize
+from pipeline.runs.folders import run_or_file
 from pipeline.system.devices import pick_device
 from pipeline.system.errors import PipelineError
 from pipeline.system.progress import bar, log
+
+if TYPE_CHECKING:
+    from pipeline.deploy.with_teacher import PhotoTeacher
 
 Photo = str | Path | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray
 """A path, a file opened in binary mode, the bytes of a file, a Pillow image, or uint8 pixels [H, W, 3] in RGB or
@@ -75,21 +79,53 @@ class Classifier:
         """The torch module: float Tensor[B, 3, H, W] in [0, 1] to logits Tensor[B, C]. Changes of its weights after
         the first scored photo have no effect."""
         self.device = torch.device(device)
+        self._teacher: PhotoTeacher | None = None
 
     @classmethod
-    def load(cls, run: str | Path, device: str | torch.device = "auto", engine: Engine = "auto") -> Self:
+    def load(
+        cls,
+        run: str | Path,
+        device: str | torch.device = "auto",
+        engine: Engine = "auto",
+        *,
+        with_teacher: bool = False,
+    ) -> Self:
         """The classifier of a run or a file, with the thresholds that `ccd predict` uses.
 
         Args:
             run: name of a run under artifacts/, path of a run folder, or file such as `classifier.pt`.
             device: torch device, or auto (CUDA if available).
             engine: runtime of the backbone; see `engines.run_of`.
+            with_teacher: whether the teacher of the run, if it is another network, scores the photos too. Needs the run, and uses
+                the thresholds of `classifier.pt`: those of `calibrated.pt` do not fit the scores of both.
 
         Raises:
-            PipelineError: the file is missing, damaged or not a classifier, or there is no such run or device.
+            PipelineError: the file is missing, damaged or not a classifier, there is no such run or device, or the teacher
+                cannot score photos.
         """
         device = pick_device(device) if isinstance(device, str) else device
-        return cls(read_checkpoint(classifier_to_use(run)), device, engine)
+        if not with_teacher:
+            return cls(read_checkpoint(classifier_to_use(run)), device, engine)
+        path = run_or_file(str(run))
+        path = trained_file(path) if path.is_dir() else path
+        if read_header(path).architecture.get("teacher") is not None:
+            log(f"{path} contains its teacher, so its scores are those of both already.")
+            return cls(read_checkpoint(classifier_to_use(run)), device, engine)
+        from pipeline.deploy.with_teacher import photo_teacher
+
+        classifier = cls(read_checkpoint(path), device, engine)
+        classifier._teacher = photo_teacher(path, str(device))
+        return classifier
+
+    @property
+    def views(self) -> list[tuple[int, str]]:
+        """Side and resize filter of each square view of a photo: of the classifier, then of its teacher, if that scores too."""
+        return [(self.image_size, self.net.resize_filter), *(self._teacher.views if self._teacher else ())]
+
+    def views_of(self, photo: Path | bytes | Tensor) -> tuple[Tensor, ...]:
+        """The square `views` of the result of `snapshot`, uint8 Tensor[3, S, S] each."""
+        made = {view: snapshot_to_square(photo, *view) for view in dict.fromkeys(self.views)}
+        return tuple(made[view] for view in self.views)
 
     def predict(self, images: Photo | Iterable[Photo], batch_size: int = 16) -> list[Prediction]:
         """Labels and scores of photos; see `scores`.
@@ -119,19 +155,21 @@ class Classifier:
             UnreadableImage: a photo cannot be decoded.
             PipelineError: an object is not a photo; the message lists what is.
         """
-        load = partial(snapshot_to_square, size=self.image_size, resize_filter=self.net.resize_filter)
-        ahead = Prefetch(load, map(snapshot, as_photos(images)), ahead=default_workers() + batch_size)
+        ahead = Prefetch(self.views_of, map(snapshot, as_photos(images)), ahead=default_workers() + batch_size)
         scores = [np.zeros((0, len(self.class_names)), np.float32)]
-        with closing(iter(ahead)) as squares:
-            while batch := list(islice(squares, batch_size)):
-                scores.append(self.score_batch(torch.stack(batch)))
+        with closing(iter(ahead)) as photos:
+            while batch := list(islice(photos, batch_size)):
+                scores.append(self.score_batch(*map(torch.stack, zip(*batch, strict=True))))
         return np.concatenate(scores)
 
     @torch.inference_mode()
-    def score_batch(self, squares: Tensor) -> np.ndarray:
-        """Scores float32 [B, C] of square views, uint8 Tensor[B, 3, S, S]; see `square_photo`."""
+    def score_batch(self, squares: Tensor, *others: Tensor) -> np.ndarray:
+        """Scores float32 [B, C] of square views, uint8 Tensor[B, 3, S, S]; `others` are those of the teacher, see `views`."""
         maps = self._features(to_float(to_device(squares, self.device))).float()
-        return self.net.logits(maps).sigmoid().cpu().numpy()
+        logits = self.net.logits(maps).cpu()
+        if self._teacher is not None:
+            logits = torch.from_numpy(self._teacher.logits_of_both(logits.numpy(), others))
+        return logits.sigmoid().numpy()
 
     @cached_property
     def _features(self) -> Run:
@@ -164,10 +202,13 @@ def score_photos(
         PipelineError: no photo can be read.
     """
 
-    def load(photo: Photo | Tensor | UnreadableImage) -> Tensor | UnreadableImage:
-        if isinstance(photo, Tensor | UnreadableImage):
+    def load(photo: Photo | tuple[Tensor, ...] | UnreadableImage) -> tuple[Tensor, ...] | UnreadableImage:
+        if isinstance(photo, tuple | UnreadableImage):
             return photo
-        return square_or_error(photo, classifier.image_size, classifier.net.resize_filter)
+        try:
+            return classifier.views_of(snapshot(photo))
+        except UnreadableImage as error:
+            return error.with_traceback(None)  # a traceback keeps the photo in memory
 
     count, rows, scores, errors = 0, [], [], {}
     # frames of a video are resized as they come, since those that wait for a thread would have no limit in memory
@@ -175,11 +216,11 @@ def score_photos(
     ahead = Prefetch(load, drawn, ahead=default_workers() + batch_size)
     with closing(iter(ahead)) as squares, bar("predict", total) as progress:
         while loaded := list(islice(squares, batch_size)):
-            readable = {row: item for row, item in enumerate(loaded, count) if isinstance(item, Tensor)}
+            readable = {row: item for row, item in enumerate(loaded, count) if isinstance(item, tuple)}
             errors |= {row: item for row, item in enumerate(loaded, count) if isinstance(item, UnreadableImage)}
             if readable:
                 rows += readable
-                scores.append(classifier.score_batch(torch.stack(list(readable.values()))))
+                scores.append(classifier.score_batch(*map(torch.stack, zip(*readable.values(), strict=True))))
             count += len(loaded)
             progress.advance(len(loaded))
     if errors:

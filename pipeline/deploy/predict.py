@@ -1,4 +1,4 @@
-"""A classifier file and photos to a table of labels and scores; needs neither the teacher nor the run."""
+"""A classifier file and photos to a table of labels and scores; needs neither the teacher nor the run, except with both."""
 
 import glob
 import os
@@ -222,6 +222,7 @@ def run(
     device: str,
     engine: Engine = "auto",
     exclude: Sequence[str] = (),
+    with_teacher: bool = False,
 ) -> None:
     """Write labels and scores of photos to a table, or print them as CSV.
 
@@ -234,13 +235,14 @@ def run(
         device: torch device.
         engine: runtime of the backbone; see `engines.run_of`.
         exclude: see `find_images`.
+        with_teacher: see `Classifier.load`.
 
     Raises:
         PipelineError: a file is missing or invalid, or no photo can be read.
     """
     if out is not None:
         check_suffix(out)
-    classifier = Classifier.load(classifier_path, device, engine)
+    classifier = Classifier.load(classifier_path, device, engine, with_teacher=with_teacher)
     photos = find_images(sources, classifier.class_names, exclude)
     total = sum(frame_count(photo.place, frame_interval) if photo.is_video else 1 for photo in photos)
     names: list[str] = []

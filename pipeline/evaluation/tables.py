@@ -53,6 +53,8 @@ def show_metrics(folder: Path, *, headline: bool = True) -> None:
         )
     if headline and "gain" in metrics:
         log(gain_sentence(metrics["gain"]))
+    if "gain_with_teacher" in metrics:
+        log(both_sentence(metrics["gain_with_teacher"]))
 
 
 def gain_sentence(gain: dict[str, Any]) -> str:
@@ -64,6 +66,13 @@ def gain_sentence(gain: dict[str, Any]) -> str:
     text = f"{figure}, 95 % interval {100 * low:+.1f} to {100 * high:+.1f}"
     comparison = "better" if low > 0 else "worse" if high < 0 else "not measurably better"
     return f"The classifier is {comparison} than its teacher: {text}."
+
+
+def both_sentence(gain: dict[str, Any]) -> str:
+    """The classifier with its teacher against the classifier alone, in one sentence."""
+    low, high = gain.get("mAP_interval", (None, None))
+    interval = "" if low is None else f", 95 % interval {100 * low:+.1f} to {100 * high:+.1f}"
+    return f"Both (`ccd predict --with-teacher`) against the classifier alone: {100 * gain['mAP']:+.1f} mAP{interval}."
 
 
 def sources_of(metrics: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:

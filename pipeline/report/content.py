@@ -31,6 +31,7 @@ SOURCE_TITLES = {
     "warm-up classifier": "warm-up",
     "learned head": "learned head",
     "final classifier": "classifier",
+    "final + teacher": "classifier + teacher",
     "initial labels": "initial labels",
     "cross-fitted labels": "cross-fitted labels",
     "final labels": "final labels",
@@ -174,6 +175,7 @@ def stages(run: RunFiles) -> list[dict[str, Any]]:
         "warm-up classifier",
         "learned head",
         "final classifier",
+        "final + teacher",
     ]
     rows = sorted(rows, key=lambda row: order.index(row[1]))
     return [

@@ -154,7 +154,7 @@ STAGES = (
         ),
         makes=("metrics.json",),
         beside=("predictions.csv",),
-        formulas=("labels", "ranking", "metrics", "intervals"),
+        formulas=("labels", "ranking", "metrics", "intervals", "two_heads"),
     ),
 )
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import expit, logit
 
 from pipeline.artifacts.embeddings import Embeddings
 from pipeline.artifacts.epoch_scores import EpochScores
@@ -20,6 +21,7 @@ from pipeline.evaluation.intervals import gain_interval, leave_one_out, map_inte
 from pipeline.evaluation.metrics import label_metrics, mean_average_precision, multilabel_metrics, ranking_metrics
 from pipeline.evaluation.tables import write_metrics
 from pipeline.method.extras.thresholds import PRESENT
+from pipeline.method.extras.two_heads import mixed_logits
 from pipeline.runs.options import EvaluateConfig, InitLabelsConfig, TrainConfig
 from pipeline.teachers.image_scores import teacher_scores
 
@@ -28,6 +30,9 @@ LOCAL = "teacher, global + local"
 
 LEARNED = "learned head"
 """Name of the scores of a classifier's learned head, without the teacher's."""
+
+BOTH = "final + teacher"
+"""Name of the scores of a classifier and of a teacher that is another network, as `ccd predict --with-teacher` gives."""
 
 DECISION_FIGURES = ("CP", "CR", "CF1", "OP", "OR", "OF1", "sample_F1", "threshold", "calibration_error")
 """Metrics of `multilabel_metrics` that depend on its threshold or on calibrated scores."""
@@ -68,12 +73,12 @@ def at(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 def measure(
     scores: dict[str, np.ndarray], truth: np.ndarray, class_names: list[str], config: EvaluateConfig
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Metrics of sets of scores [N, C] on ground truth [N, C], with the intervals of their mAP, by name.
 
     Returns:
-        The metrics, and the gain in mAP of the final classifier over the teacher, with local evidence if there is any, with
-        its paired interval; the gain is empty without a teacher.
+        The metrics, the gain in mAP of the final classifier over the teacher, with local evidence if there is any, and the gain
+        of both over the final classifier, with their paired intervals; a gain is empty without its scores.
     """
     figures = {n: multilabel_metrics(values, truth, class_names, **conventions(config)) for n, values in scores.items()}
     changes = {name: leave_one_out(values, truth, **conventions(config)) for name, values in scores.items()}
@@ -81,10 +86,14 @@ def measure(
         figures[name] |= map_interval(change).figures()
     final = "final classifier"
     teacher = next((name for name in (LOCAL, "teacher zero-shot") if name in scores), None)
-    if teacher is None:
-        return figures, {}
-    gain = {"mAP": figures[final]["mAP"] - figures[teacher]["mAP"]}
-    return figures, gain | gain_interval([changes[teacher]], [changes[final]]).figures()
+
+    def gain(name: str | None, base: str | None) -> dict[str, Any]:
+        if name not in scores or base not in scores:
+            return {}
+        difference = {"mAP": figures[name]["mAP"] - figures[base]["mAP"]}
+        return difference | gain_interval([changes[base]], [changes[name]]).figures()
+
+    return figures, gain(final, teacher), gain(BOTH, final)
 
 
 def oracle_epoch(epochs: EpochScores, rows: np.ndarray, truth: np.ndarray, config: EvaluateConfig) -> dict[str, Any]:
@@ -124,10 +133,12 @@ def measure_test(
     if epochs.learned is not None:
         scores[LEARNED] = epochs.learned[rows]
     scores["final classifier"] = epochs.chosen[rows]
-    figures, gain = measure(scores, truth, names, config)
+    if epochs.mixture is not None and knows_teacher(embeddings, rows):
+        scores[BOTH] = scores_of_both(embeddings, init_labels, epochs)[rows]
+    figures, gain, more = measure(scores, truth, names, config)
     for name in {LOCAL, "warm-up classifier", LEARNED} & set(figures):
         figures[name] = without_decisions(figures[name])  # not calibrated, so 0.5 has no meaning
-    measured = {"test": figures} | ({"gain": gain} if gain else {})
+    measured = {"test": figures} | ({"gain": gain} if gain else {}) | ({"gain_with_teacher": more} if more else {})
     return measured if lacks_epochs(epochs) else measured | {"epochs": oracle_epoch(epochs, rows, truth, config)}
 
 
@@ -140,6 +151,12 @@ def teacher_test_scores(
     if embeddings.cell_scores is not None and init_labels.cell_weight:
         scores[LOCAL] = teacher_scores(embeddings, test, init_labels)[rows]
     return scores
+
+
+def scores_of_both(embeddings: Embeddings, init_labels: InitLabelsConfig, epochs: EpochScores) -> np.ndarray:
+    """Scores float32 [N, C] of the test images by the classifier and its teacher, another network."""
+    teacher = teacher_scores(embeddings, ~embeddings.is_train, init_labels)
+    return expit(mixed_logits(logit(epochs.chosen.astype(np.float64).clip(1e-9, 1 - 1e-9)), teacher, epochs.mixture))
 
 
 def lacks_epochs(epochs: EpochScores) -> bool:

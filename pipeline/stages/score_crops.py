@@ -1,6 +1,5 @@
 """Boxes to the teacher's scores of their crops, which are cut from the original photo."""
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from pipeline.system import distributed
 from pipeline.system.errors import PipelineError
 from pipeline.system.progress import log
 from pipeline.teachers.encoding import OutOfMemoryBackoff, ViewRules, encode_stream, find_batch_size, precision_of
+from pipeline.teachers.run_teacher import head_of
 from pipeline.teachers.self_check import check_at_first_use
 from pipeline.teachers.teacher import Teacher, check_weights, load_teacher
 from pipeline.teachers.zero_shot_head import ZeroShotHead, zero_shot_head
@@ -175,10 +175,9 @@ def crop_teacher(
     rules = ViewRules.of(made_with)
     if not config.teacher:
         teacher = same_teacher(embeddings, path, device)
-        texts = (embeddings.text, embeddings.text_class_index, embeddings.background_text)
-        bias = None if math.isnan(embeddings.logit_bias) else embeddings.logit_bias
-        head = ZeroShotHead(*map(torch.from_numpy, texts), embeddings.logit_scale, bias)
-        return CropTeacher(teacher, head, crop_rules(config, embeddings.image_size, rules.resize_filter_of(teacher)))
+        return CropTeacher(
+            teacher, head_of(embeddings), crop_rules(config, embeddings.image_size, rules.resize_filter_of(teacher))
+        )
     teacher = load_teacher(config.teacher, device, made_with.precision, rules=rules)
     if config.self_check:
         check_at_first_use(teacher, "score-crops")

@@ -38,7 +38,7 @@ from pipeline.classifier.training import (
 from pipeline.classifier.view_sources import is_frozen
 from pipeline.method.epoch_choice import authors_epoch
 from pipeline.method.extras.calibration import fit_calibration
-from pipeline.method.extras.two_heads import learned_weight
+from pipeline.method.extras.two_heads import SMALLEST, learned_weight, matching, mixture
 from pipeline.method.labels import correct
 from pipeline.method.losses import image_weights, mean_label_entropy
 from pipeline.photos.image_cache import open_cache
@@ -46,6 +46,7 @@ from pipeline.runs.options import InitLabelsConfig, TrainConfig, WarmupConfig
 from pipeline.runs.partial_results import PartialResults
 from pipeline.system import distributed
 from pipeline.system.progress import log
+from pipeline.teachers.image_scores import teacher_scores
 from pipeline.teachers.shared_network import shares_network, teacher_head
 
 
@@ -59,11 +60,15 @@ def choose_epoch(config: TrainConfig, warmup: Checkpoint, history: pd.DataFrame)
 
 def calibrated(
     best: Checkpoint, paths: list[str], labels: np.ndarray, device: str, store: FeatureStore | None
-) -> Checkpoint:
-    """The classifier with its scores calibrated on the train images and their soft labels [N, C]; see `fit_calibration`."""
+) -> tuple[Checkpoint, np.ndarray]:
+    """The classifier with its scores calibrated on the train images and their soft labels [N, C]; see `fit_calibration`.
+
+    Returns:
+        The classifier, and its logits float32 [N, C] of the train images before.
+    """
     logits = predict_together(load_classifier(best, device), paths, best.image_size, title="calibrate", store=store)
     scale, offset = (torch.from_numpy(each).float() for each in fit_calibration(logits.numpy(), labels))
-    return replace(best, weights=best.weights | {"scale": scale, "offset": offset})
+    return replace(best, weights=best.weights | {"scale": scale, "offset": offset}), logits.numpy()
 
 
 def cross_fit_share(labels: Labels, warmup: Checkpoint, config: TrainConfig) -> float:
@@ -158,6 +163,28 @@ def fit_teacher(
     teacher.fit_scale(own, other)
 
 
+def mixture_with_teacher(folder: Path, best: Checkpoint, logits: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+    """The factors of `two_heads.mixture` for a teacher that is another network; None without its scores.
+
+    Args:
+        folder: of the run.
+        best: the classifier, calibrated.
+        logits: float32 [N, C], its logits of the train images before calibration.
+        labels: float [N, C], soft labels of the train images.
+    """
+    if not (folder / "embeddings.h5").exists() or not len(logits):
+        return None
+    embeddings: Embeddings = read_arrays(folder / "embeddings.h5", without=("best_cell",))
+    options = read_provenance(folder / "initial_labels.h5").options(InitLabelsConfig)
+    scores = teacher_scores(embeddings, embeddings.is_train, options)
+    weight = learned_weight(len(logits))
+    teacher = np.log(np.maximum(scores, SMALLEST))
+    scale, offset = matching(teacher, logits)
+    both = fit_calibration(weight * logits + (1 - weight) * (scale * teacher + offset), labels)
+    alone = (best.weights["scale"].cpu().numpy(), best.weights["offset"].cpu().numpy())
+    return mixture(scale, offset, alone, both, weight)
+
+
 def logits_of_epochs(
     best: Checkpoint, epochs: Iterable[int], partial: PartialResults, predict: Callable[[CamNet], Tensor], device: str
 ) -> dict[int, Tensor]:
@@ -177,6 +204,7 @@ def epoch_scores(
     warmup_logits: Tensor,
     logits: dict[int, Tensor],
     learned: Tensor | None,
+    factors: np.ndarray | None,
     chosen: int,
     origin: Provenance,
 ) -> EpochScores:
@@ -194,6 +222,7 @@ def epoch_scores(
         epochs=np.array([0, *logits]),
         scores=np.stack([each.sigmoid().numpy() for each in (warmup_logits, *after)]),
         learned=None if learned is None else learned.sigmoid().numpy(),
+        mixture=factors,
         chosen_epoch=chosen,
     )
 
@@ -254,15 +283,18 @@ def run(
         alone = predict_test(load_classifier(with_teacher(best, teacher, 0.0), device))
         logits = {epoch: weight * each + (1 - weight) * alone for epoch, each in logits.items()}
         best = with_teacher(best, teacher, weight)
+    factors = None
     if config.calibrate:
-        best = calibrated(best, train.paths, labels.labels, device, kept)
+        best, train_logits = calibrated(best, train.paths, labels.labels, device, kept)
+        if teacher is None:
+            factors = mixture_with_teacher(folder, best, train_logits, labels.labels)
     if not distributed.is_main():
         return
     write(folder / "cross_fitted_labels.h5", replace(labels, provenance=origin.of("cross_fitted_labels.h5")))
     write_csv(folder / "train.csv", history.assign(chosen=history["epoch"] == chosen))
     write(
         folder / "epoch_scores.h5",
-        epoch_scores(best, test, warmup_logits, logits, learned, chosen, origin),
+        epoch_scores(best, test, warmup_logits, logits, learned, factors, chosen, origin),
     )
     trained: dict[str, Any] = {"training": state.to_content(), "steps": state.steps}
     write_checkpoint(folder / "classifier.pt", replace(best, provenance=origin, image_ids=train.image_ids, **trained))

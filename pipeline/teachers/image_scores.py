@@ -41,9 +41,24 @@ def teacher_scores(embeddings: Embeddings, rows: np.ndarray, config: InitLabelsC
 
     They combine the softened probabilities of whole images and local evidence, each divided by its own bias.
     """
+    cells = None if embeddings.cell_scores is None else embeddings.cell_scores[rows]
+    return joined_scores(embeddings, ranking_probabilities(embeddings)[rows], cells, config)
+
+
+def joined_scores(
+    embeddings: Embeddings, probabilities: np.ndarray, cell_scores: np.ndarray | None, config: InitLabelsConfig
+) -> np.ndarray:
+    """`teacher_scores` of any images.
+
+    Args:
+        embeddings: of the run; they give the biases.
+        probabilities: float32 [n, C], softened, of whole images.
+        cell_scores: float32 [n, C], their local evidence; None without any.
+        config: options.
+    """
     bias, cell_bias = ranking_biases(embeddings, config)
-    scores = debias(ranking_probabilities(embeddings)[rows], bias, config.label_floor)
+    scores = debias(probabilities, bias, config.label_floor)
     if cell_bias is None or not config.cell_weight:
         return scores
-    cells = debias(embeddings.cell_scores[rows], cell_bias, config.label_floor)
+    cells = debias(cell_scores, cell_bias, config.label_floor)
     return fuse_scores(scores, cells, np.True_, 1 - config.cell_weight)

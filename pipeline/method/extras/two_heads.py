@@ -4,6 +4,10 @@ The two make different errors, so their mean ranks better than either; but a hea
 train photos: weights of .1, .2, .3 and .4 to .5 are best with 12, 50, 100 and 200 or more of them (pipeline/plans/README.md).
 """
 
+import numpy as np
+
+SMALLEST = 1e-6
+"""Smallest score of the teacher whose logarithm is taken."""
 MOST = 0.5
 """Largest weight."""
 HALF = 100
@@ -17,3 +21,51 @@ def learned_weight(images: int) -> float:
         images: photos that it was trained on.
     """
     return MOST * images / (images + HALF)
+
+
+def matching(own: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and offset, float64 [C] each, that give logits the mean and the deviation of another head's over the same images.
+
+    Args:
+        own: logits float [N, C] to scale.
+        other: logits float [N, C] of the other head.
+    """
+    own, other = own.astype(np.float64), other.astype(np.float64)
+    spread = own.std(axis=0)
+    scale = np.where(spread > 0, other.std(axis=0) / np.maximum(spread, SMALLEST), 1.0)
+    return scale, other.mean(axis=0) - scale * own.mean(axis=0)
+
+
+def mixture(
+    scale: np.ndarray,
+    offset: np.ndarray,
+    before: tuple[np.ndarray, np.ndarray],
+    after: tuple[np.ndarray, np.ndarray],
+    weight: float,
+) -> np.ndarray:
+    """Factors of both heads in the calibrated mean of their logits, for `mixed_logits`.
+
+    Args:
+        scale: float [C], of the teacher, see `matching`.
+        offset: float [C], of the teacher.
+        before: scale and offset of each class that calibrate the learned head alone; the scale is positive.
+        after: scale and offset that calibrate the mean of both.
+        weight: of the learned head, in [0, 1].
+
+    Returns:
+        float32 [3, C]: factor of the learned head's calibrated logit, factor of the logarithm of the teacher's score, offset.
+    """
+    own = after[0] * weight / before[0]
+    shift = after[0] * (1 - weight) * offset - own * before[1] + after[1]
+    return np.stack([own, after[0] * (1 - weight) * scale, shift]).astype(np.float32)
+
+
+def mixed_logits(logits: np.ndarray, scores: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Logits float32 [N, C] of a learned head and its teacher.
+
+    Args:
+        logits: calibrated logits float [N, C] of the learned head.
+        scores: float [N, C], of the teacher.
+        factors: see `mixture`.
+    """
+    return (factors[0] * logits + factors[1] * np.log(np.maximum(scores, SMALLEST)) + factors[2]).astype(np.float32)
