@@ -28,10 +28,9 @@ from pipeline.system import distributed
 from pipeline.system.errors import PipelineError
 from pipeline.system.progress import log
 from pipeline.teachers.encoding import OutOfMemoryBackoff, ViewRules, encode_stream, find_batch_size, precision_of
-from pipeline.teachers.run_teacher import head_of
 from pipeline.teachers.self_check import check_at_first_use
 from pipeline.teachers.teacher import Teacher, check_weights, load_teacher
-from pipeline.teachers.zero_shot_head import ZeroShotHead, zero_shot_head
+from pipeline.teachers.zero_shot_head import ZeroShotHead, head_of, zero_shot_head
 
 PART = 64
 """Images whose crops are saved together."""

@@ -1,6 +1,5 @@
 """The teacher of a run with its classes, which scores new photos as it scored those of the run."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +18,7 @@ from pipeline.teachers.encoding import ViewRules
 from pipeline.teachers.image_scores import joined_scores
 from pipeline.teachers.local_scores import cell_scores
 from pipeline.teachers.teacher import Teacher, check_weights, load_teacher
-from pipeline.teachers.zero_shot_head import ZeroShotHead
-
-
-def head_of(embeddings: Embeddings) -> ZeroShotHead:
-    """The zero-shot head of a run: its texts, scale and bias."""
-    texts = (embeddings.text, embeddings.text_class_index, embeddings.background_text)
-    bias = None if math.isnan(embeddings.logit_bias) else embeddings.logit_bias
-    return ZeroShotHead(*map(torch.from_numpy, texts), embeddings.logit_scale, bias)
+from pipeline.teachers.zero_shot_head import ZeroShotHead, head_of
 
 
 @dataclass(frozen=True)

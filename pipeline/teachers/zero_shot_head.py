@@ -1,5 +1,6 @@
 """The zero-shot head: texts of classes and background classes, and the class probabilities of images."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.artifacts.embeddings import Embeddings
 from pipeline.method.probabilities import ClassProbabilities, class_logits, sigmoid_probabilities, softmax_probabilities
 from pipeline.system.errors import PipelineError
 from pipeline.teachers.prompts import check_embeddings, class_embeddings, find_templates
@@ -82,6 +84,13 @@ class ZeroShotHead:
                 getattr(joined, name)[start : start + len(logits)] = values
             start += len(logits)
         return joined
+
+
+def head_of(embeddings: Embeddings) -> ZeroShotHead:
+    """The zero-shot head of a run: its texts, scale and bias."""
+    texts = (embeddings.text, embeddings.text_class_index, embeddings.background_text)
+    bias = None if math.isnan(embeddings.logit_bias) else embeddings.logit_bias
+    return ZeroShotHead(*map(torch.from_numpy, texts), embeddings.logit_scale, bias)
 
 
 def find_background(option: str) -> tuple[str, ...]:
