@@ -8,7 +8,6 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.transforms import Compose, Normalize, ToTensor
 
 from pipeline.classifier import lite
 from pipeline.classifier.backbones import Tower, backbone_of_lite
@@ -117,6 +116,8 @@ class Conse:
 
     def package(self) -> Package:
         """Timm's network and the sentence encoder on the CPU; the embeddings of the ImageNet classes are the teacher's."""
+        from torchvision.transforms import Compose, Normalize, ToTensor
+
         model = ConsePackage(self.backbone, self._imagenet.cpu())
         mean, std = self._rules.statistics_of(lite.MEAN, lite.STD)
         side = self.input_size

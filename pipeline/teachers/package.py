@@ -6,7 +6,6 @@ from typing import Any
 
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms import Normalize
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,8 @@ def with_statistics(
     transform: Any, choose: Callable[[Sequence[float], Sequence[float]], tuple[Sequence[float], Sequence[float]]]
 ) -> Any:
     """A package's transform with other statistics, see `ViewRules.statistics_of`; it is changed."""
+    from torchvision.transforms import Normalize  # takes seconds, and `conse` imports this module
+
     steps = transform.transforms
     for place, step in enumerate(steps):
         if isinstance(step, Normalize):
