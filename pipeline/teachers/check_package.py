@@ -21,7 +21,7 @@ COSINES = {"float32": 0.9999, "bfloat16": 0.999, "float16": 0.999}
 PIXEL_TOLERANCE = 0.05
 """Largest difference of normalised pixels that rounding to half precision explains."""
 
-NAMES = ("big cat", "guitar", "TV monitor", "café", "dog, cat & cow", "small red car in front of an old house")
+NAMES = ("big cat", "guitar", "TV monitor", "café", "dog, cat & cow", "small red car by an old house")
 """Names of several lengths, with capital letters and punctuation."""
 
 

@@ -8,11 +8,13 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.teachers.tokens import LongTextError
+
 BATCH = 32
 HEADS = 12
 LAYERS = 6
 MOST_TOKENS = 256
-"""Tokens of a text, the first ones; the encoder was trained with 128."""
+"""Tokens of a text; the encoder was trained with 128."""
 
 
 class MiniLM:
@@ -33,7 +35,11 @@ class MiniLM:
 
     @torch.inference_mode()
     def encode(self, texts: list[str]) -> Tensor:
-        """Embed C texts, C at least 1, as float32 Tensor[C, D] with unit rows."""
+        """Embed C texts, C at least 1, as float32 Tensor[C, D] with unit rows.
+
+        Raises:
+            LongTextError: a text has more than `MOST_TOKENS`.
+        """
         order = np.argsort([-len(text) for text in texts])
         batches = np.split(order, range(BATCH, len(order), BATCH))
         rows = torch.cat([self._encode_batch([texts[i] for i in batch]) for batch in batches])
@@ -41,6 +47,9 @@ class MiniLM:
 
     def _encode_batch(self, texts: list[str]) -> Tensor:
         encoded = self._tokenizer.encode_batch(texts)
+        for text, each in zip(texts, encoded, strict=True):
+            if each.overflowing:
+                raise LongTextError(text, MOST_TOKENS)
         tokens = torch.tensor([each.ids for each in encoded], device=self._device)  # [B, T]
         real = torch.tensor([each.attention_mask for each in encoded], device=self._device)  # [B, T]
         # without padding, torch may choose another kernel

@@ -22,6 +22,7 @@ from pipeline.system.errors import PipelineError, hint
 from pipeline.teachers.clip_teacher import ClipTeacher, architecture_of
 from pipeline.teachers.encoding import ViewRules, compute_dtype, normalise_pixels
 from pipeline.teachers.package import Package, with_statistics
+from pipeline.teachers.tokens import whole_tokens
 
 try:
     import open_clip
@@ -39,6 +40,9 @@ TEXTS_PER_CALL = 256
 PREPROCESSING = ("mean", "std", "interpolation")
 """Settings of a pretrained tag that decide the pixels; `resize_mode` does not, as all views are square."""
 CLIP_VOCABULARY = 49408
+SIGLIP2_VOCABULARY = 256_000
+MULTILINGUAL_VOCABULARY = 200_000
+"""Smallest vocabulary of a text tower of many languages; those of open_clip have from 250,000 tokens, English ones up to 64,000."""
 LOADING_ERRORS = (
     AttributeError,
     KeyError,
@@ -61,7 +65,7 @@ class OpenClip(ClipTeacher):
     Args:
         model: from open_clip, on its device and in its precision.
         config: its architecture, see `model_config`.
-        tokenizer: C texts to integer Tensor[C, tokens].
+        tokenizer: of open_clip, with its `context_length`.
         name: its spec.
         digest: see `fingerprint`.
         device: of the model.
@@ -74,7 +78,7 @@ class OpenClip(ClipTeacher):
         self,
         model: nn.Module,
         config: dict[str, Any],
-        tokenizer: Callable[[list[str]], Tensor],
+        tokenizer: Any,
         name: str,
         digest: str,
         device: torch.device,
@@ -96,6 +100,7 @@ class OpenClip(ClipTeacher):
         self.input_size = max(self._size)
         self.model = model.eval()
         self._tokenizer = tokenizer
+        self.multilingual = getattr(model, "vocab_size", 0) >= MULTILINGUAL_VOCABULARY
         cells = {"attention": rules.cell_attention}
         architecture = architecture_of("open_clip", describe(config), cells, self.statistics, side=self.input_size)
         tower_map = map_of(model.visual, **cells).to(memory_format=torch.channels_last)
@@ -109,13 +114,17 @@ class OpenClip(ClipTeacher):
 
     @torch.inference_mode()
     def encode_texts(self, texts: list[str]) -> Tensor:
-        """Embed C texts as float32 Tensor[C, D] with unit rows; open_clip truncates texts that are too long."""
+        """Embed C texts as float32 Tensor[C, D] with unit rows.
+
+        Raises:
+            LongTextError: a text has more tokens than the model takes.
+        """
         parts = self.tokens(texts).to(self.device).split(TEXTS_PER_CALL)
         return F.normalize(torch.cat([self.model.encode_text(part).float() for part in parts]), dim=1)
 
     def tokens(self, texts: list[str]) -> Tensor:
-        """Tokens of C texts, integer Tensor[C, tokens]."""
-        return self._tokenizer(texts)
+        """Tokens of C texts, integer Tensor[C, tokens]; raises as `encode_texts`."""
+        return whole_tokens(self._tokenizer, texts, self._tokenizer.context_length)
 
 
 def load_open_clip(model: str, device: str | torch.device, precision: str, rules: ViewRules | None = None) -> OpenClip:
@@ -271,12 +280,23 @@ def model_config(source: Source) -> dict[str, Any]:
 
 
 def check_tokenizer(tokenizer: Any, config: dict[str, Any], spec: str) -> None:
-    """Raise if open_clip uses its default, CLIP's tokenizer, for a model with another vocabulary."""
+    """Raise for a tokenizer that does not fit the model, which the config of a folder may cause.
+
+    Raises:
+        PipelineError: open_clip uses its default, CLIP's tokenizer, for a model with another vocabulary; or a SigLIP2, which
+            was trained with lower-case texts of 64 tokens, gets others.
+    """
     vocabulary = config["text_cfg"].get("vocab_size", CLIP_VOCABULARY)
     if isinstance(tokenizer, open_clip.SimpleTokenizer) and vocabulary != CLIP_VOCABULARY:
         raise PipelineError(
             f"{spec} has {vocabulary} tokens and names no tokenizer; CLIP's has {CLIP_VOCABULARY}. Add hf_tokenizer_name to "
             "text_cfg in its open_clip_config.json."
+        )
+    keeps_case = getattr(tokenizer, "clean_fn", str.lower)("A") == "A"
+    if vocabulary == SIGLIP2_VOCABULARY and (keeps_case or config["text_cfg"].get("context_length") != 64):
+        raise PipelineError(
+            f"{spec} is a SigLIP2, which was trained with lower-case texts of 64 tokens. Set context_length to 64 and "
+            'tokenizer_kwargs to {"clean": "canonicalize"} in text_cfg of its open_clip_config.json.'
         )
 
 

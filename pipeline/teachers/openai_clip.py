@@ -19,6 +19,7 @@ from pipeline.system.files import regular_file, sha256_of
 from pipeline.teachers.clip_teacher import ClipTeacher, architecture_of
 from pipeline.teachers.encoding import ViewRules, compute_dtype, normalise_pixels, snap_to_stride
 from pipeline.teachers.package import Package, with_statistics
+from pipeline.teachers.tokens import whole_tokens
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the package imports pkg_resources, which warns that it is deprecated
@@ -91,17 +92,14 @@ class OpenaiClip(ClipTeacher):
         """Embed C texts as float32 Tensor[C, D] with unit rows.
 
         Raises:
-            PipelineError: a text has more tokens than the model takes.
+            LongTextError: a text has more tokens than the model takes.
         """
         parts = self.tokens(texts).to(self.device).split(TEXTS_PER_CALL)
         return F.normalize(torch.cat([self.model.encode_text(part).float() for part in parts]), dim=1)
 
     def tokens(self, texts: list[str]) -> Tensor:
         """Tokens of C texts, integer Tensor[C, tokens]; raises as `encode_texts`."""
-        try:
-            return clip.tokenize(texts, self.model.context_length)
-        except RuntimeError as error:
-            raise PipelineError(f"{error}. Shorten it.") from error
+        return whole_tokens(partial(clip.tokenize, truncate=True), texts, self.model.context_length)
 
 
 def load_openai(model: str, device: str | torch.device, precision: str, rules: ViewRules | None = None) -> OpenaiClip:

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from pipeline.system.errors import PipelineError, hint
 from pipeline.teachers.teacher import Teacher
+from pipeline.teachers.tokens import LongTextError
 
 PAPER_TEMPLATES = ("a photo of the {}",)
 """The paper's only prompt."""
@@ -65,6 +66,7 @@ def class_embeddings(
     names: Sequence[Mapping[str, float]],
     templates: Sequence[str] = PAPER_TEMPLATES,
     synonyms: str = "mean",
+    class_names: Sequence[str] = (),
 ) -> tuple[Tensor, Tensor]:
     """Text embeddings of classes, each row the normalised mean over the templates.
 
@@ -74,12 +76,14 @@ def class_embeddings(
         templates: sentences with {} instead of the name.
         synonyms: "mean": one row per class, the normalised weighted mean over its synonyms; "max": one row per synonym, of
             which `class_logits` takes the highest.
+        class_names: C names, for errors; by default their first synonyms.
 
     Returns:
         float32 Tensor[S, D] with unit rows, and int64 Tensor[S], the class of each row, ascending; for "mean"
         S = C.
 
     Raises:
+        LongTextError: a prompt is too long for the teacher.
         PipelineError: `synonyms` is neither, or the weights differ with "max".
     """
     if synonyms not in ("mean", "max"):
@@ -91,7 +95,14 @@ def class_embeddings(
         )
     flat = [synonym for group in names for synonym in group]
     prompts = [template.replace("{}", synonym) for synonym in flat for template in templates]
-    rows = teacher.encode_texts(prompts).unflatten(0, (len(flat), len(templates)))  # [synonyms, templates, D]
+    try:
+        rows = teacher.encode_texts(prompts)
+    except LongTextError as error:
+        owners = [c for c, group in enumerate(names) for _ in range(len(group) * len(templates))]
+        owner = owners[prompts.index(error.text)]
+        name = class_names[owner] if class_names else next(iter(names[owner]))
+        raise LongTextError(error.text, error.limit, name) from None
+    rows = rows.unflatten(0, (len(flat), len(templates)))  # [synonyms, templates, D]
     rows = F.normalize(rows.mean(1), dim=1)
     if synonyms == "mean":
         groups = rows.split([len(group) for group in names])

@@ -131,7 +131,7 @@ def zero_shot_head(
         PipelineError: the teacher gives two classes the same embedding.
     """
     sentences = find_templates(templates)
-    text, text_class = class_embeddings(teacher, names, sentences, synonyms)
+    text, text_class = class_embeddings(teacher, names, sentences, synonyms, class_names)
     check_embeddings(text, text_class, class_names)
     text = text.float().cpu()
     background_names = find_background(background) if teacher.logit_bias is None else ()
