@@ -20,6 +20,7 @@ from pipeline.runs.graph import STAGE_NAMES, STAGES, Stage, options_of, up_to
 from pipeline.runs.options import EmbedConfig, ReportConfig
 from pipeline.runs.settings import Settings, Words, checked_words, short_settings
 from pipeline.system.errors import PipelineError, hint
+from pipeline.system.memory import keep_freed_memory, return_freed_memory
 from pipeline.system.progress import log
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ def build(
 
     if to not in STAGE_NAMES:
         raise PipelineError(f"`to` is {to!r}, expected one of {', '.join(STAGE_NAMES)}.")
+    keep_freed_memory()  # as the command line does
     with started_run(run, preset, recipe, given, more, reset, force=False) as (folder, own):
         stages = up_to(to)[1:]
         if stages:
@@ -110,6 +112,7 @@ def build(
         if estimate is not None and estimate.total >= WORTH_SAYING:
             log(estimate.sentence(folder))
         run_chain(folder, own, device, stages=stages)
+    return_freed_memory()
     return folder
 
 
