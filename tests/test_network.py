@@ -10,6 +10,7 @@ from worlds.networks import small_net
 from pipeline.artifacts.checkpoints import read_checkpoint, write_checkpoint
 from pipeline.classifier import network, training
 from pipeline.classifier.inference import load_classifier
+from pipeline.deploy import export
 from pipeline.deploy.classifier import Classifier
 from pipeline.photos.resize import load_view
 from pipeline.runs.options import WarmupConfig
@@ -67,7 +68,6 @@ def test_convolutional_timm_models_make_maps_and_take_weights_of_a_whole_model(t
 @pytest.mark.parametrize(
     ("name", "match"),
     [
-        ("vit_tiny_patch16_224", "vit_tiny_patch16_224 does not accept images of any size"),
         ("swin_tiny_patch4_window7_224", "does not accept images of any size"),
         ("levit_128s", "does not accept images of any size"),
         ("mambaout_femto", r"returns \[1, 3, 3, 1152\] for an image of 96 px"),  # channels last
@@ -138,3 +138,65 @@ def test_synchronised_norms_compute_and_are_kept_as_before():
     torch.testing.assert_close(net(images), before)
     assert net.state_dict().keys() == weights.keys()
     assert all(torch.equal(net.state_dict()[name], value) for name, value in weights.items())
+
+
+VITS = {
+    "test_vit": 16,  # a class token
+    "vit_small_patch14_dinov2": 14,
+    "vit_small_patch14_reg4_dinov2": 14,
+    "vit_small_patch16_dinov3": 16,
+    "vit_base_patch16_siglip_224": 16,
+    "vit_base_patch16_siglip_gap_256.v2_webli": 16,
+    "beit_base_patch16_224": 16,  # one size alone
+}
+"""ViTs of timm, and the side of their patches."""
+
+
+@pytest.fixture(scope="module", params=VITS)
+def vit(request):
+    """Name of a ViT, timm's model, the backbone with its weights, and the side of the patches; all have one block."""
+    create = timm.create_model
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timm, "create_model", lambda *a, pretrained, **k: create(*a, pretrained=False, depth=1, **k))
+        torch.manual_seed(0)
+        whole = timm.create_model(request.param, pretrained=False).eval()
+        net = network.build_classifier(f"timm:{request.param}", 3, boost=3.0).eval().requires_grad_(False)
+        weights = {name.removeprefix("0.model."): value for name, value in net.stages.state_dict().items()}
+        assert all("attn_pool" in name or "head" in name for name in whole.load_state_dict(weights, strict=False)[0])
+        yield request.param, whole, net, VITS[request.param]
+
+
+def test_the_map_of_a_vit_has_the_tokens_of_its_patches(vit):
+    name, whole, net, patch = vit
+    side = whole.pretrained_cfg["input_size"][1]
+    if "dinov2" not in name:  # whose tokens at 518 px are many
+        images = torch.randn(2, 3, side, side)
+        with torch.no_grad():
+            tokens, maps = whole.forward_features(images), net.stages(images)
+        cells = side // patch
+        assert maps.shape == (2, net.head.in_channels, cells, cells)
+        for y in range(cells):
+            for x in range(cells):
+                torch.testing.assert_close(maps[:, :, y, x], tokens[:, whole.num_prefix_tokens + y * cells + x])
+    assert net.takes(side) and not net.takes(side + 1)
+    if name.startswith("beit"):
+        assert not net.takes(side + patch)
+        with pytest.raises(PipelineError, match=f"is 320, but the backbone takes images of {side} px alone"):
+            net.check_side(320, "warmup.image_size")
+    else:
+        assert net.features(torch.rand(1, 3, 3 * patch, 3 * patch)).shape[2:] == (3, 3)
+
+
+def test_a_side_between_two_patches_is_refused_with_the_nearest_one():
+    net = network.build_classifier("timm:test_vit", 3, boost=3.0, pretrained=False)
+    with pytest.raises(PipelineError, match=r"is 330, .* takes sides that are multiples of 16 px\. Set it to 336"):
+        net.check_side(330, "warmup.image_size")
+
+
+def test_a_vit_is_exported_at_another_size_than_its_own(vit, tmp_path):
+    name, whole, net, patch = vit
+    side = whole.pretrained_cfg["input_size"][1] if name.startswith("beit") else 6 * patch
+    torch.nn.init.normal_(net.head.weight, std=0.1)
+    scorer = export.Scorer(net)
+    export.write_onnx(export.trace(scorer, side), {}, tmp_path / "onnx")
+    assert export.largest_difference(scorer, export.load_onnx(tmp_path / "onnx"), side) < export.TOLERANCE

@@ -24,6 +24,9 @@ LOCAL_WEIGHTS = "name a file of them: `ccd all --set warmup.weights=FILE`, or `c
 HEADS = ("fc.", "classifier.", "head.", "pre_logits.")
 """Prefixes of the classification layer, which is cut off and which a weights file may lack."""
 
+VITS = {"vision_transformer", "deit", "eva", "beit"}
+"""Modules of timm with ViTs whose last tokens are a map."""
+
 PROBES = (96, 160)
 """Sides in pixels of the blank images that test a timm model."""
 
@@ -190,7 +193,7 @@ def fetch_weights(name: str, weights: str) -> nn.Module:
 
 
 def timm_backbone(name: str, weights: str, pretrained: bool) -> Backbone:
-    """Any convolutional timm model, as one stage."""
+    """Any convolutional timm model, or one whose tokens are patches of the image (ViT), as one stage."""
     import timm
 
     if not timm.is_model(name):
@@ -199,7 +202,7 @@ def timm_backbone(name: str, weights: str, pretrained: bool) -> Backbone:
     download = pretrained and not weights
     if download:
         with torch.random.fork_rng(devices=[]):  # refuse an unsuitable model before the download
-            map_channels(bare_timm(name, False), name)
+            checked_timm(bare_timm(name, False), name)
     try:
         model = bare_timm(name, download)
     except OSError as error:
@@ -208,13 +211,57 @@ def timm_backbone(name: str, weights: str, pretrained: bool) -> Backbone:
         ) from error
     load_weights(model, weights)
     config = model.pretrained_cfg
-    return Backbone(nn.Sequential(model), map_channels(model, name), tuple(config["mean"]), tuple(config["std"]))
+    stage, sides = checked_timm(model, name)
+    return Backbone(nn.Sequential(stage), mean=tuple(config["mean"]), std=tuple(config["std"]), **sides)
+
+
+class TokenMap(nn.Module):
+    """The last tokens of a timm ViT as a map, without class and register tokens.
+
+    Args:
+        model: with `forward_intermediates`; its other layers after the last block are dropped.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        model.attn_pool = None  # SigLIP's
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Tensor[B, 3, H, W] to Tensor[B, D, h, w], the normalised tokens of the patches."""
+        how = {"indices": 1, "norm": True, "output_fmt": "NCHW", "intermediates_only": True}
+        return self.model.forward_intermediates(images, **how)[0]
+
+
+def is_vit(name: str) -> bool:
+    """Whether a timm model is a ViT, such as those of DINOv2, DINOv3 and SigLIP."""
+    from timm.models import is_model_in_modules
+
+    return is_model_in_modules(name, VITS)
+
+
+def checked_timm(model: nn.Module, name: str) -> tuple[nn.Module, dict[str, int]]:
+    """The stage of a timm model of `bare_timm`, and `channels`, `stride` and `side` of its `Backbone`.
+
+    Raises:
+        PipelineError: see `map_channels`.
+    """
+    if not is_vit(name):
+        return model, {"channels": map_channels(model, name)}
+    any_size = getattr(model, "dynamic_img_size", False)
+    sides = {"stride": max(model.patch_embed.patch_size)} if any_size else {"side": max(model.patch_embed.img_size)}
+    return TokenMap(model), {"channels": model.num_features} | sides
 
 
 def bare_timm(name: str, pretrained: bool) -> nn.Module:
-    """A timm model without pooling and classification layer."""
+    """A timm model without pooling and classification layer; a ViT for images of any size where timm supports it."""
     import timm
 
+    if is_vit(name):
+        try:
+            return timm.create_model(name, pretrained=pretrained, num_classes=0, dynamic_img_size=True)
+        except TypeError:  # it has no such option
+            return timm.create_model(name, pretrained=pretrained, num_classes=0)
     try:
         model = timm.create_model(name, pretrained=pretrained, num_classes=0, global_pool="")
     except AssertionError:  # its head always pools
@@ -226,10 +273,10 @@ def bare_timm(name: str, pretrained: bool) -> nn.Module:
 
 
 def map_channels(model: nn.Module, name: str) -> int:
-    """D of the map [B, D, h, w] of a timm model; `num_features` differs if its head has layers.
+    """D of the map [B, D, h, w] of a convolutional timm model; `num_features` differs if its head has layers.
 
     Raises:
-        PipelineError: the model returns no such map, or accepts only one image size, as most transformers.
+        PipelineError: the model returns no such map, or accepts only one image size.
     """
     training = model.training
     try:
@@ -238,14 +285,14 @@ def map_channels(model: nn.Module, name: str) -> int:
     except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise PipelineError(
             f"timm:{name} does not accept images of any size ({first_line(error)}). A classifier needs a convolutional "
-            "backbone, such as timm:resnet50 or timm:convnext_tiny."
+            "backbone or a ViT, such as timm:convnext_tiny or timm:vit_small_patch14_dinov2."
         ) from error
     finally:
         model.train(training)
     if len(small) != 4 or small[1] != large[1] or not (small[2] < large[2] and small[3] < large[3]):
         raise PipelineError(
             f"timm:{name} returns {list(small)} for an image of {PROBES[0]} px, expected a map [1, channels, height, width]. "
-            "A classifier needs a convolutional backbone, such as timm:resnet50 or timm:convnext_tiny."
+            "A classifier needs a convolutional backbone or a ViT, such as timm:convnext_tiny or timm:vit_small_patch14_dinov2."
         )
     return small[1]
 

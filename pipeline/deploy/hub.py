@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.artifacts.checkpoints import Checkpoint, read_checkpoint
+from pipeline.classifier.backbones import TokenMap
 from pipeline.classifier.inference import load_classifier
 from pipeline.classifier.network import CamNet
 from pipeline.classifier.towers.embedding_map import EmbeddingMap
@@ -143,7 +144,7 @@ def exported_backbone(net: CamNet, size: int) -> bytes:
 
 def architecture_of(net: CamNet, backbone: str) -> str:
     """The timm name of a backbone of `pipeline.classifier.backbones.BACKBONES`; empty if timm's own returns no maps."""
-    if isinstance(net.stages[0], EmbeddingMap):
+    if isinstance(net.stages[0], EmbeddingMap | TokenMap):
         return ""
     return f"tf_efficientnet_{backbone}" if backbone.startswith("lite") else backbone.removeprefix("timm:")
 
