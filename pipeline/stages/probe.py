@@ -79,6 +79,7 @@ def probe(folder: Path, own: Settings, names: Sequence[str], device: str) -> tup
         model = build_classifier(
             **architecture, class_count=len(manifest.class_names), boost=warmup.boost, pretrained=False
         )
+        model.check_side(side, "warmup.image_size")
         shared = shares_maps(own, view, side)
         classifier, step, maps, weights = probe_classifier(model, warmup, side, torch.device(device), shared)
     pace = Pace(decode, encode, classifier, step, overlaps=torch.device(device).type != "cpu")
