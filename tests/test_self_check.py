@@ -270,6 +270,18 @@ def test_without_the_cutouts_they_are_skipped_with_a_line(passing, tmp_path, mon
     assert "cut-outs are not installed" in capsys.readouterr().err
 
 
+def test_a_failed_check_on_request_fits_a_bug_report(specs, monkeypatch):
+    monkeypatch.setattr("pipeline.teachers.speed.SECONDS", 0.0)
+    spec = specs["small vit"]
+    output = refused("check", "--teacher", spec, "--device", "cpu")
+    lines = dict(line.split(maxsplit=1) for line in output.splitlines() if line[0] != " ")
+    assert max(map(len, output.splitlines())) <= 80
+    assert spec.rpartition("/")[0] not in output and "openai:small vit.pt, 32 px, 4 x 4 cells" in output
+    assert {"ccd", "packages", "weights", "device", "precision", "speed"} < set(lines)
+    assert "torch " in lines["packages"] and lines["texts"] == "passed: cosine 1.000000, needs 0.9999"
+    assert "cut-outs             FAILED: " in output and "likely wrong         weights." in output
+
+
 def test_stages_refuse_a_teacher_that_fails_unless_the_check_is_off(specs, run, colour_teacher, tmp_path, monkeypatch):
     monkeypatch.setenv("CCD_CACHE", str(tmp_path / "cache"))
     for stage in ("embed", "score_crops"):

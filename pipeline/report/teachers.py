@@ -4,6 +4,7 @@ import platform
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import indent, wrap
 from typing import TYPE_CHECKING
 
 from pipeline.runs.config import split_teacher
@@ -14,6 +15,9 @@ from pipeline.teachers.catalog import CATALOG, Entry
 
 if TYPE_CHECKING:
     import torch
+
+WIDTH, INDENT = 80, 21
+"""Columns of the output, and of the names in it."""
 
 WIDTHS = (6, 7, 7, 6, 6, 6)
 HEADINGS = ("MB", "params", "GFLOPs", "VOC07", "cells")
@@ -76,7 +80,7 @@ def show_check(spec: str, device: str, precision: str) -> bool:
 
     device = pick_device(device)
     teacher = load_teacher(spec, device, precision)
-    log(f"checking {spec}.")
+    log(f"checking {without_folder(spec)}.")
     result = check_teacher(teacher)
     rate, batch_size = images_per_second(teacher, device)
     side = teacher.input_size
@@ -91,13 +95,12 @@ def show_check(spec: str, device: str, precision: str) -> bool:
         ("precision", precision_of(teacher)),
         ("speed", f"{rate:.1f} images per second, in batches of {batch_size}"),
     ]
-    for check in result.checks:
-        rows.append((check.name, f"{'FAILED' if check.suspect else 'passed'}: {check.figure}"))
-        if check.suspect:
-            rows.append(("", f"likely wrong: {check.suspect}. {REMEDIES[check.suspect]}"))
+    rows += [(check.name, f"{'FAILED' if check.suspect else 'passed'}: {check.figure}") for check in result.checks]
+    rows += [("likely wrong", f"{check.suspect}. {REMEDIES[check.suspect]}") for check in result.failed[:1]]
     with writing_output():
         for name, text in rows:
-            output.print(f"{name:<20} {text}", soft_wrap=True, markup=False)
+            block = "\n".join(wrap(text, WIDTH - INDENT, break_on_hyphens=False))
+            output.print(f"{name:<{INDENT}}" + indent(block, " " * INDENT).lstrip(), soft_wrap=True, markup=False)
     return not result.failed
 
 
