@@ -238,6 +238,12 @@ def test_faults_that_the_package_has_too(quick, cutouts, noise, own, needs_quick
     assert type(teacher.model[0]) is nn.GELU and teacher.statistics == own
 
 
+def test_a_teacher_that_names_nearly_all_is_not_tried_with_the_other_gelu(quick, cutouts, monkeypatch):
+    monkeypatch.setattr(check_objects, "GAIN", 0.2)
+    monkeypatch.setattr(check_objects, "other_gelu", lambda _: pytest.fail("tried"))
+    assert not check_cutouts(Fragile(quick, 0.0, STATISTICS[0], True), cutouts)[0].suspect
+
+
 @pytest.fixture
 def passing(specs, tmp_path, monkeypatch):
     """A random teacher whose check passes, and the list of its checks."""

@@ -124,10 +124,11 @@ def suspect_of_names(teacher: Any, cutouts: Mapping[str, Sequence[Image.Image]],
         return name_cutouts(teacher, cutouts).whole
 
     passes = naming.whole >= NAMED
+    needed = naming.whole + GAIN if passes else NAMED
     model = getattr(teacher, "model", None)
-    if model is not None and any(count_gelus(model)):
+    if needed <= 1 and model is not None and any(count_gelus(model)):
         with other_gelu(model):
-            if named() >= (naming.whole + GAIN if passes else NAMED):
+            if named() >= needed:
                 return "activation"
     if passes:
         return ""
