@@ -20,7 +20,7 @@ STAGES := prepare embed init-labels warmup boxes score-crops fuse train evaluate
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: all install $(STAGES) status test test-slow check-gpu package-check lint format bench-teacher bench-decode bench-train bench-feed bench-engines bench-start bench-scale bench-intervals bench-serve bench-bad-requests bench-damage ablation export notebook \
+.PHONY: all install $(STAGES) status test test-slow check-gpu package-check lint format bench-teacher bench-decode bench-train bench-feed bench-engines bench-start bench-scale bench-intervals bench-serve bench-bad-requests bench-damage ablation export notebook docs \
         report review predict clean help
 
 all: $(VENV)/installed ## install what a run needs, then run every stage: PRESET=demo, or PRESET=voc12 VOC_ROOT=DIR
@@ -117,6 +117,9 @@ ablation: $(VENV)/installed-plot ## compare the settings of a plan on RUN: PLAN=
 
 notebook: $(VENV)/installed-notebook ## run docs/notebook.ipynb and store its outputs in it
 	$(BIN)/python docs/run_notebook.py
+
+docs: $(VENV)/installed-docs ## build the pages of README.md and docs/ as a site in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 export: $(VENV)/installed-onnx ## export the final classifier of RUN as ONNX
 	$(CCD) export $(RUN) --force
