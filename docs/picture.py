@@ -2,7 +2,9 @@
 
 python docs/picture.py RUN
 
-The photos are in scikit-image and scikit-learn:
+RUN: a run with the default settings on the 700 train photos of VOC 2012 and 222 photos of COCO, with the classes cat, dog,
+horse, cow, sheep, bird, person, car, bus, bicycle, motorbike, boat, aeroplane, rocket, bottle, cup, chair, sofa, flower and
+palace. The photos of the picture are none of them, and are in scikit-image and scikit-learn:
 
 cat         Stefan van der Walt, CC0
 coffee      Rachel Michetti, CC0
@@ -46,11 +48,11 @@ def main(run: str) -> None:
     for index, (path, prediction) in enumerate(zip(photo_paths(), predictions, strict=True)):
         x, y = index % 3 * (TILE[0] + 10), index // 3 * (TILE[1] + BAND + 10)
         with Image.open(path) as photo:
-            picture.paste(ImageOps.fit(photo.convert("RGB"), TILE), (x, y))
+            picture.paste(ImageOps.fit(photo.convert("RGB"), TILE, centering=(0.5, 0.1)), (x, y))
         labels = sorted(prediction.labels, key=lambda name: -prediction.scores[name])
         text = ", ".join(f"{name} {prediction.scores[name]:.2f}" for name in labels) or "none"
         draw.text((x + TILE[0] / 2, y + TILE[1] + BAND / 2), text, "black", font, anchor="mm")
-        print(path.name, text, sorted(((s, n) for n, s in prediction.scores.items()), reverse=True)[:4])
+        print(f"{path.name}: {text}")
     picture.save(PICTURE, quality=85, optimize=True)
     if PICTURE.stat().st_size > LARGEST:
         sys.exit(f"{PICTURE} has {PICTURE.stat().st_size:,} bytes, expected at most {LARGEST:,}.")
