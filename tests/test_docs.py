@@ -15,7 +15,7 @@ from PIL import Image
 from worlds.commands import ccd
 
 from pipeline import cli
-from pipeline.runs.graph import find_stage, options_of
+from pipeline.runs.graph import STAGE_NAMES, find_stage, options_of
 
 ROOT = Path(__file__).resolve().parents[1]
 CUTOUTS = ROOT / "pipeline" / "datasets" / "cutouts"
@@ -24,6 +24,7 @@ PAGES = sorted(
     for pattern in ("*.md", "docs/*.md", "artifacts/README.md", "pipeline/**/README.md", "tests/benchmarks/README.md")
     for path in ROOT.glob(pattern)
 )
+GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?:(?<=\n\n)|^)(?: {4}.*\n)+")
 COMMENT = re.compile(r"\s{2,}#.*$")
@@ -99,6 +100,23 @@ def test_commands_on_pages_have_these_options(page, line):
     for setting in re.findall(r"--set (\S+?)=", line):
         stage, _, option = setting.partition(".")
         assert option.replace("-", "_") in {item.name for item in fields(options_of(find_stage(stage)))}
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+def test_options_in_sentences_exist(page):
+    known = {
+        name
+        for each in typer.main.get_command(cli.app).commands.values()
+        for p in each.params
+        for name in (*p.opts, *p.secondary_opts)
+    }
+    code = " ".join(re.findall(r"`([^`\n]+)`", FENCE.sub("", text_of(page))))
+    used = set(re.findall(r"(?<!\S)--[a-z][a-z-]+", code)) - {"--build-arg", "--help"}
+    assert used <= known
+    settings = re.findall(rf"(?<![\w/])({'|'.join(STAGE_NAMES)})\.([a-z_]+)(?![\w.(])", code)
+    settings = [(stage, option) for stage, option in settings if option not in ("pt", "csv", "h")]
+    missing = [each for each in settings if each[1] not in {f.name for f in fields(options_of(find_stage(each[0])))}]
+    assert missing == []
 
 
 @pytest.mark.parametrize(("page", "line"), [each for each in ALL if each[1].startswith("make ")])
