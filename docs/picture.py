@@ -28,7 +28,7 @@ PHOTOS = (
     *(("sklearn", f"datasets/images/{name}") for name in ("flower.jpg", "china.jpg")),
 )
 TILE = (400, 300)
-BAND = 56
+BAND = 68
 """Pixels below each photo, for its labels."""
 LARGEST = 300_000
 """Bytes of the picture."""
@@ -44,7 +44,7 @@ def main(run: str) -> None:
     predictions = Classifier.load(run).predict(photo_paths())
     picture = Image.new("RGB", (3 * TILE[0] + 20, 2 * (TILE[1] + BAND) + 10), "white")
     draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(30)
+    font = ImageFont.load_default(44)
     for index, (path, prediction) in enumerate(zip(photo_paths(), predictions, strict=True)):
         x, y = index % 3 * (TILE[0] + 10), index // 3 * (TILE[1] + BAND + 10)
         with Image.open(path) as photo:
