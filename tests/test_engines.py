@@ -7,7 +7,7 @@ import torchvision
 from torch import nn
 
 from pipeline.classifier import engines
-from pipeline.classifier.engines import fuse, run_of
+from pipeline.classifier.engines import CPU_PIXELS, fuse, run_of
 from pipeline.classifier.lite import build_lite
 from pipeline.system.errors import PipelineError
 
@@ -47,6 +47,16 @@ def images():
 
 def relative(found, expected):
     return ((found - expected).norm() / expected.norm()).item()
+
+
+def test_a_cpu_runs_slices_of_a_batch_one_by_one(network):
+    count = CPU_PIXELS // (129 * 193)
+    images = torch.randn(2 * count + 1, 3, 129, 193, generator=torch.Generator().manual_seed(1))
+    run = run_of(network, CPU)
+    found = run(images)
+    assert len(found) == len(images) and relative(found, network(images)) < 1e-4
+    for part in (slice(0, count), slice(count, 2 * count), slice(2 * count, None)):
+        assert torch.equal(found[part], run(images[part]))
 
 
 def test_a_fused_network_says_the_same_and_the_original_is_untouched(network, images):

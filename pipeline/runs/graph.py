@@ -164,16 +164,16 @@ BY_PEOPLE = {"corrections.h5": "import-labels"}
 VERSIONS = {
     "manifest": 3,
     "ground_truth": 4,
-    "embeddings": 6,
+    "embeddings": 7,
     "initial_labels": 2,
-    "warmup": 7,
-    "boxes": 3,
-    "crop_scores": 5,
+    "warmup": 8,
+    "boxes": 4,
+    "crop_scores": 6,
     "corrections": 2,
     "final_labels": 2,
-    "cross_fitted_labels": 2,
-    "classifier": 8,
-    "epoch_scores": 6,
+    "cross_fitted_labels": 3,
+    "classifier": 9,
+    "epoch_scores": 7,
     "metrics": 4,
 }
 """Schema version of each artifact; the schema is the file name without suffix."""
