@@ -164,7 +164,7 @@ def test_training_is_that_of_one_process(runs, name, history):
 
 
 def test_these_trainings_move_the_weights_further_than_they_may_differ(runs):
-    before, after = (read_checkpoint(runs[0] / name).training["model"] for name in ("warmup.pt", "classifier.pt"))
+    before, after = (read_checkpoint(runs[0] / name).weights for name in ("warmup.pt", "classifier.pt"))
     moved = [key for key in before if (before[key] - after[key]).abs().max() > 1e-3]
     assert "head.weight" in moved and len(moved) > 10
 

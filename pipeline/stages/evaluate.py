@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import expit, logit
 
 from pipeline.artifacts.embeddings import Embeddings
 from pipeline.artifacts.epoch_scores import EpochScores
@@ -156,7 +155,8 @@ def teacher_test_scores(
 def scores_of_both(embeddings: Embeddings, init_labels: InitLabelsConfig, epochs: EpochScores) -> np.ndarray:
     """Scores float32 [N, C] of the test images by the classifier and its teacher, another network."""
     teacher = teacher_scores(embeddings, ~embeddings.is_train, init_labels)
-    return expit(mixed_logits(logit(epochs.chosen.astype(np.float64).clip(1e-9, 1 - 1e-9)), teacher, epochs.mixture))
+    scores = epochs.chosen.astype(np.float64).clip(1e-9, 1 - 1e-9)
+    return 1 / (1 + np.exp(-mixed_logits(np.log(scores / (1 - scores)), teacher, epochs.mixture)))
 
 
 def lacks_epochs(epochs: EpochScores) -> bool:
