@@ -125,7 +125,7 @@ STAGES = (
     ),
     Stage(
         "train",
-        "Cross-fit the final labels and train the final classifier on them, starting from the warm-up.",
+        "Train the final classifier on the final labels, starting from the warm-up.",
         module="train",
         options="TrainConfig",
         reads=("manifest.csv", "warmup.pt", "final_labels.h5"),
