@@ -12,6 +12,7 @@ from worlds.commands import ccd
 
 from pipeline.artifacts.checkpoints import read_checkpoint
 from pipeline.artifacts.hdf5 import read_arrays
+from pipeline.artifacts.manifest import read_manifest
 from pipeline.classifier.inference import load_classifier
 from pipeline.datasets import voc
 from pipeline.runs.options import BoxesConfig
@@ -85,7 +86,7 @@ def model(run):
 @pytest.fixture(scope="module")
 def ask(run, teacher):
     """Probabilities of views float [3, H, W], normalised already."""
-    names = read_arrays(run / "embeddings.h5").class_names
+    names = [name for (name,) in read_manifest(run).display_names.values()]  # the recipe has one name per class
     texts = teacher.encode_texts([f"a photo of the {name}" for name in names])
 
     @torch.inference_mode()
