@@ -85,6 +85,13 @@ def test_scores_are_calibrated_on_the_train_images_and_the_labels_trained_on(fin
         assert torch.equal(state["scale"], plain["scale"]) and torch.equal(state["offset"], plain["offset"])
 
 
+def test_inspect_of_a_finished_run_ends_with_its_map_and_the_report(finished):
+    code, output = invoke("inspect", finished)
+    *_, measured, _, following = output.strip().splitlines()
+    figure = json.loads((finished / "metrics.json").read_text())["test"]["final classifier"]["mAP"]
+    assert code == 0 and f"{100 * figure:.1f}" in measured and f"ccd report --run {finished}" in following
+
+
 def test_labels_are_refined_as_far_as_they_are_undecided(run):
     ccd("train", "--run", run, "--cross-fit-rounds", "2")
     final, refined = (read(run / f"{name}_labels.h5") for name in ("final", "cross_fitted"))

@@ -215,6 +215,19 @@ def file_states(folder: Path) -> dict[str, FileState]:
     return {name: _state(folder / name, known, own) for name in MAKERS}
 
 
+def next_stage(states: Mapping[str, str]) -> str:
+    """The first stage with an artifact that is missing or out of date; empty if there is none.
+
+    Args:
+        states: `FileState.state` of every artifact that a run can have. Without ground truth, `evaluate` has nothing to do.
+    """
+    for name, command in MAKERS.items():
+        needed = command in STAGE_NAMES and (command != "evaluate" or states["ground_truth.h5"] == UP_TO_DATE)
+        if needed and states[name] not in (UP_TO_DATE, NOT_MADE):
+            return command
+    return ""
+
+
 def file_state(path: Path) -> FileState:
     """The state of one artifact."""
     return _state(path, {}, settings_of(path.parent))

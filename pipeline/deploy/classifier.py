@@ -163,12 +163,12 @@ class Classifier:
         return np.concatenate(scores)
 
     @torch.inference_mode()
-    def score_batch(self, squares: Tensor, *others: Tensor) -> np.ndarray:
-        """Scores float32 [B, C] of square views, uint8 Tensor[B, 3, S, S]; `others` are those of the teacher, see `views`."""
+    def score_batch(self, squares: Tensor, *teacher_views: Tensor) -> np.ndarray:
+        """Scores float32 [B, C] of square views, uint8 Tensor[B, 3, S, S]; `teacher_views` are those of the teacher, see `views`."""
         maps = self._features(to_float(to_device(squares, self.device))).float()
         logits = self.net.logits(maps).cpu()
         if self._teacher is not None:
-            logits = torch.from_numpy(self._teacher.logits_of_both(logits.numpy(), others))
+            logits = torch.from_numpy(self._teacher.logits_of_both(logits.numpy(), teacher_views))
         return logits.sigmoid().numpy()
 
     @cached_property

@@ -20,7 +20,17 @@ from pipeline.artifacts.manifest import Manifest, read_manifest
 from pipeline.artifacts.photo_facts import check_photos
 from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.schema import Artifact
-from pipeline.artifacts.state import MISSING, NOT_MADE, UP_TO_DATE, file_state, file_states, read_provenance, up_to_date
+from pipeline.artifacts.state import (
+    MISSING,
+    NOT_MADE,
+    UP_TO_DATE,
+    FileState,
+    file_state,
+    file_states,
+    next_stage,
+    read_provenance,
+    up_to_date,
+)
 from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
 from pipeline.evaluation.box_quality import box_quality
 from pipeline.evaluation.ground_truth import GroundTruth
@@ -46,6 +56,9 @@ EXAMPLES = 10
 
 PLAIN_STATES = (UP_TO_DATE, MISSING, NOT_MADE)
 """States of a file that need no explanation."""
+
+UNUSED = ("embeddings.h5", "boxes.h5", "crop_scores.h5", "epoch_scores.h5")
+"""Large files that the result of a run does not need."""
 
 
 def run(path: Path, image: str = "") -> None:
@@ -95,9 +108,10 @@ def show_run(folder: Path, image: str) -> None:
     """Print the states of a run's files and, if `image` is given, the content of the readable ones about it."""
     if not any((folder / name).exists() for name in (*MAKERS, "run.toml")):
         raise PipelineError(f"{folder} has no file of a run. {hint(folder.name, known_runs())}")
-    show(run_table(folder))
+    states = file_states(folder)
+    show(run_table(folder, states))
     if not image:
-        for line in closing_lines(folder):
+        for line in closing_lines(folder, states):
             log(line)
         return
     check_photo(folder, read_manifest(folder), image)
@@ -221,32 +235,29 @@ def save_picture(folder: Path, image_id: str, out: Path) -> None:
     log(f"{out}: {image_id} with {len(box)} boxes.")
 
 
-def run_table(folder: Path) -> PlainTable:
+def run_table(folder: Path, states: Mapping[str, FileState]) -> PlainTable:
     """Every artifact of a run and its state."""
     table = PlainTable("file", "command", "state", "fingerprint", title=str(folder))
-    for state in file_states(folder).values():
-        fingerprint = state.provenance.fingerprint if state.provenance else ""
-        table.add_row(
-            state.name, state.command, state.state if state.state in PLAIN_STATES else "out of date", fingerprint
-        )
+    for each in states.values():
+        fingerprint = each.provenance.fingerprint if each.provenance else ""
+        state = each.state if each.state in PLAIN_STATES else "out of date"
+        table.add_row(each.name, each.command, state, fingerprint)
     return table
 
 
-def closing_lines(folder: Path) -> list[str]:
+def closing_lines(folder: Path, states: Mapping[str, FileState]) -> list[str]:
     """Why files are out of date or unreadable, the result of the run, and the next command."""
-    states = file_states(folder)
-    reasons = dict.fromkeys(each.state for each in states.values() if each.state not in PLAIN_STATES)
+    lines = [*dict.fromkeys(each.state for each in states.values() if each.state not in PLAIN_STATES)]
     argument = run_argument(folder)
-    if any(
-        states[name].state not in (UP_TO_DATE, NOT_MADE)
-        for name in ("manifest.csv", "final_labels.h5", "classifier.pt")
-    ):
-        return [*reasons, f"Next: `ccd all {argument}` builds what is missing or out of date."]
-    lines = [sentence(read_run(folder, without=("boxes.h5", "crop_scores.h5")))]
-    if states["metrics.json"].state == UP_TO_DATE:
-        test = json.loads((folder / "metrics.json").read_text()).get("test", {}).get("final classifier")
-        lines = [f"mAP of the classifier on the test photos: {100 * test['mAP']:.1f}."] * bool(test) + lines
-    return [*reasons, *lines, f"Next: `ccd report --run {argument}` shows the run on one page."]
+    if states["classifier.pt"].state == UP_TO_DATE:
+        run = read_run(folder, without=UNUSED)
+        final = (run.metrics or {}).get("test", {}).get("final classifier")
+        if final is not None:
+            lines.append(f"mAP of the classifier on the test photos: {100 * final['mAP']:.1f}.")
+        lines.append(sentence(run))
+    if next_stage({name: each.state for name, each in states.items()}):
+        return [*lines, f"Next: `ccd all {argument}` builds what is missing or out of date."]
+    return [*lines, f"Next: `ccd report --run {argument}` shows the run on one page."]
 
 
 def origin_table(path: Path, provenance: Provenance) -> PlainTable:

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.artifacts.manifest import Manifest, read_manifest
-from pipeline.artifacts.state import NOT_MADE, UP_TO_DATE, file_states
+from pipeline.artifacts.state import UP_TO_DATE, file_states, next_stage
 from pipeline.evaluation.run_files import RunFiles, read_run
 from pipeline.report.verdict import closing_lines, sentence
-from pipeline.runs.graph import STAGE_NAMES
 from pipeline.system.errors import PipelineError, printable
 
 if TYPE_CHECKING:
@@ -35,9 +34,10 @@ def text_of(folder: Path) -> str:
         manifest = read_manifest(folder)
     except PipelineError as error:
         return f"Run({str(folder)!r}): {error}"
-    following = next_stage(folder)
+    states = {name: each.state for name, each in file_states(folder).items()}
+    following = next_stage(states)
     lines = [f"Run({str(folder)!r}): {facts(manifest)}; {state_of(following)}."]
-    if not following or file_states(folder)["metrics.json"].state == UP_TO_DATE:
+    if not following or states["metrics.json"] == UP_TO_DATE:
         lines.append(sentence(read_run(folder, without=(*UNUSED, "epoch_scores.h5"))))
     return printable("\n".join(lines), keep="\n")
 
@@ -48,7 +48,7 @@ def html_of(folder: Path) -> str:
         run = read_run(folder, without=UNUSED)
     except PipelineError as error:
         return f"<p><b>{shown(str(folder))}</b>: {shown(str(error))}</p>"
-    following = next_stage(folder)
+    following = next_stage(run.states)
     parts = [f"<p><b>{shown(str(folder))}</b>: {shown(facts(run.manifest))}; {state_of(following)}.</p>"]
     lines = [*([sentence(run)] if run.metrics or not following else []), *closing_lines(run)]
     parts += [f"<p>{shown(line)}</p>" for line in lines]
@@ -62,16 +62,6 @@ def facts(manifest: Manifest) -> str:
     more = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
     photos = f"{counts.get('train', 0):,} train and {counts.get('test', 0):,} test photos"
     return f"{photos}, {len(names)} class{'es' * (len(names) != 1)} ({', '.join(names[:NAMES])}{more})"
-
-
-def next_stage(folder: Path) -> str:
-    """The first stage with an artifact that is missing or out of date; empty if there is none."""
-    states = file_states(folder)
-    for each in states.values():
-        measured = each.command != "evaluate" or states["ground_truth.h5"].state == UP_TO_DATE
-        if each.state not in (UP_TO_DATE, NOT_MADE) and each.command in STAGE_NAMES and measured:
-            return each.command
-    return ""
 
 
 def state_of(following: str) -> str:

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.artifacts.state import NOT_MADE, UP_TO_DATE
+from pipeline.artifacts.state import next_stage
 from pipeline.evaluation.run_files import RunFiles
 from pipeline.evaluation.tables import gain_sentence
 from pipeline.method.extras.thresholds import PRESENT, predicted_nearly_everywhere
 from pipeline.report.content import scored, thresholds, truth_of
-from pipeline.runs.graph import MAKERS, run_argument
+from pipeline.runs.graph import run_argument
 from pipeline.runs.settings import FILE as SETTINGS
 
 MAX_ALERTS = 5
@@ -102,10 +102,9 @@ def sentence(run: RunFiles) -> str:
 
 def unfinished(run: RunFiles) -> str:
     """The stage that a run without final labels needs next, and the command that runs the rest."""
-    built = (UP_TO_DATE, NOT_MADE)
-    following = next((stage for name, stage in MAKERS.items() if run.states[name] not in built), "train")
     return (
-        f"The run is not finished: the next stage is {following}. `ccd all {run_argument(run.folder)}` runs the rest."
+        f"The run is not finished: the next stage is {next_stage(run.states)}. `ccd all {run_argument(run.folder)}` runs the "
+        "rest."
     )
 
 

@@ -172,8 +172,8 @@ VERSIONS = {
     "corrections": 2,
     "final_labels": 2,
     "cross_fitted_labels": 3,
-    "classifier": 9,
-    "epoch_scores": 7,
+    "classifier": 10,
+    "epoch_scores": 8,
     "metrics": 4,
 }
 """Schema version of each artifact; the schema is the file name without suffix."""

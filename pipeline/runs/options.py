@@ -33,6 +33,9 @@ def weights_identity(weights: str) -> str:
 CONSE_NETWORK = "lite2"
 """Network of `conse` without a name: the classifier's own, so that both need one pass."""
 
+TRAINING_SIDE = 320
+"""Side in pixels of the input in training, but for a backbone from the teacher."""
+
 SELF_CHECK = (
     "Check a downloaded or local teacher at its first use: against its own package, and on the objects of the demo. Off: for "
     "a teacher that knows none of them."
@@ -376,6 +379,10 @@ class WarmupConfig(TrainingConfig):
     def also_reads(self) -> tuple[str, ...]:
         """`embeddings.h5` for the teacher's backbone."""
         return ("embeddings.h5",) if self.backbone == "teacher" else ()
+
+    def shares_tower(self, embed: EmbedConfig) -> bool:
+        """Whether the backbone is the teacher's image tower, with the teacher's weights, which training keeps."""
+        return self.backbone in ("teacher", embed.network) and self.freeze_backbone and not self.weights
 
 
 @dataclass(frozen=True)

@@ -54,8 +54,7 @@ class KeptFeatures:
         """The store for a stage; None for a teacher whose maps no classifier of this command could use."""
         if stage.network == "teacher":
             embed, warmup = own.config("embed", EmbedConfig, {}), own.config("warmup", WarmupConfig, {})
-            same = warmup.backbone in ("teacher", embed.network) and warmup.freeze_backbone and not warmup.weights
-            if not same or not any(each.network == "classifier" for each in self._stages):
+            if not warmup.shares_tower(embed) or not any(each.network == "classifier" for each in self._stages):
                 return None
         return self.store
 

@@ -96,7 +96,7 @@ class Forecast:
 
 
 def forecast(folder: Path, own: Settings, device: str, stages: Sequence[Stage], force: bool) -> Forecast | None:
-    """Estimate of the stages that have work; None for a run of about a minute, and for stages without a network.
+    """Estimate of the stages that have work; None for stages without a network, and where few passes need no probe.
 
     Args:
         folder: run folder, with a manifest.
@@ -139,8 +139,7 @@ def is_short(own: Settings, images: int) -> bool:
 def shares_maps(own: Settings, view: int, side: int) -> bool:
     """Whether the teacher's maps are those that the classifier trains on; see `Sizes` for the sides."""
     embed, warmup = own.config("embed", EmbedConfig, {}), own.config("warmup", WarmupConfig, {})
-    same = warmup.backbone in ("teacher", embed.network) and warmup.freeze_backbone and not warmup.weights
-    return same and embed.local != "tiles" and not warmup.flips and view == side
+    return warmup.shares_tower(embed) and embed.local != "tiles" and not warmup.flips and view == side
 
 
 def pixels(side: int, measured: int) -> float:

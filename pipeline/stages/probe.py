@@ -14,7 +14,7 @@ from pipeline.classifier.features import map_shape
 from pipeline.classifier.inference import feature_run, to_device, to_float
 from pipeline.classifier.network import CamNet, build_classifier
 from pipeline.photos.views import ViewSpec
-from pipeline.runs.options import EmbedConfig, ScoreCropsConfig, WarmupConfig
+from pipeline.runs.options import TRAINING_SIDE, EmbedConfig, ScoreCropsConfig, WarmupConfig
 from pipeline.runs.settings import Settings
 from pipeline.stages.forecast import Pace, Sizes, shares_maps
 from pipeline.system.precision import autocast, autocast_dtype
@@ -23,8 +23,6 @@ from pipeline.teachers.encoding import CPU_CHUNK, ViewRules, precision_of
 from pipeline.teachers.photo_encoder import PhotoEncoder
 from pipeline.teachers.teacher import Teacher, load_teacher
 
-SIDE = 320
-"""Side of the input in training for other backbones than the teacher's, in pixels; see the stage warm-up."""
 SAMPLE = 64
 """Photos of the probe."""
 BUDGET = 0.6
@@ -62,7 +60,7 @@ def probe(folder: Path, own: Settings, names: Sequence[str], device: str) -> tup
     spec = crops.teacher if embed.precomputed else embed.teacher
     teacher = load_teacher(spec, device, embed.precision, rules=ViewRules.of(embed)) if spec else None
     view = 0 if teacher is None else embed.image_size or teacher.input_size
-    side = warmup.image_size or (view if warmup.backbone == "teacher" else SIDE)
+    side = warmup.image_size or (view if warmup.backbone == "teacher" else TRAINING_SIDE)
     views = ViewSpec(view or side, digests=manifest.digest_of)
     decode = seconds_per_item(lambda count: decode_photos(views, paths[-count:]), len(paths))
     encode, missing, entry = 0.0, 0, 0

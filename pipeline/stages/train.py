@@ -58,17 +58,13 @@ def choose_epoch(config: TrainConfig, warmup: Checkpoint, history: pd.DataFrame)
     return chosen or config.epochs
 
 
-def calibrated(
-    best: Checkpoint, paths: list[str], labels: np.ndarray, device: str, store: FeatureStore | None
-) -> tuple[Checkpoint, np.ndarray]:
-    """The classifier with its scores calibrated on the train images and their soft labels [N, C]; see `fit_calibration`.
+def calibrated(best: Checkpoint, logits: Tensor, labels: np.ndarray) -> Checkpoint:
+    """The classifier with its scores calibrated on its logits [N, C] of the train images and their soft labels [N, C].
 
-    Returns:
-        The classifier, and its logits float32 [N, C] of the train images before.
+    See `fit_calibration`.
     """
-    logits = predict_together(load_classifier(best, device), paths, best.image_size, title="calibrate", store=store)
     scale, offset = (torch.from_numpy(each).float() for each in fit_calibration(logits.numpy(), labels))
-    return replace(best, weights=best.weights | {"scale": scale, "offset": offset}), logits.numpy()
+    return replace(best, weights=best.weights | {"scale": scale, "offset": offset})
 
 
 def cross_fit_share(labels: Labels, warmup: Checkpoint, config: TrainConfig) -> float:
@@ -150,17 +146,6 @@ def with_teacher(learned: Checkpoint, teacher: TeacherHead, weight: float) -> Ch
     tensors = {f"teacher.{name}": value for name, value in teacher.state_dict().items()}
     weights = learned.weights | tensors | {"learned_weight": torch.tensor(weight)}
     return replace(learned, weights=weights, architecture=learned.architecture | {"teacher": asdict(teacher.shape)})
-
-
-def fit_teacher(
-    teacher: TeacherHead, learned: Checkpoint, paths: list[str], device: str, store: FeatureStore | None
-) -> None:
-    """`TeacherHead.fit_scale` to the learned head on the train images."""
-    own, other = (
-        predict_together(load_classifier(each, device), paths, each.image_size, title="two heads", store=store)
-        for each in (with_teacher(learned, teacher, 0.0), learned)
-    )
-    teacher.fit_scale(own, other)
 
 
 def mixture_with_teacher(folder: Path, best: Checkpoint, logits: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
@@ -275,19 +260,25 @@ def run(
     best = replace(warmup, weights=weights, image_size=config.test_size)
     epochs = range(1, config.epochs + 1) if each_epoch else [chosen]
     logits = logits_of_epochs(best, epochs, partial, predict_test, device)
-    learned = None
+    learned = factors = None
     teacher = teacher_of(folder, warmup) if config.teacher_head else None
+    if teacher is not None or config.calibrate:
+        predict_train = functools.partial(
+            predict_together, paths=train.paths, size=config.test_size, title="train images", store=kept
+        )
+        train_logits = predict_train(load_classifier(best, device))
     if teacher is not None:
         learned, weight = logits[chosen], learned_weight(len(train.paths))
-        fit_teacher(teacher, best, train.paths, device, kept)
+        own = predict_train(load_classifier(with_teacher(best, teacher, 0.0), device))
+        teacher.fit_scale(own, train_logits)
+        train_logits = weight * train_logits + (1 - weight) * (teacher.scale * own + teacher.offset)
         alone = predict_test(load_classifier(with_teacher(best, teacher, 0.0), device))
         logits = {epoch: weight * each + (1 - weight) * alone for epoch, each in logits.items()}
         best = with_teacher(best, teacher, weight)
-    factors = None
     if config.calibrate:
-        best, train_logits = calibrated(best, train.paths, labels.labels, device, kept)
+        best = calibrated(best, train_logits, labels.labels)
         if teacher is None:
-            factors = mixture_with_teacher(folder, best, train_logits, labels.labels)
+            factors = mixture_with_teacher(folder, best, train_logits.numpy(), labels.labels)
     if not distributed.is_main():
         return
     write(folder / "cross_fitted_labels.h5", replace(labels, provenance=origin.of("cross_fitted_labels.h5")))

@@ -18,14 +18,11 @@ from pipeline.classifier.network import CamNet, build_classifier
 from pipeline.classifier.training import TrainingSet, check_sides, fit, start_training, targets_of
 from pipeline.method.extras.thresholds import PRESENT
 from pipeline.photos.image_cache import open_cache
-from pipeline.runs.options import WarmupConfig
+from pipeline.runs.options import TRAINING_SIDE, WarmupConfig
 from pipeline.runs.partial_results import PartialResults
 from pipeline.system import distributed
 from pipeline.system.progress import log
 from pipeline.teachers.shared_network import teacher_backbone
-
-SIDE = 320
-"""Side of the input in training for other backbones than the teacher's, in pixels."""
 
 
 def initial_classifier(
@@ -65,7 +62,7 @@ def run(
     check_same_images(labels, train, folder / "initial_labels.h5", folder / "manifest.csv")
     partial = PartialResults(path, origin, fresh=fresh)
     shared = teacher_backbone(folder / "embeddings.h5") if config.backbone == "teacher" else None
-    config = config.replace(image_size=config.image_size or (SIDE if shared is None else shared.side))
+    config = config.replace(image_size=config.image_size or (TRAINING_SIDE if shared is None else shared.side))
     architecture = {
         "backbone": config.backbone,
         "class_count": len(train.class_names),

@@ -284,7 +284,7 @@ def check_tokenizer(tokenizer: Any, config: dict[str, Any], spec: str) -> None:
 
     Raises:
         PipelineError: open_clip uses its default, CLIP's tokenizer, for a model with another vocabulary; or a SigLIP2, which
-            was trained with lower-case texts of 64 tokens, gets others.
+            was trained with lower-case texts of 64 tokens, gets a different form.
     """
     vocabulary = config["text_cfg"].get("vocab_size", CLIP_VOCABULARY)
     if isinstance(tokenizer, open_clip.SimpleTokenizer) and vocabulary != CLIP_VOCABULARY:

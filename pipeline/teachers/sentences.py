@@ -34,7 +34,7 @@ def shipped_embeddings(texts: Sequence[str]) -> Tensor | None:
 
 
 def key(texts: Sequence[str]) -> str:
-    """16 hex digits of what decides the embeddings: the texts and the weights of the encoder."""
+    """16 hex digits of SHA-256 over the weights of the encoder and the texts."""
     return hashlib.sha256("\n".join([weights_digest(), *texts]).encode()).hexdigest()[:16]
 
 

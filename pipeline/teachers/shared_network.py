@@ -68,13 +68,11 @@ def shares_network(embeddings: Embeddings, warmup: CheckpointHeader) -> bool:
     made_with = embeddings.provenance.options(EmbedConfig).replace(teacher=embeddings.teacher)
     options = warmup.provenance.options(WarmupConfig)
     return (
-        (options.backbone == "teacher" or made_with.network == warmup.architecture["backbone"])
+        options.shares_tower(made_with)
         and made_with.local != "tiles"
         and made_with.cell_pooling == "best"
         and not made_with.second_size
-        and options.freeze_backbone
         and options.freeze_norms
-        and not options.weights
     )
 
 
