@@ -23,6 +23,7 @@ from pipeline.study.ablation import (
     common_prefix,
     plot,
     read_plan,
+    reasons_without_interval,
     start_row,
     summarise,
     to_markdown,
@@ -86,6 +87,9 @@ def test_differences_by_hand():
     assert "| a | x | 25.0 | 25.0 | 25.0 | 55.0 ± 7.1 | 25.0 to 25.0 |  | 1.5 | 40 | 2 |" in text
     assert "| 25.0 to 25.0 | +15.0 (no interval)" in text
     assert "| no interval |" in to_markdown(table.assign(low=np.nan, high=np.nan))
+    assert reasons_without_interval(table) == ["No interval: too few images decide it."]
+    unmeasured = add_differences(summarise(runs().assign(low=np.nan)), scores, truth, "")
+    assert reasons_without_interval(unmeasured) == reasons_without_interval(table)
     assert add_differences(summarise(runs()), scores, truth, "")["difference"].isna().all()
     equal = summarise(runs().assign(final_mAP=0.5))
     assert "| the same | 1.5 |  | 2 |" in to_markdown(

@@ -188,6 +188,30 @@ def test_config_says_where_each_option_comes_from(run, monkeypatch):
     assert found["prepare.kind"] == ["'folder'", "preset folder"]
 
 
+def test_config_shows_a_recipe_before_its_run_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def settings_of(*arguments):
+        lines = map(cells_of, ccd("config", *arguments).splitlines())
+        return {cells[0]: cells[1:] for cells in lines if len(cells) == 3}
+
+    both = settings_of("--preset", "voc12", "--recipe", "ccd")
+    assert both["fuse.ratio"] == ["0.2", "recipe ccd"] and both["prepare.year"] == ["2012", "preset voc12"]
+    assert both["classes.car"] == ["['car']", "recipe ccd"] and both["classes.dog"] == ["['dog']", "preset voc12"]
+    assert both["train.seed"] == ["0", "default"]
+    assert settings_of("--recipe", "ccd")["prepare.kind"] == ["''", "default"]
+    assert not list(tmp_path.iterdir())
+    Path("artifacts/voc12").mkdir(parents=True)
+    Path("artifacts/voc12/run.toml").write_text("[fuse]\nratio = 0.4\nboxless = 'erase'\n")
+    changed = settings_of("--preset", "voc12")
+    assert changed["fuse.ratio"] == ["0.4", "given"] and changed["classes.car"] == [
+        "['car', 'automobile']",
+        "preset voc12",
+    ]
+    assert len(list(Path("artifacts/voc12").iterdir())) == 1
+
+
 def test_runs_lists_what_is_under_artifacts(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "no run" in ccd("list")

@@ -1,8 +1,8 @@
 """Commands that show runs: their list, state and settings."""
 
-from pipeline.cli.app import RunArgument, RunOption, app, chosen_run, named_run
+from pipeline.cli.app import PresetOption, RecipeOption, RunArgument, RunOption, app, chosen_run, named_run
 from pipeline.runs import settings
-from pipeline.stages.started import check_kind
+from pipeline.stages.started import check_kind, settings_if_started
 
 
 @app.command(rich_help_panel="Housekeeping")
@@ -25,9 +25,18 @@ def list_runs() -> None:
 
 
 @app.command(rich_help_panel="Housekeeping")
-def config(name: RunArgument = "", run: RunOption = "") -> None:
-    """Print the settings of a run and the origin of each."""
+def config(
+    name: RunArgument = "",
+    run: RunOption = "",
+    preset: PresetOption = "",
+    recipe: RecipeOption = "",
+) -> None:
+    """Print the settings of a run, or those that `all` would start it with for a preset and a recipe; changes nothing."""
     from pipeline.report.runs import show_config
 
-    folder = chosen_run(named_run(name, run))
-    show_config(folder, settings.read_run(folder))
+    named = named_run(name, run)
+    if preset or recipe:
+        show_config(*settings_if_started(named, preset, recipe))
+    else:
+        folder = chosen_run(named)
+        show_config(str(folder / settings.FILE), settings.read_run(folder))

@@ -1,8 +1,9 @@
 """The runs under artifacts/, and the options of one run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from pipeline.artifacts.state import UP_TO_DATE, file_states
 from pipeline.runs import settings
@@ -45,30 +46,33 @@ def finished(folder: Path) -> str:
     return done[-1] if done else "nothing"
 
 
-def show_config(folder: Path, own: Settings) -> None:
+def show_config(title: str, own: Settings) -> None:
     """Print every option of a run with its value and origin."""
     own.check()
-    table = PlainTable("option", "value", "from", title=str(folder / settings.FILE))
+    table = PlainTable("option", "value", "from", title=title)
     for option, value, origin in effective(own):
         table.add_row(option, value, origin)
     show(table)
 
 
 def effective(own: Settings) -> Iterator[tuple[str, str, str]]:
-    """Option, value and origin of every option of every stage."""
-    loaded = {kind: settings.load(f"{kind}s", name) for kind, name in own.origins.items()}
+    """Name, value and origin of every option of every stage, and of the display names of every class."""
+    loaded = {
+        f"{kind} {own.origins[kind]}": settings.load(f"{kind}s", own.origins[kind])
+        for kind in ("recipe", "preset")
+        if kind in own.origins
+    }
     for stage in STAGES:
         config, table = own.config(stage.name, options_of(stage), {}), own.tables.get(stage.name, {})
+        tables = {origin: each.tables.get(stage.name, {}) for origin, each in loaded.items()}
         for item in fields(config):
-            value = getattr(config, item.name)
-            yield f"{stage.name}.{item.name}", repr(value), origin_of_option(stage.name, item.name, table, loaded)
+            origin = origin_of(item.name, table[item.name], tables) if item.name in table else "default"
+            yield f"{stage.name}.{item.name}", repr(getattr(config, item.name)), origin
+    classes = {origin: each.classes for origin, each in loaded.items()}
+    for name, words in own.classes.items():
+        yield f"classes.{name}", repr(words), origin_of(name, words, classes)
 
 
-def origin_of_option(stage: str, name: str, table: object, loaded: dict[str, Settings]) -> str:
-    """The origin of an option's value: a recipe or preset with the same value, the user ("given"), or the code ("default")."""
-    if not isinstance(table, dict) or name not in table:
-        return "default"
-    for kind in ("recipe", "preset"):
-        if kind in loaded and loaded[kind].tables.get(stage, {}).get(name) == table[name]:
-            return f"{kind} {loaded[kind].origins.get(kind) or loaded[kind].where}"
-    return "given"
+def origin_of(name: str, value: object, tables: Mapping[str, Mapping[str, Any]]) -> str:
+    """The first recipe or preset whose table has this value; else the user ("given")."""
+    return next((origin for origin, table in tables.items() if table.get(name) == value), "given")

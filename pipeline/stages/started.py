@@ -118,6 +118,15 @@ def compose(
     return own.absolute()
 
 
+def settings_if_started(run: str, preset: str, recipe: str) -> tuple[str, settings.Settings]:
+    """Title and settings that `all` would give a run; without a run and a preset, those of the recipe."""
+    if not run and not preset:
+        return f"recipe {recipe}", compose(Path(), settings.Settings(), "", recipe, {}, settings.Settings())
+    folder = run_folder(run or default_run(preset, {}))
+    own = compose(folder, settings.read_run(folder), preset, recipe, {}, settings.Settings())
+    return f"{folder / settings.FILE}, as `ccd all` would write it", own
+
+
 def check_kind(folder: Path, own: settings.Settings, given: Mapping[str, Any]) -> None:
     """Raise if no dataset is named, or an option belongs to another kind of dataset."""
     kind = own.tables.get("prepare", {}).get("kind", "")

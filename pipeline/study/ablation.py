@@ -16,7 +16,7 @@ from rich.text import Text
 from pipeline.artifacts.hdf5 import read_arrays
 from pipeline.artifacts.manifest import Manifest, read_manifest, write_csv, write_manifest
 from pipeline.evaluation.ground_truth import has_ground_truth, read_ground_truth
-from pipeline.evaluation.intervals import scores_gain_interval
+from pipeline.evaluation.intervals import leave_one_out, map_interval, scores_gain_interval
 from pipeline.evaluation.tables import read_metrics
 from pipeline.runs.graph import BY_PEOPLE, STAGES, files_of, options_of
 from pipeline.runs.options import EmbedConfig, EvaluateConfig
@@ -52,8 +52,13 @@ class Row:
 
     @property
     def title(self) -> str:
-        """Group and name."""
-        return f"{self.group}: {self.name}"
+        """Group, if there is one, and name."""
+        return title_of(self.group, self.name)
+
+
+def title_of(group: str, name: str) -> str:
+    """Title of a row of this group ("": none) and name."""
+    return f"{group}: {name}" if group else name
 
 
 @dataclass(frozen=True)
@@ -180,27 +185,34 @@ def add_differences(
         conventions: `difficult` and `empty_class`, see `leave_one_out`.
 
     Returns:
-        The summary with columns difference, difference_low and difference_high (95 % interval; NaN without interval). All
-        are NaN without reference and for the reference itself; equal scores have the interval 0 to 0.
+        The summary with columns difference, difference_low and difference_high (95 % interval; NaN without interval), and
+        why_none, the reason why the row has no interval, or "". The differences are NaN without reference and for the
+        reference itself; equal scores have the interval 0 to 0.
     """
     titles = titles_of(summary)
     means = dict(zip(titles, summary["final_mAP"], strict=True))
-    rows = [
-        (
-            means[title] - means[reference],
-            *scores_gain_interval(scores[reference], scores[title], truth, **conventions).edges(),
-        )
-        if reference and title != reference
-        else (np.nan, np.nan, np.nan)
-        for title in titles
-    ]
-    columns = ["difference", "difference_low", "difference_high"]
+    rows = []
+    for title, low in zip(titles, summary["low"], strict=True):
+        why = ""
+        if np.isnan(low):
+            why = map_interval(leave_one_out(scores[title][0], truth, **conventions)).why_none
+        if not reference or title == reference:
+            rows.append((np.nan, np.nan, np.nan, why))
+            continue
+        interval = scores_gain_interval(scores[reference], scores[title], truth, **conventions)
+        rows.append((means[title] - means[reference], *interval.edges(), interval.why_none or why))
+    columns = ["difference", "difference_low", "difference_high", "why_none"]
     return pd.concat([summary, pd.DataFrame(rows, columns=columns, index=summary.index)], axis=1)
+
+
+def reasons_without_interval(summary: pd.DataFrame) -> list[str]:
+    """A sentence per reason why rows have no interval, see `add_differences`."""
+    return [f"No interval: {reason}." for reason in dict.fromkeys(summary["why_none"]) if reason]
 
 
 def titles_of(summary: pd.DataFrame) -> pd.Series:
     """`Row.title` of each row of the summary."""
-    return summary["group"] + ": " + summary["name"]
+    return pd.Series(map(title_of, summary["group"], summary["name"]), index=summary.index, dtype=object)
 
 
 HEADER = (
@@ -289,6 +301,7 @@ def ablation_table(summary: pd.DataFrame) -> PlainTable:
     """One row per setting under its group, with the columns that fit a terminal; `ablation.md` has all columns."""
     shown = [HEADER.index(name) for name in ("setting", "label mAP", "final mAP", "to the default")]
     table = PlainTable(title=f"ablation, seeds: {summary['seeds'].max()}")
+    table.caption = Text("\n".join(reasons_without_interval(summary)))
     for k in shown:
         table.add_column(HEADER[k], justify="left" if HEADER[k] == "setting" else "right")
     group = None
@@ -296,7 +309,8 @@ def ablation_table(summary: pd.DataFrame) -> PlainTable:
         if line[0] != group:
             group = line[0]
             table.add_section()
-            table.add_row(Text(group, style="bold"))
+            if group:
+                table.add_row(Text(group, style="bold"))
         table.add_row(*(line[k] for k in shown))
     return table
 
@@ -330,7 +344,7 @@ def run_plan(base: Path, own: Settings, plan: Plan, device: str) -> pd.DataFrame
     rows = plan.rows
     if any(row.method for row in rows):
         rows, costs, left_out = rows_of_methods(base, manifest, own, plan.rows, device)
-    seeded = [(row, seed, with_seed(own.merged(row.settings), seed)) for seed in plan.seeds for row in rows]
+    seeded = [(row, seed, with_seed(own.merged(row.settings).absolute(), seed)) for seed in plan.seeds for row in rows]
     finished = [(base, identities_of(own))]
     kept = KeptFeatures(base / "ablation")  # rows differ in labels and heads, seldom in the input of the backbone
     reference, lines, scores = "", [], {}
@@ -359,7 +373,8 @@ def run_plan(base: Path, own: Settings, plan: Plan, device: str) -> pd.DataFrame
     conventions = {"difficult": measured.difficult, "empty_class": measured.empty_class}
     table = add_differences(summary, scores, truth, reference, **conventions)
     with replacing(base / "ablation" / "ablation.md") as partial:
-        partial.write_text(to_markdown(table, [*filter(None, [plan.note]), *left_out]), encoding="utf-8")
+        notes = [*reasons_without_interval(table), *filter(None, [plan.note]), *left_out]
+        partial.write_text(to_markdown(table, notes), encoding="utf-8")
     plot(table, base / "ablation" / "ablation.png")
     return table
 
