@@ -1,5 +1,8 @@
+import re
 import shutil
+from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -130,6 +133,11 @@ def test_the_shipped_plan_is_valid():
         ("[[row]]\nname = 'x'\nset = [1]", "found 1, expected a text"),
         ("seeds = ['x']\n[[row]]\nname = 'x'", "not a plan"),
         (f"a = {'[' * 5000}", "not valid TOML"),
+        ("row = [3]", "not a plan"),
+        ("[row]\nname = 'x'", "not a plan"),
+        ("[[row]]\nname = 'x'\nsets = []", "unknown key 'sets'. Did you mean 'set'"),
+        ("seed = 1\n[[row]]\nname = 'x'", "unknown key 'seed'"),
+        ("[[row]]\nname = 'x'\n[[row]]\nname = 'x'", "the row 'x' more than once"),
     ],
 )
 def test_a_wrong_plan_is_refused(tmp_path, text, message):
@@ -189,10 +197,35 @@ def test_rows_share_their_common_stages(finished, tmp_path, colour_teacher, monk
     truth, labels = read(run / "ground_truth.h5"), read(supervised / "final_labels.h5")
     rows = [truth.image_ids.index(i) for i in labels.image_ids]
     np.testing.assert_array_equal(labels.scores, truth.labels[rows].clip(0, 1))
-    assert (run / "ablation" / "ablation.md").read_text().count("\n") == 6
+    assert (run / "ablation" / "ablation.md").read_text().splitlines()[6:] == [
+        "",
+        "No interval: too few images decide it.",
+    ]
     own, half = (run / "ablation" / "ablation.md").read_text().splitlines()[2:4]
     assert "own" in own and own.split("|")[-5].strip() == ""
     assert "half" in half and half.split("|")[-5].strip()
+
+
+def test_the_plan_of_the_guide_runs_with_labels_from_a_file(finished, tmp_path, colour_teacher, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    guide = (Path(__file__).resolve().parents[1] / "docs" / "studies.md").read_text(encoding="utf-8")
+    [plan] = re.findall(r"^```toml\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
+    Path("plan.toml").write_text(plan)
+    run = shutil.copytree(finished, tmp_path / "run")
+    initial = read(run / "initial_labels.h5")
+    with h5py.File("my-labels.h5", "w") as file:
+        file["image_ids"], file["classes"] = initial.image_ids, initial.class_names
+        file["labels"] = 1 - initial.labels
+    output = ccd("ablation", "--run", run, "--plan", "plan.toml", "--device", "cpu")
+    made = read(run / "ablation" / "labels-my-method-1" / "final_labels.h5")
+    np.testing.assert_allclose(made.labels, 1 - initial.labels, rtol=1e-6)
+    table = pd.read_csv(run / "ablation" / "ablation.csv", keep_default_na=False)
+    assert set(table["name"]) == {"the run's own settings", "no crops", "my method"} and set(table["seed"]) == {0, 1}
+    assert set(table.loc[table["name"] == "my method", "views"]) == {""}
+    report = (run / "ablation" / "ablation.md").read_text()
+    assert "|  | the run's own settings |" in report and ": : " not in output
+    assert "No interval: " in output and "No interval: " in report
 
 
 def test_rows_have_the_corrections_and_the_truth_that_the_run_has_now(small_run, tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
@@ -19,12 +20,12 @@ from pipeline.evaluation.ground_truth import has_ground_truth, read_ground_truth
 from pipeline.evaluation.intervals import leave_one_out, map_interval, scores_gain_interval
 from pipeline.evaluation.tables import read_metrics
 from pipeline.runs.graph import BY_PEOPLE, STAGES, files_of, options_of
-from pipeline.runs.options import EmbedConfig, EvaluateConfig
+from pipeline.runs.options import EmbedConfig, EvaluateConfig, InitLabelsConfig
 from pipeline.runs.settings import Settings, assignments_to_settings, shipped, write_run
 from pipeline.runs.timings import read_timings, take_timings
 from pipeline.stages.chain import KeptFeatures, run_chain
 from pipeline.system import distributed
-from pipeline.system.errors import PipelineError, first_line, reason_of
+from pipeline.system.errors import PipelineError, first_line, hint, reason_of
 from pipeline.system.files import regular_file, replacing
 from pipeline.system.progress import PlainTable, log
 
@@ -35,6 +36,9 @@ FIGURES = (
 
 SEEDED = ("warmup", "boxes", "train")
 """Stages that get the seed of a row; the demo scenes stay the same."""
+
+KEYS, ROW_KEYS = ("seeds", "note", "row"), ("group", "name", "set", "method")
+"""Keys of a plan, and of its rows."""
 
 STUDIED = STAGES[1:]
 """The stages of an ablation; all rows use the images of one run."""
@@ -74,11 +78,11 @@ class Plan:
 def read_plan(name: str) -> Plan:
     """A plan of the package, by name, or of a TOML file.
 
-    The file has `seeds`, perhaps a `note`, and for each row a table `[[row]]` with `group`, `name`, `set`, a list of
-    "STAGE.OPTION=VALUE", and perhaps `method`.
+    The keys are in `KEYS`; `docs/studies.md` explains them.
 
     Raises:
-        PipelineError: the plan is missing or is not valid TOML, or a row has no name.
+        PipelineError: the plan is missing or is not valid TOML, it has an unknown key, a row has no name, or two rows have
+            the same.
     """
     path = Path(name) if name.endswith(".toml") else files("pipeline").joinpath("plans", f"{name}.toml")
     if not path.is_file():
@@ -86,6 +90,9 @@ def read_plan(name: str) -> Plan:
         raise PipelineError(f"there is no plan {name!r}. Choose {known}, or give a .toml file.")
     try:
         content = tomllib.loads(regular_file(path).read_text(encoding="utf-8"))
+        for table, known in [(content, KEYS), *((row, ROW_KEYS) for row in content["row"])]:
+            if unknown := [key for key in {**table} if key not in known]:
+                raise PipelineError(f"{name} has the unknown key {unknown[0]!r}. {hint(unknown[0], known)}")
         rows = [
             Row(
                 text_of(row.get("group", "")),
@@ -95,6 +102,8 @@ def read_plan(name: str) -> Plan:
             )
             for row in content["row"]
         ]
+        if repeated := [title for title, count in Counter(row.title for row in rows).items() if count > 1]:
+            raise PipelineError(f"{name} has the row {repeated[0]!r} more than once. Give each row another name.")
         return Plan([int(seed) for seed in content.get("seeds", [0])], rows, text_of(content.get("note", "")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PipelineError(f"{name} is not valid TOML: {first_line(error)}.") from None
@@ -407,10 +416,13 @@ def rows_of_methods(
 
 
 def labelling_cost(folder: Path) -> dict[str, float]:
-    """The figures `views` and `seconds` of labels that the stages of a run made; NaN seconds if a stage has no timing.
+    """The figures `views` and `seconds` of labels that the stages of a run made; NaN for those of a label file.
 
-    Without crops, warm-up and boxes are not part of the labelling.
+    Without crops, warm-up and boxes are not part of the labelling. The seconds are NaN if a stage has no timing.
     """
+    initial = read_arrays(folder / "initial_labels.h5", without=("labels", "scores"))
+    if initial.provenance.options(InitLabelsConfig).labels_file:
+        return {"views": np.nan, "seconds": np.nan}
     manifest = read_manifest(folder)
     count = len(manifest.split("train").image_ids)
     embeddings = read_arrays(
