@@ -155,7 +155,7 @@ PresetOption = Annotated[
 RecipeOption = Annotated[
     str,
     typer.Option(
-        help=f"Settings of a method: {', '.join(settings.shipped('recipes'))}, or a .toml file (default: the options' defaults)."
+        help=f"Recipe, the settings of the paper: {', '.join(settings.shipped('recipes'))}, or a .toml file (default: the options' defaults)."
     ),
 ]
 
