@@ -107,7 +107,7 @@ def test_logits_become_scores_at_the_scale_asked_for(run, tmp_path):
         ({"probabilities": None, "global_logits": LOGITS.T}, "global_logits of shape"),
         ({"global_logits": LOGITS / 0}, "expected finite numbers"),
         ({"image_ids": None}, "classes, probabilities, expected image_ids"),
-        ({"classes": None}, "has no classes"),
+        ({"classes": None}, "contains image_ids, probabilities, expected classes, the class name"),
         ({"image_ids": []}, "has no image_ids"),
         ({"image_ids": np.arange(3)}, "image_ids of int64, expected strings"),
         ({"image_ids": ["a", "b", "a"]}, "image_ids 'a' more than once"),

@@ -138,8 +138,8 @@ def align(
 def _read_hdf5(path: Path, file: h5py.File) -> Precomputed:
     if "image_ids" not in file or not {"probabilities", "global_logits", "image"} & set(file):
         raise PipelineError(
-            f"{path} contains {', '.join(file) or 'nothing'}, expected image_ids, and probabilities, global_logits or "
-            "image. Rename or add them."
+            f"{path} contains {', '.join(file) or 'nothing'}, expected image_ids, classes, and probabilities or "
+            "global_logits; or image_ids and image. Rename or add them."
         )
     datasets = {name: own_dataset(path, file, name) for name in (*_NAMES, *_ARRAYS) if name in file}
     if "tile_max_logits" in datasets:
@@ -150,7 +150,9 @@ def _read_hdf5(path: Path, file: h5py.File) -> Precomputed:
     classes = read_names(path, datasets["classes"]) if "classes" in datasets else None
     by_class = {"probabilities", "text", "global_logits", "local_logits"}
     if classes is None and by_class & set(datasets):
-        raise PipelineError(f"{path} has no classes, expected the name of each column. Add them.")
+        raise PipelineError(
+            f"{path} contains {', '.join(file)}, expected classes, the class name of each column. Rename or add it."
+        )
     columns = len(classes or [])
     arrays = {name: read_numbers(path, dataset) for name, dataset in datasets.items() if name not in _NAMES}
     scale = float(file.attrs["logit_scale"]) if "logit_scale" in file.attrs else None
