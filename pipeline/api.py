@@ -73,7 +73,7 @@ def fit(
         image_size: side of the classifier's square input, in pixels.
         seed: of the two trainings and of random boxes.
         preset: settings of a dataset: the name of a shipped one, or a .toml file.
-        recipe: settings of a method: the name of a shipped one, or a .toml file.
+        recipe: settings of the paper: the name of a shipped recipe, or a .toml file.
         settings: any option of any stage, as {"fuse.ratio": 0.5}; wins over the arguments above.
         device: cpu, cuda, cuda:N, mps, or auto (CUDA if available).
         to: the last stage to run.

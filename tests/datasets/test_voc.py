@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -209,3 +210,28 @@ def test_real_photos(shared_data: Path):
     assert np.array_equal(dataset.labels, lists)
     assert len(dataset.objects.box) == 2343
     assert dataset.objects.box.min() == 0
+
+
+PHOTO_LISTS = Path(__file__).resolve().parents[1] / "benchmarks" / "photos"
+
+
+def test_the_lists_of_v_and_t_do_not_overlap():
+    lists = {path.stem: path.read_text().split() for path in PHOTO_LISTS.glob("*.txt")}
+    assert {name: len(ids) for name, ids in lists.items()} == {
+        "V-train": 700,
+        "V-test": 300,
+        "T-train": 1697,
+        "T-test": 600,
+    }
+    assert len({image_id for ids in lists.values() for image_id in ids}) == 700 + 300 + 1697 + 600
+
+
+def test_the_lists_of_v_next_to_the_official_ones_select_its_photos(shared_data: Path, tmp_path: Path):
+    source = shared_data / "VOCdevkit" / "VOC2012"
+    folder = tmp_path / "VOC2012"
+    shutil.copytree(PHOTO_LISTS, folder / "ImageSets" / "Main")
+    for name in ("JPEGImages", "Annotations"):
+        (folder / name).symlink_to(source / name)
+    ours, theirs = voc.load(tmp_path, train_split="V-train", test_split="V-test"), voc.load(shared_data / "VOCdevkit")
+    assert ours.image_ids == theirs.image_ids and ours.splits == theirs.splits
+    np.testing.assert_array_equal(ours.labels, theirs.labels)
