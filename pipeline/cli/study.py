@@ -17,7 +17,10 @@ def ablation(
     name: RunArgument = "",
     run: RunOption = "",
     plan: Annotated[
-        str, typer.Option(help="Plan of settings: paper or methods, which ship with ccd, or a .toml file.")
+        str,
+        typer.Option(
+            help="Plan of settings: paper or methods, which ship with ccd, or a .toml file (docs/studies.md has an example)."
+        ),
     ] = "paper",
     device: DeviceOption = "auto",
 ) -> None:
