@@ -4,7 +4,6 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 from worlds.commands import ccd, invoke
 from worlds.photos import COLOURS
 from worlds.teachers import ColourTeacher, use_teacher
@@ -12,34 +11,51 @@ from worlds.teachers import ColourTeacher, use_teacher
 from pipeline.evaluation.read import read
 from pipeline.method.labels import class_bias, confident_images
 from pipeline.system.errors import PipelineError
-from pipeline.teachers.zero_shot_head import EVERYDAY, ZeroShotHead, find_background, too_near
+from pipeline.teachers.background import EVERYDAY, find_background, too_near
+from pipeline.teachers.conse import Conse
+from pipeline.teachers.zero_shot_head import ZeroShotHead
 
-MORE = {"teal": (20, 110, 115), "crimson": (222, 34, 30)}
+MORE = {"teal": (20, 110, 115), "crimson": COLOURS["red"]}
 
 
 @pytest.fixture
 def shown(monkeypatch):
     """Numbers of images that the teacher encodes; it knows two more colours than there are classes."""
-    monkeypatch.setattr("pipeline.teachers.zero_shot_head.TOO_NEAR", 0.5)  # of three dimensions, all near one another
+    monkeypatch.setattr("pipeline.teachers.background.TOO_NEAR", 2)  # of three dimensions, all near one another
     return use_teacher(ColourTeacher(colours=COLOURS | MORE), monkeypatch).batches
 
 
 def test_names():
-    assert find_background("everyday") == EVERYDAY and len(EVERYDAY) == 30
+    assert find_background("everyday") == EVERYDAY and len(set(EVERYDAY)) == len(EVERYDAY) == 71
     assert find_background("none") == ()
+    assert find_background("everyday, shelf,dog") == (*EVERYDAY, "shelf")
     assert find_background(" sky, wet sand,sky ,") == ("sky", "wet sand")
     with pytest.raises(PipelineError, match="background is ' , ', expected everyday, none, or names"):
         find_background(" , ")
 
 
-def test_what_texts_have_in_common_makes_none_of_them_near():
-    """Any two texts of CLIP have a cosine of 0.7 or more."""
-    classes = torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0]])
-    background = torch.tensor([[0.95, 0.05, 0.1, 0], [0, 0, 1, 0.2], [0, 0, 0.2, 1]])
-    apart = [F.normalize(rows, dim=1) for rows in (classes, background)]
-    alike = [F.normalize(rows + 2, dim=1) for rows in (classes, background)]
-    assert (alike[1] @ alike[0].T).min() > 0.7
-    assert too_near(*apart).tolist() == too_near(*alike).tolist() == [True, False, False]
+@pytest.mark.parametrize(
+    ("classes", "out"),
+    [
+        (["dog"], {"dog"}),  # cat and sheep compete
+        (["puppy"], {"dog", "toy"}),
+        (["animal"], {"dog", "cat", "bird", "horse", "cow", "sheep", "fish", "insect"}),
+        (["bus", "pet"], {"bus", "dog", "cat", "bird", "horse", "cow", "sheep", "fish", "insect"}),
+        (["vehicle"], {"car", "bus", "truck", "train", "bicycle", "motorcycle", "boat", "airplane"}),
+        (["laptop", "rose"], {"computer", "flower"}),
+        (["shelf"], {"bottle", "cup", "plate", "shelf", "wet shelf"}),  # near tableware
+    ],
+    ids=lambda value: " ".join(sorted(value)[:2]),
+)
+def test_what_means_the_same_as_a_class_or_is_a_kind_of_it_is_left_out(classes, out):
+    names = (*EVERYDAY, "shelf", "wet shelf")
+    assert {name for name, left in zip(names, too_near(Conse(), classes, names), strict=True) if left} == out
+
+
+def test_names_are_compared_alike_for_every_teacher_of_one_language():
+    teacher = ColourTeacher()
+    teacher.multilingual = False
+    assert too_near(teacher, ["animal"], ["dog", "sky"]).tolist() == [True, False]
 
 
 def test_without_others_the_softmax_is_over_the_classes():

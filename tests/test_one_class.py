@@ -50,7 +50,7 @@ def folder(photos, backbone, tmp_path_factory):
     folder = tmp_path_factory.mktemp("one") / "green"
     with pytest.MonkeyPatch.context() as patch:
         use_teacher(ColourTeacher(), patch)
-        patch.setattr("pipeline.teachers.zero_shot_head.TOO_NEAR", 0.5)
+        patch.setattr("pipeline.teachers.background.TOO_NEAR", 2)
         output = ccd(*one_class(photos, backbone, folder, "--set", "embed.background=red,blue"))
     assert "nan" not in output
     return folder
@@ -119,7 +119,8 @@ def test_a_run_without_labels_ends_with_warnings(photos, backbone, tmp_path, mon
     """Every background class is red to the teacher, as the class is."""
     use_teacher(ColourTeacher(), monkeypatch)
     monkeypatch.setattr("pipeline.stages.embed.known_names", lambda *_: np.array([False]))
-    monkeypatch.setattr("pipeline.teachers.zero_shot_head.TOO_NEAR", 2)
+    monkeypatch.setattr("pipeline.teachers.background.TOO_NEAR", 2)
+    monkeypatch.setattr("pipeline.teachers.zero_shot_head.SAME_WITHIN", -2)
     given = one_class(photos, backbone, tmp_path / "run")
     given[given.index("green")] = "red"
     place = given.index("--labels")

@@ -10,19 +10,19 @@ from sentence_transformers import SentenceTransformer
 from timm.data import ImageNetInfo
 
 from pipeline.teachers import sentences
+from pipeline.teachers.background import EVERYDAY, KINDS
 from pipeline.teachers.conse import Conse
 from pipeline.teachers.minilm import MiniLM, get_model_path
 from pipeline.teachers.prompts import PAPER_TEMPLATES
 from pipeline.teachers.sentences import imagenet_prompts, shipped_embeddings
 from pipeline.teachers.vocabulary import COMMON, NONSENSE
-from pipeline.teachers.zero_shot_head import EVERYDAY
 
 CPU = torch.device("cpu")
 LISTS = {
     "imagenet": imagenet_prompts(),
     **{
         name: [PAPER_TEMPLATES[0].format(each) for each in names]
-        for name, names in {"common": COMMON, "nonsense": NONSENSE, "everyday": EVERYDAY}.items()
+        for name, names in {"common": COMMON, "nonsense": NONSENSE, "everyday": EVERYDAY, "kinds": KINDS}.items()
     },
 }
 

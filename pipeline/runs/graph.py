@@ -164,7 +164,7 @@ BY_PEOPLE = {"corrections.h5": "import-labels"}
 VERSIONS = {
     "manifest": 3,
     "ground_truth": 4,
-    "embeddings": 7,
+    "embeddings": 8,
     "initial_labels": 2,
     "warmup": 8,
     "boxes": 4,

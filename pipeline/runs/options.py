@@ -150,7 +150,7 @@ class EmbedConfig(Config):
     background: str = option(
         "everyday",
         "Background classes, which compete in the softmax and are never predicted: names joined by commas; "
-        "everyday: the 30 scenes and materials that ship with ccd; none (paper).",
+        "everyday stands for the 71 scenes and things that ship with ccd; none (paper).",
     )
     logit_scale: float = option(
         0.0, "Scale s in softmax(s f.t). 0: the teacher's own scale (CLIP: 100).", min=0.0, max=1000.0

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.teachers.background import SCENES
 from pipeline.teachers.prompts import PAPER_TEMPLATES, class_embeddings
 from pipeline.teachers.teacher import Teacher
 from pipeline.teachers.tokens import LongTextError
-from pipeline.teachers.zero_shot_head import EVERYDAY
 
 COMMON = (
-    *EVERYDAY,
+    *SCENES,
     *("person", "animal", "bird", "dog", "insect", "vehicle", "car", "aircraft", "boat", "train", "food", "fruit"),
     *("drink", "tool", "machine", "furniture", "clothing", "shoe", "building", "device", "computer", "phone", "toy"),
     *("ball", "book", "bag", "bottle", "container", "instrument", "weapon", "symbol", "plant", "sport"),
@@ -41,7 +41,7 @@ With `conse`, "zxqv" has 0.59 and "собака" 0.27; of the names of VOC, COCO
 def strangeness(teacher: Teacher, names: Iterable[str]) -> Tensor:
     """How much more similar names are to `NONSENSE` than to `COMMON`, float32 Tensor[S] in [-2, 2].
 
-    The difference of the mean cosines with the nearest names of each list, around a centre between the lists as in `too_near`.
+    The difference of the mean cosines with the nearest names of each list, around a centre between the lists of their means.
     It is -2 for a name that is too long for the teacher with this prompt.
     """
     names = list(names)

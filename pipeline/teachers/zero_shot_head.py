@@ -6,23 +6,12 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from pipeline.artifacts.embeddings import Embeddings
 from pipeline.method.probabilities import ClassProbabilities, class_logits, sigmoid_probabilities, softmax_probabilities
-from pipeline.system.errors import PipelineError
-from pipeline.teachers.prompts import check_embeddings, class_embeddings, find_templates
+from pipeline.teachers.background import find_background, too_near
+from pipeline.teachers.prompts import SAME_WITHIN, check_embeddings, class_embeddings, find_templates
 from pipeline.teachers.teacher import Teacher
-
-EVERYDAY = (
-    *("sky", "cloud", "grass", "field", "tree", "forest", "flower", "water", "lake", "river", "sea", "beach", "sand"),
-    *("snow", "rock", "soil", "desert", "road", "street", "pavement", "fence", "wall", "floor", "ceiling", "carpet"),
-    *("curtain", "stairs", "fire", "statue", "sign"),
-)
-"""Background classes: scenes and materials. Objects (food, computer, building) in this list cost mAP on VOC; these do not."""
-
-TOO_NEAR = 0.15
-"""Centred cosine with a class from which a background class is left out: it would take photos of that class."""
 
 
 @dataclass(frozen=True)
@@ -93,20 +82,6 @@ def head_of(embeddings: Embeddings) -> ZeroShotHead:
     return ZeroShotHead(*map(torch.from_numpy, texts), embeddings.logit_scale, bias)
 
 
-def find_background(option: str) -> tuple[str, ...]:
-    """Names of background classes: `EVERYDAY` for "everyday", none for "none", else the names between commas.
-
-    Raises:
-        PipelineError: there is no name.
-    """
-    if option in ("everyday", "none"):
-        return EVERYDAY if option == "everyday" else ()
-    names = tuple(dict.fromkeys(name.strip() for name in option.split(",") if name.strip()))
-    if not names:
-        raise PipelineError(f"background is {option!r}, expected everyday, none, or names joined by commas.")
-    return names
-
-
 def zero_shot_head(
     teacher: Teacher,
     names: Sequence[Mapping[str, float]],
@@ -140,39 +115,20 @@ def zero_shot_head(
         background_text = (
             class_embeddings(teacher, [{name: 1.0} for name in background_names], sentences)[0].float().cpu()
         )
-    near = too_near(text, background_text)
+    out = too_near(teacher, [name for synonyms_of in names for name in synonyms_of], background_names)
+    out |= (background_text @ text.T >= 1 - SAME_WITHIN).any(1)
     scale = logit_scale or teacher.logit_scale
     return ZeroShotHead(
         text,
         text_class.cpu(),
-        background_text[~near],
+        background_text[~out],
         scale,
         scaled_bias(teacher.logit_bias, teacher.logit_scale, scale),
-        [name for name, out in zip(background_names, near, strict=True) if not out],
-        [name for name, out in zip(background_names, near, strict=True) if out],
+        [name for name, left in zip(background_names, out, strict=True) if not left],
+        [name for name, left in zip(background_names, out, strict=True) if left],
     )
 
 
 def scaled_bias(bias: float | None, own_scale: float, scale: float) -> float | None:
     """Bias for another scale than the teacher's own, so that 0.5 stays at the same cosine; None for a softmax."""
     return None if bias is None else bias * scale / own_scale
-
-
-def too_near(text: Tensor, background_text: Tensor) -> Tensor:
-    """Which background classes are so similar to a class that they would take its photos.
-
-    Compares cosines around a centre, because the texts of a teacher share a direction, CLIP's more than `conse`'s. The centre
-    is half-way between the mean class and the mean background class, whatever their numbers.
-
-    Args:
-        text: float32 Tensor[S, D], unit rows, of the classes.
-        background_text: float32 Tensor[O, D], unit rows.
-
-    Returns:
-        bool Tensor[O].
-    """
-    if not len(background_text):
-        return torch.zeros(0, dtype=torch.bool)
-    centre = (text.mean(0) + background_text.mean(0)) / 2
-    classes, background = (F.normalize(rows - centre, dim=1) for rows in (text, background_text))
-    return (background @ classes.T).amax(1) >= TOO_NEAR

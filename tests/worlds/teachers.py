@@ -27,6 +27,8 @@ class ColourTeacher:
     batches: list[int] = field(default_factory=list)
     """Numbers of views of the calls so far."""
     name = "colour"
+    multilingual = True
+    """It compares texts itself."""
     input_size = 32
 
     def encode_images(self, images):
