@@ -79,8 +79,9 @@ def test_scores_are_calibrated_on_the_train_images_and_the_labels_trained_on(fin
     scale, offset = fit_calibration(logits, read(finished / "cross_fitted_labels.h5").labels)
     np.testing.assert_allclose(checkpoint.weights["scale"], scale, rtol=1e-3)
     np.testing.assert_allclose(checkpoint.weights["offset"], offset, rtol=1e-3, atol=1e-3)
-    scores = Classifier.load(finished / "classifier.pt").scores(manifest.split("test").paths)
-    np.testing.assert_allclose(scores, read(finished / "epoch_scores.h5").chosen, atol=2e-3)
+    classifier, kept = Classifier.load(finished / "classifier.pt"), read(finished / "epoch_scores.h5")
+    for split, scores in (("test", kept.chosen), ("train", kept.train)):
+        np.testing.assert_allclose(classifier.scores(manifest.split(split).paths), scores, atol=2e-3)
     for state in (read_checkpoint(finished / "warmup.pt").weights, checkpoint.training["model"]):
         assert torch.equal(state["scale"], plain["scale"]) and torch.equal(state["offset"], plain["offset"])
 

@@ -1,4 +1,4 @@
-"""epoch_scores.h5: the classifier's scores of the test images, epoch by epoch."""
+"""epoch_scores.h5: the classifier's scores of the test images, epoch by epoch, and of the train images."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochScores(Artifact):
-    """The classifier's scores of the test images before the final training and after its epochs."""
+    """The classifier's scores: of the test images before the final training and after its epochs, of the train images after it."""
 
     SCHEMAS = ("epoch_scores",)
 
@@ -21,6 +21,8 @@ class EpochScores(Artifact):
     """Epoch of each row of `scores`; 0 is the warm-up classifier."""
     scores: np.ndarray = array("float32", "E", "N", "C", low=0, high=1)
     """sigmoid(z); N is the number of test images. From epoch 1 on calibrated like `classifier.pt`."""
+    train: np.ndarray = array("float32", "T", "C", low=0, high=1)
+    """Scores of the T train images by `classifier.pt`, in the order of the manifest."""
     learned: np.ndarray = array("float32", "N", "C", optional=True, low=0, high=1)
     """sigmoid(z) of the learned head alone after the chosen epoch, not calibrated; absent for a classifier of one head."""
     mixture: np.ndarray = array("float32", 3, "C", optional=True)

@@ -46,7 +46,7 @@ def photo_teacher(path: Path, device: str) -> PhotoTeacher:
             raise PipelineError(
                 f"{folder} has no {name}, which --with-teacher needs next to {path.name}. Name the run that trained it."
             )
-    scores: EpochScores = read_arrays(folder / "epoch_scores.h5", without=("scores", "learned"))
+    scores: EpochScores = read_arrays(folder / "epoch_scores.h5", without=("scores", "train", "learned"))
     if read_header(path).provenance.of("epoch_scores.h5").fingerprint != scores.provenance.fingerprint:
         raise PipelineError(
             f"{path} does not belong to {folder / 'epoch_scores.h5'}. Name the run to use its classifier.pt."

@@ -173,7 +173,7 @@ VERSIONS = {
     "final_labels": 2,
     "cross_fitted_labels": 3,
     "classifier": 10,
-    "epoch_scores": 8,
+    "epoch_scores": 9,
     "metrics": 4,
 }
 """Schema version of each artifact; the schema is the file name without suffix."""

@@ -188,12 +188,13 @@ def epoch_scores(
     test: Manifest,
     warmup_logits: Tensor,
     logits: dict[int, Tensor],
+    train_logits: Tensor,
     learned: Tensor | None,
     factors: np.ndarray | None,
     chosen: int,
     origin: Provenance,
 ) -> EpochScores:
-    """Scores of the test images by epoch, 0 for the warm-up; all with the calibration of the kept epoch.
+    """Scores of the test images by epoch, 0 for the warm-up, and of the train images; all with the calibration of the kept epoch.
 
     A monotone map that all epochs share leaves their mAPs unchanged. `learned` are the logits of the learned head alone, None
     for a classifier of one head.
@@ -206,6 +207,7 @@ def epoch_scores(
         class_names=test.class_names,
         epochs=np.array([0, *logits]),
         scores=np.stack([each.sigmoid().numpy() for each in (warmup_logits, *after)]),
+        train=(scale * train_logits + offset).sigmoid().numpy(),
         learned=None if learned is None else learned.sigmoid().numpy(),
         mixture=factors,
         chosen_epoch=chosen,
@@ -262,11 +264,10 @@ def run(
     logits = logits_of_epochs(best, epochs, partial, predict_test, device)
     learned = factors = None
     teacher = teacher_of(folder, warmup) if config.teacher_head else None
-    if teacher is not None or config.calibrate:
-        predict_train = functools.partial(
-            predict_together, paths=train.paths, size=config.test_size, title="train images", store=kept
-        )
-        train_logits = predict_train(load_classifier(best, device))
+    predict_train = functools.partial(
+        predict_together, paths=train.paths, size=config.test_size, title="train images", store=kept
+    )
+    train_logits = predict_train(load_classifier(best, device))
     if teacher is not None:
         learned, weight = logits[chosen], learned_weight(len(train.paths))
         own = predict_train(load_classifier(with_teacher(best, teacher, 0.0), device))
@@ -285,7 +286,7 @@ def run(
     write_csv(folder / "train.csv", history.assign(chosen=history["epoch"] == chosen))
     write(
         folder / "epoch_scores.h5",
-        epoch_scores(best, test, warmup_logits, logits, learned, factors, chosen, origin),
+        epoch_scores(best, test, warmup_logits, logits, train_logits, learned, factors, chosen, origin),
     )
     trained: dict[str, Any] = {"training": state.to_content(), "steps": state.steps}
     write_checkpoint(folder / "classifier.pt", replace(best, provenance=origin, image_ids=train.image_ids, **trained))
