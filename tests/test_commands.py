@@ -464,9 +464,9 @@ def test_calibrated_thresholds_take_effect_until_the_classifier_changes(run):
     write_checkpoint(run / "calibrated.pt", calibrated(checkpoint, np.full(3, 1.0), origin))
     photo = read_manifest(run).paths[0]
     code, output = invoke("predict", run, photo)
-    assert code == 0 and "thresholds calibrated" in output
+    assert code == 0 and "thresholds set by" in output
     assert "no class reaches its threshold in any photo" in output
-    assert "calibrated on" not in ccd("predict", run / "classifier.pt", photo)
+    assert "thresholds set by" not in ccd("predict", run / "classifier.pt", photo)
     stale = Provenance("classifier", VERSIONS["classifier"], {}, {"classifier.pt": "another"})
     write_checkpoint(run / "calibrated.pt", calibrated(checkpoint, np.full(3, 1.0), stale))
     code, output = invoke("predict", run, photo)

@@ -14,11 +14,12 @@ from worlds.commands import invoke, refused
 from worlds.runs import CLASSES, TRAIN
 from worlds.test_sets import Population, draw
 
+from pipeline.artifacts.checkpoints import read_checkpoint
 from pipeline.artifacts.hdf5 import write
 from pipeline.datasets.dataset import DIFFICULT, UNKNOWN
 from pipeline.evaluation.metrics import average_precision, precision_recall
 from pipeline.evaluation.read import read
-from pipeline.evaluation.run_files import read_run
+from pipeline.evaluation.run_files import read_run, thresholds_of
 from pipeline.report import build as report
 from pipeline.report import versus
 from pipeline.report.content import (
@@ -54,6 +55,7 @@ DRIVER = r"""(() => {
   const wrong = document.querySelector("[data-view=wrong]");
   if (wrong) { wrong.click(); found.wrong = [...document.querySelectorAll(".open")].map((p) => p.dataset.id); }
   document.querySelector(".open").click();
+  found.rows = [...document.querySelectorAll("#detail tbody tr")].map((row) => [...row.cells].map((cell) => cell.textContent));
   found.open = byId("detail").open; found.crops = document.querySelectorAll(".crop").length;
   document.querySelector(".crop")?.click();
   const heat = document.querySelector("#detail canvas");
@@ -67,6 +69,8 @@ DRIVER = r"""(() => {
     choose("cut-class", "1"); byId("cut-class").dispatchEvent(new Event("change"));
     moved.value = 0; moved.dispatchEvent(new Event("input"));
     found.lowest = byId("cut-figures").innerText.split(/\s*\n\s*/);
+    saveText = (...saved) => { found.saved = saved; };
+    byId("cut-save").click();
   }
   found.sorted = [...document.querySelectorAll("#class-table tbody tr")].map((row) => Number(row.cells[head?.closest("th").cellIndex]?.textContent));
   found.svgs = document.querySelectorAll(".chart svg").length;
@@ -96,6 +100,10 @@ def test_page_works_in_a_browser_and_fetches_nothing(small_run, tmp_path, browse
     assert found["cats"] == ["train/0.png", "train/1.png", "train/4.png", "train/5.png"]
     assert found["wrong"] == ["train/0.png"]
     assert found["lowest"][3:] == ["4", "ground truth", "2", "precision", "50.0", "recall", "100.0", "F1", "66.7"]
+    name, thresholds = found["saved"]
+    assert name == "thresholds.json" and json.loads(thresholds) == {"cat": 0.5, "dog": 0.1, CLASSES[2]: 0.5}
+    # labelled a dog, but the classifier predicts a cat
+    assert [[row[0], *row[4:6]] for row in found["rows"][:2]] == [["dog", "● 70", "30"], ["cat", "40", "● 70"]]
     assert found["open"] and found["crops"] == 2
     assert found["hottest"] == [20, 193, 27, 20]  # the opacity of the CAM [[0, 255], [10, 0]]
     assert found["sorted"] == sorted(found["sorted"], reverse=True)
@@ -191,11 +199,13 @@ def test_an_entry_tells_the_stages_of_an_image(small_run):
     files = read_run(small_run)
     found = entry(split_view(files, "train"), "train", 0)
     scores = np.frombuffer(base64.b64decode(found["scores"]), "<u2") / 65535
-    np.testing.assert_allclose(scores, files.final.labels[0], atol=1e-4)
+    np.testing.assert_allclose(scores, files.epoch_scores.train[0], atol=1e-4)
+    labels = np.frombuffer(base64.b64decode(found["decided"]), "<u2") / 65535
+    np.testing.assert_allclose(labels, files.final.labels[0], atol=1e-4)
     assert found["id"] == "train/0.png" and found["size"] == [64, 48]
     teacher, initial, final = files.embeddings.probabilities[0], files.initial.labels[0], files.final.labels[0]
-    local = files.local[0]
-    expected = [[c, *(round(100 * float(v[c])) for v in (teacher, initial, local, final))] for c in (1, 0, 2)]
+    columns = (teacher, initial, files.local[0], final, files.epoch_scores.train[0])
+    expected = [[c, *(round(100 * float(v[c])) for v in columns)] for c in (1, 0, 2)]
     assert [row[:-2] for row in found["labels"]] == expected  # most likely first
     assert [row[-2:] for row in found["labels"]] == [[1, 0], [0, 1], [0, 0]]  # called dog, is cat
     assert found["wrong"] == 2
@@ -303,16 +313,23 @@ def test_a_sliders_points_by_hand():
     assert [point[0] for point in points] == sorted(point[0] for point in points)
 
 
-def test_without_test_images_the_slider_is_about_the_labels(small_run):
-    files = replace(read_run(small_run), epoch_scores=None, truth=None)
-    found = sliders(files)
-    assert (found["name"], found["split"], found["positives"], found["own"]) == (
-        "final labels",
-        "train",
-        None,
-        [0.5] * 3,
-    )
-    assert found["best"] == [None] * 3
+def test_without_test_images_the_slider_moves_the_predictions_of_the_classifier_on_train_photos(small_run):
+    files = replace(read_run(small_run), truth=None)
+    epochs = replace(files.epoch_scores, image_ids=[], scores=files.epoch_scores.scores[:, :0])
+    found = sliders(replace(files, epoch_scores=epochs))
+    assert (found["split"], found["positives"], found["own"], found["best"]) == ("train", None, [0.5] * 3, [None] * 3)
+    cats = (epochs.train[:, 0] >= 0.5).sum()
+    assert cats and next(count for cut, count, *_ in found["points"][0] if cut == 0.5) == cats
+    assert sliders(replace(files, epoch_scores=None)) is None
+
+
+def test_the_page_has_the_thresholds_that_predict_uses(small_run, tmp_path):
+    (tmp_path / "thresholds.json").write_text(json.dumps(dict(zip(CLASSES, [0.25, 0.5, 0.75], strict=True))))
+    assert invoke("calibrate", small_run, tmp_path / "thresholds.json")[0] == 0
+    assert read_run(small_run).thresholds == sliders(read_run(small_run))["own"] == [0.25, 0.5, 0.75]
+    classifier = read_checkpoint(small_run / "classifier.pt")
+    other = replace(classifier.provenance, inputs={**classifier.provenance.inputs, "warmup.pt": "another"})
+    assert thresholds_of(small_run, replace(classifier, provenance=other)) == [0.5] * 3  # trained again since then
 
 
 def test_doubt_is_the_distance_to_the_own_threshold(small_run):

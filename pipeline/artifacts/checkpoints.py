@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, get_args
 
 from pipeline.artifacts.damage import reporting_damage
 from pipeline.artifacts.provenance import Provenance, check_schema
+from pipeline.method import FORMULAS
 from pipeline.runs.graph import remedy
 from pipeline.runs.options import ResizeFilter
 from pipeline.runs.partial_results import place_of
@@ -72,6 +73,15 @@ def read_header(path: Path) -> CheckpointHeader:
         raise PipelineError(f"{path} is not a classifier file. Name a run, or a file such as classifier.pt.")
     with reporting_damage(path):
         return header_of(read_description(path), path)
+
+
+def why_outdated(calibrated: Provenance, classifier: Provenance) -> str:
+    """What the thresholds of a `calibrated.pt` were made with if they do not apply to a `classifier.pt`, else empty."""
+    if calibrated.inputs.get("classifier.pt") != classifier.fingerprint:
+        return "an earlier classifier.pt"
+    if any(FORMULAS.get(name) != version for name, version in calibrated.formulas.items()):
+        return "earlier formulas"
+    return ""
 
 
 def read_description(path: Path) -> dict[str, Any]:

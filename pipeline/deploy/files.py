@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from pipeline.artifacts.checkpoints import read_header
+from pipeline.artifacts.checkpoints import read_header, why_outdated
 from pipeline.artifacts.manifest import read_class_names
 from pipeline.artifacts.state import up_to_date
-from pipeline.method import FORMULAS
 from pipeline.runs.folders import run_or_file, run_text
 from pipeline.runs.graph import run_argument
 from pipeline.system.errors import PipelineError
@@ -53,13 +52,10 @@ def calibrated_file(folder: Path) -> Path:
     path, base = folder / "calibrated.pt", trained_file(folder)
     if not path.exists():
         return base
-    made = read_header(path).provenance
-    from_earlier = made.inputs.get("classifier.pt") != read_header(base).provenance.fingerprint
-    if from_earlier or any(FORMULAS.get(name) != version for name, version in made.formulas.items()):
-        earlier = f"an earlier {base.name}" if from_earlier else "earlier formulas"
+    if earlier := why_outdated(read_header(path).provenance, read_header(base).provenance):
         log(
             f"{path} was made with {earlier} and is not used. Update it with `ccd calibrate {run_argument(folder)} TABLE`."
         )
         return base
-    log(f"{path}: thresholds calibrated on labelled photos. {base} has the original ones.")
+    log(f"{path}: thresholds set by `ccd calibrate`. {base} has the original ones.")
     return path

@@ -1,6 +1,7 @@
 """All files of a run that are up to date, for reports and inspection without a model."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.artifacts.boxes import Boxes, CropScores
-from pipeline.artifacts.checkpoints import read_header
+from pipeline.artifacts.checkpoints import CheckpointHeader, read_header, why_outdated
 from pipeline.artifacts.embeddings import Embeddings
 from pipeline.artifacts.epoch_scores import EpochScores
 from pipeline.artifacts.labels import Labels
@@ -48,7 +49,7 @@ class RunFiles:
     final: Labels | None
     epoch_scores: EpochScores | None
     thresholds: list[float] | None
-    """C thresholds of the classifier."""
+    """C thresholds that `ccd predict` uses."""
     metrics: dict[str, Any] | None
     warmup_epochs: pd.DataFrame | None
     train_epochs: pd.DataFrame | None
@@ -95,7 +96,7 @@ def read_run(folder: Path, without: Sequence[str] = ()) -> RunFiles:
         local=None if crops is None else local_of(crops, final),
         final=final,
         epoch_scores=take("epoch_scores.h5"),
-        thresholds=None if header is None else header.thresholds,
+        thresholds=None if header is None else thresholds_of(folder, header),
         metrics=take("metrics.json"),
         warmup_epochs=history("warmup.csv"),
         train_epochs=history("train.csv"),
@@ -105,6 +106,15 @@ def read_run(folder: Path, without: Sequence[str] = ()) -> RunFiles:
             name: each.provenance for name, each in file_state.items() if each.provenance and states[name] == UP_TO_DATE
         },
     )
+
+
+def thresholds_of(folder: Path, classifier: CheckpointHeader) -> list[float]:
+    """The thresholds of a run's `calibrated.pt` if they apply to its classifier, else those of the classifier."""
+    with suppress(PipelineError):
+        calibrated = read_header(folder / "calibrated.pt")
+        if not why_outdated(calibrated.provenance, classifier.provenance):
+            return calibrated.thresholds
+    return classifier.thresholds
 
 
 def local_of(crops: CropScores, final: Labels | None) -> np.ndarray:

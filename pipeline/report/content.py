@@ -231,7 +231,7 @@ def class_table(run: RunFiles) -> dict[str, Any]:
     if truth is not None and run.epoch_scores is not None:
         decisions = run.epoch_scores.chosen >= thresholds(run)
         f1 = shorts(class_f1(decisions, truth))
-        columns.append(("F1 classifier", "F1 of the classifier at its own thresholds on test images", "share", f1))
+        columns.append(("F1 classifier", "F1 of the classifier at its thresholds on test images", "share", f1))
     if run.embeddings is not None:
         columns.append(
             (
@@ -251,7 +251,7 @@ def class_table(run: RunFiles) -> dict[str, Any]:
 
 
 def thresholds(run: RunFiles) -> np.ndarray:
-    """The thresholds of the classifier, float64 [C]."""
+    """The thresholds that `ccd predict` uses, float64 [C]."""
     return np.array(run.thresholds or [PRESENT] * len(run.manifest.class_names))
 
 
@@ -299,28 +299,21 @@ def mean_curve(curves: list[tuple[np.ndarray, np.ndarray]], empty_is_zero: bool)
 
 
 def sliders(run: RunFiles) -> dict[str, Any] | None:
-    """The predictions at other thresholds: of the classifier on test images, else of the labels on train images.
+    """The predictions of the classifier at other thresholds, as of `classifier_scores`.
 
     Returns:
-        name, split: source of the scores. own: present thresholds [C]. best: thresholds of highest F1 [C], None without
-        ground truth. positives: images with each class [C], None without. points: see `slider_points`, by class.
+        split: of the images. own: present thresholds [C]. best: thresholds of highest F1 [C], None without ground truth.
+        positives: images with each class [C], None without. points: see `slider_points`, by class.
     """
-    ranked = {name: (split, scores) for name, split, scores in scored(run)}
-    name = next((name for name in ("classifier", "final labels", "initial labels") if name in ranked), None)
-    if name is None:
+    if (classifier := classifier_scores(run)) is None:
         return None
-    split, scores = ranked[name]
-    if name != "classifier":
-        labels = run.final or run.initial
-        assert labels is not None  # `scored` found these labels
-        scores = labels.labels
-    own = thresholds(run) if name == "classifier" else np.full(scores.shape[1], PRESENT)
+    split, scores = classifier
+    own = thresholds(run)
     truth = truth_of(run, run.manifest.split(split).image_ids)
     best = [None] * len(own)
     if truth is not None:
         best = shorts(np.array([best_f1_threshold(scores[:, c], truth[:, c]) for c in range(len(own))]), 6)
     return {
-        "name": name,
         "split": split,
         "own": shorts(own, 6),
         "best": best,
@@ -349,6 +342,13 @@ def slider_points(scores: np.ndarray, truth: np.ndarray | None, always: list[flo
         right, wrong = (0, 0) if truth is None else ((predicted & (truth == value)).sum() for value in (1, 0))
         points.append([cut, int(predicted.sum()), int(right), int(wrong)])
     return points
+
+
+def classifier_scores(run: RunFiles) -> tuple[str, np.ndarray] | None:
+    """Split and scores [N, C] of the classifier: of the test images, or of the train images if there are no others."""
+    if run.epoch_scores is None:
+        return None
+    return ("test", run.epoch_scores.chosen) if len(run.epoch_scores.image_ids) else ("train", run.epoch_scores.train)
 
 
 def scored(run: RunFiles) -> list[tuple[str, str, np.ndarray]]:

@@ -40,13 +40,15 @@ class SplitView:
 
     images: Manifest
     columns: dict[str, np.ndarray]
-    """Title to scores, float [N, C]; the last column is the final one."""
+    """Title to scores, float [N, C]; `present` decides the last one, or the one before it if there are `labels`."""
     present: np.ndarray
     """bool [N, C], the final decisions."""
     truth: np.ndarray | None
     """int8 [N, C] by the run's convention."""
     changed: np.ndarray
     """float [N], how much the labels of an image have changed."""
+    labels: np.ndarray | None = None
+    """float [N, C], the labels that `present` decides, if the last column is another one."""
     closeness: np.ndarray | None = None
     """float [N, C], closeness of each score to the threshold of its class."""
     top1: np.ndarray | None = None
@@ -55,6 +57,13 @@ class SplitView:
     """bool [N, C], the decisions of the other run in a comparison."""
     boxes: Boxes | None = None
     crops: CropScores | None = None
+
+    @property
+    def decided(self) -> np.ndarray:
+        """The scores that `present` decides, float [N, C]."""
+        if self.labels is not None:
+            return self.labels
+        return [*self.columns.values()][-1] if self.columns else np.zeros(self.present.shape)
 
     @cached_property
     def unsure(self) -> np.ndarray:
@@ -158,16 +167,18 @@ def split_view(run: RunFiles, split: str) -> SplitView:
     columns: dict[str, np.ndarray] = {}
     if run.embeddings is not None:
         columns["teacher"] = run.embeddings.probabilities[run.embeddings.is_train == (split == "train")]
-    present, changed, close = np.zeros(shape, bool), np.zeros(shape[0]), None
+    present, changed, close, labels = np.zeros(shape, bool), np.zeros(shape[0]), None, None
     if split == "train":
-        for name, labels in (("initial", run.initial), ("final", run.final)):
-            if labels is not None:
-                columns[name] = labels.labels
-                present, close = labels.labels >= PRESENT, closeness(labels.labels, np.full(shape[1], PRESENT))
+        for name, stage in (("initial", run.initial), ("final", run.final)):
+            if stage is not None:
+                columns[name] = stage.labels
+                present, close = stage.labels >= PRESENT, closeness(stage.labels, np.full(shape[1], PRESENT))
         if run.local is not None:
             columns["crops"] = run.local
         if run.initial is not None and run.final is not None:
             changed = change(run.initial.labels, run.final.labels)
+        if run.epoch_scores is not None and run.final is not None:
+            columns["classifier"], labels = run.epoch_scores.train, run.final.labels
     elif run.epoch_scores is not None:
         columns["classifier"] = run.epoch_scores.chosen
         present = run.epoch_scores.chosen >= thresholds(run)
@@ -179,6 +190,7 @@ def split_view(run: RunFiles, split: str) -> SplitView:
         present=present,
         truth=truth_of(run, part.image_ids),
         changed=changed,
+        labels=labels,
         closeness=close,
         top1=columns["teacher"].argmax(1) if "teacher" in columns else None,
         boxes=run.boxes if split == "train" else None,
@@ -192,7 +204,8 @@ def entry(view: SplitView, split: str, row: int) -> dict[str, Any]:
     Returns:
         id, split, size (W, H of the photo). labels: per class [class, score in per cent by column ..., present, truth or
         None, and in a comparison the other run's decision]; the classes are those that are present by any source and the
-        top classes of each column. scores: base64 of the last column for all classes, see `packed`. closest: the class
+        top classes of each column. scores: base64 of the last column for all classes, see `packed`; with `view.labels` also
+        decided: of these. closest: the class
         closest to its threshold, -1 for none. top: the teacher's top-1 class, -1 for none. changed, unsure, wrong, and in
         a comparison better and worse: keys to sort and filter by. boxes: see `boxes_of`.
     """
@@ -212,7 +225,7 @@ def entry(view: SplitView, split: str, row: int) -> dict[str, Any]:
         listed[np.argsort(-values, kind="stable")[:TOP_CLASSES]] = True
     if closest >= 0:
         listed[closest] = True
-    last = columns[-1] if columns else np.zeros(len(listed))
+    decided = view.decided[row]
     labels = [
         [
             int(c),
@@ -221,14 +234,14 @@ def entry(view: SplitView, split: str, row: int) -> dict[str, Any]:
             None if truth is None else int(truth[c]),
             *([] if before is None else [int(before[c])]),
         ]
-        for c in sorted(np.flatnonzero(listed), key=lambda c: -last[c])
+        for c in sorted(np.flatnonzero(listed), key=lambda c: -decided[c])
     ]
     content = {
         "id": view.images.image_ids[row],
         "split": split,
         "size": [width, height],
         "labels": labels,
-        "scores": packed(last),
+        "scores": packed(columns[-1] if columns else decided),
         "closest": closest,
         "top": -1 if view.top1 is None else int(view.top1[row]),
         "changed": round(float(view.changed[row]), 3),
@@ -236,6 +249,8 @@ def entry(view: SplitView, split: str, row: int) -> dict[str, Any]:
         "wrong": int(view.wrong[row].sum()),
         "boxes": [] if view.boxes is None else boxes_of(view.boxes, view.crops, row, width, height),
     }
+    if view.labels is not None:
+        content["decided"] = packed(decided)
     if before is not None:
         content["better"] = int((view.wrong_before[row] & ~view.wrong[row]).sum())
         content["worse"] = int((view.wrong[row] & ~view.wrong_before[row]).sum())

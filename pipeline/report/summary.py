@@ -94,7 +94,7 @@ def figure_of(view: "SplitView", row: int) -> str:
     image_id = shown(view.images.image_ids[row])
     data = thumbnail(view.images.paths[row], view.images.digests[row], SIDE)
     picture = f'<img src="data:image/jpeg;base64,{data}" alt="" style="max-width:{SIDE}px">' if data else "(no photo)"
-    scores = [*view.columns.values()][-1][row]
+    scores = view.decided[row]
     classes = [c for c in np.argsort(-scores, kind="stable").tolist() if view.present[row, c]][:NAMES]
     labels = ", ".join(f"{view.images.class_names[c]} {scores[c]:.2f}" for c in classes)
     return (

@@ -48,20 +48,8 @@ function cut(id, rows) {
   holder.after(button);
 }
 
-function copyText(text, button) {
-  const label = button.textContent;
-  const area = make("textarea", { class: "visually-hidden" }, text);
-  button.after(area);
-  area.select();
-  const done = document.execCommand("copy");  // a page from disk may have no clipboard API
-  area.remove();
-  button.focus();
-  button.textContent = done ? "Copied" : "Select and copy by hand";
-  setTimeout(() => { button.textContent = label; }, 1500);
-}
-
 function saveText(name, text) {
-  const link = make("a", { href: URL.createObjectURL(new Blob([text], { type: "text/csv" })), download: name });
+  const link = make("a", { href: URL.createObjectURL(new Blob([text])), download: name });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }

@@ -54,7 +54,7 @@ function drawClasses() {
 
 // The slider stops where the number of predicted photos changes.
 function drawSlider() {
-  const { name, split, own, best, positives, points } = data.sliders;
+  const { split, own, best, positives, points } = data.sliders;
   const moved = new Map();
   const select = byId("cut-class");
   const slider = byId("cut");
@@ -82,9 +82,6 @@ function drawSlider() {
     byId("cut-figures").replaceChildren(...figures(c, point).flatMap(([title, value]) => [make("dt", {}, title), make("dd", {}, value)]));
     strip(c, point[0]);
     byId("cut-best").hidden = best[c] === null;
-    const text = JSON.stringify(Object.fromEntries(data.classes.map((title, k) => [title, moved.get(k) ?? own[k]])), null, 1);
-    byId("cut-text").textContent = text;
-    byId("cut-moved").textContent = moved.size ? `${moved.size} of ${data.classes.length} thresholds changed` : "";
   };
   const place = (c, threshold) => {
     select.value = c;
@@ -103,7 +100,7 @@ function drawSlider() {
     moved.set(c, best[c]);
     place(c, best[c]);
   });
-  byId("cut-copy")?.addEventListener("click", (event) => copyText(byId("cut-text").textContent, event.target));
-  byId("cut-source").textContent = name === "classifier" ? "the classifier on the test photos" : `the ${name} of the train photos`;
+  const thresholds = () => Object.fromEntries(data.classes.map((title, k) => [title, moved.get(k) ?? own[k]]));
+  byId("cut-save").addEventListener("click", () => saveText("thresholds.json", JSON.stringify(thresholds(), null, 1)));
   place(0, own[0]);
 }

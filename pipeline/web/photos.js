@@ -10,14 +10,17 @@ const rowOf = (entry, c) => entry.labels.find((row) => row[0] === c);
 const known = data.gallery.entries.some((entry) => entry.labels.some((row) => truthOf(entry, row) !== null));
 const unpacked = new Map();
 
-function scoreOf(entry, c) {
-  if (!unpacked.has(entry)) {
-    const bytes = Uint8Array.from(atob(entry.scores), (letter) => letter.charCodeAt(0));
+function unpack(text) {
+  if (!unpacked.has(text)) {
+    const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
     const view = new DataView(bytes.buffer);
-    unpacked.set(entry, Array.from({ length: data.classes.length }, (_, k) => view.getUint16(2 * k, true) / 65535));
+    unpacked.set(text, Array.from({ length: data.classes.length }, (_, k) => view.getUint16(2 * k, true) / 65535));
   }
-  return unpacked.get(entry)[c];
+  return unpacked.get(text);
 }
+// The score of the last column, and the one that decides what is shown below the photo: a train photo has its labels there.
+const scoreOf = (entry, c) => unpack(entry.scores)[c];
+const labelOf = (entry, c) => unpack(entry.decided ?? entry.scores)[c];
 
 // Right and wrong by sign and word; the colour is redundant.
 function truthMark(entry, c) {
@@ -75,7 +78,7 @@ function chip(entry, row) {
 function chips(entry) {
   const shown = entry.labels.map((row) => chip(entry, row)).filter((element) => element);
   const uncertain = gallery.state.view === "unsure" && rowOf(entry, entry.closest);
-  if (uncertain) shown.unshift(make("span", { class: "chip doubt", title: "the class closest to its threshold" }, `? ${data.classes[entry.closest]} ${scoreOf(entry, entry.closest).toFixed(2)}`));
+  if (uncertain) shown.unshift(make("span", { class: "chip doubt", title: "the class closest to its threshold" }, `? ${data.classes[entry.closest]} ${labelOf(entry, entry.closest).toFixed(2)}`));
   if (gallery.state.view === "score" && gallery.state.class !== "") {
     const c = data.classes.indexOf(gallery.state.class);
     shown.unshift(make("span", { class: "chip doubt" }, `${data.classes[c]} ${scoreOf(entry, c).toFixed(3)}`, truthMark(entry, c)));
@@ -92,7 +95,7 @@ function matches(entry) {
   if (state.between) {
     const [low, high] = state.between.split("-").map(Number);
     const inside = (score) => score >= low && (score < high || (high >= 1 && score <= 1));
-    if (!data.classes.some((_, c) => inside(scoreOf(entry, c)))) return false;
+    if (!data.classes.some((_, c) => inside(labelOf(entry, c)))) return false;
   }
   for (const key of ["class", "also"]) {
     if (!state[key] || state.view === "score") continue;
@@ -230,11 +233,13 @@ function cutOut(entry, box, height) {
 
 function scoreTable(entry) {
   const mark = (row) => ({ 1: make("span", { class: "tick" }, "✓", hiddenText("present")), 0: make("span", { class: "muted" }, "–", hiddenText("absent")), "-1": make("span", { title: "not counted" }, "?") })[truthOf(entry, row)];
-  const number = (row) => (name, k) => make("td", { class: "number", style: `--color:${colour(name)}` }, row[1 + k], make("i", { style: `width:${0.86 * Math.min(row[1 + k], 100)}%` }));
+  const last = names(entry).length - 1;
+  const marked = (row, k) => (entry.decided && k === last ? scoreOf(entry, row[0]) >= data.sliders.own[row[0]] : k === last - (entry.decided ? 1 : 0) && decided(entry, row));
+  const number = (row) => (name, k) => make("td", { class: "number", style: `--color:${colour(name)}` }, marked(row, k) ? "● " : "", row[1 + k], make("i", { style: `width:${0.86 * Math.min(row[1 + k], 100)}%` }));
   return make("table", { class: "score-table" },
     make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "class"), ...names(entry).map((name) => make("th", { class: "number", scope: "col" }, name)), known ? make("th", { scope: "col" }, "truth") : null)),
     make("tbody", {}, ...entry.labels.map((row) => make("tr", { class: decided(entry, row) ? "present" : "" },
-      make("th", { scope: "row" }, decided(entry, row) ? "● " : "", data.classes[row[0]]), ...names(entry).map(number(row)), known ? make("td", {}, mark(row) ?? "") : null))));
+      make("th", { scope: "row" }, data.classes[row[0]]), ...names(entry).map(number(row)), known ? make("td", {}, mark(row) ?? "") : null))));
 }
 
 function openDetail(index) {
@@ -264,7 +269,7 @@ function openDetail(index) {
     make("div", { class: "detail" },
       make("div", {}, holder, crops.length ? make("div", { class: "crops" }, ...crops) : null),
       make("div", {}, make("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "scores" }, scoreTable(entry)),
-        make("p", { class: "hint" }, ["Scores in per cent. ●: final label or prediction.", crops.length ? "Point at a crop to see its place" + (data.gallery.cam_size ? " and the class activation map." : ".") : ""].join(" ")))));
+        make("p", { class: "hint" }, ["Scores in per cent. ●: labelled or predicted.", crops.length ? "Point at a crop to see its place" + (data.gallery.cam_size ? " and the class activation map." : ".") : ""].join(" ")))));
   dialog.dataset.index = index;
   gallery.state.photo = entry.id;
   keepAddress();
