@@ -13,7 +13,7 @@ from pipeline.classifier.inference import load_classifier, to_float
 from pipeline.classifier.teacher_head import SparseLinear, TeacherHead, TeacherHeadShape
 from pipeline.evaluation.read import read
 from pipeline.evaluation.tables import read_metrics
-from pipeline.method.extras.two_heads import learned_weight
+from pipeline.method.extras.two_heads import agreement_with_labels, learned_weight
 from pipeline.photos.resize import load_view
 from pipeline.runs.options import InitLabelsConfig
 from pipeline.stages.evaluate import BOTH, scores_of_both
@@ -41,6 +41,20 @@ def test_embed_alone_gives_the_bytes_of_the_chain(demo, tmp_path):
     assert not (run / "features.partial").exists()
 
 
+def test_agreement_is_the_average_precision_of_the_surest_photos():
+    labels = np.array([[0.9, 0.1], [0.6, 0.2], [0.4, 0.3], [0.0, 0.0]])
+    scores = labels + np.array([[0.5, 0], [0, 0], [0, 0], [0, 0]])
+    logits = np.array([[1.0, 0.0], [3.0, 5.0], [2.0, 4.0], [0.0, -1.0]])
+    # photos 0 and 1 have the first class, at ranks 3 and 1; photo 2 alone the second, at rank 2
+    assert agreement_with_labels(logits, labels, scores) == pytest.approx(((1 + 2 / 3) / 2 + 1 / 2) / 2)
+    assert agreement_with_labels(scores, labels, scores) == 1
+
+
+def test_the_weight_grows_with_photos_and_agreement():
+    assert learned_weight(0, 1.0) == learned_weight(100, 0.0) == 0
+    assert learned_weight(50, 1.0) == 0.25 and learned_weight(50, 0.5) == 0.125
+
+
 def squares(paths):
     return to_float(torch.stack([load_view(path, (SIZE, SIZE)) for path in paths]))
 
@@ -57,8 +71,8 @@ def test_the_teacher_head_scores_photos_as_the_label_stages_do(demo):
 
 def test_the_logits_are_the_weighted_mean_of_both_heads(demo):
     net = load_classifier(read_checkpoint(demo / "classifier.pt"))
-    weight = learned_weight(12)
-    assert float(net.learned_weight) == pytest.approx(weight) and 0 < weight < 1
+    weight = float(net.learned_weight)
+    assert 0 < weight < learned_weight(12, 1.0)
     images = squares(read(demo / "manifest.csv").split("test").paths)
     with torch.no_grad():
         features = net.features(images)
@@ -113,15 +127,18 @@ def test_with_another_network_both_score_new_photos_on_request(other):
     teacher = np.log(teacher_scores(embeddings, np.ones(len(manifest.paths), bool), InitLabelsConfig()).astype(float))
     factors = read(other / "epoch_scores.h5").mixture
     logits = factors[0] * calibrated.numpy() + factors[1] * teacher + factors[2]
-    train, weight = embeddings.is_train, learned_weight(12)
+    train = embeddings.is_train
     np.testing.assert_allclose(both, 1 / (1 + np.exp(-logits[~train])), atol=0.01)
+    weights = []
     for c in range(len(manifest.class_names)):
         spread = learned[train, c].std() / teacher[train, c].std()
         matched = (teacher[:, c] - teacher[train, c].mean()) * spread + learned[train, c].mean()
-        mixed = weight * learned[:, c] + (1 - weight) * matched
-        slope, offset = np.polyfit(mixed, logits[:, c], 1)  # the calibration of both
-        assert slope > 0
-        np.testing.assert_allclose(logits[:, c], slope * mixed + offset, atol=1e-2 * slope)
+        heads = np.column_stack([learned[:, c], matched, np.ones(len(matched))])
+        own, other_head, _ = np.linalg.lstsq(heads, logits[:, c], rcond=None)[0]
+        assert own + other_head > 0  # the slope of the calibration
+        weights.append(own / (own + other_head))
+    assert 0 < weights[0] < learned_weight(12, 1.0)
+    np.testing.assert_allclose(weights, weights[0], atol=5e-3)
 
 
 def test_evaluate_measures_both_as_predict_gives_them(other):

@@ -26,6 +26,54 @@ def deal_folds(count: int, folds: int, seed: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed)) % folds
 
 
+def out_of_fold_logits(
+    untrained: Callable[[Tensor], CamNet],
+    data: TrainingSet,
+    config: TrainConfig,
+    folds: int,
+    partial: PartialResults,
+    name: str,
+    *,
+    device: str,
+    consistency: Consistency | None = None,
+    store: FeatureStore | None = None,
+) -> Tensor:
+    """Logits float32 Tensor[N, C] of each image by a classifier that was trained on the other folds.
+
+    Args:
+        untrained: returns a classifier to train on the labels Tensor[n, C].
+        data: all images, with their labels.
+        config: options of the trainings.
+        folds: at most N.
+        partial: keeps the logits of each fold, from which a killed command resumes.
+        name: of these trainings among the partial results, and in titles.
+        device: torch device.
+        consistency: second view and its loss, as in the final training.
+        store: keeps the feature maps.
+    """
+    fold_of = deal_folds(len(data.paths), folds, config.seed)
+    logits = torch.zeros_like(data.labels)
+    for fold in range(folds):
+        held_out = fold_of == fold
+        path = partial.path(f"{name.replace(' ', '')}_fold{fold + 1}.pt")
+        if not path.exists():
+            rows = (~held_out).nonzero()[:, 0]
+            inner = partial.below(path.stem)
+            state = start_training(untrained(data.labels[rows]), config, torch.device(device))
+            title = f"{name} fold {fold + 1}/{folds}"
+            part = replace(data, rows=rows)
+            fit(state, part, config.replace(track="none"), inner, consistency=consistency, title=title, store=store)
+            fold_logits = predict_together(
+                state.model.eval(), data.paths, config.test_size, title="  out of fold", store=store
+            )
+            if distributed.is_main():
+                save_partial(path, {"logits": fold_logits[held_out]})
+                inner.remove()
+            distributed.barrier()  # the file exists for all processes
+        logits[held_out] = load_partial(path)["logits"]
+    return logits
+
+
 def cross_fit(
     untrained: Callable[[Tensor], CamNet],
     data: TrainingSet,
@@ -43,41 +91,31 @@ def cross_fit(
     fold are mapped to the labels by Platt scaling for each class.
 
     Args:
-        untrained: returns a classifier to train on the labels Tensor[n, C].
+        untrained: see `out_of_fold_logits`, as are `partial`, `device`, `consistency` and `store`.
         data: all images, with their labels.
         config: options of the trainings, rounds and folds.
         share: weight of the out-of-fold scores, in [0, 1].
-        partial: keeps the logits of each fold, from which a killed command resumes.
-        device: torch device.
-        consistency: second view and its loss, as in the final training.
-        store: keeps the feature maps.
+        partial: see above.
+        device: see above.
+        consistency: see above.
+        store: see above.
 
     Returns:
         float32 Tensor[N, C] in [0, 1].
     """
-    count = len(data.paths)
-    fold_of = deal_folds(count, config.cross_fit_folds, config.seed)
     labels = data.labels
-    for number in range(config.cross_fit_rounds):
-        logits = torch.zeros_like(labels)
-        for fold in range(config.cross_fit_folds):
-            held_out = fold_of == fold
-            path = partial.path(f"round{number + 1}_fold{fold + 1}.pt")
-            if not path.exists():
-                rows = (~held_out).nonzero()[:, 0]
-                title = f"cross-fit {number + 1}/{config.cross_fit_rounds} fold {fold + 1}/{config.cross_fit_folds}"
-                inner = partial.below(path.stem)
-                state = start_training(untrained(labels[rows]), config, torch.device(device))
-                part = replace(data, labels=labels, rows=rows)
-                fit(state, part, config.replace(track="none"), inner, consistency=consistency, title=title, store=store)
-                fold_logits = predict_together(
-                    state.model.eval(), data.paths, config.test_size, title="  out of fold", store=store
-                )
-                if distributed.is_main():
-                    save_partial(path, {"logits": fold_logits[held_out]})
-                    inner.remove()
-                distributed.barrier()  # the file exists for all processes
-            logits[held_out] = load_partial(path)["logits"]
+    for number in range(1, config.cross_fit_rounds + 1):
+        logits = out_of_fold_logits(
+            untrained,
+            replace(data, labels=labels),
+            config,
+            config.cross_fit_folds,
+            partial,
+            f"round {number}",
+            device=device,
+            consistency=consistency,
+            store=store,
+        )
         mapped = platt_scores(logits.numpy(), data.labels.numpy())
         labels = ((1 - share) * data.labels.double() + share * torch.from_numpy(mapped)).float()
     return labels

@@ -11,7 +11,7 @@ FORMULAS = {
     "snapping": 1,
     "calibration": 2,
     "thresholds": 3,
-    "two_heads": 3,
+    "two_heads": 4,
     "epoch_choice": 1,
     "ranking": 1,
     "cdul": 1,

@@ -172,7 +172,7 @@ VERSIONS = {
     "corrections": 2,
     "final_labels": 2,
     "cross_fitted_labels": 3,
-    "classifier": 10,
+    "classifier": 11,
     "epoch_scores": 9,
     "metrics": 4,
 }

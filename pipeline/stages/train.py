@@ -21,7 +21,7 @@ from pipeline.artifacts.manifest import Manifest, write_csv
 from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.schema import check_same_images
 from pipeline.artifacts.state import read_provenance
-from pipeline.classifier.cross_fit import cross_fit
+from pipeline.classifier.cross_fit import cross_fit, out_of_fold_logits
 from pipeline.classifier.features import FeatureStore
 from pipeline.classifier.inference import load_classifier, predict_once, predict_together
 from pipeline.classifier.network import CamNet
@@ -38,7 +38,7 @@ from pipeline.classifier.training import (
 from pipeline.classifier.view_sources import is_frozen
 from pipeline.method.epoch_choice import authors_epoch
 from pipeline.method.extras.calibration import fit_calibration
-from pipeline.method.extras.two_heads import SMALLEST, learned_weight, matching, mixture
+from pipeline.method.extras.two_heads import SMALLEST, agreement_with_labels, learned_weight, matching, mixture
 from pipeline.method.labels import correct
 from pipeline.method.losses import image_weights, mean_label_entropy
 from pipeline.photos.image_cache import open_cache
@@ -48,6 +48,9 @@ from pipeline.system import distributed
 from pipeline.system.progress import log
 from pipeline.teachers.image_scores import teacher_scores
 from pipeline.teachers.shared_network import shares_network, teacher_head
+
+WEIGHT_FOLDS = 2
+"""Folds of `weight_of_learned_head`."""
 
 
 def choose_epoch(config: TrainConfig, warmup: Checkpoint, history: pd.DataFrame) -> int:
@@ -94,12 +97,8 @@ def cross_fitted_labels(
     if not share:
         return labels
 
-    def untrained(fold_labels: Tensor) -> CamNet:
-        model = load_classifier(warmup)
-        model.init_head(targets_of(fold_labels, config).mean(dim=0))
-        return model
-
     options = {"device": device, "consistency": consistency_of(config), "store": store}
+    untrained = functools.partial(untrained_on, warmup=warmup, config=config)
     mixed = cross_fit(untrained, data, config, share, partial, **options).numpy()
     scores = mixed + np.float32(1 - share) * (labels.scores - labels.labels)
     if labels.corrected_entries:
@@ -107,6 +106,44 @@ def cross_fitted_labels(
         corrected = align_corrections(corrections, labels.image_ids, labels.class_names).labels
         mixed, scores = correct(mixed, corrected), correct(scores, corrected)
     return replace(labels, labels=mixed, scores=scores)
+
+
+def untrained_on(labels: Tensor, *, warmup: Checkpoint, config: TrainConfig) -> CamNet:
+    """The classifier of the warm-up with a new head for labels Tensor[n, C]."""
+    model = load_classifier(warmup)
+    model.init_head(targets_of(labels, config).mean(dim=0))
+    return model
+
+
+def weight_of_learned_head(
+    labels: Labels,
+    warmup: Checkpoint,
+    data: TrainingSet,
+    config: TrainConfig,
+    partial: PartialResults,
+    *,
+    device: str,
+    store: FeatureStore,
+) -> float:
+    """`learned_weight` with the agreement of heads that were trained on one half of the photos, for half of the epochs.
+
+    The backbone of the warm-up stays frozen in them.
+    """
+    count = len(data.paths)
+    if count < WEIGHT_FOLDS:
+        return 0.0
+    short = config.replace(epochs=max(config.epochs // 2, 1), freeze_backbone=True, freeze_norms=True)
+    logits = out_of_fold_logits(
+        functools.partial(untrained_on, warmup=warmup, config=short),
+        data,
+        short,
+        WEIGHT_FOLDS,
+        partial,
+        "weight",
+        device=device,
+        store=store,
+    )
+    return learned_weight(count, agreement_with_labels(logits.numpy(), labels.labels, labels.scores))
 
 
 def consistency_of(config: TrainConfig) -> Consistency | None:
@@ -148,21 +185,21 @@ def with_teacher(learned: Checkpoint, teacher: TeacherHead, weight: float) -> Ch
     return replace(learned, weights=weights, architecture=learned.architecture | {"teacher": asdict(teacher.shape)})
 
 
-def mixture_with_teacher(folder: Path, best: Checkpoint, logits: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
-    """The factors of `two_heads.mixture` for a teacher that is another network; None without its scores.
+def mixture_with_teacher(
+    folder: Path, best: Checkpoint, logits: np.ndarray, labels: np.ndarray, weight: float
+) -> np.ndarray:
+    """The factors of `two_heads.mixture` for a teacher that is another network.
 
     Args:
-        folder: of the run.
+        folder: of the run, with `embeddings.h5`.
         best: the classifier, calibrated.
         logits: float32 [N, C], its logits of the train images before calibration.
         labels: float [N, C], soft labels of the train images.
+        weight: of the classifier in the logits.
     """
-    if not (folder / "embeddings.h5").exists() or not len(logits):
-        return None
     embeddings: Embeddings = read_arrays(folder / "embeddings.h5", without=("best_cell",))
     options = read_provenance(folder / "initial_labels.h5").options(InitLabelsConfig)
     scores = teacher_scores(embeddings, embeddings.is_train, options)
-    weight = learned_weight(len(logits))
     teacher = np.log(np.maximum(scores, SMALLEST))
     scale, offset = matching(teacher, logits)
     both = fit_calibration(weight * logits + (1 - weight) * (scale * teacher + offset), labels)
@@ -268,8 +305,12 @@ def run(
         predict_together, paths=train.paths, size=config.test_size, title="train images", store=kept
     )
     train_logits = predict_train(load_classifier(best, device))
+    # a teacher that is another network joins at prediction
+    beside = teacher is None and config.calibrate and bool(train.paths) and (folder / "embeddings.h5").exists()
+    if teacher is not None or beside:
+        weight = weight_of_learned_head(final_labels, warmup, data, config, partial, device=device, store=store)
     if teacher is not None:
-        learned, weight = logits[chosen], learned_weight(len(train.paths))
+        learned = logits[chosen]
         own = predict_train(load_classifier(with_teacher(best, teacher, 0.0), device))
         teacher.fit_scale(own, train_logits)
         train_logits = weight * train_logits + (1 - weight) * (teacher.scale * own + teacher.offset)
@@ -278,8 +319,8 @@ def run(
         best = with_teacher(best, teacher, weight)
     if config.calibrate:
         best = calibrated(best, train_logits, labels.labels)
-        if teacher is None:
-            factors = mixture_with_teacher(folder, best, train_logits.numpy(), labels.labels)
+        if beside:
+            factors = mixture_with_teacher(folder, best, train_logits.numpy(), labels.labels, weight)
     if not distributed.is_main():
         return
     write(folder / "cross_fitted_labels.h5", replace(labels, provenance=origin.of("cross_fitted_labels.h5")))
@@ -291,4 +332,5 @@ def run(
     trained: dict[str, Any] = {"training": state.to_content(), "steps": state.steps}
     write_checkpoint(folder / "classifier.pt", replace(best, provenance=origin, image_ids=train.image_ids, **trained))
     partial.remove()
-    log(f"{folder / 'classifier.pt'}: epoch {chosen} of {config.epochs}, loss {history['loss'].iloc[-1]:.4f}.")
+    share = f" The learned head has a weight of {weight:.2f}." if teacher is not None else ""
+    log(f"{folder / 'classifier.pt'}: epoch {chosen} of {config.epochs}, loss {history['loss'].iloc[-1]:.4f}.{share}")

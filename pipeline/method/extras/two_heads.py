@@ -1,26 +1,46 @@
 """The weight of a learned head against the teacher that labelled its photos.
 
 The two make different errors, so their mean ranks better than either; but a head that learned from few photos is poor, above all
-with few classes. Chosen on train photos (pipeline/plans/README.md).
+with rare classes. Chosen on train photos (pipeline/plans/README.md).
 """
 
 import numpy as np
+
+from pipeline.method.ranking import average_precision
 
 SMALLEST = 1e-6
 """Smallest score of the teacher whose logarithm is taken."""
 MOST = 0.5
 """Largest weight."""
-HALF = 200
-"""Photos at which half of it is reached."""
+HALF = 50
+"""Photos at which half of it is reached, with full agreement."""
 
 
-def learned_weight(images: int) -> float:
-    """Weight of the learned head in the logits, from 0 without photos towards `MOST` with many.
+def learned_weight(images: int, agreement: float) -> float:
+    """Weight of the learned head in the logits: MOST * agreement * images / (images + HALF).
 
     Args:
         images: photos that it was trained on.
+        agreement: see `agreement_with_labels`.
     """
-    return MOST * images / (images + HALF)
+    return MOST * agreement * images / (images + HALF)
+
+
+def agreement_with_labels(logits: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> float:
+    """How well a learned head finds the photos with labels that it did not learn from, in [0, 1].
+
+    The mean over classes of the average precision of `logits`, where the photos with the highest scores have the class: as many
+    as have a label of 0.5 or more, and at least one. It is low where the labels of a class have nothing in common.
+
+    Args:
+        logits: out-of-fold logits float [N, C] of the learned head, N at least 1.
+        labels: float [N, C] in [0, 1].
+        scores: float [N, C], the labels before they were clamped.
+    """
+    truth = np.zeros(labels.shape, np.int8)
+    for c, count in enumerate((labels >= 0.5).sum(axis=0)):
+        truth[np.argsort(-scores[:, c], kind="stable")[: max(count, 1)], c] = 1
+    return float(average_precision(logits, truth).mean())
 
 
 def matching(own: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
