@@ -13,8 +13,10 @@ from worlds.runs import CLASSES, TRAIN, TRUTH
 
 from pipeline.artifacts.manifest import read_manifest
 from pipeline.evaluation.read import read
+from pipeline.review.queue import review_queue
 from pipeline.review.server import HOST, build_app
 from pipeline.review.session import LOG, open_review
+from pipeline.system.errors import PipelineError
 
 
 class Page(Running):
@@ -179,6 +181,16 @@ def test_yesterdays_corrections_are_shown_in_their_order_and_undone(reopened):
     assert server.review.content()["history"] == [0, 1]
 
 
+def test_photos_of_one_class_come_by_its_score_without_those_corrected_in_it(small_run, tmp_path):
+    labels = read(small_run / "final_labels.h5")
+    (tmp_path / "labels.csv").write_text(f"image_id,dog\n{labels.image_ids[2]},1\n")
+    ccd("import-labels", tmp_path / "labels.csv", "--run", small_run)
+    expected = [row for row in np.argsort(-labels.scores[:, 1], kind="stable") if row != 2]
+    assert review_queue(small_run, 5, class_name="dog").rows == expected[:5]
+    with pytest.raises(PipelineError, match=r"no class 'dgo'\. Did you mean 'dog'"):
+        review_queue(small_run, 5, class_name="dgo")
+
+
 def test_undo_brings_back_what_was_imported_and_keeps_what_was_imported_since(served, tmp_path):
     server, folder = served
     row = server.review.queue.rows[0]
@@ -241,7 +253,10 @@ PERSON = r"""(async () => {
     press("Enter");
     await wait(() => byId("card").hidden || byId("photo-id").textContent !== id);
   }
-  return { seen, progress: byId("progress").textContent, overflow: document.documentElement.scrollWidth - innerWidth };
+  const progress = byId("progress").textContent;
+  press("s");  // there is nothing left to skip
+  byId("again").click();
+  return { seen, progress, last: byId("card").hidden ? null : byId("photo-id").textContent, overflow: document.documentElement.scrollWidth - innerWidth };
 })()"""
 
 
@@ -292,6 +307,7 @@ def test_a_person_corrects_every_photo_in_a_browser_and_fuse_honours_it(served, 
     assert console == [] and found["overflow"] <= 0
     assert found["progress"] == f"{TRAIN} of {TRAIN} photos reviewed"
     assert found["seen"] == [ids[row] for row in server.review.queue.rows]  # most doubtful first
+    assert found["last"] == found["seen"][-1]
     assert read(folder / "corrections.h5").labels.tolist() == TRUTH[:TRAIN].tolist()
     ccd("fuse", "--run", folder)
     assert read(folder / "final_labels.h5").labels.tolist() == TRUTH[:TRAIN].tolist()

@@ -24,12 +24,18 @@ def review(
     run: RunOption = "",
     count: Annotated[int, typer.Option("--limit", min=1, help="Largest number of images.")] = 100,
     images: SelectionOption = None,
+    class_name: Annotated[
+        str,
+        typer.Option(
+            "--class", help="Show the photos by the score of this class, highest first (default: most uncertain first)."
+        ),
+    ] = "",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of this machine. 0: any free port.")] = 0,
 ) -> None:
     """Serve a page, to this machine only, to correct labels on; every correction is saved at once."""
     from pipeline.review import server as tool
 
-    tool.run(chosen_run(named_run(name, run)), count, chosen=images, port=port)
+    tool.run(chosen_run(named_run(name, run)), count, chosen=images, class_name=class_name, port=port)
 
 
 @app.command("export-review", rich_help_panel="Review")

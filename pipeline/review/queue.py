@@ -1,4 +1,4 @@
-"""A run to the images that a person should review, the most uncertain first."""
+"""A run to the images that a person should review: the most uncertain first, or those that may show a class."""
 
 import csv
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from pipeline.evaluation.read import read
 from pipeline.exchange.label_sets import LabelSet, read_label_set, waiting_corrections
 from pipeline.review.corrections import UNTOUCHED, aligned_labels
 from pipeline.review.uncertainty import TOP_UNCERTAIN, review_values
-from pipeline.system.errors import PipelineError
+from pipeline.system.errors import PipelineError, hint
 from pipeline.system.files import regular_file
 from pipeline.system.progress import log
 from pipeline.system.text import nfc
@@ -36,18 +36,21 @@ class ReviewQueue:
         return ", ".join(self.labels.class_names[c] for c in self.uncertain[row])
 
 
-def review_queue(folder: Path, count: int, chosen: Path | None = None) -> ReviewQueue:
+def review_queue(folder: Path, count: int, chosen: Path | None = None, class_name: str = "") -> ReviewQueue:
     """The most uncertain images of a run, or a selection of them.
 
     Args:
         folder: the run folder.
         count: maximum number of images; images that are corrected in every class are left out.
         chosen: CSV with the column image_id, as saved by the report; reviewed images stay in.
+        class_name: order by the score of this class instead, and leave out images that are corrected in it.
 
     Raises:
-        PipelineError: there are no final labels, or the selection has no train image.
+        PipelineError: there are no final labels, no such class, or the selection has no train image.
     """
     labels = read_label_set(folder)
+    if class_name and class_name not in labels.class_names:
+        raise PipelineError(f"{folder} has no class {class_name!r}. {hint(class_name, labels.class_names)}")
     check_photos(folder, labels.manifest, remember=False)
     waiting = waiting_corrections(labels.path)
     if waiting:
@@ -55,14 +58,19 @@ def review_queue(folder: Path, count: int, chosen: Path | None = None) -> Review
     initial: Labels = read(up_to_date(folder / "initial_labels.h5"))
     check_same_images(labels, initial, labels.path, folder / "initial_labels.h5")
     values = review_values(initial.labels, labels.labels)
+    corrected = np.zeros(values.shape, bool)
     if (folder / "corrections.h5").exists():
         corrections = aligned_labels(read(folder / "corrections.h5"), labels.image_ids, labels.class_names)
-        values[corrections != UNTOUCHED] = 0  # a correction is certain
+        corrected = corrections != UNTOUCHED
+        values[corrected] = 0  # a correction is certain
     uncertain = np.argsort(-values, axis=1, kind="stable")[:, :TOP_UNCERTAIN]
     top = np.sort(values, axis=1)[:, -TOP_UNCERTAIN:].mean(1)
-    order = np.argsort(-top, kind="stable")
+    order, is_open = np.argsort(-top, kind="stable"), top > 0
+    if class_name:
+        c = labels.class_names.index(class_name)
+        order, is_open = np.argsort(-read(labels.path).scores[:, c], kind="stable"), ~corrected[:, c]
     if chosen is None:
-        return ReviewQueue(labels, [int(row) for row in order[:count] if top[row] > 0], uncertain)
+        return ReviewQueue(labels, [int(row) for row in order if is_open[row]][:count], uncertain)
     selected = read_selection(chosen)
     rows = [int(row) for row in order if nfc(labels.image_ids[row]) in selected]
     if not rows:

@@ -79,9 +79,9 @@ def check_correction(correction: Any, photos: int, classes: int) -> tuple[int, l
     return index, present
 
 
-def run(folder: Path, count: int, *, chosen: Path | None = None, port: int = 0) -> None:
+def run(folder: Path, count: int, *, chosen: Path | None = None, class_name: str = "", port: int = 0) -> None:
     """Serve the page until Ctrl-C; see `open_review` and `pipeline.web.server.listen` for arguments and errors."""
-    review = open_review(folder, count, chosen)
+    review = open_review(folder, count, chosen, class_name)
     token = secrets.token_urlsafe(24)
     earlier = f" and {review.earlier} from earlier reviews" if review.earlier else ""
     started = f"{len(review.queue.rows)} photos to review{earlier}"

@@ -162,18 +162,19 @@ def corrected_images(labels: np.ndarray) -> int:
     return int((labels != UNTOUCHED).any(1).sum())
 
 
-def open_review(folder: Path, count: int, chosen: Path | None = None) -> Review:
+def open_review(folder: Path, count: int, chosen: Path | None = None, class_name: str = "") -> Review:
     """The review of a run.
 
     Args:
         folder: the run folder.
         count: maximum number of photos, earlier reviews not counted.
         chosen: CSV with the column image_id, as saved by the report; earlier reviews are then left out.
+        class_name: see `review_queue`.
 
     Raises:
-        PipelineError: there are no final labels.
+        PipelineError: see `review_queue`.
     """
-    queue = review_queue(folder, count, chosen)
+    queue = review_queue(folder, count, chosen, class_name)
     review = Review(folder, queue, queue.rows)
     if chosen is not None:
         return review

@@ -33,7 +33,7 @@ function toggle(c) {
 }
 
 function show(index) {
-  current.index = Math.max(0, index);
+  current.index = Math.min(Math.max(0, index), data.photos.length);
   const done = current.index >= data.photos.length;
   byId("card").hidden = done;
   byId("finished").hidden = !done;
