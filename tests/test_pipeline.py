@@ -325,10 +325,10 @@ def test_the_run_of_a_photo_folder_lies_under_artifacts_and_not_among_the_photos
     assert read_manifest(tmp_path / "artifacts" / "holiday").paths[0].startswith(str(tmp_path / "holiday"))
 
 
-def test_evaluate_says_that_it_does_not_know_the_oracle_where_epochs_were_not_scored(run, colour_teacher):
+def test_evaluate_says_that_the_best_epoch_is_unknown_where_epochs_were_not_scored(run, colour_teacher):
     assert "epochs" in json.loads((run / "metrics.json").read_text())
     invoke("train", "--run", run, "--force", "--no-score-epochs")
     _, said = invoke("evaluate", "--run", run, "--force")
     metrics = json.loads((run / "metrics.json").read_text())
     assert "epochs" not in metrics and metrics["test"]["final classifier"]["mAP"] > 0
-    assert "the oracle epoch is unknown" in " ".join(said.split())
+    assert "the best epoch is unknown" in " ".join(said.split())

@@ -144,8 +144,8 @@ def unknown(run: RunFiles) -> list[str]:
     notes = []
     if run.truth is None:
         notes.append(
-            "Without ground truth there is no AP, no F1 and no oracle epoch. The page shows the predictions of the teacher "
-            "and the classifier."
+            "Nothing is measured, because the run has no labelled photos. To measure it, label some test photos and run "
+            f"`ccd all {run_argument(run.folder)} --test-images FOLDER --labels labels.csv`."
         )
     elif run.metrics is None:
         notes.append("There are no figures yet. Compute them with `ccd evaluate`.")
@@ -156,8 +156,10 @@ def unknown(run: RunFiles) -> list[str]:
     bad = {name: state for name, state in run.states.items() if state not in (UP_TO_DATE, MISSING, NOT_MADE)}
     notes += [f"Not shown: {state}" for state in dict.fromkeys(bad.values())]
     missing = [name for name, state in run.states.items() if state == MISSING]
+    if run.truth is None and "metrics.json" in missing:
+        missing.remove("metrics.json")
     if missing:
-        notes.append(f"Missing: {', '.join(missing)}.")
+        notes.append(f"Missing: {', '.join(missing)}. Create them with `ccd all {run_argument(run.folder)}`.")
     return notes
 
 
@@ -236,7 +238,7 @@ def class_table(run: RunFiles) -> dict[str, Any]:
         columns.append(
             (
                 "bias",
-                "mean probability on confident images with the class as top-1",
+                "teacher's mean score of the class on photos where it is sure of it",
                 "share",
                 shorts(run.embeddings.bias),
             )
@@ -374,7 +376,7 @@ def thin_curve(recall: np.ndarray, precision: np.ndarray) -> list[list[float]]:
 
 
 def training(run: RunFiles) -> dict[str, Any] | None:
-    """Curves over the epochs, warm-up first, with the chosen and the oracle epoch."""
+    """Curves over the epochs, warm-up first, with the chosen epoch and the best one on test images."""
     if run.warmup_epochs is None and run.train_epochs is None:
         return None
     rows = []
@@ -385,7 +387,7 @@ def training(run: RunFiles) -> dict[str, Any] | None:
         "rows": rows,
         "warmup": 0 if run.warmup_epochs is None else len(run.warmup_epochs),
         "chosen": None if run.epoch_scores is None else run.epoch_scores.chosen_epoch,
-        "oracle": epochs and epochs["oracle_epoch"],
+        "best": epochs and epochs["oracle_epoch"],
         "test": epochs and shorts(epochs["mAP_by_epoch"]),
     }
 

@@ -1,6 +1,7 @@
 """The artifacts of a run to the top of its page: one sentence, and alerts about what may need a decision."""
 
 import json
+import shlex
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -108,12 +109,13 @@ def unfinished(run: RunFiles) -> str:
     )
 
 
-def advice(run: RunFiles) -> dict[str, str]:
-    """Common remedies, each with its command."""
+def advice(run: RunFiles, name: str = "") -> dict[str, str]:
+    """Common remedies, each with its command; `name` is the class to review."""
     argument = run_argument(run.folder)
+    only = f" --class {shlex.quote(name)}" if name else ""
     return {
         "rename": f"give more specific names under [classes] in {run.folder / SETTINGS}, then run `ccd all {argument}`",
-        "review": f"correct some photos with `ccd review --run {argument}`, then run `ccd all {argument}`",
+        "review": f"correct some photos with `ccd review --run {argument}{only}`, then run `ccd all {argument}`",
         "calibrate": f"fit thresholds to a table of labelled photos with `ccd calibrate {argument} labels.csv`",
     }
 
@@ -202,45 +204,45 @@ def unknown_alert(run: RunFiles) -> list[Alert]:
 
 
 def label_alerts(run: RunFiles) -> list[Alert]:
-    """Classes without a label, and classes that are never the teacher's top-1."""
+    """Classes without a label, and classes that the teacher is sure of in no photo."""
     labels, names = run.final or run.initial, run.manifest.class_names
     train = run.manifest.split("train")
     never = np.zeros(len(names), bool) if run.embeddings is None else run.embeddings.bias_counts == 0
     empty = np.zeros(len(names), bool) if labels is None else ~(labels.labels >= PRESENT).any(0)
-    rename = f"choose more common names under [classes] in {run.folder / SETTINGS}, then run `ccd all {run_argument(run.folder)}`."
+    rename = f"choose more common names under [classes] in {run.folder / SETTINGS}, then run `ccd all {run_argument(run.folder)}`"
     if labels is not None and empty.all():
         text = f"None of the {len(labels.labels):,} train photos has a label of {PRESENT} or more. Do not rely on the classifier."
-        remedy = f"Add photos that show the classes ({len(labels.labels):,} train photos so far), or {rename}"
-        return [Alert("No class has a label", text, 99.0, [], {"what": "none"}, remedy=remedy)]
+        more = f"add photos that show the classes ({len(labels.labels):,} train photos so far)"
+        return [Alert("No class has a label", text, 99.0, [], {"what": "none"}, remedy=as_sentence(more, rename))]
     empty &= ~unknown_classes(run)  # another alert names these
     never &= ~unknown_classes(run)
+
+    def remedy(classes: np.ndarray) -> str:
+        more = f"add photos of {listed([names[c] for c in classes])}"
+        return as_sentence(advice(run, names[classes[0]])["review"], more, rename)
+
     alerts = []
     if labels is not None and empty.any():
         classes = np.flatnonzero(empty)
-        text = f"No train photo has a label of {PRESENT} or more, so the classifier sees only weak labels of it"
+        text = f"No train photo has a label of {PRESENT} or more, so the classifier learns little about it."
         both = [names[c] for c in classes if never[c]]
-        text += f" (never the teacher's top-1 class: {listed(both)})" if both else ""
-        text += "."
+        text += f" In no photo is the teacher sure of {listed(both)}." if both else ""
         truth = truth_of(run, train.image_ids)
         if truth is not None:
             text = f"{int((truth[:, classes] == 1).sum()):,} train photos show it. {text}"
         photos = top_ids(train.image_ids, labels.scores[:, classes].max(1))
         show = {"class": names[classes[0]], "view": "score", "split": "train"}
-        remedy = f"Add photos that show {'it' if len(classes) == 1 else 'them'}, or {rename}"
-        if not never[classes].all():
-            remedy = f"Correct some photos with `ccd review --run {run_argument(run.folder)}`. {remedy}"
         title = f"No label: {listed([names[c] for c in classes])}"
-        alerts.append(Alert(title, text, 90.0, photos, show, remedy=remedy))
+        alerts.append(Alert(title, text, 90.0, photos, show, remedy=remedy(classes)))
     never &= ~empty
     if run.embeddings is not None and never.any():
         classes = np.flatnonzero(never)
-        text = "It is the top-1 class of no confident train photo, so its bias is the mean over the remaining classes."
+        text = "A class has less reliable labels if the teacher is sure of it in no train photo."
         probabilities = run.embeddings.probabilities[run.embeddings.is_train][:, classes].max(1)
         show = {"class": names[classes[0]], "view": "score", "split": "train"}
-        title = f"Never top-1 of the teacher: {listed([names[c] for c in classes])}"
+        title = f"The teacher is never sure of: {listed([names[c] for c in classes])}"
         photos = top_ids(train.image_ids, probabilities)
-        remedy = f"Add photos that show {'it' if len(classes) == 1 else 'them'}, or {rename}"
-        alerts.append(Alert(title, text, 85.0, photos, show, remedy=remedy))
+        alerts.append(Alert(title, text, 85.0, photos, show, remedy=remedy(classes)))
     return alerts
 
 
@@ -298,7 +300,7 @@ def confusion_alert(run: RunFiles) -> list[Alert]:
     show = {"class": names[present], "also": names[predicted], "split": split}
     photos = top_ids(part.image_ids, rows * scores[:, predicted])
     weight = 40 + 50 * float(share[predicted, present])
-    remedy = as_sentence(advice(run)["rename"], advice(run)["review"])
+    remedy = as_sentence(advice(run)["rename"], advice(run, names[present])["review"])
     return [Alert(f"{names[present]} is mistaken for {names[predicted]}", text, weight, photos, show, remedy=remedy)]
 
 
@@ -341,7 +343,7 @@ def split_alert(run: RunFiles, seed: int) -> list[Alert]:
     name = run.manifest.class_names[c]
     shares = [(top[part] == c).mean() for part in (is_train, ~is_train)]
     text = (
-        f"{name} is the teacher's top-1 class for {shares[0]:.0%} of the train and {shares[1]:.0%} of the test photos. "
+        f"The teacher finds {name} most likely in {shares[0]:.0%} of the train and {shares[1]:.0%} of the test photos. "
         "Thresholds are fitted on train photos and may not suit the test photos."
     )
     test = run.manifest.split("test").image_ids
@@ -398,7 +400,7 @@ def wrong_labels_alert(run: RunFiles) -> list[Alert]:
     text = f"{right[c]:,} of {right[c] + false[c]:,} train photos with this label show the class. The wrong labels mislead the classifier."
     photos = top_ids(labels.image_ids, (present & (truth == 0))[:, c] * labels.labels[:, c])
     show = {"class": name, "what": "false", "split": "train"}
-    remedy = as_sentence(advice(run)["review"], advice(run)["rename"])
+    remedy = as_sentence(advice(run, name)["review"], advice(run)["rename"])
     return [Alert(f"Labels often wrong: {name}", text, 40 + 30 * (1 - float(share[c])), photos, show, remedy=remedy)]
 
 
@@ -424,5 +426,5 @@ def weakest_alert(run: RunFiles) -> list[Alert]:
         "The photos with the lowest scores are shown."
     )
     show = {"class": name, "what": "missed", "split": "test"}
-    remedy = as_sentence(advice(run)["rename"], advice(run)["review"])
+    remedy = as_sentence(advice(run)["rename"], advice(run, name)["review"])
     return [Alert(f"Weakest class: {name}", text, 30.0, photos, show, "note", remedy)]

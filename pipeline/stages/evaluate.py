@@ -239,7 +239,7 @@ def run(folder: Path, config: EvaluateConfig, origin: Provenance) -> None:
             metrics["not_measured"].append("The scores of the teacher lack test images, so it is not measured.")
         if lacks_epochs(epochs):
             metrics["not_measured"].append(
-                f"The test images were scored only after epoch {epochs.chosen_epoch}, so the oracle epoch is unknown."
+                f"The test images were scored only after epoch {epochs.chosen_epoch}, so the best epoch is unknown."
             )
     if len(test.image_ids):
         thresholds = [PRESENT] * len(test.class_names)

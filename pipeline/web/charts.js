@@ -27,16 +27,16 @@ function drawStages(rows, id = "stages") {
 }
 
 function drawBias() {
-  const order = data.classes.map((_, c) => c).sort((a, b) => data.bias.values[b] - data.bias.values[a]);
+  const { values, counts } = data.bias;
+  const order = data.classes.map((_, c) => c).sort((a, b) => (counts[b] > 0) - (counts[a] > 0) || values[b] - values[a]);
   const rows = order.flatMap((c) => {
-    const [value, images] = [data.bias.values[c], data.bias.counts[c]];
-    const title = images ? `mean of ${images} images` : "never top-1: mean of the other classes";
-    const fill = make("i", { class: images ? "fill" : "fill faint", style: `width:${100 * value}%;--color:${colour("teacher")}` });
+    const title = counts[c] ? `mean of ${counts[c]} images` : "the teacher is never sure of it: mean of the other classes";
+    const fill = counts[c] ? make("i", { class: "fill", style: `width:${100 * values[c]}%;--color:${colour("teacher")}` }) : null;
     const photos = toPhotos({ class: data.classes[c], what: "top" });
     return [
       make("a", { class: "name", href: photos, title: data.classes[c] }, data.classes[c]),
       make("div", { class: "track", title }, fill),
-      make("div", { class: "value" }, percent(value), make("small", {}, images ? ` of ${images}` : " never")),
+      make("div", { class: "value" }, counts[c] ? percent(values[c]) : "", make("small", {}, counts[c] ? ` of ${counts[c]}` : "never sure")),
     ];
   });
   byId("bias").replaceChildren(...rows);
@@ -113,14 +113,14 @@ function drawCurves() {
 }
 
 function drawTraining() {
-  const { rows, warmup, chosen, oracle, test } = data.training;
+  const { rows, warmup, chosen, best, test } = data.training;
   const at = (row) => (row.stage === "warm-up" ? row.epoch : warmup + row.epoch);
   const step = Math.ceil(rows.length / 12);
   const xTicks = [{ at: 0.5, text: "" }, ...rows.filter((_, k) => k % step === 0).map((row) => ({ at: at(row), text: row.stage === "warm-up" ? `w${row.epoch}` : row.epoch })), { at: rows.length + 0.5, text: "" }];
   const mark = (plot, epoch, text, line) => {
     const x = plot.x(warmup + epoch);
     plot.root.append(make("line", { class: "mark", x1: x, x2: x, y1: plot.area.top, y2: plot.area.bottom }));
-    const late = x > plot.area.right - 70;
+    const late = x > (plot.area.left + plot.area.right) / 2;
     plot.root.append(make("text", { x: x + (late ? -6 : 6), y: plot.area.bottom - 8 - 15 * line, "text-anchor": late ? "end" : "start" }, text));
   };
   chart("loss", (width) => {
@@ -136,8 +136,8 @@ function drawTraining() {
   legend("loss-legend", [["warm-up", ""], ["classifier", ""]]);
   chart("epochs", (width) => {
     const plot = axes(width, 260, xTicks, shares, "epoch (w: warm-up)", "mAP");
-    if (chosen) mark(plot, chosen, oracle === chosen ? "chosen = oracle" : "chosen", 0);
-    if (oracle && oracle !== chosen) mark(plot, oracle, "oracle", 1);
+    if (chosen) mark(plot, chosen, best === chosen ? "used, best on test images" : "used", 0);
+    if (best && best !== chosen) mark(plot, best, "best on test images", 1);
     const lines = [["final labels", rows.filter((row) => row.label_map !== null).map((row) => [at(row), row.label_map])]];
     if (test) lines.push(["classifier", test.map((value, k) => [warmup + k + 1, value]).filter(([, value]) => value !== null)]);
     for (const [name, points] of lines) {
@@ -147,8 +147,8 @@ function drawTraining() {
     return plot.root;
   });
   byId("epoch-legend").replaceChildren(
-    make("span", { style: `--color:${colour("final labels")}` }, "agreement with the pseudo-labels during training"),
-    ...(test ? [make("span", { style: `--color:${colour("classifier")}` }, "test images, against ground truth")] : []),
+    make("span", { style: `--color:${colour("final labels")}` }, "train images, against their labels"),
+    ...(test ? [make("span", { style: `--color:${colour("classifier")}` }, "test images, against the ground truth")] : []),
   );
 }
 
@@ -202,7 +202,7 @@ function drawMatrix() {
     const size = data.classes.length;
     const longest = Math.max(...data.classes.map((name) => Math.min(name.length, 18)));
     const margin = Math.min(6.5 * longest + 14, width * 0.3);
-    const cell = Math.min((width - margin - 14) / size, 40);
+    const cell = Math.min((width - margin - 14) / size, 48);
     const root = make("svg", { width, height: margin + cell * size + 4, role: "group", "aria-label": "co-occurrence of classes" });
     const clip = (name) => (name.length > 18 ? name.slice(0, 17) + "…" : name);
     const named = cell >= 9;
@@ -214,12 +214,13 @@ function drawMatrix() {
       for (let c = 0; c < size; c++) {
         const share = values[r][c];
         if (!share && cell < 9) continue;
-        const strength = r === c ? 0.08 : Math.sqrt(share);
-        const text = r === c ? `${counts[r]} images with ${data.classes[r]}` : `${percent(share)} % of the ${counts[r]} images with ${data.classes[r]} also have ${data.classes[c]}`;
+        const empty = !counts[r] || r === c;
+        const text = r === c ? `${count(counts[r])} images with ${data.classes[r]}` : `${percent(share)} % of the ${counts[r]} images with ${data.classes[r]} also have ${data.classes[c]}`;
         const describe = () => { byId("matrix-readout").textContent = text; };
-        const square = make("rect", { x: margin + c * cell, y: margin + r * cell, width: Math.max(cell - 1, 1), height: Math.max(cell - 1, 1), rx: Math.min(3, cell / 6), style: `fill:rgba(var(--heat),${(0.05 + 0.95 * strength).toFixed(3)})`, on: { pointerenter: describe } });
+        const square = make("rect", { x: margin + c * cell, y: margin + r * cell, width: Math.max(cell - 1, 1), height: Math.max(cell - 1, 1), rx: Math.min(3, cell / 6), style: empty ? "fill:var(--track)" : `fill:rgba(var(--heat),${(0.05 + 0.75 * Math.sqrt(share)).toFixed(3)})`, on: { pointerenter: describe } });
         if (!share) { root.append(square); continue; }
-        const link = linked({ class: data.classes[r], ...(r === c ? {} : { also: data.classes[c] }), split: "train" }, square);
+        const number = make("text", { x: margin + (c + 0.5) * cell, y: margin + (r + 0.5) * cell + 4, "text-anchor": "middle", style: "fill:var(--ink);pointer-events:none" }, r === c ? count(counts[r]) : (100 * share).toFixed(0));
+        const link = linked({ class: data.classes[r], ...(r === c ? {} : { also: data.classes[c] }), split: "train" }, square, ...(cell >= 22 ? [number] : []));
         link.setAttribute("aria-label", text);
         link.setAttribute("tabindex", r === c ? 0 : -1);  // one tab stop per class
         link.addEventListener("focus", describe);

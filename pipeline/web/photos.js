@@ -41,7 +41,7 @@ const kinds = {
     missed: ["missed", (row, entry) => !decided(entry, row) && truthOf(entry, row) === 1],
     false: ["predicted, but absent", (row, entry) => decided(entry, row) && truthOf(entry, row) === 0],
   } : {}),
-  top: ["top-1 of the teacher", (row, entry) => entry.top === row[0]],
+  top: ["most likely by the teacher", (row, entry) => entry.top === row[0]],
 };
 const views = {
   all: ["All", null],
