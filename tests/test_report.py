@@ -355,6 +355,9 @@ def test_a_class_without_labels_and_a_silent_threshold_are_alerts(small_run):
     assert "No label: dog" in found and len(found["No label: dog"]["photos"]) == 4
     assert found["No label: dog"]["show"]["class"] == "dog"
     assert f"Never predicted: {CLASSES[2]}" in found
+    epochs = replace(files.epoch_scores, image_ids=[], scores=files.epoch_scores.scores[:, :0])
+    text = alerts(replace(files, epoch_scores=epochs))[f"Never predicted: {CLASSES[2]}"]["text"]
+    assert text.startswith("No train photo reaches its threshold.")
     assert f"The teacher is never sure of: {CLASSES[2]}" in found  # its bias is of no image
 
 

@@ -11,7 +11,7 @@ from pipeline.artifacts.state import next_stage
 from pipeline.evaluation.run_files import RunFiles
 from pipeline.evaluation.tables import gain_sentence
 from pipeline.method.extras.thresholds import PRESENT, predicted_nearly_everywhere
-from pipeline.report.content import scored, thresholds, truth_of
+from pipeline.report.content import classifier_scores, scored, thresholds, truth_of
 from pipeline.runs.graph import run_argument
 from pipeline.runs.settings import FILE as SETTINGS
 
@@ -247,11 +247,12 @@ def label_alerts(run: RunFiles) -> list[Alert]:
 
 
 def threshold_alerts(run: RunFiles) -> list[Alert]:
-    """Classes that are predicted in no test image, or in nearly all."""
-    final = final_scores(run)
-    if final is None or final[0] != "test":
+    """Classes that are predicted in no test image, or in nearly all; of train images in a run without others."""
+    classifier = classifier_scores(run)
+    if classifier is None:
         return []
-    split, scores, decided = final
+    split, scores = classifier
+    decided = scores >= thresholds(run)
     part, names = run.manifest.split(split), run.manifest.class_names
     truth = truth_of(run, part.image_ids)
     alerts = []
@@ -260,13 +261,13 @@ def threshold_alerts(run: RunFiles) -> list[Alert]:
         (
             never,
             "Never predicted",
-            "No test photo reaches its threshold. The slider under Thresholds shows the photos at other thresholds.",
+            f"No {split} photo reaches its threshold. The slider under Thresholds shows the photos at other thresholds.",
         ),
-        (everywhere, "Predicted nearly everywhere", "More than 90 % of the test photos reach its threshold."),
+        (everywhere, "Predicted nearly everywhere", f"More than 90 % of the {split} photos reach its threshold."),
     ):
         if which.any():
             classes = np.flatnonzero(which)
-            positives = "" if truth is None else f" {int((truth[:, classes] == 1).sum()):,} test photos show it."
+            positives = "" if truth is None else f" {int((truth[:, classes] == 1).sum()):,} {split} photos show it."
             show = {"class": names[classes[0]], "view": "score", "split": split}
             photos = top_ids(part.image_ids, scores[:, classes].max(1))
             heading = f"{title}: {listed([names[c] for c in classes])}"
