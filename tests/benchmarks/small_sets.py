@@ -16,15 +16,13 @@ import numpy as np
 from pipeline import read
 
 NAMES = ("teacher zero-shot", "teacher, global + local", "learned head", "final classifier")
-DRAWS = 2
-
-
 LEAST = 5
 """Test photos of a drawn class."""
 
 
-def measure(run: Path, class_count: int, count: int, draw: int, folder: Path) -> list[float]:
-    """mAP in percent of `NAMES` after training on `count` photos; NaN for a row that the run does not have."""
+def measure(run: Path, class_count: int, count: int, draw: int, folder: Path) -> tuple[list[float], list[float] | None]:
+    """mAP in percent of `NAMES` after training on `count` photos, NaN for a row that the run does not have; and the 95 % interval
+    of the classifier's gain over its teacher at its best, None with too few test photos of the classes."""
     manifest = read(run / "manifest.csv")
     truth = read(run / "ground_truth.h5")
     generator = np.random.default_rng(draw)
@@ -50,28 +48,34 @@ def measure(run: Path, class_count: int, count: int, draw: int, folder: Path) ->
     done = subprocess.run([sys.executable, "-m", "pipeline", *command], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
-    measured = json.loads((folder / "run" / "metrics.json").read_text())["test"]
-    return [100 * measured.get(name, {}).get("mAP", np.nan) for name in NAMES]
+    metrics = json.loads((folder / "run" / "metrics.json").read_text())
+    values = [100 * metrics["test"].get(name, {}).get("mAP", np.nan) for name in NAMES]
+    return values, metrics.get("gain", {}).get("mAP_interval")
 
 
 def main() -> None:
     """Print one line per number of classes and of photos, the mean over draws."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--classes", type=int, nargs="+", default=[2, 5, 20])
+    parser.add_argument("--classes", type=int, nargs="+", default=[1, 2, 5, 20])
     parser.add_argument("--photos", type=int, nargs="+", default=[1, 12, 50, 100, 200, 350])
     parser.add_argument("--draws", type=int, default=2)
     given = parser.parse_args()
-    print("classes", "photos", *NAMES, "worst gain", sep=" | ")
+    print("classes", "photos", *NAMES, "mean gain", "worst gain", "intervals below 0", sep=" | ")
     for class_count in given.classes:
         for count in given.photos:
-            rows = []
+            rows, intervals = [], []
             for draw in range(given.draws):
                 with TemporaryDirectory() as folder:
-                    rows.append(measure(given.run, class_count, count, draw, Path(folder)))
-            worst = min(row[-1] - row[1] for row in rows)
+                    values, interval = measure(given.run, class_count, count, draw, Path(folder))
+                rows.append(values)
+                intervals += [interval] if interval else []
+            gains = [row[-1] - max(row[:2]) for row in rows]
             means = (f"{value:.1f}" for value in np.mean(rows, axis=0))
-            print(class_count, count, *means, f"{worst:+.1f}", sep=" | ", flush=True)
+            below = f"{sum(high < 0 for _, high in intervals)} of {len(intervals)}"
+            print(
+                class_count, count, *means, f"{np.mean(gains):+.1f}", f"{min(gains):+.1f}", below, sep=" | ", flush=True
+            )
 
 
 if __name__ == "__main__":
