@@ -14,6 +14,7 @@ from pipeline.method.extras.thresholds import PRESENT, predicted_nearly_everywhe
 from pipeline.report.content import classifier_scores, scored, thresholds, truth_of
 from pipeline.runs.graph import run_argument
 from pipeline.runs.settings import FILE as SETTINGS
+from pipeline.teachers.recommended import use_better_teacher
 
 MAX_ALERTS = 5
 
@@ -115,7 +116,7 @@ def advice(run: RunFiles, name: str = "") -> dict[str, str]:
     only = f" --class {shlex.quote(name)}" if name else ""
     return {
         "rename": f"give more specific names under [classes] in {run.folder / SETTINGS}, then run `ccd all {argument}`",
-        "review": f"correct some photos with `ccd review --run {argument}{only}`, then run `ccd all {argument}`",
+        "review": f"correct some photos with `ccd review {argument}{only}`, then run `ccd all {argument}`",
         "calibrate": f"fit thresholds to a table of labelled photos with `ccd calibrate {argument} labels.csv`",
     }
 
@@ -203,25 +204,30 @@ def unknown_alert(run: RunFiles) -> list[Alert]:
     return [Alert(f"The teacher probably does not know: {listed(names)}", text, 95.0, [], show, remedy=remedy)]
 
 
+def remedy_of_no_label(run: RunFiles, name: str = "") -> str:
+    """What to do about classes without a label. No name helps `conse` with a class that ImageNet lacks, such as person.
+
+    Args:
+        run: files of the run.
+        name: the class to review first.
+    """
+    review = advice(run, name)["review"]
+    if run.embeddings is not None and run.embeddings.teacher.startswith("conse"):
+        review = f"use a CLIP teacher, {use_better_teacher(run.folder, 'auto')}, or {review}"
+    return f"{as_sentence(review)} Only then try other names, under [classes] in {run.folder / SETTINGS}."
+
+
 def label_alerts(run: RunFiles) -> list[Alert]:
-    """Classes without a label, and classes that the teacher is sure of in no photo."""
+    """Classes without a label."""
     labels, names = run.final or run.initial, run.manifest.class_names
     train = run.manifest.split("train")
     never = np.zeros(len(names), bool) if run.embeddings is None else run.embeddings.bias_counts == 0
     empty = np.zeros(len(names), bool) if labels is None else ~(labels.labels >= PRESENT).any(0)
-    rename = f"choose more common names under [classes] in {run.folder / SETTINGS}, then run `ccd all {run_argument(run.folder)}`"
     if labels is not None and empty.all():
         text = f"None of the {len(labels.labels):,} train photos has a label of {PRESENT} or more. Do not rely on the classifier."
-        more = f"add photos that show the classes ({len(labels.labels):,} train photos so far)"
-        return [Alert("No class has a label", text, 99.0, [], {"what": "none"}, remedy=as_sentence(more, rename))]
+        remedy = remedy_of_no_label(run)
+        return [Alert("No class has a label", text, 99.0, [], {"what": "none"}, remedy=remedy)]
     empty &= ~unknown_classes(run)  # another alert names these
-    never &= ~unknown_classes(run)
-
-    def remedy(classes: np.ndarray) -> str:
-        more = f"add photos of {listed([names[c] for c in classes])}"
-        return as_sentence(advice(run, names[classes[0]])["review"], more, rename)
-
-    alerts = []
     if labels is not None and empty.any():
         classes = np.flatnonzero(empty)
         text = f"No train photo has a label of {PRESENT} or more, so the classifier learns little about it."
@@ -232,18 +238,10 @@ def label_alerts(run: RunFiles) -> list[Alert]:
             text = f"{int((truth[:, classes] == 1).sum()):,} train photos show it. {text}"
         photos = top_ids(train.image_ids, labels.scores[:, classes].max(1))
         show = {"class": names[classes[0]], "view": "score", "split": "train"}
+        remedy = remedy_of_no_label(run, names[classes[0]])
         title = f"No label: {listed([names[c] for c in classes])}"
-        alerts.append(Alert(title, text, 90.0, photos, show, remedy=remedy(classes)))
-    never &= ~empty
-    if run.embeddings is not None and never.any():
-        classes = np.flatnonzero(never)
-        text = "A class has less reliable labels if the teacher is sure of it in no train photo."
-        probabilities = run.embeddings.probabilities[run.embeddings.is_train][:, classes].max(1)
-        show = {"class": names[classes[0]], "view": "score", "split": "train"}
-        title = f"The teacher is never sure of: {listed([names[c] for c in classes])}"
-        photos = top_ids(train.image_ids, probabilities)
-        alerts.append(Alert(title, text, 85.0, photos, show, remedy=remedy(classes)))
-    return alerts
+        return [Alert(title, text, 90.0, photos, show, remedy=remedy)]
+    return []
 
 
 def threshold_alerts(run: RunFiles) -> list[Alert]:

@@ -15,6 +15,11 @@ def recommended(device: str) -> Entry:
     return next(entry for entry in CATALOG if entry.use == use)
 
 
+def use_better_teacher(folder: Path, device: str) -> str:
+    """The command that trains a run with the recommended CLIP teacher, in backticks."""
+    return f"`ccd all {run_argument(folder)} --teacher {recommended(pick_device(device)).spec}`"
+
+
 def log_better_teacher(folder: Path, config: EmbedConfig, device: str) -> None:
     """Log, before the first embeddings of a run, that a CLIP teacher labels better than the embedded one."""
     if config.teacher.partition(":")[0] != "conse" or config.precomputed or (folder / "embeddings.h5").exists():
@@ -22,6 +27,6 @@ def log_better_teacher(folder: Path, config: EmbedConfig, device: str) -> None:
     better = recommended(pick_device(device))
     cost = "already downloaded" if better.is_here else f"{better.megabytes:,} MB to download, once"
     log(
-        f"A CLIP teacher labels better than the embedded one: `ccd all {run_argument(folder)} --teacher {better.spec}` "
+        f"A CLIP teacher labels better than the embedded one: {use_better_teacher(folder, device)} "
         f"({cost}); `ccd teachers` lists more."
     )
