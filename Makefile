@@ -125,10 +125,10 @@ export: $(VENV)/installed-onnx ## export the final classifier of RUN as ONNX
 	$(CCD) export $(RUN) --force
 
 report: $(VENV)/installed ## write the report of RUN, one HTML page
-	$(CCD) report --run $(RUN)
+	$(CCD) report $(RUN)
 
 review: $(VENV)/installed ## write the most uncertain images of RUN as tasks of Label Studio
-	$(CCD) export-review --run $(RUN) --force
+	$(CCD) export-review $(RUN) --force
 
 predict: $(VENV)/installed ## predict labels and scores with the classifier of RUN: IMAGES=DIR
 	$(CCD) predict $(RUN) $(IMAGES) --device $(DEVICE)

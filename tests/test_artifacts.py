@@ -171,14 +171,14 @@ def test_a_truncated_file_names_the_command_that_rebuilds_it(tmp_path, size):
     path = tmp_path / "initial_labels.h5"
     write(path, labels())
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(PipelineError, match=r"initial_labels.h5 is damaged.*`ccd init-labels --run .* --force`"):
+    with pytest.raises(PipelineError, match=r"initial_labels.h5 is damaged.*`ccd init-labels .* --force`"):
         read(path)
     with pytest.raises(PipelineError, match="damaged"):
         read_provenance(path)
 
 
 def test_a_missing_file_names_the_command_that_makes_it(tmp_path):
-    with pytest.raises(PipelineError, match=r"crop_scores.h5 is missing. Create it with `ccd score-crops --run"):
+    with pytest.raises(PipelineError, match=r"crop_scores.h5 is missing. Create it with `ccd score-crops "):
         read(tmp_path / "crop_scores.h5")
 
 

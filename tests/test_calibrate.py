@@ -48,7 +48,7 @@ def test_thresholds_are_the_out_of_fold_ones_and_the_weights_stay(labelled, phot
     assert new.thresholds == expected.thresholds.tolist() and not expected.kept.all()
     assert all(torch.equal(old.weights[key], new.weights[key]) for key in old.weights)
     assert tiny_classifier.read_bytes() == before
-    assert "mean F1 on 8 photos" in output
+    assert "on 8 photos. With the new thresholds" in output
 
 
 def test_the_file_says_that_labels_were_used_and_which(labelled, tiny_classifier, tmp_path):

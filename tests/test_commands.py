@@ -79,7 +79,7 @@ def test_plan_says_what_would_be_built_and_why(run):
     assert steps["train"].why == "after fuse"
     taken = json.loads((run / "timings.json").read_text())["train"]["seconds"]
     assert steps["train"].seconds == pytest.approx(taken)
-    assert f"`ccd all --run {run}`" in ccd("status", "--run", run)
+    assert f"`ccd all {run}`" in ccd("status", "--run", run)
     (run / "boxes.h5").unlink()
     assert {step.stage: step.why for step in plan_run(run, read_run(run))}["boxes"] == "boxes.h5 is missing"
 
@@ -228,7 +228,7 @@ def test_a_run_in_the_working_directory_is_named_by_a_path(run, monkeypatch):
     monkeypatch.chdir(run.parent)
     assert f"write ./{run.name}" in " ".join(refused("status", "--run", run.name).split())
     (run / "metrics.json").unlink()
-    assert f"`ccd all --run ./{run.name}`" in " ".join(ccd("status", "--run", f"./{run.name}").split())
+    assert f"`ccd all ./{run.name}`" in " ".join(ccd("status", "--run", f"./{run.name}").split())
     assert "There are none" in invoke("status", "--run", "nowhere")[1]
 
 
@@ -266,7 +266,8 @@ def test_a_run_has_one_name_in_every_command_whatever_lies_here(command, rest, s
     assert code == 0 and shown in output, output
 
 
-def test_the_line_after_a_run_names_commands_that_work(beside_photos):
+def test_the_line_after_a_run_names_commands_that_work(beside_photos, monkeypatch):
+    monkeypatch.setattr("pipeline.web.server.serve", lambda *_, **__: None)  # which would wait for requests
     output = ccd("all", "photos", "--device", "cpu")
     commands = re.findall(r"`ccd ([^`]*)`", " ".join(output.split("Next:")[1].split()))
     assert len(commands) == 3
@@ -277,6 +278,7 @@ def test_the_line_after_a_run_names_commands_that_work(beside_photos):
 
 def test_printed_commands_work_for_a_name_with_a_space(finished, photos, tmp_path, monkeypatch):
     """The shell splits names that are not quoted."""
+    monkeypatch.setattr("pipeline.web.server.serve", lambda *_, **__: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "300")
     for name in ("my photos", "-x"):
@@ -470,7 +472,9 @@ def test_calibrated_thresholds_take_effect_until_the_classifier_changes(run):
     stale = Provenance("classifier", VERSIONS["classifier"], {}, {"classifier.pt": "another"})
     write_checkpoint(run / "calibrated.pt", calibrated(checkpoint, np.full(3, 1.0), stale))
     code, output = invoke("predict", run, photo)
-    assert code == 0 and "made with an earlier classifier.pt and is not used" in output
+    assert code == 0 and "is not used: its thresholds were made with an earlier classifier.pt" in output
+    for arguments in (("all", run), ("train", run)):
+        assert f"`ccd calibrate {run} TABLE --force`" in " ".join(ccd(*arguments, "--device", "cpu").split())
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

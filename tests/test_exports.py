@@ -300,4 +300,5 @@ def test_an_existing_folder_is_kept(small_run, tmp_path):
 @pytest.mark.parametrize("format", sorted({*FORMATS} - {"yolo"}))
 def test_command_writes_beside_the_labels_by_default(small_run, format):
     ccd("export-labels", small_run, "--format", format)
-    assert (small_run / f"final_labels-{format}{FORMATS[format].suffix}").exists()
+    ending = f".{format}" if format in ("csv", "parquet") else f"-{format}{FORMATS[format].suffix}"
+    assert (small_run / f"final_labels{ending}").exists()

@@ -237,5 +237,5 @@ def test_a_damaged_partial_result_of_a_part_names_the_stage(tmp_path):
     save_partial(path, {"rows": []})
     assert load_partial(path, "rows") == {"rows": []}
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(PipelineError, match=r"last.pt is damaged .*`ccd train --run .*run --force`"):
+    with pytest.raises(PipelineError, match=r"last.pt is damaged .*`ccd train .*run --force`"):
         load_partial(path)

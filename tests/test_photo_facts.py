@@ -44,7 +44,7 @@ def test_a_photo_that_is_gone_is_one_error_of_every_stage_that_looks_at_photos(b
     (tmp_path / "photos" / "2.png").unlink()
     code, output = invoke("embed", "--run", begun, "--device", "cpu")
     assert code == 1 and "2 of the 8 photos" in output and "first: 0.png" in output
-    assert f"`ccd prepare --run {begun}`" in output and f"`ccd prepare --run {begun} --images DIR`" in output
+    assert f"`ccd prepare {begun}`" in output and f"`ccd prepare {begun} --images DIR`" in output
     ccd("prepare", "--run", begun)
     ccd("embed", "--run", begun, "--device", "cpu")
 

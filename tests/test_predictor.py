@@ -226,12 +226,12 @@ def test_a_healthy_file_that_is_no_classifier_is_not_called_damaged(tmp_path, na
 def test_advice_names_a_command_only_if_it_makes_the_file(tmp_path):
     for name, advice in (
         ("calibrated.pt", f"Create it with `ccd calibrate {tmp_path} TABLE`"),
-        ("classifier.pt", f"Create it with `ccd train --run {tmp_path}`"),
+        ("classifier.pt", f"Create it with `ccd train {tmp_path}`"),
         ("mine.pt", "Check the path"),
     ):
         with pytest.raises(PipelineError, match=f"is missing. {advice}"):
             Classifier.load(tmp_path / name)
-    with pytest.raises(PipelineError, match=f"is missing. Create it with `ccd evaluate --run {tmp_path}`"):
+    with pytest.raises(PipelineError, match=f"is missing. Create it with `ccd evaluate {tmp_path}`"):
         read(tmp_path / "predictions.csv")
     with h5py.File(tmp_path / "embeddings-of-others.h5", "w") as file:
         file["image"] = [1.0]

@@ -113,7 +113,7 @@ def check_photos(folder: Path, manifest: Manifest, *, remember: bool = True) -> 
     """
     ids, paths, digests = manifest.image_ids, manifest.paths, manifest.digests
     seen = np.array([file_status(path) for path in paths], dtype=np.int64).reshape(-1, 2)
-    again = f"`ccd prepare --run {run_argument(folder)}`"
+    again = f"`ccd prepare {run_argument(folder)}`"
     gone = np.flatnonzero(seen[:, 0] < 0)
     if len(gone):
         raise PipelineError(

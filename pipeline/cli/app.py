@@ -26,7 +26,7 @@ PANELS = ("Start", "Review", "Export", "Stages", "Research", "Housekeeping")
 """Groups of commands, in the order of `ccd --help`."""
 
 LEADING = (
-    *("images", "classes", "test_images", "labels", "teacher", "backbone", "device"),
+    *("run", "images", "classes", "test_images", "labels", "teacher", "backbone", "device"),
     *("epochs", "batch_size", "image_size", "seed", "recipe"),
 )
 """Options that the help of a command lists first."""
@@ -300,7 +300,7 @@ def option_parameter(item: Field, text: str = "") -> python_inspect.Parameter:
 def panel_of(item: Field) -> str | None:
     """The panel of an option in the help; None for the first panel."""
     kinds = item.metadata["kinds"]
-    if not kinds or item.name in LEADING[:4]:
+    if not kinds or item.name in LEADING[1:5]:
         return None
     return "Photos" if "folder" in kinds else "Demo" if kinds == ("demo",) else "Benchmark datasets"
 

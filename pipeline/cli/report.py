@@ -77,4 +77,4 @@ def report(
 
         versus.run(existing_run(pair[0]), existing_run(pair[1]), config)
     else:
-        raise PipelineError("`ccd report A B` compares two runs; `ccd report --run NAME` shows one.")
+        raise PipelineError("`ccd report A B` compares two runs; `ccd report NAME` shows one.")

@@ -93,6 +93,8 @@ def run_alone(
         keep_settings(folder, before, own)
         if stage.name == "evaluate":
             show_figures(folder)
+        if stage.name == "train" and distributed.is_main():
+            log_unused_calibration(folder)
 
 
 def ask_if_long(
@@ -177,6 +179,7 @@ def run_all(
             show_figures(folder, headline=False)
         if distributed.is_main():
             headline = log_warnings(folder)
+            log_unused_calibration(folder)
             log_end(folder)
             log(headline)
 
@@ -212,6 +215,14 @@ def log_warnings(folder: Path) -> str:
     for line in closing_lines(files):
         log(line)
     return sentence(files)
+
+
+def log_unused_calibration(folder: Path) -> None:
+    """Log that the calibrated thresholds of the run are not those of its classifier."""
+    from pipeline.deploy.files import unused_calibration
+
+    if warning := unused_calibration(folder):
+        log(warning)
 
 
 def show_figures(folder: Path, *, headline: bool = True) -> None:

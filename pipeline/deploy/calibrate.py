@@ -101,9 +101,13 @@ def run(
     show(threshold_table(checkpoint, new, truth))
     counted = (truth == 1).any(axis=0)
     means = [100 * figure[counted].mean() if counted.any() else 0.0 for figure in (new.f1_before, new.f1_expected)]
-    log(f"{out}: mean F1 on {len(truth)} photos: {means[0]:.1f} before, {means[1]:.1f} expected now (out of fold).")
+    log(
+        f"{out}: mean F1 (best: 100) is {means[0]:.1f} on {len(truth)} photos. With the new thresholds, expect {means[1]:.1f}."
+    )
     if new.kept.any():
-        log(f"{new.kept.sum()} of {len(new.kept)} thresholds are kept: no new one has a higher F1 out of fold.")
+        log(
+            f"{new.kept.sum()} of {len(new.kept)} thresholds are kept: no new one has a higher F1 on photos that it was not chosen on."
+        )
     warn_of_common(checkpoint.class_names, scored.scores >= new.thresholds, truth)
 
 

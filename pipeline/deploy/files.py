@@ -34,7 +34,7 @@ def trained_file(folder: Path) -> Path:
     if classes != (now := read_class_names(folder)):
         raise PipelineError(
             f"{path} predicts {', '.join(classes[:5])}, but the run now has the classes {', '.join(now[:5])}. Train "
-            f"again with `ccd all --run {run_argument(folder)}`, or give the file {path} instead of the run."
+            f"again with `ccd all {run_argument(folder)}`, or give the file {path} instead of the run."
         )
     try:
         return up_to_date(path)
@@ -52,10 +52,22 @@ def calibrated_file(folder: Path) -> Path:
     path, base = folder / "calibrated.pt", trained_file(folder)
     if not path.exists():
         return base
-    if earlier := why_outdated(read_header(path).provenance, read_header(base).provenance):
-        log(
-            f"{path} was made with {earlier} and is not used. Update it with `ccd calibrate {run_argument(folder)} TABLE`."
-        )
+    if warning := unused_calibration(folder):
+        log(warning)
         return base
     log(f"{path}: thresholds set by `ccd calibrate`. {base} has the original ones.")
     return path
+
+
+def unused_calibration(folder: Path) -> str:
+    """Why the `calibrated.pt` of a run is not used, and what to do; empty if it is used, or there is none."""
+    path, base = folder / "calibrated.pt", folder / "classifier.pt"
+    if not path.exists() or not base.exists():
+        return ""
+    earlier = why_outdated(read_header(path).provenance, read_header(base).provenance)
+    if not earlier:
+        return ""
+    return (
+        f"warning: {path} is not used: its thresholds were made with {earlier}. Set them again with "
+        f"`ccd calibrate {run_argument(folder)} TABLE --force`."
+    )

@@ -54,6 +54,6 @@ def photo_teacher(path: Path, device: str) -> PhotoTeacher:
     if scores.mixture is None:
         raise PipelineError(
             f"{folder / 'epoch_scores.h5'} has no factors for --with-teacher, because train.calibrate was off. Set it with "
-            f"`ccd all --run {run_argument(folder)} --set train.calibrate=true`."
+            f"`ccd all {run_argument(folder)} --set train.calibrate=true`."
         )
     return PhotoTeacher(load_run_teacher(folder, device), scores.mixture)

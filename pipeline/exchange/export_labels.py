@@ -52,7 +52,8 @@ def run(
         raise PipelineError(f"--image-prefix is only for label-studio; leave it out for {format}.")
     labels = read_label_set(source, part)
     name = labels.path.stem if part != "both" else "labels"
-    out = out or labels.path.with_name(f"{name}-{format}{kind.suffix}")
+    ending = kind.suffix if kind.suffix == f".{format}" else f"-{format}{kind.suffix}"
+    out = out or labels.path.with_name(f"{name}{ending}")
     outs = [out, interface_path(out)] if format == "label-studio" else [out]
     check_free(*outs, force=force, folder=not kind.suffix)
     check_photos(labels.path.parent, labels.manifest, remember=False)

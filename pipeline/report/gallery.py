@@ -139,7 +139,7 @@ def entries_of(
     if changed:
         log(
             f"warning: {len(changed)} photos have changed since `ccd prepare` (first: {printable(changed[0])}); the page "
-            f"does not show them. Update the run with `ccd prepare --run {run_argument(folder)}`."
+            f"does not show them. Update the run with `ccd prepare {run_argument(folder)}`."
         )
     return entries
 

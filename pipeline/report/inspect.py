@@ -257,7 +257,7 @@ def closing_lines(folder: Path, states: Mapping[str, FileState]) -> list[str]:
         lines.append(sentence(run))
     if next_stage({name: each.state for name, each in states.items()}):
         return [*lines, f"Next: `ccd all {argument}` builds what is missing or out of date."]
-    return [*lines, f"Next: `ccd report --run {argument}` shows the run on one page."]
+    return [*lines, f"Next: `ccd report {argument}` shows the run on one page."]
 
 
 def origin_table(path: Path, provenance: Provenance) -> PlainTable:

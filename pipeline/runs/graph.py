@@ -228,7 +228,8 @@ def remedy(path: Path, force: bool = False) -> str:
     stage, run = maker_of(path.name) or "all", run_argument(path.parent)
     if stage in STAGE_NAMES[1:] and not force and (path.parent / "run.toml").exists():
         return build_command(path.parent, stage)
-    return f"`ccd {stage} --run {run}{' --force' if force else ''}`"
+    target = f"TABLE {run}" if stage == "import-labels" else run
+    return f"`ccd {stage} {target}{' --force' if force else ''}`"
 
 
 def build_command(folder: Path, stage: str) -> str:

@@ -56,8 +56,7 @@ class PrepareConfig(Config):
     images: str | list[str] = option(
         "",
         "Photos to train on: a folder, photo, list (.csv, .parquet, .txt), Parquet file with photos, WebDataset "
-        "tar, zip or address (s3://, gs://, https://). May be repeated. Of NUS-WIDE: the folder that paths are "
-        "relative to.",
+        "tar, zip or address (s3://, gs://, https://). May be repeated.",
         path=absolute_path,
         kinds=("folder", "nuswide"),
         several=True,
@@ -121,8 +120,18 @@ class PrepareConfig(Config):
         "", "Split that `evaluate` measures on (default: as in the literature).", kinds=("voc", "coco")
     )
     keep_unannotated: bool = option(False, "Keep images that have no annotation.", kinds=("coco", "nuswide"))
-    train_list: str = option("", "List of re-crawled images to train on.", path=absolute_path, kinds=("nuswide",))
-    test_list: str = option("", "List of re-crawled images to evaluate on.", path=absolute_path, kinds=("nuswide",))
+    train_list: str = option(
+        "",
+        "List of re-crawled images to train on, with paths relative to the folder of --images.",
+        path=absolute_path,
+        kinds=("nuswide",),
+    )
+    test_list: str = option(
+        "",
+        "List of re-crawled images to evaluate on, with paths relative to the folder of --images.",
+        path=absolute_path,
+        kinds=("nuswide",),
+    )
     train_scenes: int = option(400, "Number of scenes in the train split.", min=1, max=100_000, kinds=("demo",))
     test_scenes: int = option(200, "Number of scenes in the test split.", min=0, max=100_000, kinds=("demo",))
     seed: int = option(0, "Seed of the scenes.", min=0, kinds=("demo",))

@@ -324,4 +324,4 @@ def run(
     write(path, Boxes(provenance=origin, image_ids=train.image_ids, class_names=train.class_names, tau=tau, **columns))
     partial.remove()
     boxed = len(np.unique(boxes.image_index))
-    log(f"{path}: {len(boxes.box)} boxes in {boxed} of {len(train.image_ids)} images, tau {tau:.3f}.")
+    log(f"{path}: {len(boxes.box)} boxes in {boxed} of {len(train.image_ids)} images.")

@@ -146,7 +146,7 @@ def run_chain(
     for stage in stages:
         if stage.name == "evaluate" and not (folder / "ground_truth.h5").exists():
             log(
-                f"{folder} has no ground truth, so nothing is measured. To see the labels: `ccd inspect {run_argument(folder)}`."
+                f"{folder} has no labelled photos, so nothing is measured. To see the labels: `ccd report {run_argument(folder)}`."
             )
             continue
         run_stage(stage, folder, own, device, force, kept=features)

@@ -339,7 +339,7 @@ def run(
     partial.remove()
     if head is not None:
         report_background(path, head)
-    report(path, manifest.class_names, bias, counts)
+    report(path, manifest.class_names, counts, int(is_train.sum()))
     report_unknown(folder, manifest.class_names, scores.name_is_known)
 
 
@@ -351,18 +351,12 @@ def report_background(path: Path, head: ZeroShotHead) -> None:
         log(f"left out, as they are too similar to a class: {', '.join(head.left_out)}.")
 
 
-def report(path: Path, class_names: list[str], bias: np.ndarray, counts: np.ndarray) -> None:
-    """Log the range of the bias, and the classes without a bias of their own."""
-    low, high = int(bias.argmin()), int(bias.argmax())
-    log(
-        f"{path}: {counts.sum()} confident train images; "
-        f"bias from {bias[low]:.3f} ({class_names[low]}) to {bias[high]:.3f} ({class_names[high]})."
-    )
+def report(path: Path, class_names: list[str], counts: np.ndarray, images: int) -> None:
+    """Log in how many of N train images the teacher is confident of a class, and of which classes it never is."""
+    log(f"{path}: the teacher is sure of a class in {counts.sum()} of {images} train photos.")
     unseen = [name for name, count in zip(class_names, counts, strict=True) if not count]
-    if len(unseen) == len(class_names):
-        log("no class is top-1 in a confident train image, so every bias is 1.")
-    elif unseen:
-        log(f"never top-1 in a confident image, so given the mean bias of the other classes: {', '.join(unseen)}.")
+    if unseen:
+        log(f"In no photo is the teacher sure of: {', '.join(unseen)}.")
 
 
 def report_unknown(folder: Path, class_names: list[str], name_is_known: np.ndarray | None) -> None:

@@ -156,11 +156,7 @@ def show_plan(folder: Path, own: Settings) -> None:
     unknown = sum(step.seconds is None for step in building)
     total = duration(sum(step.seconds or 0 for step in building))
     rest = f" and {unknown} stages without an estimate" if unknown else ""
-    log(
-        f"{total}{rest}; start with `ccd all --run {run_argument(folder)}`."
-        if building
-        else "everything is up to date."
-    )
+    log(f"{total}{rest}; start with `ccd all {run_argument(folder)}`." if building else "everything is up to date.")
 
 
 def duration(seconds: float) -> str:
@@ -188,6 +184,6 @@ def log_end(folder: Path) -> None:
         log(f"Next: `ccd all {run}` runs the remaining stages; `ccd status {run}` lists them.")
     else:
         log(
-            f"Next: `ccd report --run {run}` shows the run on one page; `ccd predict {run} PHOTOS` runs the "
-            f"classifier; `ccd export-review --run {run}` lists the labels that are worth checking."
+            f"Next: `ccd report {run}` shows photos, labels and scores; `ccd review {run}` corrects labels; "
+            f"`ccd predict {run} PHOTOS` predicts new photos."
         )

@@ -150,7 +150,7 @@ def same_teacher(embeddings: Embeddings, path: Path, device: str) -> Teacher:
     if embeddings.text is None or made_with.precomputed:
         raise PipelineError(
             f"{path} contains precomputed scores, so there is no teacher to score crops. Set one for the "
-            f"crops with `ccd all --run {run_argument(path.parent)} --set score-crops.teacher=conse`, or train on global "
+            f"crops with `ccd all {run_argument(path.parent)} --set score-crops.teacher=conse`, or train on global "
             "labels alone with `--set boxes.view=none` instead."
         )
     teacher = load_teacher(embeddings.teacher, device, made_with.precision, rules=ViewRules.of(made_with))

@@ -79,7 +79,7 @@ def load_run_teacher(folder: Path, device: str) -> RunTeacher:
     if reason:
         raise PipelineError(
             f"{path} {reason}, so the teacher cannot score new photos. Leave --with-teacher out, or set another teacher with "
-            f"`ccd all --run {run_argument(folder)} --set embed.local=cells`."
+            f"`ccd all {run_argument(folder)} --set embed.local=cells`."
         )
     teacher = load_teacher(embeddings.teacher, device, made_with.precision, rules=ViewRules.of(made_with))
     check_weights(teacher, embeddings.teacher, embeddings.teacher_fingerprint, path)
