@@ -442,13 +442,16 @@ def test_a_class_with_a_label_is_not_warned_of_though_the_teacher_never_ranks_it
     labels = files.final.labels.copy()
     labels[:, 1] = 0.3
 
-    def about_dog(labels):
-        lines = closing_lines(replace(files, embeddings=embeddings, final=replace(files.final, labels=labels)))
-        return [line for line in lines if "No label: dog" in line or "sure of" in line]
+    def about_dog(labels, limits=None):
+        changed = replace(files, embeddings=embeddings, final=replace(files.final, labels=labels), thresholds=limits)
+        lines = closing_lines(changed)
+        return [line for line in lines if ": dog" in line]
 
-    assert len(about_dog(labels)) == 1
+    silent = [0.5, 1.1, 0.5]
+    assert ["No label" in line for line in about_dog(labels, silent)] == [True]  # one cure, not also of the threshold
     labels[0, 1] = 1  # a correction
     assert not about_dog(labels)
+    assert ["Never predicted" in line for line in about_dog(labels, silent)] == [True]
 
 
 def test_confused_classes_need_ground_truth_and_twins_do_not(small_run):

@@ -204,6 +204,12 @@ def unknown_alert(run: RunFiles) -> list[Alert]:
     return [Alert(f"The teacher probably does not know: {listed(names)}", text, 95.0, [], show, remedy=remedy)]
 
 
+def without_label(run: RunFiles) -> np.ndarray:
+    """Classes without a label, bool [C]."""
+    labels = run.final or run.initial
+    return np.zeros(len(run.manifest.class_names), bool) if labels is None else ~(labels.labels >= PRESENT).any(0)
+
+
 def remedy_of_no_label(run: RunFiles, name: str = "") -> str:
     """What to do about classes without a label. No name helps `conse` with a class that ImageNet lacks, such as person.
 
@@ -222,7 +228,7 @@ def label_alerts(run: RunFiles) -> list[Alert]:
     labels, names = run.final or run.initial, run.manifest.class_names
     train = run.manifest.split("train")
     never = np.zeros(len(names), bool) if run.embeddings is None else run.embeddings.bias_counts == 0
-    empty = np.zeros(len(names), bool) if labels is None else ~(labels.labels >= PRESENT).any(0)
+    empty = without_label(run)
     if labels is not None and empty.all():
         text = f"None of the {len(labels.labels):,} train photos has a label of {PRESENT} or more. Do not rely on the classifier."
         remedy = remedy_of_no_label(run)
@@ -254,7 +260,8 @@ def threshold_alerts(run: RunFiles) -> list[Alert]:
     part, names = run.manifest.split(split), run.manifest.class_names
     truth = truth_of(run, part.image_ids)
     alerts = []
-    never, everywhere = ~decided.any(0), predicted_nearly_everywhere(decided, truth)
+    never = ~decided.any(0) & ~without_label(run)  # another alert names classes without a label
+    everywhere = predicted_nearly_everywhere(decided, truth)
     for which, title, text in (
         (
             never,
