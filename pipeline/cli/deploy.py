@@ -125,7 +125,8 @@ def calibrate(
         typer.Argument(
             metavar="RUN_OR_FILE LABELLED",
             help="Run or classifier file (leave it out with --run). Then a CSV or Parquet table with the columns image and "
-            "labels (joined by ;), or a .json file of thresholds by class, as the report writes it.",
+            "labels (joined by ;), such as the output of `predict` after you correct it, or a .json file of thresholds by "
+            "class, as the report writes it.",
         ),
     ],
     *,
