@@ -211,7 +211,7 @@ def without_label(run: RunFiles) -> np.ndarray:
 
 
 def remedy_of_no_label(run: RunFiles, name: str = "") -> str:
-    """What to do about classes without a label. No name helps `conse` with a class that ImageNet lacks, such as person.
+    """What to do about classes without a label. Names come last: none helps `conse` with `person`, which ImageNet lacks.
 
     Args:
         run: files of the run.
