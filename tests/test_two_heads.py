@@ -46,8 +46,11 @@ def test_agreement_is_the_average_precision_of_the_surest_photos():
     scores = labels + np.array([[0.5, 0], [0, 0], [0, 0], [0, 0]])
     logits = np.array([[1.0, 0.0], [3.0, 5.0], [2.0, 4.0], [0.0, -1.0]])
     # photos 0 and 1 have the first class, at ranks 3 and 1; photo 2 alone the second, at rank 2
+    labels[2, 1] = scores[2, 1] = 0.5
     assert agreement_with_labels(logits, labels, scores) == pytest.approx(((1 + 2 / 3) / 2 + 1 / 2) / 2)
     assert agreement_with_labels(scores, labels, scores) == 1
+    labels[:, 1] = 0.4  # a class without labels
+    assert agreement_with_labels(scores, labels, scores) == 0.5
 
 
 def test_the_weight_grows_with_photos_and_agreement():

@@ -29,18 +29,19 @@ def learned_weight(images: int, agreement: float) -> float:
 def agreement_with_labels(logits: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> float:
     """How well a learned head finds the photos with labels that it did not learn from, in [0, 1].
 
-    The mean over classes of the average precision of `logits`, where the photos with the highest scores have the class: as many
-    as have a label of 0.5 or more, and at least one. It is low where the labels of a class have nothing in common.
+    The mean over classes of the average precision of `logits`, where the photos with the highest scores have the class, as many
+    as have a label of 0.5 or more; 0 for a class without such a label. It is low where the photos of a class have nothing in
+    common.
 
     Args:
-        logits: out-of-fold logits float [N, C] of the learned head, N at least 1.
+        logits: out-of-fold logits float [N, C] of the learned head.
         labels: float [N, C] in [0, 1].
         scores: float [N, C], the labels before they were clamped.
     """
     truth = np.zeros(labels.shape, np.int8)
     for c, count in enumerate((labels >= 0.5).sum(axis=0)):
-        truth[np.argsort(-scores[:, c], kind="stable")[: max(count, 1)], c] = 1
-    return float(average_precision(logits, truth).mean())
+        truth[np.argsort(-scores[:, c], kind="stable")[:count], c] = 1
+    return float(np.nan_to_num(average_precision(logits, truth)).mean())
 
 
 def matching(own: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
