@@ -72,6 +72,16 @@ def test_a_class_far_above_its_threshold_keeps_its_order():
     assert average_precision_score(truth, scores) == pytest.approx(reference, abs=1e-5)
 
 
+def test_photos_of_a_class_that_no_train_photo_has_keep_their_order():
+    """The logarithms of a teacher's scores, below 0.01 on twelve train photos; new photos reach 0.95."""
+    scores = np.geomspace(0.002, 0.01, 12)
+    labels = np.maximum(scores - 0.002, 0)[:, None]
+    scale, offset = fit_calibration(np.log(scores)[:, None], labels)
+    new = np.log(np.linspace(0.3, 0.95, 300)).astype(np.float32)
+    found = torch.from_numpy(np.float32(scale) * new + np.float32(offset)).sigmoid().numpy()
+    assert (np.diff(found) > 0).all()
+
+
 def test_a_floor_under_the_labels_changes_nothing():
     z, truth = photos(300, 0.2)
     labels = np.where(truth, 0.8, 0.0)

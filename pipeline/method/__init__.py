@@ -9,7 +9,7 @@ FORMULAS = {
     "crops": 1,
     "boost": 1,
     "snapping": 1,
-    "calibration": 2,
+    "calibration": 3,
     "thresholds": 3,
     "two_heads": 4,
     "epoch_choice": 1,

@@ -17,6 +17,8 @@ STEEPER = 1.5
 """Factor on the slope that fits the labels, which are less decided than the truth."""
 RESOLUTION = 1e-4
 """Logits of a class that differ by this share of their standard deviation get different float32 scores."""
+SURE = 0.999
+"""Probability of the largest logit that is expected for a class that no train photo has."""
 SLOPES = (0.3, 60.0)
 """Range of the slope that fits the labels."""
 
@@ -46,9 +48,14 @@ def _fit_class(z: np.ndarray, y: np.ndarray) -> tuple[float, float]:
         return 1.0, float(z[0] - _logit(y.mean())) if len(z) else 0.0
     mode, spread = _bulk(z)
     limit = max(mode + SPREADS * spread, _logit_at_rank(z, MAX_PREDICTED * y.sum()))
-    threshold = min(_platt_threshold(z, y), limit)
+    threshold = min(_platt_logit(z, y, 0.5), limit)
     x = z - threshold
-    return _order_keeping_scale(STEEPER * _slope(x, y), float(x.max()), float(z.std())), threshold
+    largest = float(x.max())
+    if (y < 0.5).all():
+        # new photos with the class lie far above those without it
+        sure = _platt_logit(z, y, SURE) - threshold
+        largest = max(largest, sure if np.isfinite(sure) else largest)
+    return _order_keeping_scale(STEEPER * _slope(x, y), largest, float(z.std())), threshold
 
 
 def _order_keeping_scale(scale: float, largest: float, deviation: float) -> float:
@@ -115,10 +122,10 @@ def _slope(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.exp((low + high) / 2))
 
 
-def _platt_threshold(z: np.ndarray, y: np.ndarray) -> float:
-    """Logit at which a logistic regression of the labels gives 0.5; infinite if it does not rise."""
+def _platt_logit(z: np.ndarray, y: np.ndarray, share: float) -> float:
+    """Logit at which a logistic regression of the labels gives a share; infinite if it does not rise."""
     slope, offset = platt(z, y)
-    return -offset / slope if slope > 0 else np.inf
+    return (_logit(share) - offset) / slope if slope > 0 else np.inf
 
 
 def platt(z: np.ndarray, y: np.ndarray) -> tuple[float, float]:
