@@ -69,7 +69,7 @@ def test_the_run_knows_others_by_their_share_alone(run, shown):
     before = read(run / "embeddings.h5")
     output = ccd("embed", "--run", run, "--background", "teal", "--entropy-limit", 0.9)
     assert shown == []  # photos are not asked about again
-    assert "background classes in the softmax: teal." in output
+    assert "background classes, which compete with yours: teal." in output
     after = read(run / "embeddings.h5")
     assert (after.background, after.background_left_out, after.outcomes) == ("teal", "", 4)
     assert after.class_names == before.class_names and after.probabilities.shape == before.probabilities.shape
@@ -90,7 +90,10 @@ def test_the_run_knows_others_by_their_share_alone(run, shown):
 def test_what_is_too_near_a_class_is_left_out_and_said(run, shown):
     before = read(run / "embeddings.h5")
     output = ccd("embed", "--run", run, "--background", "crimson")
-    assert "too similar to a class: crimson." in output and "in the softmax" not in output
+    assert (
+        "background classes not used, as they mean the same as yours or are of their kind: crimson." in output
+        and "compete" not in output
+    )
     after = read(run / "embeddings.h5")
     assert (after.background, after.background_left_out, after.outcomes) == ("", "crimson", 3)
     np.testing.assert_array_equal(after.probabilities, before.probabilities)

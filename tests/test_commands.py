@@ -474,7 +474,7 @@ def test_calibrated_thresholds_take_effect_until_the_classifier_changes(run):
     code, output = invoke("predict", run, photo)
     assert code == 0 and "is not used: its thresholds were made with an earlier classifier.pt" in output
     for arguments in (("all", run), ("train", run)):
-        assert f"`ccd calibrate {run} TABLE --force`" in " ".join(ccd(*arguments, "--device", "cpu").split())
+        assert f"`ccd calibrate {run} TABLE`" in " ".join(ccd(*arguments, "--device", "cpu").split())
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -625,6 +625,7 @@ def test_a_run_is_loaded_as_ccd_predict_takes_it(finished, tmp_path, monkeypatch
     names = read_checkpoint(run / "classifier.pt").class_names
     Path("thresholds.json").write_text(json.dumps(dict.fromkeys(names, 0.25)))
     ccd("calibrate", "colours", "thresholds.json")
+    assert "`ccd predict " in ccd("calibrate", "colours", "thresholds.json")  # as often as the user likes
     for name in ("colours", "artifacts/colours", run):
         assert Classifier.load(name).thresholds.tolist() == [0.25] * len(names)
     assert Classifier.load(run / "classifier.pt").thresholds.tolist() == [0.5] * len(names)

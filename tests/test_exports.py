@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
-from worlds.commands import ccd, invoke
+from worlds.commands import ccd, invoke, refused
 from worlds.photos import HEIGHT, WIDTH
 from worlds.runs import CLASSES, TRAIN
 
@@ -288,6 +288,11 @@ def test_scores_of_the_test_images_are_exported_too(small_run, tmp_path):
     assert frame["labels"].tolist() == ["cat", "cat;dog", "dog", CLASSES[2]]
     with pytest.raises(PipelineError, match=r"has other images\. Leave out --boxes"):
         export_labels.run(small_run / "epoch_scores.h5", "yolo", tmp_path / "yolo", boxes=True)
+
+
+def test_a_file_of_another_format_is_refused(small_run, tmp_path):
+    output = refused("export-labels", small_run, "--out", tmp_path / "labels.jsonl")
+    assert "csv writes a .csv file, not labels.jsonl" in output and not (tmp_path / "labels.jsonl").exists()
 
 
 def test_an_existing_folder_is_kept(small_run, tmp_path):

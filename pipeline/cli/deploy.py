@@ -148,8 +148,9 @@ def calibrate(
         raise PipelineError(f"calibrate takes one file of labels or thresholds, not {' and '.join(tables)}.")
     path, labelled = classifier_file(target), Path(tables[0])
     options = CalibrateConfig(**given_options(given))
-    out = out or path.with_name("calibrated.pt")
-    check_free(out, force=force)
+    if out is not None:
+        check_free(out, force=force)
+    out = out or path.with_name("calibrated.pt")  # thresholds are often set again
     if labelled.suffix.lower() == ".json":
         tool.run_given(path, labelled, out)
         return

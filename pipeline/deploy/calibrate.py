@@ -168,10 +168,10 @@ def run_given(classifier_path: Path, thresholds_path: Path, out: Path) -> None:
         uses_ground_truth=True,
     )
     write_checkpoint(out, calibrated(checkpoint, thresholds, provenance))
+    # a classifier finds the file beside it
+    target = shlex.quote(str(classifier_path.parent if out == classifier_path.with_name("calibrated.pt") else out))
     moved = int((~np.isclose(thresholds, checkpoint.thresholds, atol=1e-6)).sum())
-    log(
-        f"{out}: {moved} of {len(thresholds)} thresholds changed. Use it with `ccd predict {shlex.quote(str(out))} PHOTOS`."
-    )
+    log(f"{out}: {moved} of {len(thresholds)} thresholds changed. `ccd predict {target} PHOTOS` uses them.")
 
 
 def threshold_table(checkpoint: Checkpoint, new: NewThresholds, truth: np.ndarray) -> PlainTable:

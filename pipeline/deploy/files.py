@@ -69,5 +69,5 @@ def unused_calibration(folder: Path) -> str:
         return ""
     return (
         f"warning: {path} is not used: its thresholds were made with {earlier}. Set them again with "
-        f"`ccd calibrate {run_argument(folder)} TABLE --force`."
+        f"`ccd calibrate {run_argument(folder)} TABLE`."
     )

@@ -37,7 +37,7 @@ def run(
 
     Raises:
         PipelineError: the labels are missing or out of date, photos have changed, the format does not use an option, or
-            the output exists.
+            the output exists or has the suffix of another format.
     """
     kind = FORMATS[format]
     if boxes and not kind.boxes:
@@ -56,6 +56,10 @@ def run(
     out = out or labels.path.with_name(f"{name}{ending}")
     outs = [out, interface_path(out)] if format == "label-studio" else [out]
     check_free(*outs, force=force, folder=not kind.suffix)
+    if kind.suffix and out.suffix.lower() != kind.suffix:
+        raise PipelineError(
+            f"{format} writes a {kind.suffix} file, not {out.name}. Name a {kind.suffix} file with --out, or choose another --format."
+        )
     check_photos(labels.path.parent, labels.manifest, remember=False)
     export = prepare(labels, boxes=boxes, copy_images=copy_images, image_prefix=image_prefix or LOCAL_FILES)
     kind.write(export, out)

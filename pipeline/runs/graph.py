@@ -246,7 +246,7 @@ def advice(path: Path, verb: str, force: bool = False) -> str:
         force: whether the command needs --force.
     """
     if path.name == "calibrated.pt":
-        return f"{verb} it with `ccd calibrate {run_argument(path.parent)} TABLE{' --force' if force else ''}`."
+        return f"{verb} it with `ccd calibrate {run_argument(path.parent)} TABLE`."
     if maker_of(path.name):
         return f"{verb} it with {remedy(path, force)}."
     return "Check the path."

@@ -346,9 +346,11 @@ def run(
 def report_background(path: Path, head: ZeroShotHead) -> None:
     """Log the background classes that joined the softmax, and those that are too similar to a class."""
     if head.background:
-        log(f"{path}: background classes in the softmax: {', '.join(head.background)}.")
+        log(f"{path}: background classes, which compete with yours: {', '.join(head.background)}.")
     if head.left_out:
-        log(f"left out, as they are too similar to a class: {', '.join(head.left_out)}.")
+        log(
+            f"background classes not used, as they mean the same as yours or are of their kind: {', '.join(head.left_out)}."
+        )
 
 
 def report(path: Path, class_names: list[str], counts: np.ndarray, images: int) -> None:

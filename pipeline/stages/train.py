@@ -332,5 +332,4 @@ def run(
     trained: dict[str, Any] = {"training": state.to_content(), "steps": state.steps}
     write_checkpoint(folder / "classifier.pt", replace(best, provenance=origin, image_ids=train.image_ids, **trained))
     partial.remove()
-    share = f" The learned head has a weight of {weight:.2f}." if teacher is not None else ""
-    log(f"{folder / 'classifier.pt'}: epoch {chosen} of {config.epochs}, loss {history['loss'].iloc[-1]:.4f}.{share}")
+    log(f"{folder / 'classifier.pt'}: epoch {chosen} of {config.epochs}, loss {history['loss'].iloc[-1]:.4f}.")

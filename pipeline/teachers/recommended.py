@@ -27,6 +27,6 @@ def log_better_teacher(folder: Path, config: EmbedConfig, device: str) -> None:
     better = recommended(pick_device(device))
     cost = "already downloaded" if better.is_here else f"{better.megabytes:,} MB to download, once"
     log(
-        f"A CLIP teacher labels better than the embedded one: {use_better_teacher(folder, device)} "
+        f"A CLIP teacher labels better than conse: {use_better_teacher(folder, device)} "
         f"({cost}); `ccd teachers` lists more."
     )
