@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from worlds.networks import small_net
 
 from pipeline.artifacts.provenance import Provenance
 from pipeline.classifier import cross_fit as module
-from pipeline.classifier.cross_fit import cross_fit, deal_folds
+from pipeline.classifier.cross_fit import cross_fit, deal_folds, out_of_fold_logits
 from pipeline.classifier.training import TrainingSet
 from pipeline.method.extras.calibration import platt_scores
 from pipeline.runs.options import TrainConfig
@@ -48,7 +50,11 @@ def pieces_in(folder):
 
 
 def run(data, folder, begin=lambda _: small_net(head_std=0.1), share=0.3):
-    return cross_fit(begin, data, CONFIG, share, pieces_in(folder), device="cpu")
+    def out_of_fold(labels, name):
+        given = replace(data, labels=labels)
+        return out_of_fold_logits(begin, given, CONFIG, 3, name, partial=pieces_in(folder), device="cpu")
+
+    return cross_fit(data.labels, CONFIG.cross_fit_rounds, share, out_of_fold)
 
 
 def test_folds_are_equal_and_drawn_by_the_seed():

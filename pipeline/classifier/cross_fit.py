@@ -31,9 +31,9 @@ def out_of_fold_logits(
     data: TrainingSet,
     config: TrainConfig,
     folds: int,
-    partial: PartialResults,
     name: str,
     *,
+    partial: PartialResults,
     device: str,
     consistency: Consistency | None = None,
     store: FeatureStore | None = None,
@@ -45,8 +45,8 @@ def out_of_fold_logits(
         data: all images, with their labels.
         config: options of the trainings.
         folds: at most N.
-        partial: keeps the logits of each fold, from which a killed command resumes.
         name: of these trainings among the partial results, and in titles.
+        partial: keeps the logits of each fold, from which a killed command resumes.
         device: torch device.
         consistency: second view and its loss, as in the final training.
         store: keeps the feature maps.
@@ -55,7 +55,7 @@ def out_of_fold_logits(
     logits = torch.zeros_like(data.labels)
     for fold in range(folds):
         held_out = fold_of == fold
-        path = partial.path(f"{name.replace(' ', '')}_fold{fold + 1}.pt")
+        path = partial.path(f"{name}_fold{fold + 1}.pt")
         if not path.exists():
             rows = (~held_out).nonzero()[:, 0]
             inner = partial.below(path.stem)
@@ -74,48 +74,22 @@ def out_of_fold_logits(
     return logits
 
 
-def cross_fit(
-    untrained: Callable[[Tensor], CamNet],
-    data: TrainingSet,
-    config: TrainConfig,
-    share: float,
-    partial: PartialResults,
-    *,
-    device: str,
-    consistency: Consistency | None = None,
-    store: FeatureStore | None = None,
-) -> Tensor:
+def cross_fit(labels: Tensor, rounds: int, share: float, out_of_fold: Callable[[Tensor, str], Tensor]) -> Tensor:
     """Labels of the next training: (1 - share) * label + share * out-of-fold score, in each round again from the labels.
 
-    Each round trains one classifier per fold on the other folds, with the labels of the previous round. Its logits of the
-    fold are mapped to the labels by Platt scaling for each class.
+    Each round trains on the labels of the previous one. Its logits are mapped to the labels by Platt scaling for each class.
 
     Args:
-        untrained: see `out_of_fold_logits`, as are `partial`, `device`, `consistency` and `store`.
-        data: all images, with their labels.
-        config: options of the trainings, rounds and folds.
+        labels: Tensor[N, C] in [0, 1].
+        rounds: their number.
         share: weight of the out-of-fold scores, in [0, 1].
-        partial: see above.
-        device: see above.
-        consistency: see above.
-        store: see above.
+        out_of_fold: logits Tensor[N, C] of `out_of_fold_logits`, from labels and the name of a round.
 
     Returns:
         float32 Tensor[N, C] in [0, 1].
     """
-    labels = data.labels
-    for number in range(1, config.cross_fit_rounds + 1):
-        logits = out_of_fold_logits(
-            untrained,
-            replace(data, labels=labels),
-            config,
-            config.cross_fit_folds,
-            partial,
-            f"round {number}",
-            device=device,
-            consistency=consistency,
-            store=store,
-        )
-        mapped = platt_scores(logits.numpy(), data.labels.numpy())
-        labels = ((1 - share) * data.labels.double() + share * torch.from_numpy(mapped)).float()
-    return labels
+    mixed = labels
+    for number in range(1, rounds + 1):
+        mapped = platt_scores(out_of_fold(mixed, f"round{number}").numpy(), labels.numpy())
+        mixed = ((1 - share) * labels.double() + share * torch.from_numpy(mapped)).float()
+    return mixed

@@ -347,7 +347,7 @@ def slider_points(scores: np.ndarray, truth: np.ndarray | None, always: list[flo
 
 
 def classifier_scores(run: RunFiles) -> tuple[str, np.ndarray] | None:
-    """Split and scores [N, C] of the classifier: of the test images, or of the train images if there are no others."""
+    """Split and scores [N, C] of the classifier: of the test images, or of the train images if there are no test images."""
     if run.epoch_scores is None:
         return None
     return ("test", run.epoch_scores.chosen) if len(run.epoch_scores.image_ids) else ("train", run.epoch_scores.train)

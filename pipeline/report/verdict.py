@@ -251,7 +251,7 @@ def label_alerts(run: RunFiles) -> list[Alert]:
 
 
 def threshold_alerts(run: RunFiles) -> list[Alert]:
-    """Classes that are predicted in no test image, or in nearly all; of train images in a run without others."""
+    """Classes that are predicted in no test image, or in nearly all; of train images in a run without test images."""
     classifier = classifier_scores(run)
     if classifier is None:
         return []

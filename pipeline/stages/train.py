@@ -87,19 +87,21 @@ def cross_fitted_labels(
     warmup: Checkpoint,
     data: TrainingSet,
     config: TrainConfig,
-    partial: PartialResults,
-    *,
-    device: str,
-    store: FeatureStore,
+    logits_of: Callable[..., Tensor],
 ) -> Labels:
-    """The labels to train on: the final labels mixed with the scores of classifiers that were trained without them."""
+    """The labels to train on: the final labels mixed with the scores of classifiers that were trained without them.
+
+    `logits_of` is `out_of_fold_logits` with the run's classifier, files and device.
+    """
     share = cross_fit_share(labels, warmup, config)
     if not share:
         return labels
 
-    options = {"device": device, "consistency": consistency_of(config), "store": store}
-    untrained = functools.partial(untrained_on, warmup=warmup, config=config)
-    mixed = cross_fit(untrained, data, config, share, partial, **options).numpy()
+    def out_of_fold(round_labels: Tensor, name: str) -> Tensor:
+        given = replace(data, labels=round_labels)
+        return logits_of(given, config, config.cross_fit_folds, name, consistency=consistency_of(config))
+
+    mixed = cross_fit(data.labels, config.cross_fit_rounds, share, out_of_fold).numpy()
     scores = mixed + np.float32(1 - share) * (labels.scores - labels.labels)
     if labels.corrected_entries:
         corrections: Corrections = read_arrays(folder / "corrections.h5")
@@ -116,33 +118,17 @@ def untrained_on(labels: Tensor, *, warmup: Checkpoint, config: TrainConfig) -> 
 
 
 def weight_of_learned_head(
-    labels: Labels,
-    warmup: Checkpoint,
-    data: TrainingSet,
-    config: TrainConfig,
-    partial: PartialResults,
-    *,
-    device: str,
-    store: FeatureStore,
+    labels: Labels, data: TrainingSet, config: TrainConfig, logits_of: Callable[..., Tensor]
 ) -> float:
     """`learned_weight` with the agreement of heads that were trained on one half of the photos, for half of the epochs.
 
-    The backbone of the warm-up stays frozen in them.
+    The backbone of the warm-up stays frozen in them. `logits_of` is as in `cross_fitted_labels`.
     """
     count = len(data.paths)
     if count < WEIGHT_FOLDS:
         return 0.0
     short = config.replace(epochs=max(config.epochs // 2, 1), freeze_backbone=True, freeze_norms=True)
-    logits = out_of_fold_logits(
-        functools.partial(untrained_on, warmup=warmup, config=short),
-        data,
-        short,
-        WEIGHT_FOLDS,
-        partial,
-        "weight",
-        device=device,
-        store=store,
-    )
+    logits = logits_of(data, short, WEIGHT_FOLDS, "weight")
     return learned_weight(count, agreement_with_labels(logits.numpy(), labels.labels, labels.scores))
 
 
@@ -282,7 +268,9 @@ def run(
     initial = load_classifier(warmup, device)
     warmup_logits = predict_once(partial.path("warmup_logits.pt"), initial, test.paths, warmup.image_size, **on_test)
     data = training_set(train, final_labels, warmup, config)
-    labels = cross_fitted_labels(folder, final_labels, warmup, data, config, partial, device=device, store=store)
+    new_head = functools.partial(untrained_on, warmup=warmup, config=config)
+    logits_of = functools.partial(out_of_fold_logits, new_head, partial=partial, device=device, store=store)
+    labels = cross_fitted_labels(folder, final_labels, warmup, data, config, logits_of)
     # only whether there is ground truth: training does not read it
     each_epoch = config.score_epochs and (folder / "ground_truth.h5").exists()
     history = fit(
@@ -308,7 +296,7 @@ def run(
     # a teacher that is another network joins at prediction
     beside = teacher is None and config.calibrate and bool(train.paths) and (folder / "embeddings.h5").exists()
     if teacher is not None or beside:
-        weight = weight_of_learned_head(final_labels, warmup, data, config, partial, device=device, store=store)
+        weight = weight_of_learned_head(final_labels, data, config, logits_of)
     if teacher is not None:
         learned = logits[chosen]
         own = predict_train(load_classifier(with_teacher(best, teacher, 0.0), device))

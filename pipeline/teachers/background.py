@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from pipeline.system.errors import PipelineError
 from pipeline.teachers.conse import Conse
-from pipeline.teachers.prompts import PAPER_TEMPLATES
+from pipeline.teachers.prompts import class_embeddings
 from pipeline.teachers.teacher import Teacher
 
 SCENES = (
@@ -81,7 +81,10 @@ def too_near(teacher: Teacher, class_texts: Sequence[str], names: Sequence[str])
     if not names:
         return torch.zeros(0, dtype=torch.bool)
     reader = teacher if isinstance(teacher, Conse) or getattr(teacher, "multilingual", False) else Conse()
-    everyday, kinds, classes, background = (embed(reader, each) for each in (EVERYDAY, KINDS, class_texts, names))
+    everyday, kinds, classes, background = (
+        class_embeddings(reader, [{name: 1.0} for name in each])[0].float().cpu()
+        for each in (EVERYDAY, KINDS, class_texts, names)
+    )
     centre = everyday.mean(0)
     kinds, classes, background = (F.normalize(rows - centre, dim=1) for rows in (kinds, classes, background))
     of_kind = dict(zip(KINDS, kinds @ classes.T, strict=True))
@@ -96,8 +99,3 @@ def too_near(teacher: Teacher, class_texts: Sequence[str], names: Sequence[str])
             if ((kind >= TOO_NEAR) & (kind > thing)).any():
                 out.update(things)
     return torch.tensor([name in out for name in names])
-
-
-def embed(teacher: Teacher, names: Sequence[str]) -> Tensor:
-    """Embeddings of names in the paper's prompt, float32 Tensor[S, D] with unit rows, on the CPU."""
-    return teacher.encode_texts([PAPER_TEMPLATES[0].format(name) for name in names]).float().cpu()

@@ -48,13 +48,13 @@ def _fit_class(z: np.ndarray, y: np.ndarray) -> tuple[float, float]:
         return 1.0, float(z[0] - _logit(y.mean())) if len(z) else 0.0
     mode, spread = _bulk(z)
     limit = max(mode + SPREADS * spread, _logit_at_rank(z, MAX_PREDICTED * y.sum()))
-    threshold = min(_platt_logit(z, y, 0.5), limit)
+    slope, offset = platt(z, y)
+    threshold = min(-offset / slope, limit) if slope > 0 else limit
     x = z - threshold
     largest = float(x.max())
-    if (y < 0.5).all():
-        # new photos with the class lie far above those without it
-        sure = _platt_logit(z, y, SURE) - threshold
-        largest = max(largest, sure if np.isfinite(sure) else largest)
+    if slope > 0 and (y < 0.5).all():
+        # new photos with the class have far larger logits than those without it
+        largest = max(largest, (_logit(SURE) - offset) / slope - threshold)
     return _order_keeping_scale(STEEPER * _slope(x, y), largest, float(z.std())), threshold
 
 
@@ -120,12 +120,6 @@ def _slope(x: np.ndarray, y: np.ndarray) -> float:
     low, high = np.log(SLOPES)
     low, high = _bisect(lambda k: not np.mean(x * (_sigmoid(np.exp(k) * x) - y)) > 0, low, high, 20)
     return float(np.exp((low + high) / 2))
-
-
-def _platt_logit(z: np.ndarray, y: np.ndarray, share: float) -> float:
-    """Logit at which a logistic regression of the labels gives a share; infinite if it does not rise."""
-    slope, offset = platt(z, y)
-    return (_logit(share) - offset) / slope if slope > 0 else np.inf
 
 
 def platt(z: np.ndarray, y: np.ndarray) -> tuple[float, float]:
