@@ -302,6 +302,17 @@ def test_a_missing_file_is_named(tmp_path):
         read_corrected_rows(tmp_path / "gone.csv", CLASSES)
 
 
+def test_the_run_comes_before_its_one_table(small_run, tmp_path):
+    tables = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    for table in tables:
+        table.write_text("image,labels\ntrain/0.png,cat\n")
+    code, output = invoke("import-labels", small_run, *tables)
+    assert code == 1 and "one table" in output
+    assert not (small_run / "corrections.h5").exists()
+    ccd("import-labels", small_run, tables[0])
+    assert (small_run / "corrections.h5").exists()
+
+
 def test_images_outside_the_train_split_are_refused(small_run, tmp_path):
     (tmp_path / "a.csv").write_text("image_id,labels\ntest/0.png,cat\n")
     code, output = invoke("import-labels", tmp_path / "a.csv", "--run", small_run)
@@ -315,7 +326,7 @@ def test_a_photo_may_be_named_by_its_path_or_base_name_but_once(small_run, tmp_p
     ccd("import-labels", tmp_path / "a.csv", "--run", small_run)
     assert read(small_run / "corrections.h5").labels[:2].tolist() == [[1, 0, 0], [0, 1, 0]]
     (tmp_path / "a.csv").write_text(f"image,labels\ntrain/1.png,cat\n{path},dog\n")
-    code, output = invoke("import-labels", tmp_path / "a.csv", "--run", small_run)
+    code, output = invoke("import-labels", small_run, tmp_path / "a.csv")
     assert code == 1 and "a.csv names image train/1.png, as row 2 does" in output
 
 

@@ -37,7 +37,7 @@ COMMANDS = [
     *(("export", "RUN", "--format", name) for name in ("onnx", "torch-export", "hub")),
     ("report", "RUN"),
     ("export-review", "RUN"),
-    ("import-labels", "SAID.csv", "RUN"),
+    ("import-labels", "RUN", "SAID.csv"),
     ("calibrate", "RUN", "LABELLED.csv", "--folds", "2", "--device", "cpu"),
     *(("predict", "RUN", "PHOTO", "--device", "cpu", "--out", f"OUT{end}") for end in (".csv", ".jsonl", ".parquet")),
     ("predict", "RUN", "SHARD.parquet", "--device", "cpu"),

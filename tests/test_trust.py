@@ -127,7 +127,7 @@ def test_the_report_shows_no_photo_beside_the_labels_of_another(run):
 def test_a_corrected_photo_that_changes_is_named(run, tmp_path):
     photos = read_manifest(run).split("train")
     (tmp_path / "said.csv").write_text(f"image_id,labels\n{photos.image_ids[0]},red\n")
-    ccd("import-labels", tmp_path / "said.csv", run)
+    ccd("import-labels", run, tmp_path / "said.csv")
     Image.fromarray(np.full((48, 64, 3), 7, np.uint8)).save(photos.paths[1])
     assert "warning" not in ccd("prepare", run)
     Image.fromarray(np.full((48, 64, 3), 7, np.uint8)).save(photos.paths[0])
@@ -186,7 +186,7 @@ def test_a_classifier_of_fewer_photos_predicts_with_a_warning(run, tmp_path):
 def test_corrections_that_wait_do_not_keep_labels_back(run, tmp_path):
     image = read_manifest(run).split("train").image_ids[0]
     (tmp_path / "said.csv").write_text(f"image_id,labels\n{image},red\n")
-    ccd("import-labels", tmp_path / "said.csv", run)
+    ccd("import-labels", run, tmp_path / "said.csv")
     code, output = ask(run, tmp_path, "export-labels", "--out", "OUT/labels.csv")
     assert code == 0 and "is not in these labels yet" in output
 

@@ -60,7 +60,7 @@ def test_corrections_thresholds_and_tables_of_columns_in_either_form(prepared, t
     tasks = [{"data": {"image_id": form(PHOTO)}, "annotations": [{"result": [result]}]}]
     (tmp_path / "a.json").write_text(json.dumps(tasks))
     for name in ("a.csv", "a.parquet", "a.json"):
-        ccd("import-labels", tmp_path / name, run, "--replace")
+        ccd("import-labels", run, tmp_path / name, "--replace")
         corrections = read(run / "corrections.h5")
         assert corrections.labels[corrections.image_ids.index(disk(PHOTO))].tolist() == [0, 1]
     (tmp_path / "t.json").write_text(json.dumps(dict.fromkeys(names, 0.25)))

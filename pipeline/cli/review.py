@@ -14,8 +14,10 @@ from pipeline.cli.app import (
     app,
     chosen_run,
     named_run,
+    split_target,
 )
 from pipeline.runs.lock import locked
+from pipeline.system.errors import PipelineError
 
 
 @app.command(rich_help_panel="Review")
@@ -56,20 +58,24 @@ def export_review(
 
 @app.command("import-labels", rich_help_panel="Review")
 def import_labels(
-    source: Annotated[
-        Path,
+    arguments: Annotated[
+        list[str],
         typer.Argument(
-            help="CSV or Parquet table of reviewed images with image_id, and labels (joined by ;) or one column of 1, 0 or "
-            "nothing per class; or an export of Label Studio."
+            metavar="[RUN] TABLE",
+            help="Run (leave it out with --run, or if there is only one). Then a CSV or Parquet table of reviewed images with image_id, and labels "
+            "(joined by ;) or one column of 1, 0 or nothing per class; or an export of Label Studio.",
         ),
     ],
-    name: RunArgument = "",
+    *,
     run: RunOption = "",
     replace: Annotated[bool, typer.Option("--replace", help="Discard earlier corrections.")] = False,
 ) -> None:
     """Import corrected labels into a run; `fuse` uses them instead of the pseudo-labels."""
     from pipeline.review import import_labels as tool
 
-    folder = chosen_run(named_run(name, run))
+    name, tables = split_target(arguments, run, "TABLE") if run or len(arguments) > 1 else ("", arguments)
+    if len(tables) > 1:
+        raise PipelineError(f"import-labels takes one table, not {' and '.join(tables)}.")
+    folder = chosen_run(named_run(name, ""))
     with locked(folder):
-        tool.run(source, folder, replace=replace)
+        tool.run(Path(tables[0]), folder, replace=replace)

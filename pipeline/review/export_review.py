@@ -47,6 +47,6 @@ def run(
     log(
         f"{out}: {len(tasks)} images, most uncertain first. {label_studio.interface_path(out)} is the labelling interface. "
         f"{label_studio.storage_advice(paths, image_prefix)} "
-        f"Import the corrections with `ccd import-labels EXPORT.json --run {run_argument(folder)}`."
+        f"Import the corrections with `ccd import-labels {run_argument(folder)} EXPORT.json`."
     )
     return out

@@ -228,7 +228,7 @@ def remedy(path: Path, force: bool = False) -> str:
     stage, run = maker_of(path.name) or "all", run_argument(path.parent)
     if stage in STAGE_NAMES[1:] and not force and (path.parent / "run.toml").exists():
         return build_command(path.parent, stage)
-    target = f"TABLE {run}" if stage == "import-labels" else run
+    target = f"{run} TABLE" if stage == "import-labels" else run
     return f"`ccd {stage} {target}{' --force' if force else ''}`"
 
 

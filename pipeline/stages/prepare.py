@@ -321,8 +321,8 @@ def warn_of_corrected(run_folder: Path, before: Manifest, manifest: Manifest) ->
     if changed:
         log(
             f"warning: {len(changed)} corrected photos have changed (first: {printable(changed[0])}), but their corrections "
-            "still apply. Check them, and correct them again with `ccd import-labels TABLE "
-            f"{run_argument(run_folder)}`."
+            "still apply. Check them, and correct them again with "
+            f"`ccd import-labels {run_argument(run_folder)} TABLE`."
         )
 
 
