@@ -1,11 +1,14 @@
 """The help of the command line, and the short options of `ccd all`."""
 
+import shlex
+
 import pytest
 from worlds.commands import ccd, refused
 
 from pipeline.artifacts.manifest import read_manifest
 from pipeline.cli.stages import split_short
 from pipeline.datasets.class_names import joined_by_spaces, parse_class_names
+from pipeline.exchange.formats import FORMATS
 from pipeline.runs.graph import find_stage, options_of
 from pipeline.runs.settings import SHORT, read_run
 from pipeline.system.errors import PipelineError
@@ -47,6 +50,26 @@ def test_help_of_all_begins_with_the_common_options(monkeypatch):
     for lines in panels(text).values():
         for option in " ".join(lines).split(" --"):
             assert option.count("default: ") <= 1, option
+
+
+def test_help_of_all_marks_what_a_first_run_needs_and_its_example_runs(photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = ccd("all", "--help")
+    assert text.count("Run: a name under artifacts/") == 1  # of RUN and --run
+    example = shlex.split(next(line for line in text.splitlines() if "Example: ccd " in line).partition("ccd ")[2])
+    options = " ".join(panels(text)["Options"]).split(" --")
+    needed = {f"--{each.split()[0].removeprefix('--')}" for each in options if "Needed in a first run" in each}
+    assert needed == {each for each in example if each.startswith("--")} == {"--images", "--classes"}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").symlink_to(photos / "train")
+    ccd(*example, "--to", "prepare")
+    assert read_manifest(tmp_path / "artifacts" / "photos").class_names == ["dog", "cat", "car"]
+
+
+def test_help_of_export_labels_breaks_no_name_of_a_format(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = panels(ccd("export-labels", "--help"))["Options"]
+    assert all(any(name in line for line in lines) for name in FORMATS)
 
 
 @pytest.mark.parametrize("command", ["prepare", "embed", "boxes", "train", "predict", "calibrate", "serve"])

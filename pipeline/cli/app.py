@@ -31,6 +31,9 @@ LEADING = (
 )
 """Options that the help of a command lists first."""
 
+NEEDED = ("images", "classes")
+"""Options that a first run without a preset needs."""
+
 
 class ShortHelp:
     """Help that fits 80 columns: no type next to a flag, and an option and its negation in one column."""
@@ -103,34 +106,28 @@ LOCAL_FILES = "/data/local-files/?d="
 """Label Studio's address of a file below its document root."""
 
 
-RunOption = Annotated[
-    str,
-    typer.Option(
-        "--run",
-        help="Run: a name under artifacts/, or the path of a run folder (default: CCD_RUN, else the only run).",
-    ),
-]
+EXISTING_RUN = "Run: a name under artifacts/, or the path of a run folder (default: CCD_RUN, else the only run)."
 
 
-RunArgument = Annotated[
-    str,
-    typer.Argument(metavar="RUN", help="Run: the same as --run."),
-]
+NEW_RUN = "Run: a name under artifacts/, or the path of a run folder (default: name of the preset or the photo folder)."
+
+
+RunOption = Annotated[str, typer.Option("--run", help=EXISTING_RUN)]
+
+
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help=EXISTING_RUN)]
+
+
+NewRunArgument = Annotated[str, typer.Argument(metavar="RUN", help=NEW_RUN)]
+
+
+SameRunOption = Annotated[str, typer.Option("--run", help="Run, in place of the argument RUN.")]
 
 
 TargetOption = Annotated[
     str,
     typer.Option(
         "--run", help="Run, instead of the first argument: a name under artifacts/, or the path of a run folder."
-    ),
-]
-
-
-NewRunOption = Annotated[
-    str,
-    typer.Option(
-        "--run",
-        help="Run: a name under artifacts/, or the path of a run folder (default: name of the preset or the photo folder).",
     ),
 ]
 
@@ -154,9 +151,7 @@ PresetOption = Annotated[
 
 RecipeOption = Annotated[
     str,
-    typer.Option(
-        help=f"Recipe, the settings of the paper: {', '.join(settings.shipped('recipes'))}, or a .toml file (default: the options' defaults)."
-    ),
+    typer.Option(help=f"Recipe, the settings of the paper: {', '.join(settings.shipped('recipes'))}, or a .toml file."),
 ]
 
 
@@ -282,8 +277,9 @@ def option_parameter(item: Field, text: str = "") -> python_inspect.Parameter:
     bounds = {key: meta[key] for key in ("min", "max") if meta[key] is not None and item.type in (int, float)}
     panel = panel_of(item)
     kinds = f" For {', '.join(meta['kinds'])}." if panel == "Benchmark datasets" else ""
+    needed = "Needed in a first run without --preset. " if item.name in NEEDED and meta["kinds"] else ""
     choice = typer.Option(
-        help=escape((text or meta["help"]) + kinds + default_text(item, default)),
+        help=escape(needed + (text or meta["help"]) + kinds + default_text(item, default)),
         show_default=False,
         metavar={int: "<int>", float: "<float>"}.get(item.type, "<str>"),
         rich_help_panel=panel,

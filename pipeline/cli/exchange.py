@@ -22,7 +22,7 @@ def export_labels(
     ] = "",
     format: Annotated[
         Literal[*FORMATS],
-        typer.Option(help="Format to write."),
+        typer.Option(metavar="<str>", help=f"Format to write: {', '.join(FORMATS)}."),
     ] = "csv",
     out: Annotated[Path | None, typer.Option(help="File or folder to write (default: next to the labels).")] = None,
     part: Annotated[

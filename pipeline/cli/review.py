@@ -9,7 +9,7 @@ from pipeline.cli.app import (
     LOCAL_FILES,
     OverwriteOption,
     RunArgument,
-    RunOption,
+    SameRunOption,
     SelectionOption,
     app,
     chosen_run,
@@ -23,7 +23,7 @@ from pipeline.system.errors import PipelineError
 @app.command(rich_help_panel="Review")
 def review(
     name: RunArgument = "",
-    run: RunOption = "",
+    run: SameRunOption = "",
     count: Annotated[int, typer.Option("--limit", min=1, help="Largest number of images.")] = 100,
     images: SelectionOption = None,
     class_name: Annotated[
@@ -43,7 +43,7 @@ def review(
 @app.command("export-review", rich_help_panel="Review")
 def export_review(
     name: RunArgument = "",
-    run: RunOption = "",
+    run: SameRunOption = "",
     count: Annotated[int, typer.Option("--limit", min=1, help="Largest number of images.")] = 100,
     out: Annotated[Path | None, typer.Option(help="JSON file to write (default: review.json in the run).")] = None,
     image_prefix: Annotated[str, typer.Option(help="Address before the photos' absolute paths.")] = LOCAL_FILES,
@@ -67,7 +67,7 @@ def import_labels(
         ),
     ],
     *,
-    run: RunOption = "",
+    run: SameRunOption = "",
     replace: Annotated[bool, typer.Option("--replace", help="Discard earlier corrections.")] = False,
 ) -> None:
     """Import corrected labels into a run; `fuse` uses them instead of the pseudo-labels."""

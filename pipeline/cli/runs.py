@@ -1,12 +1,12 @@
 """Commands that show runs: their list, state and settings."""
 
-from pipeline.cli.app import PresetOption, RecipeOption, RunArgument, RunOption, app, chosen_run, named_run
+from pipeline.cli.app import PresetOption, RecipeOption, RunArgument, SameRunOption, app, chosen_run, named_run
 from pipeline.runs import settings
 from pipeline.stages.started import check_kind, settings_if_started
 
 
 @app.command(rich_help_panel="Housekeeping")
-def status(name: RunArgument = "", run: RunOption = "") -> None:
+def status(name: RunArgument = "", run: SameRunOption = "") -> None:
     """Print the stages that `all` would run, why, and their estimated time; runs nothing."""
     from pipeline.stages.plan import show_plan
 
@@ -27,7 +27,7 @@ def list_runs() -> None:
 @app.command(rich_help_panel="Housekeeping")
 def config(
     name: RunArgument = "",
-    run: RunOption = "",
+    run: SameRunOption = "",
     preset: PresetOption = "",
     recipe: RecipeOption = "",
 ) -> None:

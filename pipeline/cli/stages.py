@@ -11,12 +11,12 @@ import typer
 from pipeline.cli.app import (
     DeviceOption,
     ForceOption,
-    NewRunOption,
+    NewRunArgument,
     PresetOption,
     RecipeOption,
     ResetOption,
     RunArgument,
-    RunOption,
+    SameRunOption,
     SetOption,
     YesOption,
     app,
@@ -66,7 +66,7 @@ def add_stage(stage: Stage) -> None:
     def command(
         name: RunArgument = "",
         *,
-        run: RunOption = "",
+        run: SameRunOption = "",
         device: DeviceOption = "auto",
         force: ForceOption = False,
         **given: Any,
@@ -128,9 +128,9 @@ def ask_if_long(
 @app.command("prepare", help=find_stage("prepare").summary, rich_help_panel="Stages")
 @with_options(PrepareConfig, panel="Run")
 def prepare(
-    name: RunArgument = "",
+    name: NewRunArgument = "",
     *,
-    run: NewRunOption = "",
+    run: SameRunOption = "",
     preset: PresetOption = "",
     recipe: RecipeOption = "",
     assignments: SetOption = [],  # noqa: B006 - typer copies it
@@ -147,9 +147,9 @@ def prepare(
 @app.command("all", rich_help_panel="Start")
 @with_options(PrepareConfig, short_options(), panel="Run")
 def run_all(
-    name: RunArgument = "",
+    name: NewRunArgument = "",
     *,
-    run: NewRunOption = "",
+    run: SameRunOption = "",
     preset: PresetOption = "",
     recipe: RecipeOption = "",
     assignments: SetOption = [],  # noqa: B006 - typer copies it
@@ -160,7 +160,10 @@ def run_all(
     to: Annotated[str, typer.Option("--to", help=f"Last stage to run: {', '.join(STAGE_NAMES)}.")] = "evaluate",
     **given: Any,
 ) -> None:
-    """Run every stage, from photos and class names to a trained classifier and its figures."""
+    """Run every stage, from photos and class names to a trained classifier and its figures.
+
+    Example: ccd all --images photos --classes "dog,cat,car"
+    """
     from pipeline.stages.chain import run_chain
     from pipeline.stages.plan import log_end
     from pipeline.teachers.recommended import log_better_teacher
@@ -189,7 +192,7 @@ def run_all(
 def embed(
     name: RunArgument = "",
     *,
-    run: RunOption = "",
+    run: SameRunOption = "",
     device: DeviceOption = "auto",
     force: ForceOption = False,
     yes: YesOption = False,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipeline.cli.app import DeviceOption, RunArgument, RunOption, app, chosen_run, named_run
+from pipeline.cli.app import DeviceOption, RunArgument, SameRunOption, app, chosen_run, named_run
 from pipeline.runs import settings
 from pipeline.runs.lock import locked
 from pipeline.system.progress import log, show
@@ -15,7 +15,7 @@ from pipeline.system.progress import log, show
 @app.command(rich_help_panel="Research")
 def ablation(
     name: RunArgument = "",
-    run: RunOption = "",
+    run: SameRunOption = "",
     plan: Annotated[
         str,
         typer.Option(
