@@ -19,7 +19,7 @@ from pipeline.runs.folders import existing_run, run_text
 from pipeline.runs.graph import STAGE_NAMES, STAGES, Stage, options_of, up_to
 from pipeline.runs.options import EmbedConfig, ReportConfig
 from pipeline.runs.settings import Settings, Words, checked_words, short_settings
-from pipeline.system.errors import PipelineError, hint
+from pipeline.system.errors import PipelineError, hint, raised_at_call
 from pipeline.system.memory import keep_freed_memory, return_freed_memory
 from pipeline.system.progress import log
 
@@ -35,6 +35,7 @@ Classes = str | Path | Sequence[str] | Mapping[str, str | Words]
 file."""
 
 
+@raised_at_call
 def fit(
     images: Sources = (),
     classes: Classes = (),
@@ -127,12 +128,14 @@ class Run:
         device: for the stages and the classifier: cpu, cuda, cuda:N, mps, or auto (CUDA if available).
     """
 
+    @raised_at_call
     def __init__(self, run: str | Path, device: str = "auto") -> None:
         self.folder = existing_run(run_text(run))
         """The run folder; `pipeline.read` reads any file in it."""
         self.device = device
 
     @property
+    @raised_at_call
     def labels(self) -> "Labels":
         """The final pseudo-labels of the train photos; `labels.frame()` is a pandas frame.
 
@@ -142,6 +145,7 @@ class Run:
         return self._read("final_labels.h5")
 
     @property
+    @raised_at_call
     def metrics(self) -> dict[str, Any]:
         """The figures of the run; empty if it has no ground truth.
 
@@ -151,6 +155,7 @@ class Run:
         return self._read("metrics.json") if (self.folder / "ground_truth.h5").exists() else {}
 
     @cached_property
+    @raised_at_call
     def classifier(self) -> "Classifier":
         """The final classifier, with the thresholds of `calibrated.pt` if they belong to it.
 
@@ -161,6 +166,7 @@ class Run:
 
         return Classifier.load(self.folder, self.device)
 
+    @raised_at_call
     def report(self, **options: Any) -> Path:
         """Write `report.html` and return its path. Options: see `ccd report --help`.
 
@@ -199,6 +205,7 @@ class Run:
 def stage_method(stage: Stage) -> Callable[..., Run]:
     """The method of `Run` that runs a stage; its signature has the options of the stage."""
 
+    @raised_at_call
     def method(self: Run, **options: Any) -> Run:
         return self._run_stage(stage, options)
 

@@ -4,6 +4,7 @@ import inspect
 import re
 import shutil
 import tomllib
+import traceback
 from dataclasses import fields
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from worlds.photos import COLOURS
 from worlds.runs import IDS, write_labelled_run, write_large_run, write_run
 from worlds.teachers import ColourTeacher, use_teacher
 
-from pipeline import Classifier, PipelineError, Run, fit
+from pipeline import Classifier, PipelineError, Run, fit, read
 from pipeline.report.summary import PHOTOS
 from pipeline.runs.graph import MAKERS, STAGES, options_of
 from pipeline.runs.options import FuseConfig
@@ -186,6 +187,28 @@ def test_a_wrong_option_of_a_stage_changes_nothing(run):
     with pytest.raises(PipelineError, match="ratio is 2, expected at most 1"):
         Run(run).fuse(ratio=2)
     assert (run / "run.toml").read_bytes() == before
+
+
+def test_an_error_is_raised_at_the_call_without_its_causes(finished, tmp_path):
+    run = Run(finished, device="cpu")
+    empty = write_run(tmp_path / "run")
+    (empty / "metrics.json").write_text("{")
+    for call, message in (
+        (
+            lambda: run.classifier.predict([tmp_path / "missing.jpg"]),
+            f"{tmp_path}/missing.jpg is missing. Check the path.",
+        ),
+        (lambda: fit(tmp_path / "missing", ["a", "b"], out=tmp_path / "new"), "missing cannot be read: No such file"),
+        (lambda: run.fuse(ratio=7), "ratio is 7"),
+        (lambda: Classifier.load(empty / "metrics.json"), "is not a classifier file"),
+        (lambda: Run(tmp_path / "missing"), "is not a run"),
+        (lambda: read(empty / "metrics.json"), "is damaged"),
+    ):
+        with pytest.raises(PipelineError, match=re.escape(message)) as raised:
+            call()
+        frames = [frame.name for frame in traceback.extract_tb(raised.tb)]
+        assert frames[1:] == ["<lambda>", "call"]
+        assert "".join(traceback.format_exception(raised.value)).count("Traceback") == 1
 
 
 def test_a_path_is_never_a_name_under_artifacts(finished, tmp_path, monkeypatch):

@@ -250,7 +250,7 @@ def test_file_that_is_no_image(tmp_path: Path, content: bytes, reason: str):
 
 
 def test_missing_file_folder_and_overlong_name(tmp_path: Path):
-    with pytest.raises(UnreadableImage, match="No such file"):
+    with pytest.raises(UnreadableImage, match=r"absent\.jpg is missing\. Check the path"):
         load_image(tmp_path / "absent.jpg")
     with pytest.raises(UnreadableImage, match="directory"):
         load_image(tmp_path)

@@ -32,7 +32,7 @@ from pipeline.photos.prefetch import Prefetch, default_workers
 from pipeline.photos.resize import load_view, resize
 from pipeline.runs.folders import run_or_file
 from pipeline.system.devices import pick_device
-from pipeline.system.errors import PipelineError
+from pipeline.system.errors import PipelineError, raised_at_call
 from pipeline.system.progress import bar, log
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ class Classifier:
         self._teacher: PhotoTeacher | None = None
 
     @classmethod
+    @raised_at_call
     def load(
         cls,
         run: str | Path,
@@ -127,6 +128,7 @@ class Classifier:
         made = {view: snapshot_to_square(photo, *view) for view in dict.fromkeys(self.views)}
         return tuple(made[view] for view in self.views)
 
+    @raised_at_call
     def predict(self, images: Photo | Iterable[Photo], batch_size: int = 16) -> list[Prediction]:
         """Labels and scores of photos; see `scores`.
 
@@ -140,6 +142,7 @@ class Classifier:
             for present, row in zip(labels, scores.tolist(), strict=True)
         ]
 
+    @raised_at_call
     def scores(self, images: Photo | Iterable[Photo], batch_size: int = 16) -> np.ndarray:
         """Scores of photos.
 

@@ -9,7 +9,7 @@ from pipeline.artifacts.hdf5 import read_arrays
 from pipeline.artifacts.state import up_to_date
 from pipeline.evaluation.ground_truth import read_ground_truth
 from pipeline.runs.graph import HISTORIES, MAKERS
-from pipeline.system.errors import PipelineError, hint
+from pipeline.system.errors import PipelineError, hint, raised_at_call
 
 TABLES = (*HISTORIES, "predictions.csv")
 """Files that `read` returns as a pandas frame."""
@@ -46,6 +46,7 @@ def read(path: str | Path) -> Any:
     return read_ground_truth(path.parent) if path.name == "ground_truth.h5" else read_arrays(path)
 
 
+@raised_at_call
 def read_with_warning(path: str | Path) -> Any:
     """`read` for the Python API, with a warning about a file that is out of date.
 
@@ -58,5 +59,5 @@ def read_with_warning(path: str | Path) -> Any:
         try:
             up_to_date(path)
         except PipelineError as error:
-            warnings.warn(str(error), stacklevel=2)
+            warnings.warn(str(error), stacklevel=3)  # the caller of the decorated function
     return content

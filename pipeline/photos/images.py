@@ -66,11 +66,13 @@ def guarded(source: object, function: Callable[[], Result], kind: str = "an imag
         return function()
     except UnreadableImage:
         raise
+    except FileNotFoundError:
+        problem = "is missing. Check the path."
     # decoders document no errors: on damaged files they raise OSError, SyntaxError, RuntimeError, struct.error and more
     except Exception as error:
-        reason = _reason(source, error)
+        problem = f"cannot be read as {kind}: {_reason(source, error)}. Replace it or leave it out."
     name = "the photo" if isinstance(source, bytes) else source
-    raise UnreadableImage(f"{name} cannot be read as {kind}: {reason}. Replace it or take it out.")
+    raise UnreadableImage(f"{name} {problem}")
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -143,7 +145,7 @@ def from_pillow(image: Image.Image) -> "Tensor":
     import torch
 
     if 0 in image.size:
-        raise UnreadableImage(f"a Pillow image of {image.width} x {image.height} has no pixels. Take it out.")
+        raise UnreadableImage(f"a Pillow image of {image.width} x {image.height} has no pixels. Leave it out.")
     name = getattr(image, "filename", "") or f"a Pillow image of mode {image.mode}"
     with ExitStack() as held:
         pixels = guarded(name, lambda: _decode(image, None, held))

@@ -69,7 +69,7 @@ def _frames(av: Any, path: Path, frame_interval: float) -> Iterator[tuple[float,
     """`frames` with the errors of the decoders."""
     with _opened(av, path) as video:
         if not video.streams.video:
-            raise UnreadableImage(f"{path} has no pictures, expected a video. Take it out.")
+            raise UnreadableImage(f"{path} has no pictures, expected a video. Leave it out.")
         stream = video.streams.video[0]
         stream.thread_type = "AUTO"
         first, number = None, 0

@@ -3,8 +3,13 @@
 import errno
 import os
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 BY_CONTENT = (errno.EINVAL, errno.EOVERFLOW)
 """Errors of the operating system that damaged content causes, such as an offset outside the file."""
@@ -33,6 +38,22 @@ class NotBuiltError(PipelineError):
     def __init__(self, problem: str, advice: str) -> None:
         super().__init__(f"{problem} {advice}")
         self.problem = problem
+
+
+def raised_at_call(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """A function of the Python API whose `PipelineError` has the traceback of the call alone.
+
+    The message states the cause, so frames inside this package and a chain of causes only hide it.
+    """
+
+    @wraps(function)
+    def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        try:
+            return function(*args, **kwargs)
+        except PipelineError as error:
+            raise error.with_traceback(None) from None
+
+    return call
 
 
 class UnreadableError(PipelineError):
