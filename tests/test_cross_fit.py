@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -7,7 +5,7 @@ from worlds.networks import small_net
 
 from pipeline.artifacts.provenance import Provenance
 from pipeline.classifier import cross_fit as module
-from pipeline.classifier.cross_fit import cross_fit, deal_folds, out_of_fold_logits
+from pipeline.classifier.cross_fit import OutOfFold, cross_fit, deal_folds
 from pipeline.classifier.training import TrainingSet
 from pipeline.method.extras.calibration import platt_scores
 from pipeline.runs.options import TrainConfig
@@ -30,6 +28,7 @@ def trainings(monkeypatch):
     def predict_together(model, paths, size, **_):
         return logits_of(len(seen))
 
+    monkeypatch.setattr(module, "load_classifier", lambda warmup: small_net(head_std=0.1))
     monkeypatch.setattr(module, "fit", fit)
     monkeypatch.setattr(module, "predict_together", predict_together)
     return seen
@@ -49,12 +48,8 @@ def pieces_in(folder):
     return PartialResults(folder / "classifier.pt", Provenance("classifier", 1, {}, {}))
 
 
-def run(data, folder, begin=lambda _: small_net(head_std=0.1), share=0.3):
-    def out_of_fold(labels, name):
-        given = replace(data, labels=labels)
-        return out_of_fold_logits(begin, given, CONFIG, 3, name, partial=pieces_in(folder), device="cpu")
-
-    return cross_fit(data.labels, CONFIG.cross_fit_rounds, share, out_of_fold)
+def run(data, folder, share=0.3):
+    return cross_fit(data, share, CONFIG, OutOfFold(None, pieces_in(folder), "cpu"))
 
 
 def test_folds_are_equal_and_drawn_by_the_seed():
@@ -84,13 +79,14 @@ def test_a_fold_that_is_finished_is_not_trained_again(data, trainings, tmp_path,
     expected = run(data, tmp_path / "unbroken")
     trainings.clear()
 
-    def begin(_):
+    def load(warmup):
         if len(trainings) == 4:
             raise PipelineError("stopped")
         return small_net(head_std=0.1)
 
-    with pytest.raises(PipelineError, match="stopped"):
-        run(data, tmp_path / "broken", begin)
+    with monkeypatch.context() as patch, pytest.raises(PipelineError, match="stopped"):
+        patch.setattr(module, "load_classifier", load)
+        run(data, tmp_path / "broken")
     torch.testing.assert_close(run(data, tmp_path / "broken"), expected)
     assert len(trainings) == 6
     names = {path.name for path in (tmp_path / "broken" / "classifier.pt.partial").iterdir()}

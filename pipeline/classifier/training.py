@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ from pipeline.method.losses import consistency_loss, label_loss, mean_label_entr
 from pipeline.method.ranking import average_precision
 from pipeline.photos.image_cache import ImageCache
 from pipeline.photos.views import ViewSpec
-from pipeline.runs.options import TrainingConfig
+from pipeline.runs.options import TrainConfig, TrainingConfig
 from pipeline.runs.partial_results import PartialResults
 from pipeline.system import distributed
 from pipeline.system.devices import widest_float
@@ -46,6 +46,11 @@ class Consistency:
     """Largest relative colour change, in [0, 0.5]."""
     jitter_order: str = "batch"
     """Order of the colour changes: one per "batch" or one per "image"; see `draw_jitter`."""
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Self | None:
+        """That of the final training; None without a second view."""
+        return cls(config.consistency, config.jitter, config.jitter_order) if config.consistency else None
 
 
 @dataclass(frozen=True)

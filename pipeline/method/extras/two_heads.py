@@ -6,6 +6,7 @@ with rare classes. Chosen on train photos (pipeline/plans/README.md).
 
 import numpy as np
 
+from pipeline.method.extras.calibration import fit_calibration
 from pipeline.method.ranking import average_precision
 
 SMALLEST = 1e-6
@@ -44,40 +45,34 @@ def agreement_with_labels(logits: np.ndarray, labels: np.ndarray, scores: np.nda
     return float(np.nan_to_num(average_precision(logits, truth)).mean())
 
 
-def matching(own: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and offset, float64 [C] each, that give logits the mean and the deviation of another head's over the same images.
-
-    Args:
-        own: logits float [N, C] to scale.
-        other: logits float [N, C] of the other head.
-    """
-    own, other = own.astype(np.float64), other.astype(np.float64)
-    spread = own.std(axis=0)
-    scale = np.where(spread > 0, other.std(axis=0) / np.maximum(spread, SMALLEST), 1.0)
-    return scale, other.mean(axis=0) - scale * own.mean(axis=0)
-
-
 def mixture(
-    scale: np.ndarray,
-    offset: np.ndarray,
-    before: tuple[np.ndarray, np.ndarray],
-    after: tuple[np.ndarray, np.ndarray],
+    scores: np.ndarray,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    calibration: tuple[np.ndarray, np.ndarray],
     weight: float,
 ) -> np.ndarray:
-    """Factors of both heads in the calibrated mean of their logits, for `mixed_logits`.
+    """Factors of a learned head and its teacher in the calibrated mean of their logits, for `mixed_logits`.
+
+    The teacher's logits get the mean and the deviation of the learned head's over the same images.
 
     Args:
-        scale: float [C], of the teacher, see `matching`.
-        offset: float [C], of the teacher.
-        before: scale and offset of each class that calibrate the learned head alone; the scale is positive.
-        after: scale and offset that calibrate the mean of both.
+        scores: float [N, C], of the teacher.
+        logits: float [N, C] of the learned head, not calibrated.
+        labels: float [N, C] in [0, 1], soft labels.
+        calibration: scale and offset of each class that calibrate the learned head alone; the scale is positive.
         weight: of the learned head, in [0, 1].
 
     Returns:
         float32 [3, C]: factor of the learned head's calibrated logit, factor of the logarithm of the teacher's score, offset.
     """
-    own = after[0] * weight / before[0]
-    shift = after[0] * (1 - weight) * offset - own * before[1] + after[1]
+    teacher, learned = np.log(np.maximum(scores, SMALLEST)), logits.astype(np.float64)
+    spread = teacher.astype(np.float64).std(axis=0)
+    scale = np.where(spread > 0, learned.std(axis=0) / np.maximum(spread, SMALLEST), 1.0)
+    offset = learned.mean(axis=0) - scale * teacher.astype(np.float64).mean(axis=0)
+    after = fit_calibration(weight * logits + (1 - weight) * (scale * teacher + offset), labels)
+    own = after[0] * weight / calibration[0]
+    shift = after[0] * (1 - weight) * offset - own * calibration[1] + after[1]
     return np.stack([own, after[0] * (1 - weight) * scale, shift]).astype(np.float32)
 
 
