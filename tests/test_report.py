@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from browser import browse, need_browser, violations
 from PIL import Image
-from worlds.commands import invoke, refused
+from worlds.commands import ccd, invoke, refused
 from worlds.runs import CLASSES, TRAIN
 from worlds.test_sets import Population, draw
 
@@ -117,12 +117,21 @@ def test_page_without_ground_truth_says_so_and_works(small_run, tmp_path, browse
     for name in ("ground_truth.h5", "metrics.json"):
         (small_run / name).unlink()
     path = report.run(small_run, ReportConfig())
+    assert "Final labels: number of train images whose final label is at least 0.5." in path.read_text()
     assert "Nothing is measured" in path.read_text() and "Missing: metrics.json" not in path.read_text()
     found, console = browser(path, tmp_path)
     assert console == []
     assert found["all"] == 12 and "wrong" not in found
     assert found["svgs"] == 5  # no precision-recall curves
     assert len(found["cats"]) == 3  # labels alone: the first is not called a cat
+
+
+def test_the_log_and_the_page_have_the_same_number_of_labels_per_image(run):
+    output = " ".join(ccd("fuse", run, "--force").split())
+    (card,) = [each for each in content_of(read_run(run))["cards"] if each["title"] == "labels per image"]
+    labels = read(run / "final_labels.h5").labels
+    assert card["value"] == f"{np.mean([sum(label >= 0.5 for label in row) for row in labels]):.2f}"
+    assert f" {card['value']} labels per image (those of 0.5 or more)" in output
 
 
 def test_page_of_a_manifest_alone(small_run, tmp_path, browser):

@@ -282,6 +282,14 @@ SECOND_DAY = r"""(async () => {
 })()"""
 
 
+def test_the_page_names_the_order_of_its_photos_in_a_browser(small_run, tmp_path):
+    need_browser()
+    for class_name, hint in (("dog", "Order: by the score of dog, highest first"), ("", "Most uncertain: ")):
+        with Page(open_review(small_run, 5, class_name=class_name)) as page:
+            found, _ = browse(page.address, tmp_path, 1280, "({ hint: byId('hint').textContent })")
+        assert found["hint"].startswith(hint)
+
+
 def test_keys_keep_their_class_and_earlier_corrections_are_undone_in_a_browser(reopened, tmp_path):
     need_browser()
     server, folder, asked = reopened

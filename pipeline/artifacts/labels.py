@@ -49,6 +49,16 @@ class Labels(Artifact):
         return corrected_count(self.corrected_images, self.corrected_entries)
 
     @property
+    def per_image(self) -> np.ndarray:
+        """Number of labels of PRESENT or more of each image, int64 [N]."""
+        return (self.labels >= PRESENT).sum(1)
+
+    @property
+    def per_image_text(self) -> str:
+        """Mean of `per_image`, with what it counts."""
+        return f"{self.per_image.mean():.2f} labels per image (those of {PRESENT} or more)"
+
+    @property
     def never_present(self) -> list[str]:
         """Names of the classes without a label of PRESENT or more."""
         return [

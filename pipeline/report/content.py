@@ -114,8 +114,8 @@ def cards(run: RunFiles) -> list[dict[str, str]]:
     )
     labels = run.final or run.initial
     if labels is not None:
-        each = (labels.labels >= PRESENT).sum(1)
-        note = f"{(each == 0).mean():.0%} of the train images have no label"
+        each = labels.per_image
+        note = f"mean number of labels of {PRESENT} or more; {(each == 0).mean():.0%} of the train images have none"
         rows.append({"title": "labels per image", "value": f"{each.mean():.2f}", "note": note})
     if run.final is not None and run.final.by_hand:
         number, unit = run.final.by_hand.split()
@@ -409,11 +409,8 @@ def distribution(run: RunFiles) -> dict[str, Any] | None:
     }
     if not labels_of:
         return None
-    most = max(int((labels.labels >= PRESENT).sum(1).max(initial=0)) for labels in labels_of.values())
-    per_image = {
-        name: np.bincount((labels.labels >= PRESENT).sum(1), minlength=most + 1).tolist()
-        for name, labels in labels_of.items()
-    }
+    most = max(int(labels.per_image.max(initial=0)) for labels in labels_of.values())
+    per_image = {name: np.bincount(labels.per_image, minlength=most + 1).tolist() for name, labels in labels_of.items()}
     ids = run.manifest.split("train").image_ids
     truth = truth_of(run, ids)
     if truth is not None and run.truth is not None:

@@ -30,6 +30,8 @@ class ReviewQueue:
     """Rows of the images to review."""
     uncertain: np.ndarray
     """int64 [N, up to TOP_UNCERTAIN], the most uncertain classes of every train image."""
+    class_name: str
+    """The class whose score orders the images; empty: the most uncertain come first."""
 
     def hint(self, row: int) -> str:
         """The most uncertain classes of an image, joined by commas."""
@@ -70,7 +72,7 @@ def review_queue(folder: Path, count: int, chosen: Path | None = None, class_nam
         c = labels.class_names.index(class_name)
         order, is_open = np.argsort(-read(labels.path).scores[:, c], kind="stable"), ~corrected[:, c]
     if chosen is None:
-        return ReviewQueue(labels, [int(row) for row in order if is_open[row]][:count], uncertain)
+        return ReviewQueue(labels, [int(row) for row in order if is_open[row]][:count], uncertain, class_name)
     selected = read_selection(chosen)
     rows = [int(row) for row in order if nfc(labels.image_ids[row]) in selected]
     if not rows:
@@ -79,7 +81,7 @@ def review_queue(folder: Path, count: int, chosen: Path | None = None, class_nam
         )
     if len(rows) < len(selected):
         log(f"{len(selected) - len(rows)} of {len(selected)} images of {chosen} are skipped: not in the train split.")
-    return ReviewQueue(labels, rows[:count], uncertain)
+    return ReviewQueue(labels, rows[:count], uncertain, class_name)
 
 
 def read_selection(path: Path) -> set[str]:

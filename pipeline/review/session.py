@@ -149,6 +149,7 @@ class Review:
             "photos": photos,
             "history": [index_of[image_id] for image_id in sorted(latest, key=latest.__getitem__)],
             "earlier": self.earlier,
+            "order": self.queue.class_name,
         }
 
 

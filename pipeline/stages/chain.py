@@ -9,7 +9,7 @@ from pipeline.artifacts.manifest import Manifest, read_manifest
 from pipeline.artifacts.photo_facts import check_photos
 from pipeline.artifacts.state import is_built, origin_of
 from pipeline.runs.config import Config
-from pipeline.runs.graph import STAGES, Stage, module_of, options_of, run_argument
+from pipeline.runs.graph import STAGES, Stage, module_of, options_of
 from pipeline.runs.options import EmbedConfig, WarmupConfig
 from pipeline.runs.settings import Settings
 from pipeline.runs.timings import keep_timing
@@ -145,9 +145,6 @@ def run_chain(
     features = kept or KeptFeatures(folder, stages)
     for stage in stages:
         if stage.name == "evaluate" and not (folder / "ground_truth.h5").exists():
-            log(
-                f"{folder} has no labelled photos, so nothing is measured. To see the labels: `ccd report {run_argument(folder)}`."
-            )
             continue
         run_stage(stage, folder, own, device, force, kept=features)
     if kept is None:

@@ -152,6 +152,6 @@ def run(folder: Path, config: FuseConfig, origin: Provenance) -> None:
     write(path, final)
     changed = np.mean([np.abs(now - before).mean() for now, before in zip(labels.T, initial.labels.T, strict=True)])
     by_hand = f"; corrected by hand: {final.by_hand}" if final.by_hand else ""
-    log(f"{path}: {len(labels)} images, labels changed by {changed:.3f} on average{by_hand}.")
+    log(f"{path}: {len(labels)} images, {final.per_image_text}, labels changed by {changed:.3f} on average{by_hand}.")
     if final.never_present != initial.never_present:
         warn_of_classes(path, final)

@@ -62,8 +62,5 @@ def run(folder: Path, config: InitLabelsConfig, origin: Provenance) -> None:
         confident=confident,
     )
     write(path, initial)
-    log(
-        f"{path}: {len(labels)} images, {labels.sum(1).mean():.2f} labels per image, "
-        f"{1 - confident.mean():.1%} not confident."
-    )
+    log(f"{path}: {len(labels)} images, {initial.per_image_text}, {1 - confident.mean():.1%} not confident.")
     warn_of_classes(path, initial)

@@ -48,7 +48,7 @@ function show(index) {
   byId("photo").alt = photo.id;
   byId("photo-id").textContent = photo.id;
   byId("hint").textContent = photo.reviewed ? "Reviewed: the ticks are your correction. Save to change it, press u to undo it."
-    : `Most uncertain: ${photo.uncertain.map((c) => data.classes[c]).join(", ")}`;
+    : data.order ? `Order: by the score of ${data.order}, highest first` : `Most uncertain: ${photo.uncertain.map((c) => data.classes[c]).join(", ")}`;
   byId("back").disabled = current.index === 0;
   drawTicks();
   if (current.index + 1 < data.photos.length) new Image().src = `photo/${current.index + 1}`;
