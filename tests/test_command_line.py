@@ -5,11 +5,13 @@ import shlex
 import pytest
 from worlds.commands import ccd, refused
 
+from pipeline.artifacts.hdf5 import read_arrays
 from pipeline.artifacts.manifest import read_manifest
 from pipeline.cli.stages import split_short
 from pipeline.datasets.class_names import joined_by_spaces, parse_class_names
 from pipeline.exchange.formats import FORMATS
 from pipeline.runs.graph import find_stage, options_of
+from pipeline.runs.no_effect import RULES
 from pipeline.runs.settings import SHORT, read_run
 from pipeline.system.errors import PipelineError
 from pipeline.teachers.recommended import recommended
@@ -131,6 +133,41 @@ def test_classes_of_a_preset_are_enough(photos, tmp_path):
     assert read_manifest(tmp_path / "run").class_names == ["red", "blue"]
     preset.write_text(f'[prepare]\nkind = "folder"\nimages = "{photos / "train"}"\n')
     assert "needs --classes" in refused("prepare", tmp_path / "other", "--preset", preset)
+
+
+def test_the_end_of_all_lists_the_stages_of_the_command(run):
+    assert "Duration of the stages: prepare " in (output := ccd("all", run, "--to", "prepare"))
+    assert "embed" not in output.partition("Duration of the stages:")[2].splitlines()[0]
+    line = ccd("all", run, "--to", "embed").partition("Duration of the stages:")[2].splitlines()[0]
+    assert ", embed " in line and "init-labels" not in line
+
+
+def test_an_option_without_effect_is_named(run):
+    ccd("all", run, "--to", "fuse", "--set", "boxes.view=none")
+    before = read_arrays(run / "final_labels.h5")
+    output = ccd("fuse", run, "--ratio", 0.7)
+    assert (
+        output.count("warning: fuse.ratio has no effect, because boxes.view is 'none' and fuse.boxless is 'keep'.") == 1
+    )
+    same = read_arrays(run / "final_labels.h5")
+    assert (same.labels == before.labels).all() and (same.scores == before.scores).all()
+    assert "no effect" not in ccd("fuse", run, "--ratio", 0.3, "--boxless", "erase")
+    assert (read_arrays(run / "final_labels.h5").scores != before.scores).any()
+    output = ccd("all", run, "--to", "prepare", "--set", "train.jitter=0.1", "--set", "train.jitter_order=image")
+    assert "warning: train.jitter and train.jitter_order have no effect, because train.consistency is 0.0." in output
+    assert "no effect" not in ccd(
+        "all", run, "--to", "prepare", "--set", "train.jitter=0.2", "--set", "train.consistency=1"
+    )
+
+
+def test_rules_of_options_without_effect_name_options_and_values():
+    for rule in RULES:
+        for name in (*rule.options, *rule.causes):
+            stage, _, option = name.partition(".")
+            config = options_of(find_stage(stage))()
+            assert hasattr(config, option)
+            for value in rule.causes.get(name, ()):
+                config.replace(**{option: value})
 
 
 def test_a_stage_after_stale_files_names_the_command_that_rebuilds_them_all(run):

@@ -29,6 +29,7 @@ from pipeline.cli.app import (
 from pipeline.runs import settings
 from pipeline.runs.graph import STAGE_NAMES, STAGES, Stage, find_stage, options_of, up_to
 from pipeline.runs.lock import locked
+from pipeline.runs.no_effect import without_effect
 from pipeline.runs.options import EmbedConfig, PrepareConfig
 from pipeline.stages.started import keep_settings, started_run
 from pipeline.system import distributed
@@ -87,6 +88,8 @@ def run_alone(
         if not (folder / settings.FILE).exists():
             log(f"warning: {folder} has no {settings.FILE}, so this stage runs with the default settings.")
         own = before.merged(settings.Settings({stage.name: given_options(given)}, where=before.where)).absolute()
+        for line in without_effect(own, {stage.name: given_options(given)}):
+            log(f"warning: {line}")
         if yes is not None:
             ask_if_long(folder, own, [stage], device, force, yes)
         run_stage(stage, folder, own, device, force)
@@ -183,7 +186,7 @@ def run_all(
         if distributed.is_main():
             headline = log_warnings(folder)
             log_unused_calibration(folder)
-            log_end(folder)
+            log_end(folder, to)
             log(headline)
 
 

@@ -7,7 +7,7 @@ from pipeline.artifacts.embeddings import Embeddings
 from pipeline.artifacts.hdf5 import read_arrays
 from pipeline.artifacts.state import UP_TO_DATE, file_state, origin_of, why_build
 from pipeline.runs.config import Config
-from pipeline.runs.graph import STAGES, Stage, options_of, run_argument
+from pipeline.runs.graph import STAGES, Stage, options_of, run_argument, up_to
 from pipeline.runs.options import BoxesConfig, EmbedConfig, TrainConfig, WarmupConfig
 from pipeline.runs.settings import Settings
 from pipeline.runs.timings import Timing, count_images, read_timings
@@ -174,10 +174,11 @@ def amount(size: int) -> str:
     return f"{size} B"
 
 
-def log_end(folder: Path) -> None:
-    """Log the duration of each stage, the folder and the next command."""
+def log_end(folder: Path, to: str) -> None:
+    """Log the duration of each stage up to `to`, the folder and the next command."""
     timings = read_timings(folder)
-    taken = ", ".join(f"{name} {duration(timing.seconds)}" for name, timing in timings.items())
+    names = [stage.name for stage in up_to(to) if stage.name in timings]
+    taken = ", ".join(f"{name} {duration(timings[name].seconds)}" for name in names)
     log(f"Files: {folder}/. Duration of the stages: {taken}.")
     run = run_argument(folder)
     if file_state(folder / "classifier.pt").state != UP_TO_DATE:

@@ -17,6 +17,7 @@ from pipeline.runs.folders import (
 )
 from pipeline.runs.graph import STAGES, run_argument
 from pipeline.runs.lock import locked
+from pipeline.runs.no_effect import without_effect
 from pipeline.runs.options import EmbedConfig, PrepareConfig
 from pipeline.system import distributed
 from pipeline.system.errors import PipelineError
@@ -48,6 +49,8 @@ def started_run(
     before = settings.Settings() if reset else settings.read_run(folder)
     own = compose(folder, before, preset, recipe, given, more)
     check_kind(folder, own, given)
+    for line in without_effect(own, more.tables):
+        log(f"warning: {line}")
     check_new_reuse(before, own)
     if not run and not reset:
         check_same_photos(folder, before, own)
