@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import average_precision_score
-from worlds.commands import ccd, invoke
+from worlds.commands import ccd, invoke, refused
 from worlds.teachers import ColourTeacher
 
 from pipeline.datasets import hdf5_probe
@@ -372,3 +372,21 @@ def test_flipped_bytes_of_a_file_of_scores_are_one_line(tmp_path):
             read_precomputed(path)
         except PipelineError as error:
             assert "\n" not in str(error)
+
+
+def test_crops_without_a_teacher_stop_the_chain_before_it_trains(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    image_ids = read(run / "manifest.csv").image_ids
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(3), len(image_ids))
+    names = read(run / "manifest.csv").class_names
+    path = write(tmp_path / "p.h5", {}, image_ids=image_ids, classes=names, probabilities=probabilities)
+    command = ("all", "--run", run, "--device", "cpu")
+    before = (run / "embeddings.h5").read_bytes()
+    output = refused(*command, "--set", f"embed.precomputed={path}")
+    assert f"`ccd all {run} --set boxes.view=none`" in output and "score-crops.teacher=conse" in output
+    assert (run / "embeddings.h5").read_bytes() == before
+    ccd(*command, "--to", "init-labels")  # needs no crops
+    assert (run / "embeddings.h5").read_bytes() != before
+    ccd(*command, "--set", "boxes.view=none")
+    assert len(read(run / "crop_scores.h5").image_index) == 0
+    np.testing.assert_array_equal(read(run / "final_labels.h5").labels, read(run / "initial_labels.h5").labels)

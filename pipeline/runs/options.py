@@ -493,6 +493,14 @@ class ScoreCropsConfig(Config):
     batch_size: int = option(0, "Crops per teacher batch. 0: as many as fit.", min=0, max=4096, identity=False)
     self_check: bool = option(True, SELF_CHECK, identity=False)
 
+    def check_teacher(self, embed: EmbedConfig, run: str) -> None:
+        """Raise if no teacher can score the crops of a run, named as in a command."""
+        if embed.precomputed and not self.teacher:
+            raise PipelineError(
+                "precomputed scores (embed.precomputed) have no teacher that could score crops. Train without crops with "
+                f"`ccd all {run} --set boxes.view=none`, or name a teacher for them with `--set score-crops.teacher=conse`."
+            )
+
 
 @dataclass(frozen=True)
 class FuseConfig(Config):

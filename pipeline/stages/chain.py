@@ -9,8 +9,8 @@ from pipeline.artifacts.manifest import Manifest, read_manifest
 from pipeline.artifacts.photo_facts import check_photos
 from pipeline.artifacts.state import is_built, origin_of
 from pipeline.runs.config import Config
-from pipeline.runs.graph import STAGES, Stage, module_of, options_of
-from pipeline.runs.options import EmbedConfig, WarmupConfig
+from pipeline.runs.graph import STAGES, Stage, find_stage, module_of, options_of, run_argument
+from pipeline.runs.options import BoxesConfig, EmbedConfig, ScoreCropsConfig, WarmupConfig
 from pipeline.runs.settings import Settings
 from pipeline.runs.timings import keep_timing
 from pipeline.system import distributed, interrupts
@@ -142,6 +142,10 @@ def run_chain(
     kept: KeptFeatures | None = None,
 ) -> None:
     """Run stages in order; `evaluate` is skipped without ground truth. Arguments: see `run_stage`."""
+    if find_stage("score-crops") in stages and own.config("boxes", BoxesConfig, {}).view != "none":
+        # before the warm-up
+        embed, crops = own.config("embed", EmbedConfig, {}), own.config("score-crops", ScoreCropsConfig, {})
+        crops.check_teacher(embed, run_argument(folder))
     features = kept or KeptFeatures(folder, stages)
     for stage in stages:
         if stage.name == "evaluate" and not (folder / "ground_truth.h5").exists():

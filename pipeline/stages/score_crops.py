@@ -25,7 +25,6 @@ from pipeline.runs.graph import run_argument
 from pipeline.runs.options import EmbedConfig, ScoreCropsConfig
 from pipeline.runs.partial_results import PartialResults, compute_partial_results
 from pipeline.system import distributed
-from pipeline.system.errors import PipelineError
 from pipeline.system.progress import log
 from pipeline.teachers.encoding import OutOfMemoryBackoff, ViewRules, encode_stream, find_batch_size, precision_of
 from pipeline.teachers.self_check import check_at_first_use
@@ -140,24 +139,6 @@ def score_crops(
     return compute_partial_results("score-crops", counts, key, partial, score, logits_of)
 
 
-def same_teacher(embeddings: Embeddings, path: Path, device: str) -> Teacher:
-    """The teacher behind the embeddings.
-
-    Raises:
-        PipelineError: the scores are precomputed, or the teacher's weights have changed.
-    """
-    made_with = embeddings.provenance.options(EmbedConfig)
-    if embeddings.text is None or made_with.precomputed:
-        raise PipelineError(
-            f"{path} contains precomputed scores, so there is no teacher to score crops. Set one for the "
-            f"crops with `ccd all {run_argument(path.parent)} --set score-crops.teacher=conse`, or train on global "
-            "labels alone with `--set boxes.view=none` instead."
-        )
-    teacher = load_teacher(embeddings.teacher, device, made_with.precision, rules=ViewRules.of(made_with))
-    check_weights(teacher, embeddings.teacher, embeddings.teacher_fingerprint, path)
-    return teacher
-
-
 def crop_teacher(
     embeddings: Embeddings, manifest: Manifest, config: ScoreCropsConfig, path: Path, device: str
 ) -> CropTeacher:
@@ -169,11 +150,16 @@ def crop_teacher(
         config: options.
         path: file of the embeddings, for errors.
         device: where the teacher runs.
+
+    Raises:
+        PipelineError: the scores are precomputed, or the teacher's weights have changed.
     """
     made_with = embeddings.provenance.options(EmbedConfig)
     rules = ViewRules.of(made_with)
+    config.check_teacher(made_with, run_argument(path.parent))
     if not config.teacher:
-        teacher = same_teacher(embeddings, path, device)
+        teacher = load_teacher(embeddings.teacher, device, made_with.precision, rules=rules)
+        check_weights(teacher, embeddings.teacher, embeddings.teacher_fingerprint, path)
         return CropTeacher(
             teacher, head_of(embeddings), crop_rules(config, embeddings.image_size, rules.resize_filter_of(teacher))
         )
