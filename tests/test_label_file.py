@@ -1,3 +1,5 @@
+import shutil
+
 import h5py
 import numpy as np
 import pytest
@@ -22,10 +24,10 @@ def write(path, **changes):
 
 
 def test_rows_and_columns_are_found_by_name(tmp_path):
-    found = read_soft_labels(write(tmp_path / "l.h5"), ["c", "b"], ["dog", "cat"])
-    assert found.dtype == np.float32 and found.tolist() == [[0.5, 1.0], [0.75, 0.0]]
-    ranked = read_soft_labels(write(tmp_path / "s.h5", scores=SCORES), ["c.jpg", "a.jpg"], ["cat"])
-    assert ranked.tolist() == [[3.0], [1.5]]
+    labels, scores = read_soft_labels(write(tmp_path / "l.h5"), ["c", "b"], ["dog", "cat"])
+    assert labels.dtype == np.float32 and labels.tolist() == scores.tolist() == [[0.5, 1.0], [0.75, 0.0]]
+    labels, scores = read_soft_labels(write(tmp_path / "s.h5", scores=SCORES), ["c.jpg", "a.jpg"], ["cat"])
+    assert labels.tolist() == [[1.0], [1.0]] and scores.tolist() == [[3.0], [1.5]]
 
 
 @pytest.mark.parametrize(
@@ -83,3 +85,19 @@ def test_a_run_trains_on_the_labels_of_a_file(small_run, tmp_path):
 def test_two_sources_of_labels_are_refused():
     with pytest.raises(PipelineError, match="remove labels_file"):
         InitLabelsConfig(source="ground-truth", labels_file="l.h5")
+
+
+def test_a_run_trains_on_the_labels_of_another_run(finished, run):
+    other = read(finished / "final_labels.h5")
+    assert np.abs(other.scores.clip(max=1) - other.labels).max() > 0.1  # labels of their own, not clamped scores
+    ccd("init-labels", "--run", run, "--labels-file", finished / "final_labels.h5")
+    now = read(run / "initial_labels.h5")
+    np.testing.assert_array_equal(now.labels, other.labels)
+    np.testing.assert_array_equal(now.scores, other.scores)
+
+
+def test_labels_that_have_seen_ground_truth_are_refused(finished, run, tmp_path):
+    ccd("init-labels", "--run", run, "--source", "ground-truth")
+    path = shutil.copy(run / "initial_labels.h5", tmp_path / "labels.h5")
+    shutil.copytree(finished, tmp_path / "other")
+    assert "was made with ground truth" in refused("init-labels", "--run", tmp_path / "other", "--labels-file", path)

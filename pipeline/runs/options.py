@@ -266,7 +266,7 @@ class InitLabelsConfig(Config):
     )
     labels_file: str = option(
         "",
-        "HDF5 file of soft labels from another source, used in place of the teacher's.",
+        "HDF5 file of soft labels from another source or run, used in place of the teacher's.",
         content=file_identity,
         path=absolute_path,
     )

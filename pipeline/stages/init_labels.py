@@ -49,8 +49,7 @@ def run(folder: Path, config: InitLabelsConfig, origin: Provenance) -> None:
         labels = scores = (truth.labels[train] == 1).astype(np.float32)
     image_ids = [i for i, keep in zip(embeddings.image_ids, train, strict=True) if keep]
     if config.labels_file:
-        scores = read_soft_labels(Path(config.labels_file), image_ids, embeddings.class_names)
-        labels = clamp_labels(scores)
+        labels, scores = read_soft_labels(Path(config.labels_file), image_ids, embeddings.class_names)
     limit = embeddings.provenance.options(EmbedConfig).entropy_limit
     confident = confident_images(embeddings.entropy[train], embeddings.outcomes, limit)
     initial = Labels(
