@@ -12,6 +12,7 @@ from pipeline.artifacts.manifest import read_manifest
 from pipeline.photos.resize import load_view
 from pipeline.system.errors import PipelineError
 from pipeline.teachers.encoding import (
+    PATIENCE,
     EncodedViews,
     OutOfMemoryBackoff,
     ViewRules,
@@ -107,10 +108,10 @@ def test_a_rare_shape_is_answered_before_long_and_little_is_held():
             taken.append(n)
             yield n, usual
 
-    for keys, _ in encode_stream(mean_encoder([]), views(), 4, patience=20):
+    for keys, _ in encode_stream(mean_encoder([]), views(), 4):
         if keys == [-1]:
             break
-    assert len(taken) <= 20 + 1
+    assert len(taken) <= 4 * PATIENCE + 1
 
 
 def out_of_memory_above(limit):

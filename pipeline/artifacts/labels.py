@@ -14,10 +14,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def corrected_count(images: int, entries: int) -> str:
-    """Number of corrected photos (in old files, of labels) as text; empty for none."""
-    number, what = (images, "photo") if images else (entries, "label")
-    return f"{number:,} {what}{'s' * (number != 1)}" if number else ""
+def corrected_count(images: int) -> str:
+    """Number of corrected photos as text; empty for none."""
+    return f"{images:,} photo{'s' * (images != 1)}" if images else ""
 
 
 def warn_of_classes(path: Path, labels: "Labels") -> None:
@@ -41,12 +40,12 @@ class Labels(Artifact):
     corrected_entries: int = 0
     """Pairs of image and class that a correction sets to 0 or 1 (see `Corrections`)."""
     corrected_images: int = 0
-    """Images with such a pair; 0 also in files of earlier versions."""
+    """Images with such a pair."""
 
     @property
     def by_hand(self) -> str:
         """Number of corrected photos, as "3 photos"; empty for none."""
-        return corrected_count(self.corrected_images, self.corrected_entries)
+        return corrected_count(self.corrected_images)
 
     @property
     def per_image(self) -> np.ndarray:

@@ -123,20 +123,19 @@ def inputs_of(stage: Stage, folder: Path, config: Config) -> list[str]:
     return [*stage.reads, *config.also_reads, *optional, *truth]
 
 
-def origin_of(stage: Stage, folder: Path, config: Config, known: dict[Path, Provenance] | None = None) -> Provenance:
+def origin_of(stage: Stage, folder: Path, config: Config) -> Provenance:
     """The provenance that a stage would give its first artifact now; for the other ones see `Provenance.of`.
 
     Args:
         stage: any but `prepare`, whose provenance depends on the dataset.
         folder: the run folder.
         config: the stage's options.
-        known: see `check_up_to_date`.
 
     Raises:
         PipelineError: an input is missing, damaged or out of date; names the command to run.
     """
-    known, own = {} if known is None else known, settings_of(folder)
-    sources = {}
+    known: dict[Path, Provenance] = {}
+    own, sources = settings_of(folder), {}
     for name in inputs_of(stage, folder, config):
         try:
             sources[name] = check_up_to_date(folder / name, known, own=own)

@@ -28,7 +28,7 @@ def deal_folds(count: int, folds: int, seed: int) -> Tensor:
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """Trains classifiers on a part of the images and scores the others."""
+    """Trains classifiers on a part of the images and scores the rest."""
 
     warmup: Checkpoint
     """Each classifier starts from its weights, with a new head."""

@@ -43,7 +43,7 @@ def show_metrics(folder: Path, *, headline: bool = True) -> None:
     for sentence in metrics["not_measured"]:
         log(sentence)
     final = metrics.get("labels", {}).get("final", {})
-    if by_hand := corrected_count(final.get("corrected_images", 0), final.get("corrected_entries", 0)):
+    if by_hand := corrected_count(final.get("corrected_images", 0)):
         log(f"Corrected by hand: {by_hand}. The classifier was trained with these human labels.")
     if "epochs" in metrics:
         epochs = metrics["epochs"]

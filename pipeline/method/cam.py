@@ -44,24 +44,22 @@ class Search:
     """Classes per image in the last window; NaN without any window."""
 
 
-def search_threshold(windows: Iterable[Tensor], bound: float, start: float = 0.05, step: float = 0.001) -> Search:
-    """Threshold tau as the authors' code searches it: raised by one step per window until few enough classes pass.
+def search_threshold(windows: Iterable[Tensor], bound: float) -> Search:
+    """Threshold tau as the authors' code searches it: from 0.05, raised by 0.001 per window until few enough classes pass.
 
     The search never lowers the threshold. After the last window it ends at the next threshold, whatever the count is.
 
     Args:
         windows: scores Tensor[w, C] of the images of each window, see `search_windows`; read only as far as needed.
         bound: b; the search ends where the mean count of classes is above b and below b + 2.
-        start: first tau.
-        step: increment of tau.
     """
-    tau, mean_count = start, math.nan
+    tau, mean_count = 0.05, math.nan
     for scores in windows:
         # the first window has one image more, and the authors' code divides by 100 all the same
         mean_count = (scores >= tau).sum().item() / SEARCH_WINDOW
         if bound < mean_count < bound + 2:
             return Search(tau, True, mean_count)
-        tau += step
+        tau += 0.001
     return Search(tau, False, mean_count)
 
 

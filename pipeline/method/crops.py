@@ -45,15 +45,15 @@ def square_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:
     return torch.cat([corner, corner + grown], dim=1)
 
 
-def view_size(box: Tensor, long_side: int, multiple: int = 32) -> tuple[int, int]:
-    """(H, W) of the crop of a box: the given long side, with the aspect kept to the nearest `multiple` pixels.
+def view_size(box: Tensor, long_side: int) -> tuple[int, int]:
+    """(H, W) of the crop of a box: the given long side, with the aspect kept to the nearest 32 pixels.
 
-    Rounding the short side gives few distinct sizes, so that crops can share a batch; it changes the aspect by at
-    most half a multiple.
+    Rounding the short side gives few distinct sizes, so that crops can share a batch; it changes the
+    short side by at most 16 pixels.
     """
     width, height = (box[2:] - box[:2]).tolist()
     scale = long_side / max(width, height)
-    return snapped_size(height * scale, width * scale, multiple)
+    return snapped_size(height * scale, width * scale, 32)
 
 
 def truncated_size(height: int, width: int, long_side: int) -> tuple[int, int]:

@@ -21,6 +21,8 @@ Encoded = TypeVar("Encoded", Tensor, "EncodedViews")
 
 CPU_CHUNK = 16
 """Images per forward on a CPU: enough to fill its cores, few enough to keep the activations small."""
+PATIENCE = 32
+"""Batches for which a view of a rare shape waits for others, see `encode_stream`."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -180,24 +182,22 @@ class OutOfMemoryBackoff(Generic[Encoded]):
 
 
 def encode_stream(
-    encode: Callable[[Tensor], Tensor], views: Iterable[tuple[Key, Tensor]], batch_size: int, patience: int = 0
+    encode: Callable[[Tensor], Tensor], views: Iterable[tuple[Key, Tensor]], batch_size: int
 ) -> Iterator[tuple[list[Key], Tensor]]:
     """Embeddings of views of any shapes, batched by shape across photos.
 
     A batch is encoded when `batch_size` views have arrived since the last one and a shape has that many, when its first
-    view has waited for `patience` views, or at the end. So batches are spread evenly over the views, few views are in memory,
+    view has waited for the views of PATIENCE batches, or at the end. So batches are spread evenly over the views, few views are in memory,
     and none waits long.
 
     Args:
         encode: uint8 Tensor[B, 3, H, W] to Tensor[B, D].
         views: a key and uint8 Tensor[3, H, W] each.
         batch_size: views of a batch, 1 or more.
-        patience: most views that may arrive before one is encoded; 0 for 32 batches.
 
     Yields:
         Keys, and their float32 Tensor[b, D] on the CPU; every view once.
     """
-    patience = patience or 32 * batch_size
     waiting: dict[tuple[int, ...], deque[tuple[int, Key, Tensor]]] = defaultdict(deque)
 
     def encoded(shape: tuple[int, ...]) -> tuple[list[Key], Tensor]:
@@ -215,7 +215,7 @@ def encode_stream(
             continue
         fullest = max(waiting, key=lambda shape: len(waiting[shape]))
         oldest = min(waiting, key=lambda shape: waiting[shape][0][0])
-        if number - waiting[oldest][0][0] >= patience:
+        if number - waiting[oldest][0][0] >= PATIENCE * batch_size:
             yield encoded(oldest)
         elif len(waiting[fullest]) >= batch_size:
             since = 0
