@@ -1,6 +1,6 @@
 """Batches of images through a classifier, without gradients."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -133,21 +133,11 @@ def predict_together(
     return logits
 
 
-def predict_once(
-    path: Path,
-    model: CamNet,
-    paths: Sequence[str],
-    size: int,
-    batch_size: int = 16,
-    *,
-    title: str = "predict",
-    store: FeatureStore | None = None,
-    rounded: bool = True,
-) -> Tensor:
-    """`predict_together`, kept at `path`, from which a resumed command reads the logits."""
+def predict_once(path: Path, predict: Callable[[], Tensor]) -> Tensor:
+    """The logits that `predict` returns in every process, kept at `path`, from which a resumed command reads them."""
     if path.exists():
         return load_partial(path)["logits"]
-    logits = predict_together(model, paths, size, batch_size, title=title, store=store, rounded=rounded)
+    logits = predict()
     if distributed.is_main():
         save_partial(path, {"logits": logits})
     distributed.barrier()  # from here on, every process can read them

@@ -21,6 +21,7 @@ from pipeline.classifier.inference import (
     feature_batches,
     load_classifier,
     predict_once,
+    predict_together,
     shares,
     to_device,
     to_float,
@@ -176,7 +177,7 @@ def selected_classes(
     paths = train.paths
     tau = search_tau(model, paths, search_size, config) if config.tau_rule == "search" else 0.0
     how = {"batch_size": config.batch_size, "title": "boxes: tau", "store": store, "rounded": config.half_maps}
-    logits = predict_once(partial.path("logits.pt"), model, paths, config.image_size, **how)
+    logits = predict_once(partial.path("logits.pt"), lambda: predict_together(model, paths, config.image_size, **how))
     return select_classes(logits.sigmoid(), config, tau)
 
 

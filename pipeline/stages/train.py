@@ -165,15 +165,14 @@ def run(
     kept = store if is_frozen(model) else None
     photos = {"train": (train.paths, "train images"), "test": (test.paths, "  test images")}
 
-    def score(model: CamNet, split: str = "test") -> Tensor:
+    def score(model: CamNet, split: str = "test", size: int = config.test_size) -> Tensor:
         paths, title = photos[split]
-        return predict_together(model, paths, config.test_size, title=title, store=kept)
+        return predict_together(model, paths, size, title=title, store=kept)
 
     def predict(classifier: Checkpoint, split: str) -> Tensor:
         return score(load_classifier(classifier, device), split)
 
-    how = {"title": "  test images", "store": kept}
-    warmup_logits = predict_once(partial.path("warmup_logits.pt"), model, test.paths, warmup.image_size, **how)
+    before = predict_once(partial.path("warmup_logits.pt"), lambda: score(model, size=warmup.image_size))
     data = training_set(train, final_labels, warmup, config)
     out_of_fold = OutOfFold(warmup, partial, device, store)
     labels = cross_fitted_labels(folder, final_labels, data, config, out_of_fold)
@@ -204,7 +203,7 @@ def run(
         image_ids=test.image_ids,
         class_names=test.class_names,
         epochs=np.array([0, *final.test]),
-        scores=np.stack([logits.sigmoid().numpy() for logits in (warmup_logits, *final.test.values())]),
+        scores=np.stack([logits.sigmoid().numpy() for logits in (before, *final.test.values())]),
         train=final.train.sigmoid().numpy(),
         learned=learned.test[chosen].sigmoid().numpy() if isinstance(teacher, TeacherHead) else None,
         mixture=factors,
