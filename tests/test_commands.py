@@ -108,7 +108,8 @@ def test_plan_looks_at_the_photos(run, own_photos):
     ccd("prepare", run, "--labels", "")
     photo.unlink()
     assert reasons(run)["prepare"] == "1 photos are missing"
-    assert invoke("status", run)[1].count("after prepare") == 8
+    status = invoke("status", run)[1]
+    assert status.count("after prepare") == 7 and "left out: there is no ground truth" in status
     own_photos.rename(own_photos.with_name("elsewhere"))
     assert str(own_photos / "train") in refused("status", run)
 
@@ -122,9 +123,35 @@ def test_plan_looks_at_labels_and_settings(run, own_photos):
     assert reasons(run)["prepare"] == "the labels have changed"
     (own_photos / "labels.csv").write_text(text)
     (run / "run.toml").write_text((run / "run.toml").read_text() + "[classes]\nred = ['scarlet']\n")
-    assert reasons(run)["prepare"] == "the classes have changed"
+    assert reasons(run)["prepare"] == "the classes have changed (other display names: red)"
     (run / "run.toml").unlink()
     assert "no photos are named" in refused("status", run)
+
+
+def test_plan_after_other_classes_counts_no_pass_of_the_teacher(run):
+    text = (run / "run.toml").read_text()
+    (run / "run.toml").write_text(text.replace("red,green,blue", "red,pink,blue") + "[classes]\nblue = 'azure'\n")
+    steps = {step.stage: step for step in plan_run(run, read_run(run))}
+    assert steps["prepare"].why == "the classes have changed (new: pink; removed: green; other display names: blue)"
+    assert steps["embed"].why == "after prepare" and steps["embed"].seconds is None
+
+
+def test_an_edited_display_name_makes_every_file_out_of_date(run):
+    text = (run / "run.toml").read_text()
+    (run / "run.toml").write_text(f"{text}[classes]\nred = 'scarlet'\ngren = 'lime'\n")
+    wrong = "run.toml has other display names of red since it was made"
+    assert f"{wrong}. Run every stage up to fuse with `ccd all {run} --to fuse`." in refused("fuse", run)
+    assert f"{wrong}. Rebuild the run with `ccd all {run}`." in " ".join(ccd("inspect", run).split())
+    typo = "run.toml has 'gren' under [classes], which is not a class and has no effect. Did you mean 'green'"
+    assert typo in " ".join(ccd("status", run).split())
+    assert typo in " ".join(ccd("all", run, "--to", "prepare").split())
+    (run / "run.toml").write_text(text)
+    ccd("prepare", run)
+    assert "everything is up to date" in ccd("status", run)
+
+
+def test_names_of_a_recipe_that_are_no_classes_are_no_typing_errors(run):
+    assert "under [classes]" not in ccd("all", run, "--to", "prepare", "--recipe", "ccd")
 
 
 def test_plan_tries_photos_again_that_could_not_be_read(run, own_photos):

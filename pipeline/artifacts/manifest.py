@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -105,10 +106,7 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest(
             provenance=provenance,
             dataset=str(side["dataset"]),
-            display_names={
-                str(name): {str(word): float(weight) for word, weight in words.items()}
-                for name, words in side["display_names"].items()
-            },
+            display_names=display_names_of(side),
             images=images,
             skipped={str(name): str(reason) for name, reason in side["skipped"].items()},
         )
@@ -121,15 +119,32 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def read_class_names(folder: Path) -> list[str]:
-    """The class names of a run, without its images.
+def read_display_names(folder: Path) -> dict[str, dict[str, float]]:
+    """The classes of a run with their display names, without its images.
 
     Raises:
         PipelineError: missing or damaged.
     """
     path = folder / "manifest.json"
     with reporting_damage(path):
-        return [str(name) for name in json.loads(path.read_text(encoding="utf-8"))["display_names"]]
+        return display_names_of(json.loads(path.read_text(encoding="utf-8")))
+
+
+def display_names_of(side: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """The classes in the content of `manifest.json`."""
+    return {
+        str(name): {str(word): float(weight) for word, weight in words.items()}
+        for name, words in side["display_names"].items()
+    }
+
+
+def read_class_names(folder: Path) -> list[str]:
+    """The class names of a run, without its images.
+
+    Raises:
+        PipelineError: missing or damaged.
+    """
+    return list(read_display_names(folder))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

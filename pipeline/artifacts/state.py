@@ -10,6 +10,7 @@ import h5py
 from pipeline.artifacts.checkpoints import read_description
 from pipeline.artifacts.damage import reporting_damage
 from pipeline.artifacts.hdf5_file import take_attributes
+from pipeline.artifacts.manifest import read_display_names
 from pipeline.artifacts.provenance import Provenance, check_schema
 from pipeline.method import FORMULAS
 from pipeline.runs.config import Config
@@ -25,11 +26,13 @@ from pipeline.runs.graph import (
     options_of,
     remedy,
 )
-from pipeline.runs.settings import FILE, Settings, read_run
+from pipeline.runs.settings import FILE, Settings, read_run, words_of
 from pipeline.system.errors import NotBuiltError, PipelineError, UnreadableError
 
 UP_TO_DATE = "up to date"
 MISSING = "missing"
+NAMED = 4
+"""Largest number of classes in a message."""
 NOT_MADE = "not made"
 """State of a file that is missing and optional, such as `ground_truth.h5`."""
 
@@ -101,6 +104,15 @@ def check_up_to_date(
             raise NotBuiltError(f"{path} is out of date: {name} was removed.", rebuild)
         if check_up_to_date(path.with_name(name), known, ignore, own).fingerprint != fingerprint:
             raise NotBuiltError(f"{path} is out of date: {name} has changed since it was made.", rebuild)
+    if own is not None and path.name == "manifest.csv":
+        known_names = read_display_names(path.parent)
+        changed = [name for name, words in known_names.items() if words != words_of(name, own.classes)]
+        if changed:
+            names = ", ".join(changed[:NAMED]) + (" ..." if len(changed) > NAMED else "")
+            raise NotBuiltError(
+                f"{path} is out of date: {FILE} has other display names of {names} since it was made.",
+                f"Rebuild the run with {build_command(path.parent, STAGE_NAMES[-1])}.",
+            )
     for name, version in provenance.formulas.items():
         if FORMULAS.get(name) != version:
             raise NotBuiltError(f"{path} is out of date: the formulas of {name} have changed.", rebuild)

@@ -2,7 +2,7 @@
 
 from pipeline.cli.app import PresetOption, RecipeOption, RunArgument, SameRunOption, app, chosen_run, named_run
 from pipeline.runs import settings
-from pipeline.stages.started import check_kind, settings_if_started
+from pipeline.stages.started import check_kind, log_unknown_classes, settings_if_started
 
 
 @app.command(rich_help_panel="Housekeeping")
@@ -14,6 +14,8 @@ def status(name: RunArgument = "", run: SameRunOption = "") -> None:
     own = settings.read_run(folder)
     check_kind(folder, own, {})
     show_plan(folder, own)
+    if (folder / "manifest.json").exists():
+        log_unknown_classes(folder, own)
 
 
 @app.command("list", rich_help_panel="Housekeeping")

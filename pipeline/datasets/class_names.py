@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.datasets.checks import read_lines
 from pipeline.runs.config import each_of
-from pipeline.runs.settings import Words
+from pipeline.runs.settings import Words, words_of
 from pipeline.system.errors import PipelineError, first_line
 from pipeline.system.text import check_text, nfc
 
@@ -99,8 +99,7 @@ def prompt_names(class_names: Sequence[str], given: Mapping[str, Words]) -> dict
 
     Args:
         class_names: C names as the dataset writes them.
-        given: `[classes]` of a preset or run; it may lack classes and contain other ones. The default is the class name
-            with spaces instead of underscores.
+        given: see `words_of`.
 
     Raises:
         PipelineError: a class has no display name or has one twice, or two classes share one.
@@ -108,9 +107,7 @@ def prompt_names(class_names: Sequence[str], given: Mapping[str, Words]) -> dict
     names: dict[str, dict[str, float]] = {}
     owners: dict[str, str] = {}
     for class_name in class_names:
-        words = given.get(class_name, [class_name.replace("_", " ")])
-        weights = words if isinstance(words, dict) else dict.fromkeys(words, 1.0)
-        names[class_name] = {word: float(weight) for word, weight in weights.items()}
+        names[class_name] = weights = words_of(class_name, given)
         if not weights:
             raise PipelineError(f"Class {class_name!r} has an empty list of display names. Give one at least.")
         if len(weights) != len({_key(word) for word in weights}):

@@ -2,7 +2,7 @@
 
 import math
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
@@ -83,6 +83,13 @@ class Settings:
         origins = {kind: absolute_origin(name) for kind, name in self.origins.items()}
         return replace(self, tables=tables, origins=origins)
 
+    def unknown_classes(self, class_names: Sequence[str]) -> list[str]:
+        """Names in `[classes]` that are no classes of the run, without those that its preset or recipe has."""
+        shipped: set[str] = set()
+        for kind, name in self.origins.items():
+            shipped |= load(f"{kind}s", name).classes.keys()
+        return [name for name in self.classes if name not in shipped.union(class_names)]
+
     def check(self) -> None:
         """Raise on a wrong option or value, before any stage runs."""
         for stage in STAGES:
@@ -109,6 +116,18 @@ def are_words(value: object) -> bool:
         numbers = all(type(weight) in (int, float) and 0 < weight < math.inf for weight in value.values())
         return bool(value) and numbers
     return isinstance(value, list) and bool(value) and all(isinstance(word, str) for word in value)
+
+
+def words_of(class_name: str, classes: Mapping[str, Words]) -> dict[str, float]:
+    """The display names of a class in prompts, with their weights; the default is its name, with spaces for underscores.
+
+    Args:
+        class_name: the class.
+        classes: `[classes]` of a preset or run; it may lack classes and contain other ones.
+    """
+    words = classes.get(class_name, [class_name.replace("_", " ")])
+    weights = words if isinstance(words, dict) else dict.fromkeys(words, 1.0)
+    return {word: float(weight) for word, weight in weights.items()}
 
 
 def checked_words(classes: Mapping[str, Any], where: str) -> dict[str, Words]:

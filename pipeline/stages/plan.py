@@ -1,6 +1,6 @@
 """The stages that `all` would run, with estimates of time and size; builds nothing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.artifacts.embeddings import Embeddings
@@ -8,7 +8,7 @@ from pipeline.artifacts.hdf5 import read_arrays
 from pipeline.artifacts.state import UP_TO_DATE, file_state, origin_of, why_build
 from pipeline.runs.config import Config
 from pipeline.runs.graph import STAGES, Stage, options_of, run_argument, up_to
-from pipeline.runs.options import BoxesConfig, EmbedConfig, TrainConfig, WarmupConfig
+from pipeline.runs.options import BoxesConfig, EmbedConfig, PrepareConfig, TrainConfig, WarmupConfig
 from pipeline.runs.settings import Settings
 from pipeline.runs.timings import Timing, count_images, read_timings
 from pipeline.system.errors import PipelineError, UnreadableError
@@ -42,19 +42,33 @@ def plan_run(folder: Path, own: Settings) -> list[Step]:
     cause = ""
     for stage in STAGES:
         config = own.config(stage.name, options_of(stage), {})
-        if stage.name == "evaluate" and not will_have_truth(folder, cause):
+        if stage.name == "evaluate" and not will_have_truth(folder, own, cause):
             steps.append(Step(stage.name, LEFT_OUT, 0.0, 0))
             continue
         why = f"after {cause}" if cause else reason(stage, folder, config, own)
         if why and not cause:
             cause = stage.name
         steps.append(Step(stage.name, why, *estimate(stage, own, timings, images)) if why else done(stage, folder))
+        if stage.name == "embed" and scores_kept_cells(folder, own, images, steps[0].why):
+            steps[-1] = replace(steps[-1], seconds=None)  # its last duration may be that of a pass of the teacher
     return steps
 
 
-def will_have_truth(folder: Path, cause: str) -> bool:
+def scores_kept_cells(folder: Path, own: Settings, images: int, why: str) -> bool:
+    """Whether `embed` only scores kept cells again, as the classes are why `prepare` would be built."""
+    from pipeline.stages.prepare import CLASSES_CHANGED
+
+    size = bytes_of_cells(folder, images) if why.startswith(CLASSES_CHANGED) else 0
+    return 0 < size <= 1e9 * own.config("embed", EmbedConfig, {}).cell_cache_gb
+
+
+def will_have_truth(folder: Path, own: Settings, cause: str) -> bool:
     """Whether the run has ground truth, or may get some when `prepare` runs again."""
-    return (folder / "ground_truth.h5").exists() or cause == "prepare"
+    from pipeline.stages.prepare import may_get_labels
+
+    if cause == "prepare":
+        return may_get_labels(own.config("prepare", PrepareConfig, {}))
+    return (folder / "ground_truth.h5").exists()
 
 
 def reason(stage: Stage, folder: Path, config: Config, own: Settings) -> str:
@@ -121,17 +135,23 @@ def estimate(stage: Stage, own: Settings, timings: dict[str, Timing], images: in
     return None, None
 
 
-def cells_note(folder: Path, config: EmbedConfig, images: int) -> str:
-    """A sentence on whether new class names need another pass of the teacher; empty if the run has no cells yet."""
+def bytes_of_cells(folder: Path, images: int) -> int:
+    """Size of the cell embeddings of all photos; 0 if the run has none yet."""
     path = folder / "embeddings.h5"
     if not path.exists():
-        return ""
+        return 0
     embeddings: Embeddings = read_arrays(
         path, without=("probabilities", "ranking_probabilities", "cell_scores", "best_cell")
     )
     if embeddings.text is None or not embeddings.grid_height:
+        return 0
+    return 2 * images * embeddings.grid_height * embeddings.grid_width * embeddings.text.shape[1]
+
+
+def cells_note(size: int, config: EmbedConfig) -> str:
+    """A sentence on whether new class names need another pass of the teacher; empty without cells, see `bytes_of_cells`."""
+    if not size:
         return ""
-    size = 2 * images * embeddings.grid_height * embeddings.grid_width * embeddings.text.shape[1]
     if size <= config.cell_cache_gb * 1e9:
         return f"The cells of all photos ({amount(size)}) are kept, so new class names or prompts cost seconds."
     return (
@@ -146,16 +166,16 @@ def show_plan(folder: Path, own: Settings) -> None:
     steps = plan_run(folder, own)
     table = PlainTable("stage", "state", "about", "size", title=str(folder))
     for step in steps:
-        state = f"build: {step.why}" if step.is_built else step.why or UP_TO_DATE
+        state = f"to run: {step.why}" if step.is_built else step.why or UP_TO_DATE
         waits = "" if not step.is_built else "?" if step.seconds is None else duration(step.seconds)
         table.add_row(step.stage, state, waits, "" if step.bytes is None else amount(step.bytes))
     show(table)
-    if note := cells_note(folder, own.config("embed", EmbedConfig, {}), count_images(folder)):
+    if note := cells_note(bytes_of_cells(folder, count_images(folder)), own.config("embed", EmbedConfig, {})):
         log(note)
     building = [step for step in steps if step.is_built]
     unknown = sum(step.seconds is None for step in building)
     total = duration(sum(step.seconds or 0 for step in building))
-    rest = f" and {unknown} stages without an estimate" if unknown else ""
+    rest = f" and {unknown} stage{'s' * (unknown != 1)} without an estimate" if unknown else ""
     log(f"{total}{rest}; start with `ccd all {run_argument(folder)}`." if building else "everything is up to date.")
 
 

@@ -34,6 +34,11 @@ from pipeline.system.progress import bar, log
 NAMED = 20
 """Largest number of copies that are listed on the screen."""
 
+FEW = 3
+"""Largest number of classes in a reason."""
+
+CLASSES_CHANGED = "the classes have changed"
+
 
 def load_dataset(config: PrepareConfig, run_folder: Path, classes: Mapping[str, Words]) -> Dataset:
     """The dataset of the options; no photo is decoded yet.
@@ -66,10 +71,7 @@ def load_dataset(config: PrepareConfig, run_folder: Path, classes: Mapping[str, 
                 skip_missing=config.skip_missing,
             )
         case "folder":
-            names = parse_class_names(config.classes) if each_of(config.classes) else [*classes]
-            if not names:
-                need(config, "classes")
-            check_class_names(names)
+            names = class_names_of(config, classes)
             if not each_of(config.images):
                 need(config, "images")
             limit = Limit(config.unpack_gb, config.unpack_files)
@@ -166,6 +168,36 @@ def run(run_folder: Path, config: PrepareConfig, classes: Mapping[str, Words], *
     keep_ground_truth(run_folder, dataset, np.array(kept), manifest.provenance)
 
 
+def class_names_of(config: PrepareConfig, classes: Mapping[str, Words]) -> list[str]:
+    """Class names of a folder of photos, see `load_dataset`."""
+    names = parse_class_names(config.classes) if each_of(config.classes) else [*classes]
+    if not names:
+        need(config, "classes")
+    check_class_names(names)
+    return names
+
+
+def class_changes(before: Mapping[str, object], after: Mapping[str, object]) -> str:
+    """How the classes and their display names differ, in a few words; empty if they are the same in the same order."""
+    changed = [name for name, words in after.items() if before.get(name, words) != words]
+    kinds = (
+        ("new", [name for name in after if name not in before]),
+        ("removed", [name for name in before if name not in after]),
+        ("other display names", changed),
+    )
+    parts = [f"{kind}: {', '.join(names[:FEW])}{' ...' if len(names) > FEW else ''}" for kind, names in kinds if names]
+    order = "" if list(before) == list(after) else "in another order"
+    return f"{CLASSES_CHANGED} ({'; '.join(parts) or order})" if parts or order else ""
+
+
+def may_get_labels(config: PrepareConfig) -> bool:
+    """Whether the dataset may have labels; a folder of photo files alone has none."""
+    if config.kind != "folder" or config.labels:
+        return True
+    sources = [source(each) for each in (*each_of(config.images), *each_of(config.test_images))]
+    return not all(folder.is_plain(each) and Path(each).expanduser().is_dir() for each in sources)
+
+
 def why_prepare(run_folder: Path, config: PrepareConfig, classes: Mapping[str, Words]) -> str:
     """Why `run` would change the manifest or ground truth, in a few words; empty if it would not.
 
@@ -180,14 +212,18 @@ def why_prepare(run_folder: Path, config: PrepareConfig, classes: Mapping[str, W
     before = read_manifest(run_folder)
     if config.kind == "demo" and not demo.is_composed(scenes_folder(config, run_folder), demo_config(config)):
         return "the scenes are missing"
+    if config.kind == "folder":
+        names = prompt_names(class_names_of(config, classes), classes)
+        if changes := class_changes(before.display_names, names):
+            return changes
     if config.kind == "folder" and not all(
         map(folder.is_plain, map(source, [*each_of(config.images), *each_of(config.test_images)]))
     ):
         log("status does not check archives and URLs; `ccd prepare` does.")
         return ""
     dataset = load_dataset(config, run_folder, classes)
-    if prompt_names(dataset.class_names, classes) != before.display_names:
-        return "the classes have changed"
+    if changes := class_changes(before.display_names, prompt_names(dataset.class_names, classes)):
+        return changes
     splits = dict(zip(dataset.image_ids, dataset.splits, strict=True))
     new = [image_id for image_id in dataset.image_ids if image_id not in before.skipped.keys() | set(before.image_ids)]
     missing = [image_id for image_id in before.image_ids if image_id not in splits]

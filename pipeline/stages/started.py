@@ -20,7 +20,7 @@ from pipeline.runs.lock import locked
 from pipeline.runs.no_effect import without_effect
 from pipeline.runs.options import EmbedConfig, PrepareConfig
 from pipeline.system import distributed
-from pipeline.system.errors import PipelineError
+from pipeline.system.errors import PipelineError, hint
 from pipeline.system.progress import log
 
 
@@ -63,7 +63,21 @@ def started_run(
                 discard(folder, new)
             raise
         keep_settings(folder, before, own)
+        distributed.barrier()  # every process compares files with the settings that the first one wrote
+        log_unknown_classes(folder, own)
         yield folder, own
+
+
+def log_unknown_classes(folder: Path, own: settings.Settings) -> None:
+    """Log the names under [classes] that are no classes of a run with a manifest."""
+    from pipeline.artifacts.manifest import read_class_names  # imports pandas, which `--help` does not need
+
+    class_names = read_class_names(folder)
+    for name in own.unknown_classes(class_names):
+        log(
+            f"warning: {own.where} has {name!r} under [classes], which is not a class and has no effect. "
+            f"{hint(name, class_names)}"
+        )
 
 
 def check_new_reuse(before: settings.Settings, own: settings.Settings) -> None:
