@@ -1,4 +1,4 @@
-"""Image side of the CLIP teachers: embeddings of views from an image tower that a classifier may share."""
+"""CLIP teachers: embeddings of texts, and of views from an image tower that a classifier may share."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -13,12 +13,14 @@ from pipeline.classifier.towers.embedding_map import EmbeddingMap, embedding_map
 from pipeline.teachers.encoding import EncodedViews, ViewRules, encode_in_chunks
 from pipeline.teachers.package import Package
 
+TEXTS_PER_CALL = 256
+
 
 class ClipTeacher:
-    """Embeddings of views.
+    """Embeddings of views and texts.
 
-    Its self-check needs the subclass's `model` with both towers, its `tokens`, and `statistics`, the mean and standard
-    deviation of the pixels.
+    A subclass has the `model` with both towers, `pixels` and `tokens`, and `statistics`, the mean and standard deviation of
+    the pixels.
 
     Args:
         tower_map: the image tower in eval mode, on its device and in its precision.
@@ -54,6 +56,16 @@ class ClipTeacher:
     def encode_views(self, images: Tensor) -> EncodedViews:
         """`encode_images`, and the cells of the tower's grid where it has some."""
         return encode_in_chunks(self._encode_views, images, self.device)
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: list[str]) -> Tensor:
+        """Embed C texts as float32 Tensor[C, D] with unit rows.
+
+        Raises:
+            LongTextError: a text has more tokens than the model takes.
+        """
+        parts = self.tokens(texts).to(self.device).split(TEXTS_PER_CALL)
+        return F.normalize(torch.cat([self.model.encode_text(part).float() for part in parts]), dim=1)
 
     @torch.inference_mode()
     def _encode_images(self, images: Tensor) -> Tensor:

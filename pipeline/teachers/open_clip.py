@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
@@ -36,7 +35,6 @@ except ModuleNotFoundError as error:
 
 SHORT_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 """open_clip's names of half precisions."""
-TEXTS_PER_CALL = 256
 PREPROCESSING = ("mean", "std", "interpolation")
 """Settings of a pretrained tag that decide the pixels; `resize_mode` does not, as all views are square."""
 CLIP_VOCABULARY = 49408
@@ -111,16 +109,6 @@ class OpenClip(ClipTeacher):
         """See `ClipTeacher`."""
         images = resize(images.to(self.device), self._size, self._interpolation, antialias=True)
         return normalise_pixels(images, *self.statistics, self.device).to(self.dtype)
-
-    @torch.inference_mode()
-    def encode_texts(self, texts: list[str]) -> Tensor:
-        """Embed C texts as float32 Tensor[C, D] with unit rows.
-
-        Raises:
-            LongTextError: a text has more tokens than the model takes.
-        """
-        parts = self.tokens(texts).to(self.device).split(TEXTS_PER_CALL)
-        return F.normalize(torch.cat([self.model.encode_text(part).float() for part in parts]), dim=1)
 
     def tokens(self, texts: list[str]) -> Tensor:
         """Tokens of C texts, integer Tensor[C, tokens]; raises as `encode_texts`."""

@@ -9,7 +9,6 @@ from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pipeline.classifier.towers.openai import describe, map_of, stride_of
 from pipeline.method import FORMULAS
@@ -30,7 +29,6 @@ with warnings.catch_warnings():
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
-TEXTS_PER_CALL = 256
 
 
 class OpenaiClip(ClipTeacher):
@@ -86,16 +84,6 @@ class OpenaiClip(ClipTeacher):
         if self._rules.snap:
             pixels = snap_to_stride(pixels, self._stride)
         return pixels.to(self.dtype)
-
-    @torch.inference_mode()
-    def encode_texts(self, texts: list[str]) -> Tensor:
-        """Embed C texts as float32 Tensor[C, D] with unit rows.
-
-        Raises:
-            LongTextError: a text has more tokens than the model takes.
-        """
-        parts = self.tokens(texts).to(self.device).split(TEXTS_PER_CALL)
-        return F.normalize(torch.cat([self.model.encode_text(part).float() for part in parts]), dim=1)
 
     def tokens(self, texts: list[str]) -> Tensor:
         """Tokens of C texts, integer Tensor[C, tokens]; raises as `encode_texts`."""
