@@ -140,6 +140,8 @@ def test_the_end_of_all_lists_the_stages_of_the_command(run):
     assert "embed" not in output.partition("Duration of the stages:")[2].splitlines()[0]
     line = ccd("all", run, "--to", "embed").partition("Duration of the stages:")[2].splitlines()[0]
     assert ", embed " in line and "init-labels" not in line
+    output = ccd("all", run, "--to", "fuse", "--set", "fuse.ratio=0.6", "--labels", "")
+    assert "The run is not finished: the next stage is train." in output.rstrip().splitlines()[-1]
 
 
 def test_an_option_without_effect_is_named(run):

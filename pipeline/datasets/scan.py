@@ -180,9 +180,9 @@ def _walk(
             with os.scandir(root / folder) as listed:
                 entries = list(listed)
         except OSError as error:
+            leave_out = ", or leave the folder out with --exclude" if folder else ""
             raise PipelineError(
-                f"folder {root / folder} cannot be read: {error.strerror}. Check the path, or leave the folder out with "
-                "--exclude."
+                f"folder {root / folder} cannot be read: {error.strerror}. Check the path{leave_out}."
             ) from error
         names = {entry.name for entry in entries}
         if folder and (names >= MANIFEST or RUN_SETTINGS in names):

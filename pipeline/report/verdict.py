@@ -97,13 +97,13 @@ def sentence(run: RunFiles) -> str:
     """The result of the run in one line."""
     if gain := (run.metrics or {}).get("gain"):
         return gain_sentence(gain)
-    if run.final:
-        return "The classifier is not measured: the run has no labelled test photos."
-    return unfinished(run)
+    if next_stage(run.states):
+        return unfinished(run)
+    return "The classifier is not measured: the run has no labelled test photos."
 
 
 def unfinished(run: RunFiles) -> str:
-    """The stage that a run without final labels needs next, and the command that runs the rest."""
+    """The stage that an unfinished run needs next, and the command that runs the rest."""
     return (
         f"The run is not finished: the next stage is {next_stage(run.states)}. `ccd all {run_argument(run.folder)}` runs the "
         "rest."

@@ -220,7 +220,7 @@ def test_missing_photos_of_a_table_can_be_skipped(images: Path):
 
 
 def test_missing_or_empty_folder(tmp_path: Path):
-    with pytest.raises(PipelineError, match="absent cannot be read: No such file"):
+    with pytest.raises(PipelineError, match=r"absent cannot be read: No such file or directory\. Check the path\.$"):
         folder.load(tmp_path / "absent", CLASSES)
     with pytest.raises(PipelineError, match="has no images, expected JPEG, PNG"):
         folder.load(tmp_path, CLASSES)
