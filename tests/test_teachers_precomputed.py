@@ -390,3 +390,5 @@ def test_crops_without_a_teacher_stop_the_chain_before_it_trains(finished, tmp_p
     ccd(*command, "--set", "boxes.view=none")
     assert len(read(run / "crop_scores.h5").image_index) == 0
     np.testing.assert_array_equal(read(run / "final_labels.h5").labels, read(run / "initial_labels.h5").labels)
+    photo = read(run / "manifest.csv").paths[0]
+    assert "Leave --with-teacher out." in refused("predict", run, photo, "--with-teacher", "--device", "cpu")

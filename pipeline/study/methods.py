@@ -129,7 +129,7 @@ class Evidence:
         Raises:
             UnsuitedError: the scores of the run are precomputed.
         """
-        if self._embeddings.text is None or self._options.precomputed:
+        if self._options.precomputed:
             raise UnsuitedError("the scores of the run are precomputed, so it has no teacher")
         found = crop_teacher(self._embeddings, self.train, ScoreCropsConfig(), self._source, self._device)
         return replace(found, teacher=CountedTeacher(found.teacher))

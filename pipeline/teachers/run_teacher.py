@@ -71,14 +71,13 @@ def load_run_teacher(folder: Path, device: str) -> RunTeacher:
     embeddings: Embeddings = read_arrays(path, without=("best_cell",))
     options = read_provenance(folder / "initial_labels.h5").options(InitLabelsConfig)
     made_with = embeddings.provenance.options(EmbedConfig)
-    reason = ""
-    if embeddings.text is None or made_with.precomputed:
-        reason = "contains precomputed scores"
-    elif made_with.local == "tiles" and embeddings.cell_scores is not None and options.cell_weight:
-        reason = "has the scores of tiles (`embed.local=tiles`)"
-    if reason:
+    if made_with.precomputed:
         raise PipelineError(
-            f"{path} {reason}, so the teacher cannot score new photos. Leave --with-teacher out, or set another teacher with "
+            f"{path} contains precomputed scores, so no teacher can score new photos. Leave --with-teacher out."
+        )
+    if made_with.local == "tiles" and embeddings.cell_scores is not None and options.cell_weight:
+        raise PipelineError(
+            f"{path} has the scores of tiles, which --with-teacher cannot compute for new photos. Leave it out, or use cells: "
             f"`ccd all {run_argument(folder)} --set embed.local=cells`."
         )
     teacher = load_teacher(embeddings.teacher, device, made_with.precision, rules=ViewRules.of(made_with))
