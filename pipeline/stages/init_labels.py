@@ -31,25 +31,31 @@ def teacher_labels(embeddings: Embeddings, rows: np.ndarray, config: InitLabelsC
     return match_values(scores, clamp_labels(global_scores(embeddings, rows, config))), scores
 
 
+def true_labels(folder: Path, embeddings: Embeddings) -> np.ndarray:
+    """Ground truth of the train images, float32 [n, C], for an ablation."""
+    truth = read_ground_truth(folder)
+    check_same_images(embeddings, truth, folder / "embeddings.h5", folder / "ground_truth.h5")
+    labels = truth.labels[embeddings.is_train]
+    if unknown := int((labels == UNKNOWN).sum()):
+        raise PipelineError(
+            f"{folder / 'ground_truth.h5'} lacks {unknown} labels of train images, and unknown is not absent. "
+            "Label them all, or set init-labels.source to 'teacher'."
+        )
+    return (labels == 1).astype(np.float32)
+
+
 def run(folder: Path, config: InitLabelsConfig, origin: Provenance) -> None:
     """Write `initial_labels.h5` from `embeddings.h5` (in an ablation also from `ground_truth.h5`), or from a label file."""
     path = folder / "initial_labels.h5"
     embeddings: Embeddings = read_arrays(folder / "embeddings.h5")
     train = embeddings.is_train
-    labels, scores = teacher_labels(embeddings, train, config)
-    if config.uses_ground_truth:
-        truth = read_ground_truth(folder)
-        check_same_images(embeddings, truth, folder / "embeddings.h5", folder / "ground_truth.h5")
-        unknown = int((truth.labels[train] == UNKNOWN).sum())
-        if unknown:
-            raise PipelineError(
-                f"{folder / 'ground_truth.h5'} lacks {unknown} labels of train images, and unknown is not absent. "
-                "Label them all, or set init-labels.source to 'teacher'."
-            )
-        labels = scores = (truth.labels[train] == 1).astype(np.float32)
     image_ids = [i for i, keep in zip(embeddings.image_ids, train, strict=True) if keep]
     if config.labels_file:
         labels, scores = read_soft_labels(Path(config.labels_file), image_ids, embeddings.class_names)
+    elif config.uses_ground_truth:
+        labels = scores = true_labels(folder, embeddings)
+    else:
+        labels, scores = teacher_labels(embeddings, train, config)
     limit = embeddings.provenance.options(EmbedConfig).entropy_limit
     confident = confident_images(embeddings.entropy[train], embeddings.outcomes, limit)
     initial = Labels(
