@@ -6,11 +6,13 @@ import torch
 from worlds.photos import noise_photos
 from worlds.teachers import ColourTeacher
 
+from pipeline.artifacts.boxes import Boxes, CropScores, rows_of_crops
 from pipeline.artifacts.provenance import Provenance
 from pipeline.method.crops import grid_boxes, random_boxes, square_boxes, truncated_size, view_size
 from pipeline.method.probabilities import class_logits
 from pipeline.method.snapping import snapped_size
 from pipeline.photos.resize import crop
+from pipeline.runs.options import ScoreCropsConfig
 from pipeline.runs.partial_results import PartialResults
 from pipeline.stages import score_crops
 from pipeline.teachers.zero_shot_head import ZeroShotHead
@@ -102,3 +104,65 @@ def test_crops_share_batches_across_photos_and_a_stopped_stage_goes_on(tmp_path,
     found = score_crops.score_crops(asked(rest), photos, owner, boxes, 2, pieces("stopped"))
     np.testing.assert_allclose(np.concatenate(list(found)), alone, atol=1e-6)
     assert 0 < sum(rest.batches) < len(boxes)
+
+
+# image and class of each box; the class of two of them has two boxes
+PAIRS = np.array([[0, 0], [0, 1], [0, 1], [1, -1], [1, 0], [1, 1]])
+
+
+def made_boxes() -> Boxes:
+    count = len(PAIRS)
+    return Boxes(
+        provenance=Provenance("boxes", 1, {}, {}),
+        image_ids=["a.png", "b.png"],
+        class_names=["cat", "dog"],
+        image_index=PAIRS[:, 0],
+        class_index=PAIRS[:, 1],
+        box=np.tile(np.float32([0, 0, 1, 1]), (count, 1)),
+        cam_peak=np.arange(count, dtype=np.float32),
+        tau=0.0,
+    )
+
+
+def made_crops(rows: list[int]) -> CropScores:
+    count = len(rows)
+    return CropScores(
+        provenance=Provenance("crop_scores", 1, {}, {}),
+        image_ids=["a.png", "b.png"],
+        class_names=["cat", "dog"],
+        image_index=PAIRS[rows, 0],
+        class_index=PAIRS[rows, 1],
+        probabilities=np.full((count, 2), 0.5, np.float32),
+        entropy=np.zeros(count, np.float32),
+        class_is_top1=np.ones(count, bool),
+        outcomes=2,
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows"),
+    [
+        ({}, [1, 2, 3, 4]),
+        ({"skip_above": 0.4}, [3, 4]),
+        ({"skip_above": 1.0}, [0, 1, 2, 3, 4, 5]),
+        ({"teacher": "conse"}, [0, 1, 2, 3, 4, 5]),
+    ],
+)
+def test_boxes_of_sure_labels_are_skipped_but_not_those_without_a_class(settings, rows):
+    labels = np.float32([[0.95, 0.5], [0.2, 1.0]])
+    found = score_crops.boxes_to_score(made_boxes(), labels, ScoreCropsConfig(**settings))
+    assert found.tolist() == rows
+    assert made_boxes().take(found).cam_peak.tolist() == rows
+
+
+@pytest.mark.parametrize(
+    ("scored", "rows"),
+    [
+        ([0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5]),
+        ([1, 2, 3, 5], [-1, 0, 1, 2, -1, 3]),
+        ([], [-1] * 6),
+        ([0, 1, 3], [-1] * 6),  # of other boxes: one of two boxes of a class
+    ],
+)
+def test_each_box_finds_its_crop(scored, rows):
+    assert rows_of_crops(made_boxes(), made_crops(scored)).tolist() == rows

@@ -283,6 +283,26 @@ def test_crop_scores_that_do_not_fit_together_are_refused(run, name, change, mes
     )
 
 
+def test_skipped_boxes_leave_the_scores_of_the_others_and_all_labels_of_theirs(run, colour_teacher):
+    ccd("score-crops", "--run", run, "--skip-above", 1)
+    ccd("fuse", "--run", run)
+    every, all_final = read(run / "crop_scores.h5"), read(run / "final_labels.h5")
+    initial = read(run / "initial_labels.h5")
+    own = initial.labels[every.image_index, every.class_index]
+    limit = float(np.median(own))
+    kept = own <= limit
+    assert len(every.class_index) == len(read(run / "boxes.h5").class_index) and 0 < kept.sum() < len(kept)
+    assert f"{(~kept).sum()} boxes" in ccd("score-crops", "--run", run, "--skip-above", limit)
+    ccd("fuse", "--run", run)
+    some, final = read(run / "crop_scores.h5"), read(run / "final_labels.h5")
+    np.testing.assert_array_equal(some.class_index, every.class_index[kept])
+    np.testing.assert_allclose(some.probabilities, every.probabilities[kept], atol=1e-6)
+    skipped = np.zeros(final.scores.shape, bool)
+    skipped[every.image_index[~kept], every.class_index[~kept]] = True
+    np.testing.assert_array_equal(final.scores[skipped], initial.scores[skipped])
+    np.testing.assert_allclose(final.scores[~skipped], all_final.scores[~skipped], atol=1e-6)
+
+
 def test_two_files_about_different_images_are_refused(run, colour_teacher):
     with h5py.File(run / "crop_scores.h5", "r+") as file:
         ids = file["image_ids"][()]

@@ -189,6 +189,18 @@ def test_a_run_without_manifest_is_refused(tmp_path):
         report.run(tmp_path, ReportConfig())
 
 
+def test_boxes_in_the_gallery_have_the_scores_of_their_crop_or_none(small_run):
+    view = split_view(read_run(small_run), "train")
+    kept = view.crops.image_index != 1
+    rows = {name: getattr(view.crops, name)[kept] for name in ("image_index", "class_index", "probabilities")}
+    view = replace(view, crops=replace(view.crops, **rows))
+    assert [len(box[5]) for box in entry(view, "train", 1)["boxes"]] == [0, 0]
+    shown = entry(view, "train", 2)["boxes"]
+    assert [dict(box[5]) for box in shown] == [
+        {c: round(100 * float(values[c])) for c in np.argsort(-values)[:3]} for values in rows["probabilities"][2:4]
+    ]
+
+
 def test_gallery_is_capped_and_keeps_what_leads(small_run):
     shown = gallery(read_run(small_run), ReportConfig(images=4, thumbnail=32))
     assert shown["total"] == 12 and len(shown["entries"]) == 4

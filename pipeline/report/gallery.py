@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from pipeline.artifacts.boxes import Boxes, CropScores
+from pipeline.artifacts.boxes import Boxes, CropScores, rows_of_crops
 from pipeline.artifacts.manifest import Manifest
 from pipeline.evaluation.run_files import RunFiles
 from pipeline.method.extras.thresholds import PRESENT
@@ -80,6 +80,12 @@ class SplitView:
         """Decisions of the other run that contradict the ground truth, bool [N, C]."""
         assert self.before is not None
         return self._wrong(self.before)
+
+    @cached_property
+    def crop_rows(self) -> np.ndarray:
+        """Row in `crops` of the crop of each box, int64 [M]; -1 without."""
+        assert self.boxes is not None
+        return np.full(len(self.boxes.box), -1) if self.crops is None else rows_of_crops(self.boxes, self.crops)
 
     def _wrong(self, decisions: np.ndarray) -> np.ndarray:
         return np.zeros(decisions.shape, bool) if self.truth is None else wrong(decisions, self.truth)
@@ -247,7 +253,7 @@ def entry(view: SplitView, split: str, row: int) -> dict[str, Any]:
         "changed": round(float(view.changed[row]), 3),
         "unsure": round(float(view.unsure[row]), 3),
         "wrong": int(view.wrong[row].sum()),
-        "boxes": [] if view.boxes is None else boxes_of(view.boxes, view.crops, row, width, height),
+        "boxes": [] if view.boxes is None else boxes_of(view, row, width, height),
     }
     if view.labels is not None:
         content["decided"] = packed(decided)
@@ -262,18 +268,21 @@ def packed(scores: np.ndarray) -> str:
     return base64.b64encode(np.rint(65535 * scores.clip(0, 1)).astype("<u2").tobytes()).decode()
 
 
-def boxes_of(boxes: Boxes, crops: CropScores | None, row: int, width: int, height: int) -> list[list[Any]]:
+def boxes_of(view: SplitView, row: int, width: int, height: int) -> list[list[Any]]:
     """The boxes of one image: [class or -1, x1, y1, x2, y2 in thousandths, [[class, per cent], ...], CAM].
 
-    The pairs are the three most probable classes of the crop, empty without crop scores. The CAM is base64 of its bytes;
+    The pairs are the three most probable classes of the crop, empty if it was not scored. The CAM is base64 of its bytes;
     without CAMs it is left out.
     """
+    boxes, crops = view.boxes, view.crops
+    assert boxes is not None
     start, stop = np.searchsorted(boxes.image_index, [row, row + 1])
     scaled = np.rint(boxes.box[start:stop] / [width, height, width, height] * BOX_SCALE).astype(int)
     rows = []
     for m, corners in zip(range(start, stop), scaled.tolist(), strict=True):
-        top = [] if crops is None else np.argsort(-crops.probabilities[m], kind="stable")[:3]
-        scores = [[int(c), round(100 * float(crops.probabilities[m, c]))] for c in top]
+        probabilities = crops.probabilities[view.crop_rows[m]] if crops and view.crop_rows[m] >= 0 else np.zeros(0)
+        top = np.argsort(-probabilities, kind="stable")[:3]
+        scores = [[int(c), round(100 * float(probabilities[c]))] for c in top]
         cam = [] if boxes.cam is None else [base64.b64encode(boxes.cam[m].tobytes()).decode()]
         rows.append([int(boxes.class_index[m]), *corners, scores, *cam])
     return rows

@@ -28,6 +28,7 @@ RULES = (
         tuple(f"score-crops.{name}" for name in ("teacher", "view_size", "cut_from", "resampling", "sides", "shape")),
         {"boxes.view": ("none",)},
     ),
+    Rule(("score-crops.skip_above",), {"boxes.view": ("none", "grid")}),
     Rule(("boxes.select", "boxes.classes_per_image"), {"boxes.view": ("none", "grid", "gt", "around-gt")}),
     Rule(("boxes.margin",), {"boxes.view": ("none", "grid", "gt")}),
     Rule(

@@ -477,6 +477,13 @@ class ScoreCropsConfig(Config):
     view_size: int = option(
         0, "Long side of a crop, in pixels. 0: the side of the global view (paper: 640).", min=0, max=2048
     )
+    skip_above: float = option(
+        0.9,
+        "Skip a box if the initial label of its class is above this. A teacher for the crops alone scores every box. "
+        "1: score every box (paper).",
+        min=0.0,
+        max=1.0,
+    )
     cut_from: Literal["photo", "view"] = option(
         "photo", "Cut crops from the photo at full resolution, or from the square global view (authors' code)."
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 from pipeline.artifacts.boxes import Boxes, CropScores
 from pipeline.artifacts.embeddings import Embeddings
 from pipeline.artifacts.hdf5 import read_arrays, write
+from pipeline.artifacts.labels import Labels
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.schema import check_same_images
@@ -139,6 +140,20 @@ def score_crops(
     return compute_partial_results("score-crops", counts, key, partial, score, logits_of)
 
 
+def boxes_to_score(boxes: Boxes, labels: np.ndarray, config: ScoreCropsConfig) -> np.ndarray:
+    """Rows of `boxes` whose crops can change a label, int64, ascending.
+
+    Args:
+        boxes: M boxes on N photos.
+        labels: initial labels [N, C] in [0, 1].
+        config: options.
+    """
+    if config.teacher:  # the bias of such a teacher is estimated on its crops, so these must not be chosen by score
+        return np.arange(len(boxes.box))
+    sure = labels[boxes.image_index, boxes.class_index] > config.skip_above
+    return np.flatnonzero(~sure | (boxes.class_index < 0))
+
+
 def crop_teacher(
     embeddings: Embeddings, manifest: Manifest, config: ScoreCropsConfig, path: Path, device: str
 ) -> CropTeacher:
@@ -210,7 +225,7 @@ def score_boxes(
 def run(
     folder: Path, config: ScoreCropsConfig, origin: Provenance, *, manifest: Manifest, device: str, fresh: bool
 ) -> None:
-    """Write `crop_scores.h5` from the manifest, `boxes.h5` and the text embeddings in `embeddings.h5`."""
+    """Write `crop_scores.h5` from the manifest, `initial_labels.h5`, `boxes.h5` and the text embeddings in `embeddings.h5`."""
     path = folder / "crop_scores.h5"
     train = manifest.split("train")
     embeddings: Embeddings = read_arrays(
@@ -218,6 +233,9 @@ def run(
     )
     boxes: Boxes = read_arrays(folder / "boxes.h5")
     check_same_images(boxes, train, folder / "boxes.h5", folder / "manifest.csv")
+    initial: Labels = read_arrays(folder / "initial_labels.h5", without=("scores",))
+    check_same_images(initial, boxes, folder / "initial_labels.h5", folder / "boxes.h5")
+    all_boxes, boxes = boxes, boxes.take(boxes_to_score(boxes, initial.labels, config))
     partial = PartialResults(path, origin, fresh=fresh)
     scores, outcomes = score_boxes(embeddings, train, boxes, config, partial, folder, device)
     if not distributed.is_main():
@@ -237,4 +255,6 @@ def run(
         ),
     )
     partial.remove()
-    log(f"{path}: {len(boxes.box)} crops of {len(np.unique(boxes.image_index))} images.")
+    sure = len(all_boxes.box) - len(boxes.box)
+    skipped = f" {sure} boxes of classes with sure labels are not scored." if sure else ""
+    log(f"{path}: {len(boxes.box)} crops of {len(np.unique(boxes.image_index))} images.{skipped}")
