@@ -16,7 +16,7 @@ from worlds.teachers import ColourTeacher, use_teacher
 
 from pipeline.artifacts.checkpoints import read_checkpoint
 from pipeline.artifacts.manifest import read_manifest
-from pipeline.classifier import inference, view_sources
+from pipeline.classifier import view_sources
 from pipeline.classifier.inference import load_classifier, shares
 from pipeline.evaluation.read import read
 from pipeline.method import cam
@@ -259,7 +259,7 @@ def run_with_slow_processes(folder, backbone):
     }
     run_stage(find_stage("warmup"), folder, Settings({"warmup": warmup}), "cpu", force=False)
     chain.check_photos = check_photos
-    inference.predict_together = slow(inference.predict_together, 1)
+    boxes.predict_together = slow(boxes.predict_together, 1)
     boxes.feature_batches = slow(boxes.feature_batches, 0)
     run_stage(find_stage("boxes"), folder, Settings({"boxes": {"image_size": 64}}), "cpu", force=False)
     Path(f"{folder}/slept{distributed.rank()}").write_text(str(len(slept)))
