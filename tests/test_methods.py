@@ -173,7 +173,10 @@ def test_the_cost_of_labels_by_stages(run):
         ("fuse", 0.5),
     ):
         keep_timing(run, find_stage(name), seconds)
-    assert labelling_cost(run) == {"views": 1 + len(read(run / "crop_scores.h5").entropy) / 8, "seconds": 30 * 8 / 12 + 17.5}
+    assert labelling_cost(run) == {
+        "views": 1 + len(read(run / "crop_scores.h5").entropy) / 8,
+        "seconds": 30 * 8 / 12 + 17.5,
+    }
     del before["boxes"]
     (run / "timings.json").write_text(json.dumps(before))
     assert np.isnan(labelling_cost(run)["seconds"])
