@@ -283,7 +283,7 @@ def test_crop_scores_that_do_not_fit_together_are_refused(run, name, change, mes
     )
 
 
-def test_skipped_boxes_leave_the_scores_of_the_others_and_all_labels_of_theirs(run, colour_teacher):
+def test_a_skipped_box_keeps_the_score_of_its_class_and_changes_no_other(run, colour_teacher):
     ccd("score-crops", "--run", run, "--skip-above", 1)
     ccd("fuse", "--run", run)
     every, all_final = read(run / "crop_scores.h5"), read(run / "final_labels.h5")
@@ -301,6 +301,8 @@ def test_skipped_boxes_leave_the_scores_of_the_others_and_all_labels_of_theirs(r
     skipped[every.image_index[~kept], every.class_index[~kept]] = True
     np.testing.assert_array_equal(final.scores[skipped], initial.scores[skipped])
     np.testing.assert_allclose(final.scores[~skipped], all_final.scores[~skipped], atol=1e-6)
+    ccd("fuse", "--run", run, "--crop-scope", "all", "--boxless", "erase")
+    np.testing.assert_array_equal(read(run / "final_labels.h5").scores[skipped], initial.scores[skipped])
 
 
 def test_two_files_about_different_images_are_refused(run, colour_teacher):

@@ -227,8 +227,9 @@ def test_an_entry_tells_the_stages_of_an_image(small_run):
     assert found["id"] == "train/0.png" and found["size"] == [64, 48]
     teacher, initial, final = files.embeddings.probabilities[0], files.initial.labels[0], files.final.labels[0]
     columns = (teacher, initial, files.local[0], final, files.epoch_scores.train[0])
-    expected = [[c, *(round(100 * float(v[c])) for v in columns)] for c in (1, 0, 2)]
+    expected = [[c, *(None if np.isnan(v[c]) else round(100 * float(v[c])) for v in columns)] for c in (1, 0, 2)]
     assert [row[:-2] for row in found["labels"]] == expected  # most likely first
+    assert found["labels"][2][3] is None  # no crop of the third class
     assert [row[-2:] for row in found["labels"]] == [[1, 0], [0, 1], [0, 0]]  # called dog, is cat
     assert found["wrong"] == 2
     assert found["boxes"][0][:5] == [0, 125, 167, 500, 833]

@@ -54,7 +54,7 @@ class Boxes(Artifact):
 
 @dataclass(frozen=True, kw_only=True)
 class CropScores(Artifact):
-    """The teacher's scores of the crops of boxes, not yet combined per image."""
+    """The teacher's scores of each crop, not yet combined per image."""
 
     SCHEMAS = ("crop_scores",)
 

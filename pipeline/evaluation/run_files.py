@@ -118,7 +118,8 @@ def thresholds_of(folder: Path, classifier: CheckpointHeader) -> list[float]:
 
 
 def local_of(crops: CropScores, final: Labels | None) -> np.ndarray:
-    """Local scores of the crops per image and class, float32 [N, C], combined as for the final labels."""
+    """Local scores of the crops per image and class, float32 [N, C], combined as for the final labels; NaN without a crop."""
     config = FuseConfig() if final is None else final.provenance.options(FuseConfig)
     class_index = crops.class_index if config.crop_scope == "own" else None
-    return local_scores(crops.probabilities, crops.image_index, len(crops.image_ids), class_index)[0]
+    local, counts = local_scores(crops.probabilities, crops.image_index, len(crops.image_ids), class_index)
+    return np.where(counts > 0, local, np.float32(np.nan))

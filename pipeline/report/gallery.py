@@ -208,7 +208,7 @@ def entry(view: SplitView, split: str, row: int) -> dict[str, Any]:
     """One image as JSON.
 
     Returns:
-        id, split, size (W, H of the photo). labels: per class [class, score in per cent by column ..., present, truth or
+        id, split, size (W, H of the photo). labels: per class [class, score in per cent or None by column ..., present, truth or
         None, and in a comparison the other run's decision]; the classes are those that are present by any source and the
         top classes of each column. scores: base64 of the last column for all classes, see `packed`; with `view.labels` also
         decided: of these. closest: the class
@@ -235,7 +235,7 @@ def entry(view: SplitView, split: str, row: int) -> dict[str, Any]:
     labels = [
         [
             int(c),
-            *(round(100 * float(values[c])) for values in columns),
+            *(None if np.isnan(values[c]) else round(100 * float(values[c])) for values in columns),
             int(view.present[row, c]),
             None if truth is None else int(truth[c]),
             *([] if before is None else [int(before[c])]),
@@ -247,7 +247,7 @@ def entry(view: SplitView, split: str, row: int) -> dict[str, Any]:
         "split": split,
         "size": [width, height],
         "labels": labels,
-        "scores": packed(columns[-1] if columns else decided),
+        "scores": packed(np.nan_to_num(columns[-1]) if columns else decided),
         "closest": closest,
         "top": -1 if view.top1 is None else int(view.top1[row]),
         "changed": round(float(view.changed[row]), 3),

@@ -22,13 +22,12 @@ NOT_CAM = ("none", "grid", "cells", "gt", "around-gt")
 """Views without a CAM."""
 
 RULES = (
-    Rule(("fuse.ratio",), {"boxes.view": ("none",), "fuse.boxless": ("keep",)}),
+    Rule(("fuse.ratio", "score-crops.skip_above"), {"boxes.view": ("none",), "fuse.boxless": ("keep",)}),
     Rule(("fuse.crop_scope",), {"boxes.view": ("none",)}),
     Rule(
         tuple(f"score-crops.{name}" for name in ("teacher", "view_size", "cut_from", "resampling", "sides", "shape")),
         {"boxes.view": ("none",)},
     ),
-    Rule(("score-crops.skip_above",), {"boxes.view": ("none", "grid")}),
     Rule(("boxes.select", "boxes.classes_per_image"), {"boxes.view": ("none", "grid", "gt", "around-gt")}),
     Rule(("boxes.margin",), {"boxes.view": ("none", "grid", "gt")}),
     Rule(

@@ -4,7 +4,7 @@ They are separate from the stages, so that `--help`, settings and the check for 
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.runs.config import (
     Config,
@@ -17,6 +17,9 @@ from pipeline.runs.config import (
 )
 from pipeline.runs.folders import absolute_run
 from pipeline.system.errors import PipelineError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ResizeFilter = Literal["bicubic", "pillow-bilinear"]
 """How a photo becomes a square: see `pipeline.photos.resize`."""
@@ -479,8 +482,8 @@ class ScoreCropsConfig(Config):
     )
     skip_above: float = option(
         0.9,
-        "Skip a box if the initial label of its class is above this. A teacher for the crops alone scores every box. "
-        "1: score every box (paper).",
+        "A label above this is sure: it stays as it is, and the boxes of its class are not scored. 1: no label is sure "
+        "(paper), as with a teacher for the crops alone.",
         min=0.0,
         max=1.0,
     )
@@ -499,6 +502,11 @@ class ScoreCropsConfig(Config):
     )
     batch_size: int = option(0, "Crops per teacher batch. 0: as many as fit.", min=0, max=4096, identity=False)
     self_check: bool = option(True, SELF_CHECK, identity=False)
+
+    def sure(self, labels: "np.ndarray") -> "np.ndarray":
+        """Which initial labels, float in [0, 1], crops neither score nor change; bool of the same shape."""
+        # the bias of a teacher for the crops alone is estimated on its crops, so these must not be chosen by score
+        return labels > (1.0 if self.teacher else self.skip_above)
 
     def check_teacher(self, embed: EmbedConfig, run: str) -> None:
         """Raise if no teacher can score the crops of a run, named as in a command."""

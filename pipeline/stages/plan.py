@@ -95,7 +95,7 @@ def done(stage: Stage, folder: Path) -> Step:
 
 
 def views_of(stage: str, own: Settings, images: int) -> float:
-    """Estimated number of forward passes of a stage, at most; 0 for a stage without a network.
+    """Estimated number of forward passes of a stage, an upper bound for `score-crops`; 0 for a stage without a network.
 
     A training step of a whole network counts as three passes; a frozen network encodes each view once, not per epoch.
     """

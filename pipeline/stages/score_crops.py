@@ -141,16 +141,14 @@ def score_crops(
 
 
 def boxes_to_score(boxes: Boxes, labels: np.ndarray, config: ScoreCropsConfig) -> np.ndarray:
-    """Rows of `boxes` whose crops can change a label, int64, ascending.
+    """Rows of `boxes` that have no class or one whose label is not sure, int64, ascending.
 
     Args:
         boxes: M boxes on N photos.
         labels: initial labels [N, C] in [0, 1].
         config: options.
     """
-    if config.teacher:  # the bias of such a teacher is estimated on its crops, so these must not be chosen by score
-        return np.arange(len(boxes.box))
-    sure = labels[boxes.image_index, boxes.class_index] > config.skip_above
+    sure = config.sure(labels[boxes.image_index, boxes.class_index])
     return np.flatnonzero(~sure | (boxes.class_index < 0))
 
 
@@ -231,11 +229,11 @@ def run(
     embeddings: Embeddings = read_arrays(
         folder / "embeddings.h5", without=("probabilities", "ranking_probabilities", "cell_scores", "best_cell")
     )
-    boxes: Boxes = read_arrays(folder / "boxes.h5")
-    check_same_images(boxes, train, folder / "boxes.h5", folder / "manifest.csv")
+    all_boxes: Boxes = read_arrays(folder / "boxes.h5")
+    check_same_images(all_boxes, train, folder / "boxes.h5", folder / "manifest.csv")
     initial: Labels = read_arrays(folder / "initial_labels.h5", without=("scores",))
-    check_same_images(initial, boxes, folder / "initial_labels.h5", folder / "boxes.h5")
-    all_boxes, boxes = boxes, boxes.take(boxes_to_score(boxes, initial.labels, config))
+    check_same_images(initial, all_boxes, folder / "initial_labels.h5", folder / "boxes.h5")
+    boxes = all_boxes.take(boxes_to_score(all_boxes, initial.labels, config))
     partial = PartialResults(path, origin, fresh=fresh)
     scores, outcomes = score_boxes(embeddings, train, boxes, config, partial, folder, device)
     if not distributed.is_main():
@@ -255,6 +253,6 @@ def run(
         ),
     )
     partial.remove()
-    sure = len(all_boxes.box) - len(boxes.box)
-    skipped = f" {sure} boxes of classes with sure labels are not scored." if sure else ""
-    log(f"{path}: {len(boxes.box)} crops of {len(np.unique(boxes.image_index))} images.{skipped}")
+    skipped = len(all_boxes.box) - len(boxes.box)
+    note = f" {skipped} boxes of classes with sure labels are not scored." if skipped else ""
+    log(f"{path}: {len(boxes.box)} crops of {len(np.unique(boxes.image_index))} images.{note}")

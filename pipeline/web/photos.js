@@ -235,7 +235,7 @@ function scoreTable(entry) {
   const mark = (row) => ({ 1: make("span", { class: "tick" }, "✓", hiddenText("present")), 0: make("span", { class: "muted" }, "–", hiddenText("absent")), "-1": make("span", { title: "not counted" }, "?") })[truthOf(entry, row)];
   const last = names(entry).length - 1;
   const marked = (row, k) => (entry.decided && k === last ? scoreOf(entry, row[0]) >= data.sliders.own[row[0]] : k === last - (entry.decided ? 1 : 0) && decided(entry, row));
-  const number = (row) => (name, k) => make("td", { class: "number", style: `--color:${colour(name)}` }, marked(row, k) ? "● " : "", row[1 + k], make("i", { style: `width:${0.86 * Math.min(row[1 + k], 100)}%` }));
+  const number = (row) => (name, k) => make("td", { class: "number", style: `--color:${colour(name)}` }, marked(row, k) ? "● " : "", row[1 + k] ?? "–", make("i", { style: `width:${0.86 * Math.min(row[1 + k] ?? 0, 100)}%` }));
   return make("table", { class: "score-table" },
     make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "class"), ...names(entry).map((name) => make("th", { class: "number", scope: "col" }, name)), known ? make("th", { scope: "col" }, "truth") : null)),
     make("tbody", {}, ...entry.labels.map((row) => make("tr", { class: decided(entry, row) ? "present" : "" },
@@ -253,7 +253,7 @@ function openDetail(index) {
   const crops = entry.boxes.map((box) => {
     const top = box[5].map(([c, score]) => `${data.classes[c]} ${score}`).join(", ");
     const title = box[0] < 0 ? "" : data.classes[box[0]];
-    return make("button", { class: "crop", type: "button" }, cutOut(entry, box, 84), make("b", {}, title), top ? make("div", { class: "muted" }, top) : null);
+    return make("button", { class: "crop", type: "button" }, cutOut(entry, box, 84), make("b", {}, title), make("div", { class: "muted" }, top || "not scored"));
   });
   const light = (chosen) => {
     rects.forEach((rect, k) => rect.classList.toggle("lit", k === chosen));
