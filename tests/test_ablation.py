@@ -206,12 +206,13 @@ def test_rows_share_their_common_stages(finished, tmp_path, colour_teacher, monk
     assert "half" in half and half.split("|")[-5].strip()
 
 
-def test_the_plan_of_the_guide_runs_with_labels_from_a_file(finished, tmp_path, colour_teacher, monkeypatch):
+def test_the_plan_of_the_guide_runs_and_takes_labels_from_a_file(finished, tmp_path, colour_teacher, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
     guide = (Path(__file__).resolve().parents[1] / "docs" / "studies.md").read_text(encoding="utf-8")
     [plan] = re.findall(r"^```toml\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
-    Path("plan.toml").write_text(plan)
+    mine = '[[row]]\ngroup = "labels"\nname = "my method"\nset = ["init-labels.labels_file=my-labels.h5", "boxes.view=none"]'
+    Path("plan.toml").write_text(f"{plan}\n{mine}\n")
     run = shutil.copytree(finished, tmp_path / "run")
     initial = read(run / "initial_labels.h5")
     with h5py.File("my-labels.h5", "w") as file:
@@ -221,7 +222,8 @@ def test_the_plan_of_the_guide_runs_with_labels_from_a_file(finished, tmp_path, 
     made = read(run / "ablation" / "labels-my-method-1" / "final_labels.h5")
     np.testing.assert_allclose(made.labels, 1 - initial.labels, rtol=1e-6)
     table = pd.read_csv(run / "ablation" / "ablation.csv", keep_default_na=False)
-    assert set(table["name"]) == {"the run's own settings", "no crops", "my method"} and set(table["seed"]) == {0, 1}
+    assert set(table["name"]) == {"the run's own settings", "no crops", "all labels", "my method"}
+    assert set(table["seed"]) == {0, 1} and set(table.loc[table["name"] == "all labels", "label_mAP"]) == {1.0}
     assert set(table.loc[table["name"] == "my method", "views"]) == {""}
     report = (run / "ablation" / "ablation.md").read_text()
     assert "|  | the run's own settings |" in report and ": : " not in output

@@ -67,7 +67,7 @@ def test_the_class_competes_with_the_background(folder):
     assert final.labels[own].min() > final.labels[~own].max()
     assert np.isfinite(final.scores).all() and "nan" not in (folder / "predictions.csv").read_text()
     figures = json.loads((folder / "metrics.json").read_text())["test"]
-    assert figures["teacher zero-shot"]["mAP"] == 1 and 0 < figures["final classifier"]["mAP"] <= 1
+    assert figures["teacher, whole photos"]["mAP"] == 1 and 0 < figures["final classifier"]["mAP"] <= 1
 
 
 def test_later_commands_work(folder, photos, tmp_path):

@@ -129,7 +129,7 @@ def test_scores_stay_as_they_are_trained_without_calibration(finished, run):
 
 def test_evaluate_says_how_far_the_classifier_is_above_its_teacher(finished):
     content = json.loads((finished / "metrics.json").read_text())
-    maps = [content["test"][name]["mAP"] for name in ("final classifier", "teacher, global + local")]
+    maps = [content["test"][name]["mAP"] for name in ("final classifier", "teacher, photos and parts")]
     gain = content["gain"]
     assert gain["mAP"] == pytest.approx(maps[0] - maps[1])
     assert ("mAP_interval" in gain) != ("no_interval" in gain)

@@ -165,7 +165,7 @@ def test_a_stale_file_is_left_out_and_named(small_run):
 
 def test_the_gain_over_the_teacher_is_a_card(small_run):
     figures = json.loads((small_run / "metrics.json").read_text())
-    maps = [100 * figures["test"][name]["mAP"] for name in ("final classifier", "teacher zero-shot")]
+    maps = [100 * figures["test"][name]["mAP"] for name in ("final classifier", "teacher, whole photos")]
     files = read_run(small_run)
     card = next(c for c in content_of(files)["cards"] if c["title"] == "gain over the teacher")
     assert card["value"] == f"{maps[0] - maps[1]:+.1f}" and card["note"] == "mAP"  # too few photos for an interval

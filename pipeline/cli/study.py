@@ -30,6 +30,7 @@ def ablation(
     folder = chosen_run(named_run(name, run))
     with locked(folder):
         show(ablation_table(run_plan(folder, settings.read_run(folder), read_plan(plan), device)))
+    log(f"Files: {folder / 'ablation'}/ (ablation.md, ablation.png, ablation.csv).")
 
 
 @app.command(rich_help_panel="Research")

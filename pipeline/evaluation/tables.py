@@ -12,6 +12,12 @@ from pipeline.runs.partial_results import digest_of
 from pipeline.system.files import write_json
 from pipeline.system.progress import PlainTable, log, show
 
+TEACHER, TEACHER_LOCAL = "teacher, whole photos", "teacher, photos and parts"
+"""Names of the teacher's scores: of whole photos alone, and with its local evidence (cells or tiles)."""
+
+TEACHERS = (TEACHER_LOCAL, TEACHER)
+"""Scores that the gain is measured against: the first that exist."""
+
 
 def read_metrics(folder: Path) -> dict[str, Any]:
     """The figures of `metrics.json`.
@@ -48,8 +54,9 @@ def show_metrics(folder: Path, *, headline: bool = True) -> None:
     if "epochs" in metrics:
         epochs = metrics["epochs"]
         log(
-            f"Epoch {epochs['chosen_epoch']} was selected without labels (mAP {100 * epochs['chosen_mAP']:.1f}); "
-            f"the best epoch by ground truth is {epochs['oracle_epoch']} ({100 * epochs['oracle_mAP']:.1f})."
+            f"The classifier is that of epoch {epochs['chosen_epoch']} (`train.checkpoint_selection`): "
+            f"mAP {100 * epochs['chosen_mAP']:.1f}. The best epoch by ground truth is {epochs['oracle_epoch']} "
+            f"({100 * epochs['oracle_mAP']:.1f})."
         )
     if headline and "gain" in metrics:
         log(gain_sentence(metrics["gain"]))
@@ -87,19 +94,15 @@ def summary_table(metrics: dict[str, Any]) -> PlainTable:
     table = PlainTable(
         title=f"difficult: {conventions['difficult']}; a class without positives: {conventions['empty_class']}"
     )
-    for name in ("split", "", "mAP", "95 % interval", "CF1", "OF1", "sample\nF1", "images"):
-        table.add_column(name, justify="left" if name in ("split", "") else "right", min_width=None if name else 12)
+    for name in ("", "mAP", "95 % interval", "CF1", "OF1", "sample\nF1", "images"):
+        table.add_column(name, justify="right" if name else "left", min_width=None if name else 12)
     for split, name, figures in sources_of(metrics):
         low, high = figures.get("mAP_interval", (None, None))
         interval = "" if low is None else f"{100 * low:.1f} to {100 * high:.1f}"
         decisions = ("CF1", "OF1", "sample_F1")
         values = [f"{100 * figures[key]:.1f}" if key in figures else "-" for key in ("mAP", *decisions)]
-        table.add_row(split, name, values[0], interval, *values[1:], str(figures["images"]))
+        table.add_row(name, values[0], interval, *values[1:], f"{figures['images']} {split}")
     return table
-
-
-TEACHERS = ("teacher, global + local", "teacher zero-shot")
-"""Scores that the gain is measured against: the first that exist."""
 
 
 def class_table(metrics: dict[str, Any]) -> PlainTable:

@@ -14,7 +14,7 @@ from pipeline.datasets.dataset import UNKNOWN
 from pipeline.evaluation.box_quality import box_quality
 from pipeline.evaluation.metrics import Difficult, apply_difficult, average_precision, precision_recall
 from pipeline.evaluation.run_files import RunFiles
-from pipeline.evaluation.tables import sources_of
+from pipeline.evaluation.tables import TEACHER, TEACHER_LOCAL, sources_of
 from pipeline.method.extras.thresholds import PRESENT, best_f1_threshold, class_f1
 from pipeline.runs.graph import MAKERS, run_argument
 from pipeline.runs.timings import read_timings
@@ -26,8 +26,8 @@ SLIDER_POINTS = 120
 """Thresholds per class that the slider offers, in addition to its own and the one of highest F1."""
 
 SOURCE_TITLES = {
-    "teacher zero-shot": "teacher",
-    "teacher, global + local": "teacher + local",
+    TEACHER: TEACHER,
+    TEACHER_LOCAL: TEACHER_LOCAL,
     "warm-up classifier": "warm-up",
     "learned head": "learned head",
     "final classifier": "classifier",
@@ -172,8 +172,8 @@ def stages(run: RunFiles) -> list[dict[str, Any]]:
         "initial labels",
         "final labels",
         "cross-fitted labels",
-        "teacher zero-shot",
-        "teacher, global + local",
+        TEACHER,
+        TEACHER_LOCAL,
         "warm-up classifier",
         "learned head",
         "final classifier",
@@ -206,7 +206,7 @@ def quality_of_boxes(run: RunFiles) -> dict[str, float] | None:
     return box_quality(run.boxes, run.truth)
 
 
-MAIN_COLUMNS = ("class", "final labels", "ground truth", "AP teacher + local", "AP classifier", "F1 classifier")
+MAIN_COLUMNS = ("class", "final labels", "ground truth", f"AP {TEACHER_LOCAL}", "AP classifier", "F1 classifier")
 """Columns of the class table that are always shown."""
 
 
@@ -357,7 +357,7 @@ def scored(run: RunFiles) -> list[tuple[str, str, np.ndarray]]:
     """Name, split and scores [N, C] of every source that ranks images."""
     sources = []
     if run.embeddings is not None and not run.embeddings.is_train.all():
-        sources.append(("teacher", "test", run.embeddings.probabilities[~run.embeddings.is_train]))
+        sources.append((TEACHER, "test", run.embeddings.probabilities[~run.embeddings.is_train]))
     if run.epoch_scores is not None and len(run.epoch_scores.image_ids):
         sources.append(("classifier", "test", run.epoch_scores.chosen))
     for name, labels in (("initial labels", run.initial), ("final labels", run.final)):

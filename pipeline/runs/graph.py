@@ -174,7 +174,7 @@ VERSIONS = {
     "cross_fitted_labels": 3,
     "classifier": 11,
     "epoch_scores": 9,
-    "metrics": 4,
+    "metrics": 5,
 }
 """Schema version of each artifact; the schema is the file name without suffix."""
 

@@ -18,14 +18,11 @@ from pipeline.artifacts.state import read_provenance
 from pipeline.evaluation.ground_truth import need_ground_truth
 from pipeline.evaluation.intervals import gain_interval, leave_one_out, map_interval
 from pipeline.evaluation.metrics import label_metrics, mean_average_precision, multilabel_metrics, ranking_metrics
-from pipeline.evaluation.tables import write_metrics
+from pipeline.evaluation.tables import TEACHER, TEACHER_LOCAL, TEACHERS, write_metrics
 from pipeline.method.extras.thresholds import PRESENT
 from pipeline.method.extras.two_heads import mixed_logits
 from pipeline.runs.options import EvaluateConfig, InitLabelsConfig, TrainConfig
 from pipeline.teachers.image_scores import teacher_scores
-
-LOCAL = "teacher, global + local"
-"""Name of the teacher's scores with local evidence."""
 
 LEARNED = "learned head"
 """Name of the scores of a classifier's learned head, without the teacher's."""
@@ -84,7 +81,7 @@ def measure(
     for name, change in changes.items():
         figures[name] |= map_interval(change).figures()
     final = "final classifier"
-    teacher = next((name for name in (LOCAL, "teacher zero-shot") if name in scores), None)
+    teacher = next((name for name in TEACHERS if name in scores), None)
 
     def gain(name: str | None, base: str | None) -> dict[str, Any]:
         if name not in scores or base not in scores:
@@ -135,7 +132,7 @@ def measure_test(
     if epochs.mixture is not None and knows_teacher(embeddings, rows):
         scores[BOTH] = scores_of_both(embeddings, init_labels, epochs)[rows]
     figures, gain, more = measure(scores, truth, names, config)
-    for name in {LOCAL, "warm-up classifier", LEARNED} & set(figures):
+    for name in {TEACHER_LOCAL, "warm-up classifier", LEARNED} & set(figures):
         figures[name] = without_decisions(figures[name])  # not calibrated, so 0.5 has no meaning
     measured = {"test": figures} | ({"gain": gain} if gain else {}) | ({"gain_with_teacher": more} if more else {})
     return measured if lacks_epochs(epochs) else measured | {"epochs": oracle_epoch(epochs, rows, truth, config)}
@@ -146,9 +143,9 @@ def teacher_test_scores(
 ) -> dict[str, np.ndarray]:
     """The teacher's scores of test images by name: of whole images and, where there is local evidence, of both."""
     test = ~embeddings.is_train
-    scores = {"teacher zero-shot": embeddings.probabilities[test][rows]}
+    scores = {TEACHER: embeddings.probabilities[test][rows]}
     if embeddings.cell_scores is not None and init_labels.cell_weight:
-        scores[LOCAL] = teacher_scores(embeddings, test, init_labels)[rows]
+        scores[TEACHER_LOCAL] = teacher_scores(embeddings, test, init_labels)[rows]
     return scores
 
 

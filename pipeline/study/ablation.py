@@ -18,7 +18,7 @@ from pipeline.artifacts.hdf5 import read_arrays
 from pipeline.artifacts.manifest import Manifest, read_manifest, write_csv, write_manifest
 from pipeline.evaluation.ground_truth import has_ground_truth, read_ground_truth
 from pipeline.evaluation.intervals import leave_one_out, map_interval, scores_gain_interval
-from pipeline.evaluation.tables import read_metrics
+from pipeline.evaluation.tables import TEACHER, read_metrics
 from pipeline.runs.graph import BY_PEOPLE, STAGES, files_of, options_of
 from pipeline.runs.options import EmbedConfig, EvaluateConfig, InitLabelsConfig
 from pipeline.runs.settings import Settings, assignments_to_settings, shipped, write_run
@@ -152,7 +152,7 @@ def row_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {
         "label_mAP": final["mAP"],
         "label_F1": final["OF1"],
-        "teacher_mAP": test.get("teacher zero-shot", {}).get("mAP", np.nan),
+        "teacher_mAP": test.get(TEACHER, {}).get("mAP", np.nan),
         "warmup_mAP": test.get("warm-up classifier", {}).get("mAP", np.nan),
         "final_mAP": test.get("final classifier", {}).get("mAP", np.nan),
         "low": low,
@@ -232,7 +232,7 @@ HEADER = (
     "warm-up mAP",
     "final mAP",
     "95 % interval",
-    "to the default",
+    "to the run's settings",
     "teacher passes",
     "labelling, s",
     "seeds",
@@ -288,7 +288,7 @@ def plot(summary: pd.DataFrame, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 0.6 + 0.34 * len(summary)), layout="constrained")
+    figure = Figure(figsize=(8, 1 + 0.34 * len(summary)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     places = np.arange(len(summary))[::-1]
@@ -298,7 +298,9 @@ def plot(summary: pd.DataFrame, path: Path) -> None:
     axes.scatter(100 * summary["final_mAP"], places, c=colours, zorder=3)
     teacher = 100 * summary["teacher_mAP"].mean()
     axes.axvline(teacher, color="gray", linestyle="--", linewidth=1)
-    axes.text(teacher, -0.6, " teacher", color="gray", va="center", fontsize=8)
+    above = axes.get_xaxis_transform()
+    axes.text(teacher, 1.02, TEACHER, color="gray", ha="center", va="bottom", fontsize=8, transform=above)
+    axes.set_ylim(-0.7, len(summary) - 0.3)
     axes.set_yticks(places, titles_of(summary))
     axes.set_xlabel("final mAP in percent, 95 % interval over test images")
     axes.grid(axis="x", alpha=0.3)
@@ -308,7 +310,7 @@ def plot(summary: pd.DataFrame, path: Path) -> None:
 
 def ablation_table(summary: pd.DataFrame) -> PlainTable:
     """One row per setting under its group, with the columns that fit a terminal; `ablation.md` has all columns."""
-    shown = [HEADER.index(name) for name in ("setting", "label mAP", "final mAP", "to the default")]
+    shown = [HEADER.index(name) for name in ("setting", "label mAP", "final mAP", "to the run's settings")]
     table = PlainTable(title=f"ablation, seeds: {summary['seeds'].max()}")
     table.caption = Text("\n".join(reasons_without_interval(summary)))
     for k in shown:

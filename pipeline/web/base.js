@@ -6,10 +6,10 @@ const byId = (id) => document.getElementById(id);
 const percent = (share) => (share === null ? "–" : (100 * share).toFixed(1));
 const count = (value) => value.toLocaleString("en");
 const colours = {
-  teacher: "--teacher", "initial labels": "--initial", "final labels": "--final", initial: "--initial", final: "--final",
+  "initial labels": "--initial", "final labels": "--final", initial: "--initial", final: "--final",
   "warm-up": "--warmup", classifier: "--classifier", crops: "--crops", "ground truth": "--truth",
 };
-const colour = (name) => `var(${colours[name] ?? "--classifier"})`;
+const colour = (name) => `var(${name.startsWith("teacher") ? "--teacher" : colours[name] ?? "--classifier"})`;
 const SVG = ["svg", "g", "path", "line", "rect", "text", "circle", "title"];
 
 // An element with attributes and children; text is never read as HTML.

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline import read
 
-NAMES = ("teacher zero-shot", "teacher, global + local", "learned head", "final classifier")
+NAMES = ("teacher, whole photos", "teacher, photos and parts", "learned head", "final classifier")
 LEAST = 5
 """Test photos of a drawn class."""
 
