@@ -152,6 +152,14 @@ def test_corrections_are_inspected(small_run):
     assert "cat 1 0" in squeezed(ccd("inspect", small_run / "corrections.h5", "--image", "train/0.png"))
 
 
+def test_without_ground_truth_the_metrics_are_not_missing(small_run):
+    for name in ("ground_truth.h5", "metrics.json"):
+        (small_run / name).unlink()
+    lines = invoke("inspect", small_run)[1].splitlines()
+    [line] = [line for line in lines if "metrics.json" in line]
+    assert "not made" in line and "missing" not in line
+
+
 def test_a_run_ends_with_its_result_and_the_next_command(small_run):
     code, output = invoke("inspect", small_run)
     *_, result, following = output.strip().splitlines()

@@ -34,7 +34,7 @@ MISSING = "missing"
 NAMED = 4
 """Largest number of classes in a message."""
 NOT_MADE = "not made"
-"""State of a file that is missing and optional, such as `ground_truth.h5`."""
+"""State of a file that is missing and not needed: `ground_truth.h5`, and without it `metrics.json`."""
 
 
 def read_provenance(path: Path) -> Provenance:
@@ -247,7 +247,8 @@ def file_state(path: Path) -> FileState:
 def _state(path: Path, known: dict[Path, Provenance], own: Settings | None) -> FileState:
     command = MAKERS[path.name]
     if not path.exists():
-        return FileState(path.name, command, NOT_MADE if path.name in OPTIONAL else MISSING, None)
+        unmeasured = command == "evaluate" and not (path.parent / "ground_truth.h5").exists()
+        return FileState(path.name, command, NOT_MADE if path.name in OPTIONAL or unmeasured else MISSING, None)
     try:
         return FileState(path.name, command, UP_TO_DATE, check_up_to_date(path, known, own=own))
     except PipelineError as error:

@@ -156,8 +156,6 @@ def unknown(run: RunFiles) -> list[str]:
     bad = {name: state for name, state in run.states.items() if state not in (UP_TO_DATE, MISSING, NOT_MADE)}
     notes += [f"Not shown: {state}" for state in dict.fromkeys(bad.values())]
     missing = [name for name, state in run.states.items() if state == MISSING]
-    if run.truth is None and "metrics.json" in missing:
-        missing.remove("metrics.json")
     if missing:
         notes.append(f"Missing: {', '.join(missing)}. Create them with `ccd all {run_argument(run.folder)}`.")
     return notes
