@@ -189,7 +189,7 @@ def test_rows_share_their_common_stages(finished, tmp_path, colour_teacher, monk
     ccd("ablation", run, "--plan", tmp_path / "plan.toml", "--device", "cpu")
     # the embedding and the warm-up of seed 0 are the run's own; one more for seed 1, two for the supervised row
     assert calls == {"encode_missing": 0, "fit": 3}
-    table = pd.read_csv(run / "ablation" / "ablation.csv")
+    table = pd.read_csv(run / "ablation" / "plan.csv")
     assert len(table) == 8 and table["final_mAP"].between(0, 1).all()
     supervised = run / "ablation" / "reference-all-labels-0"
     assert read(supervised / "final_labels.h5").provenance.uses_ground_truth
@@ -197,11 +197,11 @@ def test_rows_share_their_common_stages(finished, tmp_path, colour_teacher, monk
     truth, labels = read(run / "ground_truth.h5"), read(supervised / "final_labels.h5")
     rows = [truth.image_ids.index(i) for i in labels.image_ids]
     np.testing.assert_array_equal(labels.scores, truth.labels[rows].clip(0, 1))
-    assert (run / "ablation" / "ablation.md").read_text().splitlines()[6:] == [
+    assert (run / "ablation" / "plan.md").read_text().splitlines()[6:] == [
         "",
         "No interval: too few images decide it.",
     ]
-    own, half = (run / "ablation" / "ablation.md").read_text().splitlines()[2:4]
+    own, half = (run / "ablation" / "plan.md").read_text().splitlines()[2:4]
     assert "own" in own and own.split("|")[-5].strip() == ""
     assert "half" in half and half.split("|")[-5].strip()
 
@@ -221,13 +221,56 @@ def test_the_plan_of_the_guide_runs_and_takes_labels_from_a_file(finished, tmp_p
     output = ccd("ablation", "--run", run, "--plan", "plan.toml", "--device", "cpu")
     made = read(run / "ablation" / "labels-my-method-1" / "final_labels.h5")
     np.testing.assert_allclose(made.labels, 1 - initial.labels, rtol=1e-6)
-    table = pd.read_csv(run / "ablation" / "ablation.csv", keep_default_na=False)
+    table = pd.read_csv(run / "ablation" / "plan.csv", keep_default_na=False)
     assert set(table["name"]) == {"the run's own settings", "no crops", "all labels", "my method"}
     assert set(table["seed"]) == {0, 1} and set(table.loc[table["name"] == "all labels", "label_mAP"]) == {1.0}
     assert set(table.loc[table["name"] == "my method", "views"]) == {""}
-    report = (run / "ablation" / "ablation.md").read_text()
+    report = (run / "ablation" / "plan.md").read_text()
     assert "|  | the run's own settings |" in report and ": : " not in output
     assert "No interval: " in output and "No interval: " in report
+
+
+COMMON = """
+set = ["train.epochs=1"]
+
+[[row]]
+name = "other ratio"
+set = ["fuse.ratio=0.5", "train.epochs=2"]
+
+[[row]]
+name = "nothing of its own"
+"""
+
+
+def test_settings_of_all_rows_make_the_reference_and_a_row_may_change_them(finished, tmp_path, colour_teacher):
+    pytest.importorskip("matplotlib")
+    run = shutil.copytree(finished, tmp_path / "run")
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.toml").write_text(COMMON)
+        ccd("ablation", run, "--plan", tmp_path / f"{name}.toml", "--device", "cpu")
+    rows = {path.name: read(path / "classifier.pt") for path in (run / "ablation").glob("*-0")}
+    assert {name: row.provenance.config["epochs"] for name, row in rows.items()} == {
+        "other-ratio-0": 2,
+        "nothing-of-its-own-0": 1,
+    }
+    first, second = ((run / "ablation" / f"{name}.md").read_text() for name in ("first", "second"))
+    assert first == second
+    changed, reference = (line.split("|")[-5].strip() for line in first.splitlines()[2:4])
+    assert changed and not reference
+
+
+def test_an_ablation_without_labels_of_train_photos_leaves_their_figures_empty(
+    finished, photos, tmp_path, colour_teacher
+):
+    pytest.importorskip("matplotlib")
+    run = shutil.copytree(finished, tmp_path / "run")
+    lines = (photos / "labels.csv").read_text().splitlines()
+    (tmp_path / "test.csv").write_text("\n".join([lines[0], *(line for line in lines if line.startswith("test/"))]))
+    ccd("prepare", "--run", run, "--labels", tmp_path / "test.csv")
+    (tmp_path / "plan.toml").write_text('[[row]]\nname = "own"\n')
+    ccd("ablation", run, "--plan", tmp_path / "plan.toml", "--device", "cpu")
+    cells = [cell.strip() for cell in (run / "ablation" / "plan.md").read_text().splitlines()[2].split("|")]
+    assert cells[2:5] == ["own", "", ""] and float(cells[6]) > 0
 
 
 def test_rows_have_the_corrections_and_the_truth_that_the_run_has_now(small_run, tmp_path):

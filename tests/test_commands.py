@@ -344,6 +344,29 @@ def test_what_a_run_was_given_stays_and_a_change_is_shown(photos, tmp_path):
     assert code == 0 and "train" not in read_run(folder).tables
 
 
+def test_a_run_of_a_recipe_has_a_name_of_its_own_and_many_changes_are_counted(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = ("--images", photos / "train", "--classes", "red,green,blue", "--to", "prepare")
+    ccd("all", *given)
+    ccd("all", *given, "--recipe", "ccd")
+    assert {path.name for path in Path("artifacts").iterdir()} == {"train", "train-ccd"}
+    output = ccd("all", "train", "--to", "prepare", "--recipe", "ccd")
+    assert output.count("changed for this run: ") == 11 and "more; `ccd config train`" in " ".join(output.split())
+
+
+def test_a_duration_with_other_networks_is_no_estimate(run):
+    def wait():
+        [line] = [line for line in ccd("status", run).splitlines() if "│ embed " in line]
+        return line.split("│")[3].strip()
+
+    (run / "embeddings.h5").unlink()
+    assert wait() not in ("", "?")
+    text = (run / "run.toml").read_text()
+    changed = text.replace("[embed]\n", "[embed]\nimage_size = 640\n")
+    (run / "run.toml").write_text(changed if changed != text else f"{text}\n[embed]\nimage_size = 640\n")
+    assert wait() == "?"
+
+
 def test_an_option_of_a_stage_stays_with_the_run(run):
     assert "changed for this run: fuse.ratio: default -> 0.2" in ccd("fuse", run, "--ratio", 0.2)
     text = (run / "run.toml").read_text() + "# a note\n"

@@ -2,10 +2,11 @@ import re
 import shutil
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
-from worlds.commands import ccd, invoke
+from worlds.commands import ccd, invoke, refused
 from worlds.photos import HEIGHT, WIDTH
 from worlds.runs import CLASSES
 
@@ -73,6 +74,22 @@ def test_picture_shows_the_boxes_and_the_labels(small_run, tmp_path):
 def test_picture_of_an_unknown_image_names_the_nearest(small_run, tmp_path):
     code, output = invoke("inspect", small_run, "--image", "train/00.png", "--show", "--out", tmp_path / "x.png")
     assert code == 1 and "train/0.png" in output and not (tmp_path / "x.png").exists()
+
+
+def test_an_image_of_a_run_fits_a_terminal_of_80_columns(small_run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    image_id = read(small_run / "final_labels.h5").image_ids[0]
+    code, output = invoke("inspect", small_run, "--image", image_id)
+    table = output[output.rindex("entropy") :]
+    words = set(re.findall(r"[\w-]+", table[: table.index("┡")]))
+    assert code == 0 and {"truth", "teacher", "whole", "photo", "initial", "final", "label", "crops"} <= words
+    assert max(map(len, output.splitlines())) <= 80
+
+
+def test_a_file_of_another_program_is_not_called_damaged_first(tmp_path):
+    with h5py.File(tmp_path / "mine.h5", "w") as file:
+        file["labels"] = [1.0]
+    assert "mine.h5 is not an artifact of this tool" in refused("inspect", tmp_path / "mine.h5")
 
 
 def test_box_quality_is_shown_with_the_boxes(small_run):

@@ -124,10 +124,10 @@ def test_rows_train_on_the_labels_of_their_method(run, tmp_path, colour_teacher)
     with h5py.File(run / "ablation/methods/tai-dpt.h5") as file:
         np.testing.assert_array_equal(read(row / "final_labels.h5").scores, file["scores"][()])
     assert len(read(row / "boxes.h5").box) == 0
-    table = pd.read_csv(run / "ablation" / "ablation.csv").set_index("name")
+    table = pd.read_csv(run / "ablation" / "plan.csv").set_index("name")
     assert table["views"]["TaI-DPT"] == 1 and table["views"]["own"] == 1 + len(read(run / "crop_scores.h5").entropy) / 8
     assert (table["seconds"] > 0).all()
-    text = (run / "ablation" / "ablation.md").read_text()
+    text = (run / "ablation" / "plan.md").read_text()
     assert "| teacher passes | labelling, s |" in text and text.endswith("\nSame teacher.\n")
 
 
@@ -172,7 +172,7 @@ def test_the_cost_of_labels_by_stages(run):
         ("score-crops", 4),
         ("fuse", 0.5),
     ):
-        keep_timing(run, find_stage(name), seconds)
+        keep_timing(run, find_stage(name), read_run(run), seconds)
     assert labelling_cost(run) == {
         "views": 1 + len(read(run / "crop_scores.h5").entropy) / 8,
         "seconds": 30 * 8 / 12 + 17.5,

@@ -38,7 +38,7 @@ def reporting_damage(path: Path) -> Iterator[None]:
     ) as error:
         if refusal := system_refusal(error):
             raise UnreadableError(f"{path} cannot be read {refusal}") from error
-        raise PipelineError(
-            f"{path} is damaged or not an artifact of this tool ({first_line(error)}). "
-            f"{advice(path, 'Rebuild', force=True)}"
-        ) from error
+        what = f"is damaged or not an artifact of this tool ({first_line(error)})"
+        if isinstance(error, KeyError):  # most often a file of another program
+            what = f"is not an artifact of this tool (it lacks {error}), or it is damaged"
+        raise PipelineError(f"{path} {what}. {advice(path, 'Rebuild', force=True)}") from error

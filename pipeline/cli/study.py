@@ -28,9 +28,13 @@ def ablation(
     from pipeline.study.ablation import ablation_table, read_plan, run_plan
 
     folder = chosen_run(named_run(name, run))
+    content = read_plan(plan)
     with locked(folder):
-        show(ablation_table(run_plan(folder, settings.read_run(folder), read_plan(plan), device)))
-    log(f"Files: {folder / 'ablation'}/ (ablation.md, ablation.png, ablation.csv).")
+        show(ablation_table(run_plan(folder, settings.read_run(folder), content, device)))
+    if content.note:
+        log(content.note)
+    file = folder / "ablation" / content.name
+    log(f"All columns: {file}.md; per seed: {file}.csv; picture: {file}.png.")
 
 
 @app.command(rich_help_panel="Research")

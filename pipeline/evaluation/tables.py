@@ -116,7 +116,7 @@ def class_table(metrics: dict[str, Any]) -> PlainTable:
         "final labels": "final\nlabels",
     }
     shown = {title: sources[name] for name, title in columns.items() if name in sources}
-    table = PlainTable(title="AP by class")
+    table = PlainTable(title=f"AP by class ({teacher})" if teacher else "AP by class")
     table.add_column("class")
     for title, (split, _) in shown.items():
         table.add_column(f"{title}\n({split})", justify="right")

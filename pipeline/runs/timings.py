@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.runs.graph import STAGE_NAMES, Stage
+from pipeline.runs.options import EmbedConfig, WarmupConfig
+from pipeline.runs.settings import Settings
 from pipeline.system.files import regular_file, write_json
 
 FILE = "timings.json"
@@ -20,6 +22,8 @@ class Timing:
     """Size of its artifacts."""
     images: int
     """Images in the manifest."""
+    networks: str
+    """See `networks_of`."""
 
 
 def read_timings(folder: Path) -> dict[str, Timing]:
@@ -27,9 +31,9 @@ def read_timings(folder: Path) -> dict[str, Timing]:
     try:
         content = json.loads(regular_file(folder / FILE).read_text(encoding="utf-8"))
         return {
-            name: Timing(float(content[name]["seconds"]), int(content[name]["bytes"]), int(content[name]["images"]))
+            name: Timing(float(each["seconds"]), int(each["bytes"]), int(each["images"]), str(each.get("networks", "")))
             for name in STAGE_NAMES
-            if name in content
+            if (each := content.get(name))
         }
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
@@ -42,11 +46,22 @@ def take_timings(source: Path, folder: Path, stages: Sequence[Stage]) -> None:
     write_timings(folder, {**taken, **read_timings(folder)})
 
 
-def keep_timing(folder: Path, stage: Stage, seconds: float) -> None:
-    """Record the duration of a stage."""
+def networks_of(stage: str, own: Settings) -> str:
+    """The networks of a stage and the size of their input, without which its duration is no estimate; "" for other stages."""
+    if stage in ("embed", "score-crops"):
+        embed = own.config("embed", EmbedConfig, {})
+        return f"{embed.teacher} {embed.image_size} {embed.local}"
+    if stage in ("warmup", "boxes", "train"):
+        warmup = own.config("warmup", WarmupConfig, {})
+        return f"{warmup.backbone} {warmup.image_size} {'frozen' if warmup.freeze_backbone else 'trained'}"
+    return ""
+
+
+def keep_timing(folder: Path, stage: Stage, own: Settings, seconds: float) -> None:
+    """Record the duration of a stage with these settings of its run."""
     size = sum((folder / name).stat().st_size for name in stage.makes if (folder / name).exists())
-    timings = {**read_timings(folder), stage.name: Timing(round(seconds, 3), size, count_images(folder))}
-    write_timings(folder, timings)
+    timing = Timing(round(seconds, 3), size, count_images(folder), networks_of(stage.name, own))
+    write_timings(folder, {**read_timings(folder), stage.name: timing})
 
 
 def write_timings(folder: Path, timings: Mapping[str, Timing]) -> None:

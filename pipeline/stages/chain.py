@@ -117,7 +117,7 @@ def do_work(
                 store.know(arguments["manifest"].digest_of)
         module_of(stage).run(folder, config, origin, **arguments)
     if distributed.is_main():
-        keep_timing(folder, stage, time.perf_counter() - start)
+        keep_timing(folder, stage, own, time.perf_counter() - start)
 
 
 def checked_manifest(folder: Path, kept: KeptFeatures) -> Manifest:

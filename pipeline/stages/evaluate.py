@@ -200,7 +200,7 @@ def without_interval(test: dict[str, Any], gain: dict[str, Any]) -> list[str]:
     for name, figures in [*test.items(), ("gain", gain)]:
         if "no_interval" in figures:
             names.setdefault(figures["no_interval"], []).append(name)
-    return [f"There is no 95 % interval for {', '.join(each)}: {reason}." for reason, each in names.items()]
+    return [f"There is no 95 % interval for {'; '.join(each)}: {reason}." for reason, each in names.items()]
 
 
 def label_names(folder: Path) -> list[str]:

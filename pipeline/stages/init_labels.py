@@ -67,5 +67,7 @@ def run(folder: Path, config: InitLabelsConfig, origin: Provenance) -> None:
         confident=confident,
     )
     write(path, initial)
-    log(f"{path}: {len(labels)} images, {initial.per_image_text}, {1 - confident.mean():.1%} not confident.")
+    log(
+        f"{path}: {len(labels)} images, {initial.per_image_text}, the teacher is not confident in {1 - confident.mean():.1%}."
+    )
     warn_of_classes(path, initial)

@@ -10,7 +10,7 @@ from pipeline.runs.config import Config
 from pipeline.runs.graph import STAGES, Stage, options_of, run_argument, up_to
 from pipeline.runs.options import BoxesConfig, EmbedConfig, PrepareConfig, TrainConfig, WarmupConfig
 from pipeline.runs.settings import Settings
-from pipeline.runs.timings import Timing, count_images, read_timings
+from pipeline.runs.timings import Timing, count_images, networks_of, read_timings
 from pipeline.system.errors import PipelineError, UnreadableError
 from pipeline.system.progress import PlainTable, log, show
 
@@ -118,9 +118,10 @@ def views_of(stage: str, own: Settings, images: int) -> float:
 def estimate(stage: Stage, own: Settings, timings: dict[str, Timing], images: int) -> tuple[float | None, int | None]:
     """Estimated seconds and bytes of a stage.
 
-    From its last duration in this run, in proportion to the images; otherwise from the passes per second of the last
-    earlier stage with a network.
+    From its last duration in this run with the same networks, in proportion to the images; otherwise from the passes per
+    second of the last earlier stage with a network.
     """
+    timings = {name: timing for name, timing in timings.items() if timing.networks == networks_of(name, own)}
     last = timings.get(stage.name)
     if last is not None and last.images:
         share = images / last.images

@@ -23,6 +23,9 @@ from pipeline.system import distributed
 from pipeline.system.errors import PipelineError, hint
 from pipeline.system.progress import log
 
+SHOWN = 10
+"""Largest number of changed settings that are printed."""
+
 
 @contextmanager
 def started_run(
@@ -45,7 +48,7 @@ def started_run(
 
     if given.get("images") and not preset and given.get("kind", "folder") == "folder":
         preset = "folder"
-    folder = run_folder(run or default_run(preset, given))
+    folder = run_folder(run or default_run(preset, recipe, given))
     before = settings.Settings() if reset else settings.read_run(folder)
     own = compose(folder, before, preset, recipe, given, more)
     check_kind(folder, own, given)
@@ -95,27 +98,35 @@ def keep_settings(folder: Path, before: settings.Settings, own: settings.Setting
     Unchanged settings are not written, so that your comments in the file stay.
     """
     if distributed.is_main() and (own != before or not (folder / settings.FILE).exists()):
-        if before.tables:
-            for line in before.changes(own):
-                log(f"changed for this run: {line}")
+        changes = list(before.changes(own)) if before.tables else []
+        for line in changes[:SHOWN]:
+            log(f"changed for this run: {line}")
+        if len(changes) > SHOWN:
+            log(f"changed for this run: {len(changes) - SHOWN} more; `ccd config {run_argument(folder)}` shows all.")
         settings.write_run(folder, own)
 
 
-def default_run(preset: str, given: Mapping[str, Any]) -> str:
-    """Name of a run without --run: that of the photo folder or the preset."""
+def default_run(preset: str, recipe: str, given: Mapping[str, Any]) -> str:
+    """Name of a run without --run: that of the photo folder or the preset, with the recipe if there is one."""
+    suffix = f"-{stem_of(recipe)}" if recipe else ""
     if sources := each_of(given.get("images") or ""):
         from pipeline.datasets.folder import name_of
 
         name = name_of(sources[0])
         if not name:
             raise PipelineError(f"{sources[0]} has no name to derive the name of a run from. Name the run with --run.")
-        return name
+        return name + suffix
     if not preset:
         raise PipelineError(
             'no photos are named. Give --images DIR --classes "dog,cat,car", or --preset demo (scenes that ship with ccd) or '
             "voc12, or --run NAME of a run that you have started."
         )
-    return Path(preset).name.removesuffix(".toml")
+    return stem_of(preset) + suffix
+
+
+def stem_of(name: str) -> str:
+    """The name of a preset or recipe that ships with ccd, or of a .toml file."""
+    return Path(name).name.removesuffix(".toml")
 
 
 def compose(
@@ -139,7 +150,7 @@ def settings_if_started(run: str, preset: str, recipe: str) -> tuple[str, settin
     """Title and settings that `all` would give a run; without a run and a preset, those of the recipe."""
     if not run and not preset:
         return f"recipe {recipe}", compose(Path(), settings.Settings(), "", recipe, {}, settings.Settings())
-    folder = run_folder(run or default_run(preset, {}))
+    folder = run_folder(run or default_run(preset, recipe, {}))
     own = compose(folder, settings.read_run(folder), preset, recipe, {}, settings.Settings())
     return f"{folder / settings.FILE}, as `ccd all` would write it", own
 

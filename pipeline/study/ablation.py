@@ -37,7 +37,7 @@ FIGURES = (
 SEEDED = ("warmup", "boxes", "train")
 """Stages that get the seed of a row; the demo scenes stay the same."""
 
-KEYS, ROW_KEYS = ("seeds", "note", "row"), ("group", "name", "set", "method")
+KEYS, ROW_KEYS = ("seeds", "note", "set", "row"), ("group", "name", "set", "method")
 """Keys of a plan, and of its rows."""
 
 STUDIED = STAGES[1:]
@@ -69,8 +69,11 @@ def title_of(group: str, name: str) -> str:
 class Plan:
     """Rows, each run once per seed."""
 
+    name: str
     seeds: list[int]
     rows: list[Row]
+    settings: Settings
+    """Settings of all rows."""
     note: str = ""
     """Text below the table."""
 
@@ -93,18 +96,20 @@ def read_plan(name: str) -> Plan:
         for table, known in [(content, KEYS), *((row, ROW_KEYS) for row in content["row"])]:
             if unknown := [key for key in {**table} if key not in known]:
                 raise PipelineError(f"{name} has the unknown key {unknown[0]!r}. {hint(unknown[0], known)}")
+
+        def settings_of(table: Mapping[str, Any]) -> Settings:
+            return assignments_to_settings([text_of(item) for item in table.get("set", [])], name)
+
         rows = [
-            Row(
-                text_of(row.get("group", "")),
-                text_of(row["name"]),
-                assignments_to_settings([text_of(item) for item in row.get("set", [])], name),
-                text_of(row.get("method", "")),
-            )
+            Row(text_of(row.get("group", "")), text_of(row["name"]), settings_of(row), text_of(row.get("method", "")))
             for row in content["row"]
         ]
         if repeated := [title for title, count in Counter(row.title for row in rows).items() if count > 1]:
             raise PipelineError(f"{name} has the row {repeated[0]!r} more than once. Give each row another name.")
-        return Plan([int(seed) for seed in content.get("seeds", [0])], rows, text_of(content.get("note", "")))
+        seeds = [int(seed) for seed in content.get("seeds", [0])]
+        return Plan(
+            path.name.removesuffix(".toml"), seeds, rows, settings_of(content), text_of(content.get("note", ""))
+        )
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PipelineError(f"{name} is not valid TOML: {first_line(error)}.") from None
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
@@ -146,12 +151,12 @@ def link_files(source: Path, target: Path, names: Sequence[str]) -> None:
 
 def row_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The figures of one run from its `metrics.json`; NaN for a figure that was not measured."""
-    final = metrics["labels"]["final"]
+    final = metrics.get("labels", {}).get("final", {})
     test = metrics.get("test", {})
     low, high = test.get("final classifier", {}).get("mAP_interval", (np.nan, np.nan))
     return {
-        "label_mAP": final["mAP"],
-        "label_F1": final["OF1"],
+        "label_mAP": final.get("mAP", np.nan),
+        "label_F1": final.get("OF1", np.nan),
         "teacher_mAP": test.get(TEACHER, {}).get("mAP", np.nan),
         "warmup_mAP": test.get("warm-up classifier", {}).get("mAP", np.nan),
         "final_mAP": test.get("final classifier", {}).get("mAP", np.nan),
@@ -232,7 +237,7 @@ HEADER = (
     "warm-up mAP",
     "final mAP",
     "95 % interval",
-    "to the run's settings",
+    "difference",
     "teacher passes",
     "labelling, s",
     "seeds",
@@ -244,7 +249,8 @@ def cells(summary: pd.DataFrame) -> list[list[str]]:
     """The summary as text in percent, one list per row, in the order of `HEADER`."""
     lines = []
     for row in summary.itertuples():
-        figures = [f"{100 * v:.1f}" for v in (row.label_mAP, row.label_F1, row.warmup_mAP, row.final_mAP)]
+        measured = (row.label_mAP, row.label_F1, row.warmup_mAP, row.final_mAP)
+        figures = ["" if np.isnan(v) else f"{100 * v:.1f}" for v in measured]
         if row.seeds > 1:
             figures[-1] += f" ± {100 * row.final_mAP_std:.1f}"
         difference = ""
@@ -309,8 +315,8 @@ def plot(summary: pd.DataFrame, path: Path) -> None:
 
 
 def ablation_table(summary: pd.DataFrame) -> PlainTable:
-    """One row per setting under its group, with the columns that fit a terminal; `ablation.md` has all columns."""
-    shown = [HEADER.index(name) for name in ("setting", "label mAP", "final mAP", "to the run's settings")]
+    """One row per setting under its group, with the columns that fit a terminal; the Markdown table has all columns."""
+    shown = [HEADER.index(name) for name in ("setting", "label mAP", "final mAP", "difference")]
     table = PlainTable(title=f"ablation, seeds: {summary['seeds'].max()}")
     table.caption = Text("\n".join(reasons_without_interval(summary)))
     for k in shown:
@@ -329,10 +335,10 @@ def ablation_table(summary: pd.DataFrame) -> PlainTable:
 def run_plan(base: Path, own: Settings, plan: Plan, device: str) -> pd.DataFrame:
     """Run every row of a plan with every seed on the images of a run, and write the table.
 
-    Writes `ablation.csv` (one line per run), `ablation.md` and `ablation.png` (one line per setting) into
+    Writes `<plan>.csv` (one line per run), `<plan>.md` and `<plan>.png` (one line per setting) into
     `<base>/ablation/`, next to one run folder per row and seed. If the base or a finished run has a stage with the same
     options and inputs, its files are linked, and their fingerprints are checked as always. The reference is the first
-    row with the run's own settings.
+    row whose settings are those of the run and of all rows.
 
     Returns:
         The summary, see `summarise` and `add_differences`.
@@ -349,13 +355,16 @@ def run_plan(base: Path, own: Settings, plan: Plan, device: str) -> pd.DataFrame
         )
     if distributed.world_size() > 1:
         raise PipelineError("an ablation runs in one process. Start `ccd ablation` without torchrun.")
+    common = own.merged(plan.settings)
     for row in plan.rows:
-        own.merged(row.settings).check()
+        common.merged(row.settings).check()
     costs, left_out = {}, []
     rows = plan.rows
     if any(row.method for row in rows):
         rows, costs, left_out = rows_of_methods(base, manifest, own, plan.rows, device)
-    seeded = [(row, seed, with_seed(own.merged(row.settings).absolute(), seed)) for seed in plan.seeds for row in rows]
+    seeded = [
+        (row, seed, with_seed(common.merged(row.settings).absolute(), seed)) for seed in plan.seeds for row in rows
+    ]
     finished = [(base, identities_of(own))]
     kept = KeptFeatures(base / "ablation")  # rows differ in labels and heads, seldom in the input of the backbone
     reference, lines, scores = "", [], {}
@@ -370,23 +379,23 @@ def run_plan(base: Path, own: Settings, plan: Plan, device: str) -> pd.DataFrame
         take_timings(source, folder, shared)
         run_chain(folder, settings, device, stages=STUDIED, kept=kept)
         finished.append((folder, options))
-        if options == identities_of(with_seed(own, seed)):
+        if options == identities_of(with_seed(common.absolute(), seed)):
             reference = reference or row.title
         epochs = read_arrays(folder / "epoch_scores.h5")
         scores.setdefault(row.title, []).append(epochs.chosen)
         figures = row_figures(read_metrics(folder)) | (costs.get(row.title) or labelling_cost(folder))
         lines.append({"group": row.group, "name": row.name, "seed": seed, **figures})
-        write_csv(base / "ablation" / "ablation.csv", pd.DataFrame(lines))
+        write_csv(base / "ablation" / f"{plan.name}.csv", pd.DataFrame(lines))
     kept.remove()
     summary = summarise(pd.DataFrame(lines, columns=["group", "name", "seed", *FIGURES]))
     truth = read_ground_truth(base).rows_of(epochs.image_ids)
     measured = own.config("evaluate", EvaluateConfig, {})
     conventions = {"difficult": measured.difficult, "empty_class": measured.empty_class}
     table = add_differences(summary, scores, truth, reference, **conventions)
-    with replacing(base / "ablation" / "ablation.md") as partial:
+    with replacing(base / "ablation" / f"{plan.name}.md") as partial:
         notes = [*reasons_without_interval(table), *filter(None, [plan.note]), *left_out]
         partial.write_text(to_markdown(table, notes), encoding="utf-8")
-    plot(table, base / "ablation" / "ablation.png")
+    plot(table, base / "ablation" / f"{plan.name}.png")
     return table
 
 
