@@ -153,7 +153,7 @@ def damage_attribute(file):
         (damage_dtype, r"scores in .* is float64, expected float32"),
         (lambda file: file.pop("scores"), r"has no scores|is incomplete"),
         (damage_attribute, r"fingerprint does not match"),
-        (lambda file: file.attrs.pop("schema"), r"damaged or not an artifact"),
+        (lambda file: file.attrs.pop("schema"), r"not an artifact.*lacks 'schema'"),
         (lambda file: file.attrs.update(version=99), r"fingerprint|cannot read"),
     ],
 )
