@@ -121,6 +121,6 @@ def columns_of_classes(names: Sequence[str], class_names: Sequence[str], what: s
     if missing := [name for name in class_names if nfc(name) not in position]:
         raise PipelineError(
             f"The {what} lack {len(missing)} of {len(class_names)} class names, the first {missing[0]!r}. "
-            f"{hint(missing[0], names)} Use the class names of the file, or write the file again."
+            f"{hint(missing[0], names)} Give the run the same class names as the file, or the file those of the run."
         )
     return [position[nfc(name)] for name in class_names]
