@@ -27,7 +27,8 @@ from pipeline.deploy.calibrate import calibrated
 from pipeline.deploy.files import calibrated_file
 from pipeline.runs.graph import VERSIONS
 from pipeline.runs.lock import locked
-from pipeline.runs.settings import read_run
+from pipeline.runs.settings import assignments_to_settings, read_run, write_run
+from pipeline.runs.timings import networks_of, read_timings
 from pipeline.stages.plan import plan_run
 from pipeline.system import files
 from pipeline.system.errors import PipelineError
@@ -354,17 +355,20 @@ def test_a_run_of_a_recipe_has_a_name_of_its_own_and_many_changes_are_counted(ph
     assert output.count("changed for this run: ") == 11 and "more; `ccd config train`" in " ".join(output.split())
 
 
-def test_a_duration_with_other_networks_is_no_estimate(run):
-    def wait():
-        [line] = [line for line in ccd("status", run).splitlines() if "│ embed " in line]
-        return line.split("│")[3].strip()
-
-    (run / "embeddings.h5").unlink()
-    assert wait() not in ("", "?")
-    text = (run / "run.toml").read_text()
-    changed = text.replace("[embed]\n", "[embed]\nimage_size = 640\n")
-    (run / "run.toml").write_text(changed if changed != text else f"{text}\n[embed]\nimage_size = 640\n")
-    assert wait() == "?"
+@pytest.mark.parametrize(
+    ("stage", "option"),
+    [("embed", "embed.image_size=640"), ("boxes", "boxes.image_size=96"), ("score-crops", "score-crops.view_size=640")],
+)
+def test_a_duration_with_other_networks_is_no_estimate(stage, option, run):
+    own = read_run(run)
+    timing = read_timings(run)[stage]
+    assert timing.networks == networks_of(stage, own)
+    changed = own.merged(assignments_to_settings([option], "--set"))
+    assert timing.networks != networks_of(stage, changed)
+    assert timing.networks == networks_of(stage, own.merged(assignments_to_settings(["fuse.ratio=0.3"], "--set")))
+    write_run(run, changed)
+    [step] = [step for step in plan_run(run, changed) if step.stage == stage]
+    assert step.is_built and step.seconds != pytest.approx(timing.seconds)
 
 
 def test_an_option_of_a_stage_stays_with_the_run(run):

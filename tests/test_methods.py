@@ -156,6 +156,14 @@ def test_rows_of_methods_are_left_out_where_scores_are_precomputed(run, tmp_path
     )
 
 
+@pytest.mark.parametrize("plan", ['set = ["embed.local=none"]\n{}', '{}set = ["embed.local=none"]\n'])
+def test_labels_of_a_method_do_not_ignore_options_of_embed(plan, run, tmp_path):
+    pytest.importorskip("matplotlib")
+    row = '[[row]]\nname = "TaI-DPT"\nmethod = "tai-dpt"\n'
+    (tmp_path / "plan.toml").write_text(plan.format(row))
+    assert "'TaI-DPT' sets options of embed" in refused("ablation", run, "--plan", tmp_path / "plan.toml")
+
+
 def test_an_unknown_method_is_refused(run, tmp_path, colour_teacher):
     pytest.importorskip("matplotlib")
     (tmp_path / "plan.toml").write_text(PLAN.replace('"tai-dpt"', '"tai-dtp"'))

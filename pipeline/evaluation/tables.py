@@ -1,6 +1,7 @@
 """Figures of a run as tables for the terminal."""
 
 import json
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from pipeline.system.progress import PlainTable, log, show
 TEACHER, TEACHER_LOCAL = "teacher, whole photos", "teacher, photos and parts"
 """Names of the teacher's scores: of whole photos alone, and with its local evidence (cells or tiles)."""
 
-TEACHERS = (TEACHER_LOCAL, TEACHER)
-"""Scores that the gain is measured against: the first that exist."""
+
+def teacher_of(names: Container[str]) -> str:
+    """Name of the teacher's best scores, which the gain is measured against; "" if there are none."""
+    return next((name for name in (TEACHER_LOCAL, TEACHER) if name in names), "")
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
@@ -108,7 +111,7 @@ def summary_table(metrics: dict[str, Any]) -> PlainTable:
 def class_table(metrics: dict[str, Any]) -> PlainTable:
     """AP of every class of the teacher, the classifier and the labels; `metrics.json` also has the other scores."""
     sources = {name: (split, figures["AP"]) for split, name, figures in sources_of(metrics)}
-    teacher = next((name for name in TEACHERS if name in sources), "")
+    teacher = teacher_of(sources)
     columns = {
         teacher: "teacher",
         "final classifier": "classifier",

@@ -26,16 +26,11 @@ SLIDER_POINTS = 120
 """Thresholds per class that the slider offers, in addition to its own and the one of highest F1."""
 
 SOURCE_TITLES = {
-    TEACHER: TEACHER,
-    TEACHER_LOCAL: TEACHER_LOCAL,
     "warm-up classifier": "warm-up",
-    "learned head": "learned head",
     "final classifier": "classifier",
     "final + teacher": "classifier + teacher",
-    "initial labels": "initial labels",
-    "cross-fitted labels": "cross-fitted labels",
-    "final labels": "final labels",
 }
+"""Short titles of sources; the others keep their name."""
 
 
 def content_of(run: RunFiles) -> dict[str, Any]:
@@ -180,7 +175,7 @@ def stages(run: RunFiles) -> list[dict[str, Any]]:
     rows = sorted(rows, key=lambda row: order.index(row[1]))
     return [
         {
-            "name": SOURCE_TITLES[name],
+            "name": SOURCE_TITLES.get(name, name),
             "split": split,
             "mAP": short(figures["mAP"]),
             "low": short(figures.get("mAP_interval", [None])[0]),
@@ -224,7 +219,7 @@ def class_table(run: RunFiles) -> dict[str, Any]:
         columns.append(("ground truth", "train images with the class, by the ground truth", "count", positives))
     if run.metrics is not None:
         for split, name, figures in sources_of(run.metrics):
-            title = SOURCE_TITLES[name]
+            title = SOURCE_TITLES.get(name, name)
             values = [short(figures["AP"][c]) for c in run.manifest.class_names]
             columns.append((f"AP {title}", f"average precision of the {title} on {split} images", "share", values))
     truth = truth_of(run, test.image_ids)

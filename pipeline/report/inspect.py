@@ -391,18 +391,11 @@ def show_image(artifacts: dict[str, Artifact], image_id: str) -> None:
         raise unknown_image(image_id, known, list(artifacts))
     columns: dict[str, Sequence[Any]] = {}
     for name, artifact in with_image.items():
-        columns |= image_columns(name, artifact, artifact.image_ids.index(image_id))
-    if len(with_image) > 1:  # of a run, what fits a terminal
-        columns = {title: values for title, values in columns.items() if not title.endswith((" score", " cell"))}
-        if np.array_equal(columns.get("cross-fitted label", ()), columns.get("final label", ())):
-            columns.pop("cross-fitted label", None)
+        columns |= image_columns(name, artifact, artifact.image_ids.index(image_id), brief=len(artifacts) > 1)
+    if np.array_equal(columns.get("cross-fitted label", ()), columns.get("final label", ())):
+        columns.pop("cross-fitted label", None)
     if columns:
-        entropy = [
-            f", entropy {a.entropy[a.image_ids.index(image_id)]:.2f}"
-            for a in with_image.values()
-            if isinstance(a, Embeddings)
-        ]
-        show(number_table(image_id + "".join(entropy), next(iter(with_image.values())).class_names, columns))
+        show(number_table(image_id, next(iter(with_image.values())).class_names, columns))
     for artifact in with_image.values():
         if isinstance(artifact, Boxes | CropScores):
             show(box_table(artifact, artifact.image_ids.index(image_id)))
@@ -440,20 +433,21 @@ def show_box_quality(boxes: Boxes, truth: GroundTruth) -> None:
     show(table)
 
 
-def image_columns(name: str, artifact: Artifact, row: int) -> dict[str, Sequence[Any]]:
-    """Column title to values [C] of one image, from an artifact of this file name."""
+def image_columns(name: str, artifact: Artifact, row: int, brief: bool) -> dict[str, Sequence[Any]]:
+    """Column title to values [C] of one image, from an artifact of this file name; `brief`: those that fit a terminal."""
     match artifact:
         case Embeddings():
-            columns = {"teacher, whole photo": artifact.probabilities[row]}
+            columns = {f"teacher, whole photo (entropy {artifact.entropy[row]:.2f})": artifact.probabilities[row]}
             if artifact.cell_scores is not None:
                 columns["teacher, parts"] = artifact.cell_scores[row]
-            if artifact.best_cell is not None:
+            if artifact.best_cell is not None and not brief:
                 lines, places = np.divmod(artifact.best_cell[row].astype(int), artifact.grid_width)
                 columns["row, column of best cell"] = [f"{y}, {x}" for y, x in zip(lines, places, strict=True)]
             return columns
         case Labels():
             kind = name.removesuffix("_labels.h5").replace("_", "-")
-            return {f"{kind} score": artifact.scores[row], f"{kind} label": artifact.labels[row]}
+            scores = {} if brief else {f"{kind} score": artifact.scores[row]}
+            return scores | {f"{kind} label": artifact.labels[row]}
         case CropScores():
             own = artifact.probabilities[artifact.image_index == row]
             return {f"largest of {len(own)} crops": own.max(0, initial=0)}

@@ -5,12 +5,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipeline.runs.graph import STAGE_NAMES, Stage
-from pipeline.runs.options import EmbedConfig, WarmupConfig
+from pipeline.runs.graph import STAGE_NAMES, Stage, find_stage, options_of
 from pipeline.runs.settings import Settings
 from pipeline.system.files import regular_file, write_json
 
 FILE = "timings.json"
+
+VIEW = ("embed.teacher", "embed.image_size")
+INPUT = ("warmup.backbone", "warmup.image_size", "warmup.freeze_backbone")
+NETWORKS = {
+    "embed": (*VIEW, "embed.second_size", "embed.local"),
+    "warmup": INPUT,
+    "boxes": (*INPUT, "boxes.image_size"),
+    "score-crops": (*VIEW, "score-crops.teacher", "score-crops.view_size"),
+    "train": (*INPUT, "train.image_size", "train.freeze_backbone"),
+}
+"""Options that name the network of a stage and the size of its input; durations with other values are not comparable."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +57,9 @@ def take_timings(source: Path, folder: Path, stages: Sequence[Stage]) -> None:
 
 
 def networks_of(stage: str, own: Settings) -> str:
-    """The networks of a stage and the size of their input, without which its duration is no estimate; "" for other stages."""
-    if stage in ("embed", "score-crops"):
-        embed = own.config("embed", EmbedConfig, {})
-        return f"{embed.teacher} {embed.image_size} {embed.local}"
-    if stage in ("warmup", "boxes", "train"):
-        warmup = own.config("warmup", WarmupConfig, {})
-        return f"{warmup.backbone} {warmup.image_size} {'frozen' if warmup.freeze_backbone else 'trained'}"
-    return ""
+    """The values of `NETWORKS` as a text; "" for a stage without a network."""
+    names = [name.split(".") for name in NETWORKS.get(stage, ())]
+    return " ".join(str(getattr(own.config(of, options_of(find_stage(of)), {}), option)) for of, option in names)
 
 
 def keep_timing(folder: Path, stage: Stage, own: Settings, seconds: float) -> None:

@@ -18,7 +18,7 @@ from pipeline.artifacts.state import read_provenance
 from pipeline.evaluation.ground_truth import need_ground_truth
 from pipeline.evaluation.intervals import gain_interval, leave_one_out, map_interval
 from pipeline.evaluation.metrics import label_metrics, mean_average_precision, multilabel_metrics, ranking_metrics
-from pipeline.evaluation.tables import TEACHER, TEACHER_LOCAL, TEACHERS, write_metrics
+from pipeline.evaluation.tables import TEACHER, TEACHER_LOCAL, teacher_of, write_metrics
 from pipeline.method.extras.thresholds import PRESENT
 from pipeline.method.extras.two_heads import mixed_logits
 from pipeline.runs.options import EvaluateConfig, InitLabelsConfig, TrainConfig
@@ -81,15 +81,14 @@ def measure(
     for name, change in changes.items():
         figures[name] |= map_interval(change).figures()
     final = "final classifier"
-    teacher = next((name for name in TEACHERS if name in scores), None)
 
-    def gain(name: str | None, base: str | None) -> dict[str, Any]:
+    def gain(name: str, base: str) -> dict[str, Any]:
         if name not in scores or base not in scores:
             return {}
         difference = {"mAP": figures[name]["mAP"] - figures[base]["mAP"]}
         return difference | gain_interval([changes[base]], [changes[name]]).figures()
 
-    return figures, gain(final, teacher), gain(BOTH, final)
+    return figures, gain(final, teacher_of(scores)), gain(BOTH, final)
 
 
 def oracle_epoch(epochs: EpochScores, rows: np.ndarray, truth: np.ndarray, config: EvaluateConfig) -> dict[str, Any]:

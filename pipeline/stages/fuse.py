@@ -134,9 +134,9 @@ def run(folder: Path, config: FuseConfig, origin: Provenance) -> None:
     bias = bias_of_crops(folder, crops, embeddings) if init_labels.debias else None
     fused = fuse_in_blocks(initial.scores, crops, folder / "crop_scores.h5", bias, init_labels.label_floor, config)
     sure = crops.provenance.options(ScoreCropsConfig).sure(initial.labels)
-    labels = np.where(sure, initial.labels, fused.labels)
-    scores = np.where(sure, initial.scores, fused.scores)
-    corrected = np.zeros((0, 0), bool)
+    labels, scores, corrected = fused.labels, fused.scores, np.zeros((0, 0), bool)
+    np.copyto(labels, initial.labels, where=sure)
+    np.copyto(scores, initial.scores, where=sure)
     if init_labels.values == "global":
         labels = match_values(scores, initial.labels)
     if "corrections.h5" in origin.inputs:

@@ -37,7 +37,8 @@ class Step:
 
 def plan_run(folder: Path, own: Settings) -> list[Step]:
     """One step per stage, in order. After a stage that would be built, all later ones are built too: their input changes."""
-    timings, images = read_timings(folder), count_images(folder)
+    images = count_images(folder)
+    timings = {name: each for name, each in read_timings(folder).items() if each.networks == networks_of(name, own)}
     steps: list[Step] = []
     cause = ""
     for stage in STAGES:
@@ -119,9 +120,8 @@ def estimate(stage: Stage, own: Settings, timings: dict[str, Timing], images: in
     """Estimated seconds and bytes of a stage.
 
     From its last duration in this run with the same networks, in proportion to the images; otherwise from the passes per
-    second of the last earlier stage with a network.
+    second of the last earlier stage with a network. `timings` are those of the networks that the run has now.
     """
-    timings = {name: timing for name, timing in timings.items() if timing.networks == networks_of(name, own)}
     last = timings.get(stage.name)
     if last is not None and last.images:
         share = images / last.images

@@ -108,7 +108,7 @@ def keep_settings(folder: Path, before: settings.Settings, own: settings.Setting
 
 def default_run(preset: str, recipe: str, given: Mapping[str, Any]) -> str:
     """Name of a run without --run: that of the photo folder or the preset, with the recipe if there is one."""
-    suffix = f"-{stem_of(recipe)}" if recipe else ""
+    suffix = f"-{Path(recipe).stem}" if recipe else ""
     if sources := each_of(given.get("images") or ""):
         from pipeline.datasets.folder import name_of
 
@@ -121,12 +121,7 @@ def default_run(preset: str, recipe: str, given: Mapping[str, Any]) -> str:
             'no photos are named. Give --images DIR --classes "dog,cat,car", or --preset demo (scenes that ship with ccd) or '
             "voc12, or --run NAME of a run that you have started."
         )
-    return stem_of(preset) + suffix
-
-
-def stem_of(name: str) -> str:
-    """The name of a preset or recipe that ships with ccd, or of a .toml file."""
-    return Path(name).name.removesuffix(".toml")
+    return Path(preset).stem + suffix
 
 
 def compose(

@@ -107,9 +107,7 @@ def read_plan(name: str) -> Plan:
         if repeated := [title for title, count in Counter(row.title for row in rows).items() if count > 1]:
             raise PipelineError(f"{name} has the row {repeated[0]!r} more than once. Give each row another name.")
         seeds = [int(seed) for seed in content.get("seeds", [0])]
-        return Plan(
-            path.name.removesuffix(".toml"), seeds, rows, settings_of(content), text_of(content.get("note", ""))
-        )
+        return Plan(Path(path.name).stem, seeds, rows, settings_of(content), text_of(content.get("note", "")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PipelineError(f"{name} is not valid TOML: {first_line(error)}.") from None
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
@@ -358,10 +356,15 @@ def run_plan(base: Path, own: Settings, plan: Plan, device: str) -> pd.DataFrame
     common = own.merged(plan.settings)
     for row in plan.rows:
         common.merged(row.settings).check()
+        if row.method and plan.settings.merged(row.settings).tables.get("embed"):
+            raise PipelineError(
+                f"the row {row.title!r} sets options of embed, but labels of a method come from the run's own embeddings. "
+                "Set them in the run, or make another run."
+            )
     costs, left_out = {}, []
     rows = plan.rows
     if any(row.method for row in rows):
-        rows, costs, left_out = rows_of_methods(base, manifest, own, plan.rows, device)
+        rows, costs, left_out = rows_of_methods(base, manifest, common, plan.rows, device)
     seeded = [
         (row, seed, with_seed(common.merged(row.settings).absolute(), seed)) for seed in plan.seeds for row in rows
     ]
